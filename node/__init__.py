@@ -1,0 +1,1 @@
+"""One volunteer: advertises its devices, loads its shard, serves its stage."""

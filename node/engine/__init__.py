@@ -1,0 +1,1 @@
+"""Arithmetic of one shard: it knows no peer and opens no socket of its own accord."""

@@ -1,0 +1,1 @@
+"""Facts in, plan out: no network, no clock, no torch."""

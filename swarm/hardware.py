@@ -1,0 +1,52 @@
+"""Device and Link: what a peer offers and how far peers are apart, measured and declared."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator of a peer, as measured on real layer shapes (slowdown included)."""
+
+    index: int
+    kind: str  # "cpu" or "cuda"
+    name: str
+    memory_bytes: int  # for weights and KV cache together
+    bytes_per_second: float  # weight bytes streamed per second in decode
+    flops: float  # FLOP/s in prefill
+
+    def __post_init__(self) -> None:
+        if self.index < 0 or self.memory_bytes < 0:
+            raise ValueError(f"device {self.name}: index and memory cannot be negative")
+        speeds = (self.bytes_per_second, self.flops)
+        if not all(math.isfinite(speed) and speed > 0 for speed in speeds):
+            raise ValueError(f"device {self.name}: speeds must be positive numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way to one other peer: round trip and bandwidth as seen from here."""
+
+    peer: str
+    round_trip_seconds: float
+    bytes_per_second: float
+
+    def __post_init__(self) -> None:
+        if not (self.round_trip_seconds >= 0 and self.bytes_per_second > 0):
+            raise ValueError(f"link to {self.peer}: round trip and bandwidth must be positive")
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """Read a size such as "2GB", "512MiB" or "1.5 MB" as bytes; raises ValueError."""
+    number = text.strip().rstrip("BbKkMmGgTtIi ")
+    unit = text.strip()[len(number) :].strip().upper()
+    if unit not in _UNITS or not number:
+        raise ValueError(f"{text!r} is not a size; write it like 2GB or 512MiB")
+    size = float(number) * _UNITS[unit]
+    if not (math.isfinite(size) and size > 0):
+        raise ValueError(f"{text!r} is not a size above zero")
+    return int(size)

@@ -1,0 +1,149 @@
+"""Records on the board: Manifest, Capability, Advert, Lease, PlanRef; each signed by its peer."""
+
+import typing
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from swarm.hardware import Device, Link
+
+RECORD_CAP = 2048  # bytes of one signed record
+TTL_CAP = 300.0  # seconds; no record lives longer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one peer says to all, under a key of the swarm and its own peer id."""
+
+    KEY: ClassVar[str]  # last part of the board's key
+    TTL_SECONDS: ClassVar[float]
+    SHARDED: ClassVar[bool] = False  # the key is split by peer-id prefix in large swarms
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest(Record):
+    """The founder's word on what this swarm serves."""
+
+    KEY = "manifest"
+    TTL_SECONDS = 300.0
+
+    model: str
+    digest: str
+    dtype: str
+    founded: float  # wall-clock seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Capability(Record):
+    """What a peer could do: its devices and its links to some neighbours."""
+
+    KEY = "capability"
+    TTL_SECONDS = 60.0
+    SHARDED = True
+
+    model: str  # digest of the model it was told to serve
+    devices: list[Device]
+    links: list[Link]
+    host: str  # machine id: peers with equal host share a machine
+    reachable: bool  # others can open a direct connection to it
+    since: float  # wall-clock seconds when it joined
+    name: str = ""
+    version: str = ""
+    leaving: bool = False
+    term: int = 0  # of the last plan that it accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One shard of an advertised stage."""
+
+    peer: str
+    device: int
+    kv: int
+    mlp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advert(Record):
+    """A stage that its leader has loaded, self-tested and serves: what clients route by."""
+
+    KEY = "advert"
+    TTL_SECONDS = 30.0
+    SHARDED = True
+
+    model: str
+    start: int
+    end: int
+    members: list[Member]  # the first one is the leader: the peer that signs
+    term: int  # of the plan that made the stage
+    step_seconds: float  # time of one decode step, measured
+    free_tokens: int  # KV tokens that are free
+    sessions: int
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Record):
+    """The elected planner's claim."""
+
+    KEY = "planner"
+    TTL_SECONDS = 15.0
+
+    term: int
+    until: float  # wall-clock seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRef(Record):
+    """Where the current plan is: fetch it by digest from its holder."""
+
+    KEY = "plan"
+    TTL_SECONDS = 60.0
+
+    term: int
+    rank: int  # of the planner among the candidates: ties between equal terms
+    digest: str
+    size: int  # bytes of the plan's JSON
+
+
+KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef)
+
+
+def record_to_map(record: Record) -> dict[str, Any]:
+    """A record as plain values for msgpack."""
+    return asdict(record)
+
+
+def record_of_map(kind: type[Record], values: object) -> Record:
+    """Build a record from plain values; raises ValueError on unknown, missing or wrong fields."""
+    built = _value_of(kind, values)
+    if not isinstance(built, Record):
+        raise ValueError(f"not a {kind.__name__}")
+    return built
+
+
+def _value_of(hint: Any, value: object) -> object:
+    if hint is float and type(value) in (int, float):
+        return float(typing.cast("float", value))
+    if typing.get_origin(hint) is list:
+        return _list_of(typing.get_args(hint)[0], value)
+    if hint in (Device, Link, Member) or (isinstance(hint, type) and issubclass(hint, Record)):
+        return _dataclass_of(hint, value)
+    if type(value) is not hint:
+        raise ValueError(f"{value!r:.40} is not a {hint.__name__}")
+    return value
+
+
+def _list_of(hint: Any, value: object) -> list[object]:
+    if not isinstance(value, list) or len(value) > 64:
+        raise ValueError("a list of at most 64 entries is needed")
+    return [_value_of(hint, item) for item in value]
+
+
+def _dataclass_of(kind: Any, value: object) -> object:
+    if not isinstance(value, dict) or not set(value) <= {f.name for f in fields(kind)}:
+        raise ValueError(f"not the fields of a {kind.__name__}")
+    hints = typing.get_type_hints(kind)
+    try:
+        return kind(**{name: _value_of(hints[name], item) for name, item in value.items()})
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__} lacks a field") from error
