@@ -63,21 +63,28 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class StageAdvert:
+    """One stage that a leader has loaded, self-tested and serves."""
+
+    start: int
+    end: int
+    members: list[Member]  # the first one is the leader: the peer that signs
+    step_seconds: float  # time of one decode step of one session, measured
+    free_tokens: int  # KV tokens that are free
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Advert(Record):
-    """A stage that its leader has loaded, self-tested and serves: what clients route by."""
+    """The stages that a peer leads and serves now: what clients route by."""
 
     KEY = "advert"
     TTL_SECONDS = 30.0
     SHARDED = True
 
     model: str
-    start: int
-    end: int
-    members: list[Member]  # the first one is the leader: the peer that signs
-    term: int  # of the plan that made the stage
-    step_seconds: float  # time of one decode step, measured
-    free_tokens: int  # KV tokens that are free
-    sessions: int
+    stages: list[StageAdvert]
+    term: int  # of the plan that made the stages
     leaving: bool = False
 
 
@@ -126,7 +133,7 @@ def _value_of(hint: Any, value: object) -> object:
         return float(typing.cast("float", value))
     if typing.get_origin(hint) is list:
         return _list_of(typing.get_args(hint)[0], value)
-    if hint in (Device, Link, Member) or (isinstance(hint, type) and issubclass(hint, Record)):
+    if hint in (Device, Link, Member, StageAdvert) or (isinstance(hint, type) and issubclass(hint, Record)):
         return _dataclass_of(hint, value)
     if type(value) is not hint:
         raise ValueError(f"{value!r:.40} is not a {hint.__name__}")
