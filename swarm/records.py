@@ -113,6 +113,7 @@ class PlanRef(Record):
 
 
 KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef)
+PARTS = (Device, Link, Member, StageAdvert)
 
 
 def record_to_map(record: Record) -> dict[str, Any]:
@@ -133,7 +134,9 @@ def _value_of(hint: Any, value: object) -> object:
         return float(typing.cast("float", value))
     if typing.get_origin(hint) is list:
         return _list_of(typing.get_args(hint)[0], value)
-    if hint in (Device, Link, Member, StageAdvert) or (isinstance(hint, type) and issubclass(hint, Record)):
+    if hint in (Device, Link, Member, StageAdvert) or (
+        isinstance(hint, type) and issubclass(hint, Record)
+    ):
         return _dataclass_of(hint, value)
     if type(value) is not hint:
         raise ValueError(f"{value!r:.40} is not a {hint.__name__}")
