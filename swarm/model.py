@@ -6,6 +6,8 @@ from typing import Any
 from swarm.plan import COLUMNS_PER_BLOCK
 
 BUILT_IN = "swarm-tiny"
+BYTES_PER_VALUE = 4  # of a weight or KV value at run time: f32
+PLANNED_TOKENS = 512  # of one session: every pipeline has KV room for at least that
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""Candidacy: acts on the election's duties - claims, renews and yields the planner's lease."""
+
+import logging
+import time
+
+from node.duties import (
+    Act,
+    Claim,
+    ElectionDuty,
+    ElectionFacts,
+    Renew,
+    StandBy,
+    Yield,
+    next_election_duty,
+)
+from node.neighbourhood import Neighbourhood
+from planner.election import LEASE_SECONDS
+from swarm.board import Board
+from swarm.errors import SwarmError
+from swarm.records import Lease
+
+logger = logging.getLogger(__name__)
+
+
+class Candidacy:
+    """Our own claim to the planner's office."""
+
+    def __init__(self, me: str, board: Board, neighbourhood: Neighbourhood) -> None:
+        self._me = me
+        self._board = board
+        self._neighbourhood = neighbourhood
+        self._claimed_at: float | None = None
+        self._confirmed_at = 0.0
+        self.term = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether we hold the lease, settled or not."""
+        return self._claimed_at is not None
+
+    @property
+    def rank(self) -> int:
+        """Our place among the candidates; behind all of them if we are none."""
+        ranking = self._neighbourhood.ranking()
+        return ranking.index(self._me) if self._me in ranking else len(ranking)
+
+    async def pursue(self) -> bool:
+        """Do the next duty of the election; True while we may plan."""
+        duty = next_election_duty(self._facts(), self.term)
+        await self._do(duty)
+        return isinstance(duty, Act | Renew)
+
+    async def raise_term(self) -> int:
+        """Renew the lease under a new term, for a new plan; raises SwarmError if refused."""
+        self.term = max(self.term, self._neighbourhood.term) + 1
+        await self._publish()
+        return self.term
+
+    async def resign(self) -> None:
+        """Let the lease go, because we are leaving."""
+        if self.holds:
+            self._claimed_at = None
+            await self._board.publish(Lease(self.term, time.time()))
+
+    def _facts(self) -> ElectionFacts:
+        ranking = self._neighbourhood.ranking()
+        return ElectionFacts(
+            me=self._me,
+            now=time.monotonic(),
+            rank=ranking.index(self._me) if self._me in ranking else None,
+            holders=self._neighbourhood.holders(),
+            term=self._neighbourhood.term,
+            claimed_at=self._claimed_at,
+            confirmed_at=self._confirmed_at,
+            vacant_since=self._neighbourhood.vacant_since,
+        )
+
+    async def _do(self, duty: ElectionDuty) -> None:
+        match duty:
+            case Claim(term=term):
+                logger.info("claiming the planner's lease under term %d", term)
+                self.term, self._claimed_at = term, time.monotonic()
+                await self._renew()
+            case Renew():
+                await self._renew()
+            case Yield():
+                logger.info("no longer the planner (term %d)", self.term)
+                self._claimed_at = None
+            case StandBy() | Act():
+                return
+
+    async def _renew(self) -> None:
+        try:
+            await self._publish()
+        except SwarmError as error:  # the lease runs on until may_act says no
+            logger.warning("the lease was not renewed: %s", error)
+
+    async def _publish(self) -> None:
+        sent = time.monotonic()
+        await self._board.publish(Lease(self.term, time.time() + LEASE_SECONDS))
+        self._confirmed_at = sent

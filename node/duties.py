@@ -1,0 +1,155 @@
+"""What to do next, for the election and for a device's shard: pure functions of facts."""
+
+from dataclasses import dataclass
+
+from planner.election import LEASE_SECONDS, may_act
+from swarm.plan import Stage
+
+RENEW_SECONDS = 4.0
+SETTLE_SECONDS = 1.0  # between claiming and acting, so that a better claim can be seen
+JITTER_SECONDS = 2.0  # the next in rank waits so much longer before it claims
+
+
+# ---------------------------------------------------------------- who plans
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A live lease: who holds it, under which term, and the holder's place among candidates."""
+
+    peer: str
+    term: int
+    rank: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The higher one wins: later term, then better rank."""
+        return self.term, -self.rank
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionFacts:
+    """What a node knows when it asks itself whether it should plan; times are monotonic."""
+
+    me: str
+    now: float
+    rank: int | None  # our place among the candidates; None = we are none
+    holders: tuple[Holder, ...]  # live leases of peers that answer, ours left out
+    term: int  # highest credible term seen
+    claimed_at: float | None  # when we claimed; None = we hold no lease
+    confirmed_at: float  # when our last confirmed renewal was sent
+    vacant_since: float  # since when no other holder has been seen
+
+
+@dataclass(frozen=True, slots=True)
+class StandBy:
+    """Another plans, or nobody yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Publish a lease under this term."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Publish our lease again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """We hold the lease and nobody has a better one: plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """We held the lease; stop acting."""
+
+
+ElectionDuty = StandBy | Claim | Renew | Act | Yield
+
+
+def next_election_duty(facts: ElectionFacts, own_term: int) -> ElectionDuty:
+    """What to do about the planner's lease now."""
+    if facts.claimed_at is not None:
+        return _as_holder(facts, own_term)
+    if facts.holders or facts.rank is None:
+        return StandBy()
+    patience = SETTLE_SECONDS + facts.rank * JITTER_SECONDS
+    return Claim(facts.term + 1) if facts.now - facts.vacant_since >= patience else StandBy()
+
+
+def _as_holder(facts: ElectionFacts, own_term: int) -> ElectionDuty:
+    assert facts.claimed_at is not None
+    rank = facts.rank if facts.rank is not None else len(facts.holders) + 1
+    own = Holder(facts.me, own_term, rank)
+    beaten = any(holder.order > own.order for holder in facts.holders)
+    if beaten or not may_act(facts.now, facts.confirmed_at, LEASE_SECONDS):
+        return Yield()
+    if facts.now - facts.confirmed_at >= RENEW_SECONDS:
+        return Renew()
+    return Act() if facts.now - facts.claimed_at >= SETTLE_SECONDS else StandBy()
+
+
+# ---------------------------------------------------------------- what a device holds
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A device's part in a plan: its stage, and its rank in the stage's tensor-parallel group."""
+
+    stage: Stage
+    rank: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether the device receives the stage's frames."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFacts:
+    """What a node knows of one device of its own; times are monotonic."""
+
+    now: float
+    assigned: Assignment | None
+    held: Assignment | None  # loaded, or being loaded since `since`
+    ready: bool  # loaded and self-tested
+    since: float  # when `held` began to load, or was lost
+    failures: int  # loads in a row that failed
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Dismiss the sessions and forget the shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Gather the group of this assignment, load and self-test it."""
+
+    assignment: Assignment
+
+
+ShardDuty = Keep | Drop | Lead
+LOAD_SECONDS = 600.0
+BACK_OFF_SECONDS = 2.0
+
+
+def next_shard_duty(facts: ShardFacts) -> ShardDuty:
+    """What to do with a device now; followers wait for their leader to call."""
+    if facts.held and facts.held != facts.assigned:
+        return Drop()
+    if facts.held and not facts.ready and facts.now - facts.since > LOAD_SECONDS:
+        return Drop()
+    if facts.held or facts.assigned is None or not facts.assigned.leads:
+        return Keep()
+    pause = BACK_OFF_SECONDS * min(facts.failures, 8)
+    return Lead(facts.assigned) if facts.now - facts.since >= pause else Keep()

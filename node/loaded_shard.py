@@ -1,0 +1,212 @@
+"""One loaded shard in its tensor-parallel group: the leader says the step, every rank runs it."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from node.engine.runner import StageRunner, StepItem, StepResult
+from node.group import GroupLink
+from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
+from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError
+from swarm.sampling import Sampling
+from swarm.tensors import ids_of_bytes, rows_of_bytes, rows_to_bytes
+from swarm.wire import Decoder, Message
+
+logger = logging.getLogger(__name__)
+
+SELF_TEST = "self-test"
+SELF_TEST_STEPS = 4
+RESERVE_TOKENS = 64  # reservations are counted in steps of this many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which rank of how many."""
+
+    rank: int
+    ranks: int
+
+
+class LoadedShard:
+    """A StageRunner, the way to the other ranks of its stage, and the sessions it holds."""
+
+    def __init__(
+        self, runner: StageRunner, place: Place, link: GroupLink | None, slowdown: float
+    ) -> None:
+        self._runner = runner
+        self._link = link
+        self._rank = place.rank
+        self._slowdown = slowdown
+        self._reserved: dict[str, int] = {}
+        self._group_tokens = self._agree_on_tokens(place.ranks)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank is told the steps by its node."""
+        return self._rank == 0
+
+    @property
+    def free_tokens(self) -> int:
+        """KV tokens that every rank of the group can still take."""
+        return max(0, self._group_tokens - sum(self._reserved.values()))
+
+    def apply(self, orders: Sequence[Message]) -> list[Message]:
+        """Run `orders` on every rank and return the answers; raises EngineError, PeerError."""
+        allowed = [order for order in orders if not self._is_too_large(order)]
+        refused = [_refusal(order) for order in orders if isinstance(order, Reserve)]
+        refused = [each for each in refused if each.session not in _sessions(allowed, Reserve)]
+        if self._link and allowed:
+            frames = (bytes(part) for order in allowed for part in CODEC.encode(order))
+            self._link.broadcast(b"".join(frames))
+        return [*refused, *self._execute(allowed)]
+
+    def follow(self) -> None:
+        """Run what the leader says until its connection ends (PeerLost) or a step breaks."""
+        assert self._link is not None
+        while True:
+            blob = self._link.receive(0, idle=True)
+            self._execute(list(Decoder(CODEC).feed(blob)))
+
+    def self_test(self) -> float:
+        """Run a short session through the whole group; returns seconds of one decode step."""
+        self.apply([Reserve(SELF_TEST, RESERVE_TOKENS, 0, Sampling(max_tokens=64).to_map())])
+        seconds = []
+        for position in range(SELF_TEST_STEPS):
+            start = time.perf_counter()
+            answers = self.apply([self._test_step(position)])
+            seconds.append(time.perf_counter() - start)
+            if not answers or isinstance(answers[0], Failed):
+                raise EngineError(f"The shard fails its self-test: {answers}.")
+        self.apply([Release(SELF_TEST)])
+        return sorted(seconds)[SELF_TEST_STEPS // 2]
+
+    def _test_step(self, position: int) -> Compute:
+        if self._runner.is_first:
+            return Compute(SELF_TEST, position, 1, True, "i32", body=bytes(4))
+        dtype, body = rows_to_bytes(torch.full((1, self._runner.hidden), 0.01))  # [1, hidden]
+        return Compute(SELF_TEST, position, 1, True, dtype, body=body)
+
+    def close(self) -> None:
+        """Cut the connections to the other ranks."""
+        if self._link:
+            self._link.close()
+
+    def _agree_on_tokens(self, ranks: int) -> int:
+        own = self._runner.free_tokens
+        if self._link is None:
+            return own
+        if self._rank:
+            self._link.send(0, own.to_bytes(8, "big"))
+            return own
+        others = [int.from_bytes(self._link.receive(rank), "big") for rank in range(1, ranks)]
+        return min(own, *others)
+
+    def _is_too_large(self, order: Message) -> bool:
+        return isinstance(order, Reserve) and _rounded(order.capacity) > self.free_tokens
+
+    def _execute(self, orders: Sequence[Message]) -> list[Message]:
+        answers: list[Message] = []
+        for order in orders:
+            if isinstance(order, Reserve):
+                answers.append(self._reserve(order))
+            elif isinstance(order, Release):
+                self._runner.close(order.session)
+                self._reserved.pop(order.session, None)
+        steps = [order for order in orders if isinstance(order, Compute)]
+        return [*answers, *self._step(steps)] if steps else answers
+
+    def _reserve(self, order: Reserve) -> Reserved:
+        try:
+            self._runner.open(
+                order.session,
+                capacity=order.capacity,
+                history=ids_of_bytes(order.body),
+                generated=order.generated,
+                sampling=Sampling.from_map(order.sampling) if order.sampling else None,
+            )
+        except NoRoom as error:
+            return Reserved(order.session, self.free_tokens, "no_room", str(error))
+        except (BadInput, EngineError, RemoteProtocolError) as error:
+            return Reserved(order.session, self.free_tokens, "bad_frame", str(error))
+        self._reserved[order.session] = _rounded(order.capacity)
+        return Reserved(order.session, self.free_tokens)
+
+    def _step(self, orders: Sequence[Compute]) -> list[Message]:
+        items, failed = [], []
+        for order in orders:
+            try:
+                items.append(self._item(order))
+            except RemoteProtocolError as error:
+                failed.append(Failed(order.session, "bad_frame", str(error)))
+        start = time.perf_counter()
+        results = self._slowly(items) if items else []
+        spent = int((time.perf_counter() - start) * 1e6)
+        by_session = {order.session: order for order in orders}
+        return [*failed, *(self._answer(by_session[r.session], r, spent) for r in results)]
+
+    def _slowly(self, items: list[StepItem]) -> list[StepResult]:
+        start = time.thread_time()  # waiting for the other ranks is not work of ours
+        results = self._runner.step(items)
+        if self._slowdown > 1:
+            time.sleep((time.thread_time() - start) * (self._slowdown - 1))
+        return results
+
+    def _item(self, order: Compute) -> StepItem:
+        if self._runner.is_first:
+            ids = ids_of_bytes(order.body)
+            if len(ids) != order.tokens or not ids:
+                raise RemoteProtocolError(f"{len(ids)} ids came where {order.tokens} were said.")
+            rows = torch.tensor(ids)  # [tokens]
+        else:
+            rows = rows_of_bytes(order.dtype, order.body, order.tokens)  # [tokens, hidden]
+        return StepItem(order.session, order.position, rows, order.sample)
+
+    def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
+        if result.error:
+            return Failed(order.session, "bad_frame", result.error)
+        dtype, body = ("", memoryview(b"")) if result.rows is None else rows_to_bytes(result.rows)
+        return Computed(
+            order.session,
+            order.position,
+            order.tokens,
+            order.sample,
+            dtype=dtype,
+            ids=[] if result.token is None else [result.token],
+            finish=result.finish,
+            compute_us=spent,
+            free_tokens=self.free_tokens,
+            body=body,
+        )
+
+
+def batches(orders: Sequence[Message], most_tokens: int) -> Iterator[list[Message]]:
+    """Cut orders into steps: a session once a step, its open and close never beside its rows."""
+    batch: list[Message] = []
+    sessions: set[str] = set()
+    tokens = 0
+    for order in orders:
+        session = getattr(order, "session", "")
+        new = order.tokens if isinstance(order, Compute) else 0
+        if batch and (session in sessions or tokens + new > most_tokens):
+            yield batch
+            batch, sessions, tokens = [], set(), 0
+        batch.append(order)
+        sessions.add(session)
+        tokens += new
+    if batch:
+        yield batch
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // RESERVE_TOKENS) * RESERVE_TOKENS
+
+
+def _sessions(orders: Sequence[Message], kind: type[Reserve]) -> set[str]:
+    return {order.session for order in orders if isinstance(order, kind)}
+
+
+def _refusal(order: Reserve) -> Reserved:
+    return Reserved(order.session, 0, "no_room", "The KV cache is full.")

@@ -1,0 +1,153 @@
+"""What a node and the worker process of one device say to each other: same frames, other words."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarm.wire import Codec, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Message):
+    """Node: how fast is your device on these layer shapes?"""
+
+    model: dict[str, Any]  # ModelSpec by field
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Message):
+    """Worker: so fast, slowdown included."""
+
+    bytes_per_second: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Message):
+    """Node: open a listening socket for the tensor-parallel group `group`."""
+
+    group: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Message):
+    """Worker: reach me at this port; I shall show this certificate (DER)."""
+
+    group: str
+    port: int
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Message):
+    """Node: load this shard, join its group, test yourself."""
+
+    group: str
+    spec: dict[str, Any]  # StageSpec by field
+    budget_bytes: int
+    ranks: list[dict[str, Any]] = field(default_factory=list)  # host, port, certificate by rank
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """Worker: this share of the load is done."""
+
+    group: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Message):
+    """Worker: the shard is loaded and has passed its self-test."""
+
+    group: str
+    weight_bytes: int
+    bytes_read: int
+    free_tokens: int
+    step_seconds: float  # one decode step of one session
+
+
+@dataclass(frozen=True, slots=True)
+class Broken(Message):
+    """Worker: the shard or its group is lost; load again."""
+
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unload(Message):
+    """Node: forget the shard and free its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve(Message):
+    """Node: open a session; the body holds the ids so far (int32)."""
+
+    session: str
+    capacity: int
+    generated: int
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved(Message):
+    """Worker: done, this many KV tokens are left; or refused with a code and a reason."""
+
+    session: str
+    free_tokens: int
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Message):
+    """Node: close a session."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compute(Message):
+    """Node: run these rows (ids as i32, else hidden) through the shard."""
+
+    session: str
+    position: int
+    tokens: int
+    sample: bool
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Computed(Message):
+    """Worker: hidden rows in the body, or a sampled token id; -1 when none was asked for."""
+
+    session: str
+    position: int
+    tokens: int
+    sample: bool
+    dtype: str = ""
+    ids: list[int] = field(default_factory=list)
+    finish: str = ""
+    queue_us: int = 0
+    compute_us: int = 0
+    free_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Message):
+    """Worker: this session's step could not be run."""
+
+    session: str
+    code: str
+    reason: str
+
+
+KINDS: dict[str, type[Message]] = {
+    kind.__name__.upper(): kind
+    for kind in (
+        *(Measure, Measured, Prepare, Prepared, Load, Progress, Loaded, Broken, Unload),
+        *(Reserve, Reserved, Release, Compute, Computed, Failed),
+    )
+}
+CODEC = Codec(KINDS)

@@ -1,0 +1,99 @@
+"""The elected planner's work: from the capabilities at hand to a published plan document."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.live import live_problem
+from planner.problem import Problem
+from planner.search import make_plan
+from swarm.errors import DoesNotFit
+from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.plan import Pipeline, Plan
+from swarm.records import Capability
+
+SEARCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDocument:
+    """A plan with its circumstances: what a plan reference points to."""
+
+    plan: Plan
+    term: int
+    planner: str
+    model: str  # digest
+    objective: str = "latency"
+    reason: str = ""  # why there is no pipeline, if there is none
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        values = {
+            "plan": self.plan.to_json(),
+            "term": self.term,
+            "planner": self.planner,
+            "model": self.model,
+            "objective": self.objective,
+            "reason": self.reason,
+        }
+        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> "PlanDocument":
+        """Read canonical JSON; raises ValueError on anything else."""
+        try:
+            values: dict[str, Any] = json.loads(data)
+            plan = Plan.from_json(values.pop("plan"))
+            return cls(plan=plan, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a plan document: {error!r}") from error
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 in hex: the name of a plan document."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def next_plan(
+    spec: ModelSpec, capabilities: Mapping[str, Capability], current: Plan | None
+) -> tuple[Plan, str]:
+    """The plan for these peers, and a reason if it is empty.
+
+    Pipelines whose peers are all here stay as they are, so that nothing moves without need; the
+    devices in none of them form further pipelines.
+    """
+    kept = [p for p in current.pipelines if _is_whole(p, capabilities)] if current else []
+    used = {shard.device for _, shard in Plan(tuple(kept)).shards()}
+    idle = {peer: _without(peer, capability, used) for peer, capability in capabilities.items()}
+    if not any(capability.devices for capability in idle.values()):
+        return Plan(tuple(kept)), ""
+    deadline = time.monotonic() + SEARCH_SECONDS
+    try:
+        added = make_plan(problem_of(spec, idle), lambda _cost: time.monotonic() > deadline)
+    except DoesNotFit as error:
+        return Plan(tuple(kept)), "" if kept else str(error)
+    return Plan((*kept, *added.pipelines)), ""
+
+
+def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Problem:
+    """The planner's problem for the peers at hand."""
+    return live_problem(
+        spec,
+        capabilities,
+        bytes_per_weight=BYTES_PER_VALUE,
+        bytes_per_value=BYTES_PER_VALUE,
+        context=min(PLANNED_TOKENS, spec.context),
+    )
+
+
+def _is_whole(pipeline: Pipeline, capabilities: Mapping[str, Capability]) -> bool:
+    there = {f"{p}/{device.index}" for p, c in capabilities.items() for device in c.devices}
+    return all(shard.device in there for stage in pipeline.stages for shard in stage.shards)
+
+
+def _without(peer: str, capability: Capability, used: set[str]) -> Capability:
+    idle = [device for device in capability.devices if f"{peer}/{device.index}" not in used]
+    return replace(capability, devices=idle)

@@ -1,0 +1,288 @@
+"""Frames in, frames out: the stages that this node leads, between the channel and the workers."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
+from node.sessions import Hop, Seat, Seats, route_of, trouble_with
+from node.worker_process import WorkerProcess
+from swarm.channel import Channel
+from swarm.errors import Deadline, PeerLost, RemoteProtocolError
+from swarm.records import Member, StageAdvert
+from swarm.tensors import ids_to_bytes
+from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+SEND_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class LedStage:
+    """A stage that this node leads, on one of its workers."""
+
+    worker: WorkerProcess
+    start: int
+    end: int
+    members: tuple[Member, ...]
+    step_seconds: float
+    free_tokens: int
+
+
+class Server:
+    """Serves sessions on the led stages; owns every session's state at this node."""
+
+    def __init__(self, channel: Channel, digest: str) -> None:
+        self._channel = channel
+        self._digest = digest
+        self._stages: dict[int, LedStage] = {}
+        self._seats = Seats()
+        self._tasks: set[asyncio.Task[None]] = set()
+        channel.listen(self.on_message, self.on_lost)
+
+    # ------------------------------------------------------------------ stages
+
+    def serve(self, device: int, stage: LedStage) -> None:
+        """Take sessions for `stage` from now on."""
+        self._stages[device] = stage
+
+    def retire(self, device: int, code: str = "") -> None:
+        """Take no more sessions on `device`; clients hear MOVED, or FAIL with `code`."""
+        self._stages.pop(device, None)
+        for seat in self._seats:
+            if seat.device == device:
+                self._dismiss(seat, code)
+
+    def adverts(self) -> list[StageAdvert]:
+        """What clients may route by, as of now."""
+        return [
+            StageAdvert(
+                start=stage.start,
+                end=stage.end,
+                members=list(stage.members),
+                step_seconds=stage.step_seconds,
+                free_tokens=stage.free_tokens,
+                sessions=sum(seat.device == device for seat in self._seats),
+            )
+            for device, stage in self._stages.items()
+        ]
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are seated here."""
+        return len(self._seats)
+
+    def free_idle(self) -> None:
+        """Free the sessions whose clients have gone silent."""
+        for seat in self._seats.idle(_now()):
+            self._free(seat)
+
+    async def close(self) -> None:
+        """Dismiss every session and wait for what is being sent."""
+        for device in list(self._stages):
+            self.retire(device)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
+    # ------------------------------------------------------------------ from the channel
+
+    def on_message(self, peer: str, message: Message) -> None:
+        """Act on one message of a peer."""
+        match message:
+            case Open():
+                self._open(peer, message)
+            case Step():
+                self._step(peer, message)
+            case Close() | Cancel():
+                for seat in self._seats.of(message, peer):
+                    self._free(seat)
+            case _:
+                logger.debug("ignored %s of %s", type(message).__name__, peer)
+
+    def on_lost(self, peer: str, reason: str) -> None:
+        """Free the sessions whose client is gone."""
+        for seat in self._seats:
+            if seat.client == peer:
+                logger.info("client %s is lost (%s): its session is freed", peer, reason)
+                self._free(seat)
+
+    def _open(self, peer: str, message: Open) -> None:
+        try:
+            route = route_of(message)
+        except RemoteProtocolError as error:
+            return self._fail(peer, message, "bad_frame", str(error))
+        old = self._seats.get(message.session, message.stage)
+        if old and (old.message.epoch >= message.epoch or old.message.key != message.key):
+            return self._fail(peer, message, "stale_epoch", "A newer epoch is open.")
+        if message.model != self._digest:
+            return self._fail(peer, message, "wrong_model", "This swarm serves another model.")
+        device = self._device_of(route[message.stage])
+        if device is None:
+            return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
+        if old:
+            self._free(old)
+        if self._seats.is_full or message.capacity > self._stages[device].free_tokens:
+            return self._busy(peer, message, "The KV cache is full.")
+        seat = Seat(message, peer, route, device, _now())
+        self._seats.add(seat)
+        self._stages[device].worker.order(_reserve_of(seat))
+        return None
+
+    def _device_of(self, hop: Hop) -> int | None:
+        if hop.leader != self._channel.peer:
+            return None
+        fits = [d for d, s in self._stages.items() if (s.start, s.end) == (hop.start, hop.end)]
+        return max(fits, key=lambda device: self._stages[device].free_tokens, default=None)
+
+    def _step(self, peer: str, step: Step) -> None:
+        seat = self._seats.get(step.session, step.stage)
+        trouble = trouble_with(step, seat, peer)
+        if trouble == "seen":
+            return
+        if seat is None or trouble:
+            if seat is None or trouble not in ("stale_epoch", "wrong_sender"):
+                reason = f"A step at {step.position} does not fit the session."
+                self._fail(seat.client if seat else peer, step, trouble, reason)
+            return
+        seat.seen_seconds = _now()
+        seat.next_position = step.position + step.tokens
+        network = self._channel.round_trip_seconds(peer) or 0.0
+        seat.pending[step.position] = (step.hops, int(network / 2 * 1e6))
+        rows = (step.position, step.tokens, step.sample, step.dtype)
+        self._stages[seat.device].worker.order(Compute(seat.name, *rows, body=step.body))
+
+    # ------------------------------------------------------------------ from the workers
+
+    def on_answer(self, device: int, answer: Message) -> None:
+        """Act on one answer of a worker."""
+        if isinstance(answer, Broken):
+            self.retire(device, "stage_lost")
+            return
+        if not isinstance(answer, Reserved | Computed | Failed):
+            return
+        self._note_free(device, answer)
+        seat = self._seats.named(answer.session, device)
+        if seat is None:
+            return
+        if isinstance(answer, Failed):
+            self._fail(seat.client, seat.message, answer.code, answer.reason)
+            self._free(seat)
+        elif isinstance(answer, Reserved):
+            self._reserved(seat, answer)
+        else:
+            self._computed(seat, answer)
+
+    def _note_free(self, device: int, answer: Reserved | Computed | Failed) -> None:
+        refused = isinstance(answer, Reserved) and answer.code
+        if device in self._stages and not isinstance(answer, Failed) and not refused:
+            self._stages[device].free_tokens = answer.free_tokens
+
+    def _reserved(self, seat: Seat, answer: Reserved) -> None:
+        opened = seat.message
+        if answer.code:
+            self._seats.remove(seat)
+            if answer.code == "no_room":
+                self._busy(seat.client, opened, answer.reason)
+            else:
+                self._fail(seat.client, opened, answer.code, answer.reason)
+            return
+        reply = Opened(opened.session, opened.epoch, opened.key, opened.stage)
+        self._send(seat.client, reply)
+
+    def _computed(self, seat: Seat, answer: Computed) -> None:
+        hops, network = seat.pending.pop(answer.position, ([], 0))
+        hops = [*hops, [answer.queue_us, answer.compute_us, network]]
+        if not seat.is_last:
+            self._pass_on(seat, answer, hops)
+        elif answer.ids:
+            self._emit(seat, answer, hops)
+
+    def _pass_on(self, seat: Seat, answer: Computed, hops: list[list[int]]) -> None:
+        opened = seat.message
+        step = Step(
+            session=opened.session,
+            epoch=opened.epoch,
+            key=opened.key,
+            stage=seat.next_stage,
+            position=answer.position,
+            tokens=answer.tokens,
+            sample=answer.sample,
+            dtype=answer.dtype,
+            hops=hops,
+            body=answer.body,
+        )
+        self._send_step(seat, step)
+
+    def _emit(self, seat: Seat, answer: Computed, hops: list[list[int]]) -> None:
+        opened = seat.message
+        position = answer.position + answer.tokens
+        common = (opened.session, opened.epoch, opened.key)
+        self._send(seat.client, Token(*common, position, answer.ids, answer.finish, hops))
+        if not answer.finish:
+            body = ids_to_bytes(answer.ids)
+            ring = Step(*common, 0, position, len(answer.ids), True, "i32", body=body)
+            self._send_step(seat, ring)
+
+    # ------------------------------------------------------------------ out
+
+    def _send_step(self, seat: Seat, step: Step) -> None:
+        leader = seat.route[step.stage].leader
+        if leader == self._channel.peer:
+            self.on_message(leader, step)
+        else:
+            self._spawn(self._deliver(leader, seat.client, step))
+
+    async def _deliver(self, leader: str, client: str, step: Step) -> None:
+        try:
+            await self._channel.send(leader, step, timeout_seconds=SEND_SECONDS)
+        except (PeerLost, Deadline) as error:
+            logger.info("%s is out of reach (%s): its client relays", leader, error)
+            await self._try(client, step)
+
+    async def _try(self, peer: str, message: Message) -> None:
+        try:
+            await self._channel.send(peer, message, timeout_seconds=SEND_SECONDS)
+        except (PeerLost, Deadline) as error:
+            self.on_lost(peer, str(error))
+
+    def _send(self, peer: str, message: Message) -> None:
+        self._spawn(self._try(peer, message))
+
+    def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:
+        self._send(peer, Fail(message.session, message.epoch, code, reason))
+
+    def _busy(self, peer: str, opened: Open, reason: str) -> None:
+        common = (opened.session, opened.epoch, opened.key, opened.stage)
+        self._send(peer, Busy(*common, RETRY_SECONDS, reason))
+
+    def _dismiss(self, seat: Seat, code: str) -> None:
+        opened = seat.message
+        if code:
+            self._fail(seat.client, opened, code, "The stage is lost.")
+        else:
+            self._send(seat.client, Moved(opened.session, opened.epoch))
+        self._free(seat)
+
+    def _free(self, seat: Seat) -> None:
+        self._seats.remove(seat)
+        if stage := self._stages.get(seat.device):
+            stage.worker.order(Release(seat.name))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _reserve_of(seat: Seat) -> Reserve:
+    opened = seat.message
+    sampling = opened.sampling if seat.is_last else {}
+    return Reserve(seat.name, opened.capacity, opened.generated, sampling, body=opened.body)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,233 @@
+"""The worker process of one device: reads orders from its node, computes, answers."""
+
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from node.engine.allreduce import SocketReducer
+from node.engine.measure import measure
+from node.engine.runner import StageRunner
+from node.engine.spec import StageSpec
+from node.group import GroupLink, GroupListener, Rank
+from node.loaded_shard import LoadedShard, Place, batches
+from node.orders import (
+    CODEC,
+    Broken,
+    Compute,
+    Computed,
+    Failed,
+    Load,
+    Loaded,
+    Measure,
+    Measured,
+    Prepare,
+    Prepared,
+    Progress,
+    Release,
+    Reserve,
+    Reserved,
+    Unload,
+)
+from swarm.errors import SwarmError
+from swarm.model import ModelSpec
+from swarm.wire import Decoder, Message
+
+logger = logging.getLogger(__name__)
+
+MOST_TOKENS = 512  # rows in one step: a long prompt never holds the others up for longer
+READ_BYTES = 1 << 20
+INBOX_ORDERS = 4096
+
+
+@dataclass(slots=True)
+class Arrived:
+    """An order and when it came."""
+
+    order: Message
+    seconds: float
+
+
+class Worker:
+    """One device: at most one shard, one compute thread (the main one), one reading thread."""
+
+    def __init__(self, node: socket.socket, *, device: str, slowdown: float) -> None:
+        self._node = node
+        self._device = device
+        self._slowdown = slowdown
+        self._inbox: queue.Queue[Arrived | None] = queue.Queue(INBOX_ORDERS)
+        self._listener: GroupListener | None = None
+        self._link: GroupLink | None = None
+        self._shard: LoadedShard | None = None
+        self._runner: StageRunner | None = None
+        self._group = ""
+
+    def run(self) -> None:
+        """Serve until the node closes the socket."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while True:
+            arrived = self._take()
+            if arrived is None:
+                return
+            self._handle(arrived)
+
+    # ------------------------------------------------------------------ orders in, answers out
+
+    def _read(self) -> None:
+        decoder = Decoder(CODEC)
+        while data := self._received():
+            for order in decoder.feed(data):
+                if isinstance(order, Load | Unload | Prepare) and self._link:
+                    self._link.close()  # wakes a rank that follows its leader
+                self._inbox.put(Arrived(order, time.perf_counter()))
+        os._exit(0)  # the node is gone: nothing here is worth keeping
+
+    def _received(self) -> bytes:
+        try:
+            return self._node.recv(READ_BYTES)
+        except OSError:
+            return b""
+
+    def _take(self) -> list[Arrived] | None:
+        taken = [self._inbox.get()]
+        while not self._inbox.empty():
+            taken.append(self._inbox.get_nowait())
+        return None if None in taken else [each for each in taken if each]
+
+    def _answer(self, message: Message) -> None:
+        for part in CODEC.encode(message):
+            self._node.sendall(part)
+
+    def _handle(self, arrived: Sequence[Arrived]) -> None:
+        data: list[Arrived] = []
+        for each in arrived:
+            if isinstance(each.order, Reserve | Release | Compute):
+                data.append(each)
+                continue
+            self._compute(data)
+            data = []
+            self._control(each.order)
+        self._compute(data)
+
+    def _control(self, order: Message) -> None:
+        match order:
+            case Measure(model=model):
+                self._answer(self._measured(ModelSpec(**model)))
+            case Prepare(group=group, host=host):
+                self._drop()
+                self._listener = GroupListener(host)
+                certificate = self._listener.certificate
+                self._answer(Prepared(group, self._listener.port, certificate))
+            case Load():
+                self._load(order)
+            case Unload():
+                self._drop()
+
+    def _measured(self, model: ModelSpec) -> Measured:
+        bytes_per_second, flops = measure(model, device=self._device)
+        return Measured(bytes_per_second / self._slowdown, flops / self._slowdown)
+
+    # ------------------------------------------------------------------ one shard
+
+    def _load(self, order: Load) -> None:
+        try:
+            self._shard = self._loaded(order)
+            if self._shard.leads:
+                self._answer(self._report(order.group, self._shard.self_test()))
+                return
+            self._answer(self._report(order.group, 0.0))
+            self._shard.follow()
+        except (SwarmError, OSError, RuntimeError, MemoryError) as error:
+            logger.warning("shard of group %s is lost: %s", order.group, error)
+            self._drop()
+            self._answer(Broken(order.group, str(error)[:2000]))
+
+    def _loaded(self, order: Load) -> LoadedShard:
+        if self._listener is None or len(order.ranks) < 2:
+            self._drop()
+        self._group = order.group
+        spec = StageSpec(**{**order.spec, "folder": Path(order.spec["folder"])})
+        link, reducer = self._join(order, spec.rank)
+        runner = StageRunner.load(
+            spec,
+            budget_bytes=order.budget_bytes,
+            device=self._device,
+            reducer=reducer,
+            on_progress=lambda share: self._answer(Progress(order.group, share)),
+        )
+        self._runner = runner
+        place = Place(spec.rank, max(1, len(order.ranks)))
+        return LoadedShard(runner, place, link, self._slowdown)
+
+    def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, SocketReducer | None]:
+        if len(order.ranks) < 2 or self._listener is None:
+            return None, None
+        sockets = self._listener.connect([Rank(**each) for each in order.ranks], rank)
+        self._link = GroupLink(sockets)
+        return self._link, SocketReducer(rank, sockets)
+
+    def _report(self, group: str, seconds: float) -> Loaded:
+        assert self._shard is not None
+        assert self._runner is not None
+        runner = self._runner
+        free = self._shard.free_tokens
+        return Loaded(group, runner.weight_bytes, runner.bytes_read, free, seconds)
+
+    def _drop(self) -> None:
+        if self._link:
+            self._link.close()
+        if self._listener:
+            self._listener.close()
+        self._shard = self._runner = self._link = self._listener = None
+        self._group = ""
+
+    def _compute(self, arrived: Sequence[Arrived]) -> None:
+        came = {getattr(each.order, "session", ""): each.seconds for each in arrived}
+        for batch in batches([each.order for each in arrived], MOST_TOKENS):
+            if self._shard is None or not self._shard.leads:
+                self._refuse(batch)
+                continue
+            self._run(self._shard, batch, came)
+
+    def _run(self, shard: LoadedShard, batch: list[Message], came: dict[str, float]) -> None:
+        start = time.perf_counter()
+        try:
+            answers = shard.apply(batch)
+        except (SwarmError, RuntimeError) as error:
+            logger.warning("a step of group %s broke: %s", self._group, error)
+            self._answer(Broken(self._group, str(error)[:2000]))
+            self._drop()
+            self._refuse(batch)
+            return
+        for answer in answers:
+            if isinstance(answer, Computed):
+                waited = int((start - came[answer.session]) * 1e6)
+                answer = replace(answer, queue_us=max(0, waited))
+            self._answer(answer)
+
+    def _refuse(self, batch: Sequence[Message]) -> None:
+        for order in batch:
+            if isinstance(order, Compute):
+                self._answer(Failed(order.session, "stage_lost", "The shard is not loaded."))
+            elif isinstance(order, Reserve):
+                self._answer(Reserved(order.session, 0, "stage_lost", "The shard is not loaded."))
+
+
+def main() -> None:
+    """Run the worker on the inherited socket: descriptor, device, threads, slowdown."""
+    descriptor, device, threads, slowdown = sys.argv[1:5]
+    torch.set_num_threads(int(threads))
+    node = socket.socket(fileno=int(descriptor))
+    Worker(node, device=device, slowdown=float(slowdown)).run()
+
+
+if __name__ == "__main__":
+    main()

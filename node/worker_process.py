@@ -1,0 +1,114 @@
+"""The node's side of one worker: spawn it, give it orders, hand its answers on, end it."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+
+from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
+from swarm.errors import Deadline, EngineError, RemoteProtocolError
+from swarm.model import ModelSpec
+from swarm.wire import PREFIX, Message, read_prefix
+
+MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
+PREPARE_SECONDS = 30.0
+END_SECONDS = 2.0
+
+OnAnswer = Callable[[Message], None]
+
+
+class WorkerProcess:
+    """A spawned worker; its answers go to `on_answer`, its end shows as `Broken`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
+        self._process = process
+        self._writer = writer
+        self._waiting: dict[type[Message], asyncio.Future[Message]] = {}
+        self.ended = asyncio.Event()
+
+    @classmethod
+    async def spawn(
+        cls, device: str, threads: int, slowdown: float, on_answer: OnAnswer
+    ) -> "WorkerProcess":
+        """Start a worker for `device` with so many torch threads."""
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "node.worker", str(theirs.fileno()), device]
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                *(str(threads), str(slowdown)),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the node, which drains first
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        worker = cls(process, writer)
+        worker._reading = asyncio.create_task(worker._read(reader, on_answer))
+        return worker
+
+    def order(self, message: Message) -> None:
+        """Send an order; a worker that has ended ignores it."""
+        if not self.ended.is_set():
+            self._writer.writelines(CODEC.encode(message))
+
+    async def measure(self, model: ModelSpec) -> Measured:
+        """Return the measured speed of the device; raises Deadline or EngineError."""
+        answer = await self._ask(Measure(model.to_json()), Measured, MEASURE_SECONDS)
+        assert isinstance(answer, Measured)
+        return answer
+
+    async def prepare(self, group: str, host: str) -> Prepared:
+        """Let the worker listen for its group; raises Deadline or EngineError."""
+        answer = await self._ask(Prepare(group, host), Prepared, PREPARE_SECONDS)
+        assert isinstance(answer, Prepared)
+        return answer
+
+    async def close(self) -> None:
+        """End the process: it exits when its socket closes, and is killed if it does not."""
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        self._reading.cancel()
+
+    _reading: asyncio.Task[None]
+
+    async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[kind] = future
+        self.order(order)
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError as error:
+            raise Deadline(f"The worker did not answer within {seconds:.0f} s.") from error
+        finally:
+            self._waiting.pop(kind, None)
+
+    async def _read(self, reader: asyncio.StreamReader, on_answer: OnAnswer) -> None:
+        try:
+            while True:
+                self._dispatch(await _read_message(reader), on_answer)
+        except (asyncio.IncompleteReadError, ConnectionError, RemoteProtocolError) as error:
+            self.ended.set()
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(EngineError(f"The worker process ended: {error}."))
+            on_answer(Broken("", f"the worker process ended: {error}"))
+
+    def _dispatch(self, answer: Message, on_answer: OnAnswer) -> None:
+        future = self._waiting.get(type(answer))
+        if future and not future.done():
+            future.set_result(answer)
+        else:
+            on_answer(answer)
+
+
+async def _read_message(reader: asyncio.StreamReader) -> Message:
+    header_size, body_size = read_prefix(await reader.readexactly(PREFIX.size))
+    header = await reader.readexactly(header_size)
+    body = await reader.readexactly(body_size) if body_size else b""
+    return CODEC.decode(header, body)
