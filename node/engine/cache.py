@@ -1,0 +1,168 @@
+"""Our own KV store: one arena per layer, cut into power-of-two blocks of tokens.
+
+A session gets one block for life, so a step never allocates and never copies old rows. Blocks of
+one size are rows of one view of the arena, so neighbours are attended together without a gather.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from swarm.errors import EngineError, NoRoom
+
+SMALLEST_BLOCK = 64  # tokens
+MOST_TOKENS = 1 << 20  # in one store
+
+
+@dataclass(slots=True)
+class Slot:
+    """One session's place: `length` rows are written, `size` fit."""
+
+    session: str
+    start: int  # first token of its block in the arena
+    size: int  # tokens, a power of two times SMALLEST_BLOCK
+    capacity: int  # tokens asked for
+    length: int = 0
+    written: int = 0  # the most rows ever written
+
+    @property
+    def index(self) -> int:
+        """The row of this block in the view of its size."""
+        return self.start // self.size
+
+
+@dataclass(slots=True)
+class Blocks:
+    """A buddy allocator over `tokens` places."""
+
+    tokens: int
+    free: dict[int, set[int]] = field(default_factory=dict)  # size -> starts
+
+    def __post_init__(self) -> None:
+        start = 0
+        for size in _sizes_down(self.tokens):
+            if start + size <= self.tokens:
+                self.free.setdefault(size, set()).add(start)
+                start += size
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens in free blocks, of whatever size."""
+        return sum(size * len(starts) for size, starts in self.free.items())
+
+    def take(self, size: int) -> int | None:
+        """Return the start of a block of `size`, lowest first, or None."""
+        fitting = [each for each, starts in self.free.items() if starts and each >= size]
+        if not fitting:
+            return None
+        found = min(fitting)
+        start = min(self.free[found])
+        self.free[found].remove(start)
+        while found > size:  # keep the lower half, free the upper one
+            found //= 2
+            self.free.setdefault(found, set()).add(start + found)
+        return start
+
+    def give(self, start: int, size: int) -> None:
+        """Free a block and join it with its free buddies."""
+        while (buddy := start ^ size) in self.free.get(size, ()):
+            self.free[size].remove(buddy)
+            start, size = min(start, buddy), size * 2
+        self.free.setdefault(size, set()).add(start)
+
+
+class KVStore:
+    """Keys and values of the sessions of one shard, within `tokens` tokens."""
+
+    def __init__(
+        self, layers: Sequence[int], kv_heads: int, head_dim: int, tokens: int, like: torch.Tensor
+    ) -> None:
+        self._shape = (kv_heads, head_dim)
+        self._tokens = tokens - tokens % SMALLEST_BLOCK
+        self._blocks = Blocks(self._tokens)
+        self._slots: dict[str, Slot] = {}
+        count = self._tokens * kv_heads * head_dim
+        self._arenas = {layer: _zeros((2, count), like) for layer in layers}
+        self._views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that new sessions may reserve, in total."""
+        return self._blocks.free_tokens
+
+    @property
+    def sessions(self) -> list[str]:
+        """The open sessions."""
+        return list(self._slots)
+
+    def open(self, session: str, capacity: int) -> Slot:
+        """Reserve `capacity` tokens for a new session; raises NoRoom and EngineError."""
+        if session in self._slots:
+            raise EngineError(f"Session {session} is open already.", "Close it first.")
+        if capacity < 1:
+            raise EngineError(f"A session of {capacity} tokens is no session.")
+        size = block_of(capacity)
+        start = self._blocks.take(size)
+        if start is None:
+            raise NoRoom(f"No room for {capacity} tokens, {self.free_tokens} are free.")
+        slot = self._slots[session] = Slot(session, start, size, capacity)
+        return slot
+
+    def slot(self, session: str) -> Slot:
+        """The place of an open session; raises EngineError."""
+        if session not in self._slots:
+            raise EngineError(f"Session {session} is not open here.", "Open it again.")
+        return self._slots[session]
+
+    def rollback(self, session: str, length: int) -> None:
+        """Forget the rows from `length` on; raises EngineError."""
+        slot = self.slot(session)
+        if not 0 <= length <= slot.length:
+            raise EngineError(f"Session {session} cannot go back to {length} of {slot.length}.")
+        slot.length = length
+
+    def close(self, session: str) -> None:
+        """Free a session; one that is not open is fine."""
+        slot = self._slots.pop(session, None)
+        if slot is None:
+            return
+        for layer in self._arenas:  # what a stranger's NaN left must not meet the next session
+            for view in self.view(layer, slot.size):
+                view[slot.index, :, : slot.written].zero_()
+        self._blocks.give(slot.start, slot.size)
+
+    def view(self, layer: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of `layer` as blocks of one size: [blocks, kv heads, size, head dim]."""
+        found = self._views.get((layer, size))
+        if found is None:
+            kv_heads, head_dim = self._shape
+            blocks = self._tokens // size
+            used = blocks * size * kv_heads * head_dim
+            keys, values = self._arenas[layer]
+            shape = (blocks, kv_heads, size, head_dim)
+            found = (keys[:used].view(shape), values[:used].view(shape))
+            self._views[(layer, size)] = found
+        return found
+
+
+def block_of(capacity: int) -> int:
+    """The size of the block that holds `capacity` tokens."""
+    return SMALLEST_BLOCK * (1 << max(0, (capacity - 1) // SMALLEST_BLOCK).bit_length())
+
+
+def _zeros(shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros, since masked rows still meet a product and 0 x NaN is NaN; on CPU they cost no page.
+
+    numpy asks the kernel for zero pages that are only backed when written; torch writes them.
+    """
+    if like.device.type != "cpu" or not shape[1]:
+        return like.new_zeros(shape)
+    flat = np.zeros(shape[0] * shape[1] * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(flat).view(like.dtype).view(shape)
+
+
+def _sizes_down(tokens: int) -> list[int]:
+    steps = max(0, (tokens // SMALLEST_BLOCK).bit_length())
+    return [SMALLEST_BLOCK << step for step in reversed(range(steps))]

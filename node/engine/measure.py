@@ -1,0 +1,76 @@
+"""How fast this device is on one model's own shapes: bytes per second in decode, FLOP/s in prefill.
+
+Decode reads every weight once per token, so it is bound by bytes; prefill reuses them, so it is
+bound by arithmetic. Both are the medians of a bounded run over one MLP matrix of the model.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+from swarm.model import ModelSpec
+from swarm.tensors import DTYPES
+
+SLICE_BYTES = 64 << 20  # of one weight matrix, at most
+CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache answers
+PREFILL_TOKENS = 256
+FEWEST_ROUNDS = 3
+
+
+def measure(
+    spec: ModelSpec,
+    *,
+    threads: int,
+    seconds: float = 1.0,
+    dtype: str = "f32",
+    device: str = "cpu",
+) -> tuple[float, float]:
+    """Return (bytes per second, FLOP per second); takes about `seconds`, and restores threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            return _measure(spec, seconds / 2, DTYPES[dtype], torch.device(device))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(
+    spec: ModelSpec, seconds: float, dtype: torch.dtype, device: torch.device
+) -> tuple[float, float]:
+    rows = max(1, min(spec.ffn, SLICE_BYTES // (spec.hidden * dtype.itemsize)))
+    matrix_bytes = rows * spec.hidden * dtype.itemsize
+    copies = -(-CACHE_BYTES // matrix_bytes)
+    weights = [
+        torch.ones(rows, spec.hidden, dtype=dtype, device=device) for _ in range(min(copies, 64))
+    ]
+    one = torch.ones(1, spec.hidden, dtype=dtype, device=device)
+    many = torch.ones(PREFILL_TOKENS, spec.hidden, dtype=dtype, device=device)
+
+    def decode() -> None:
+        for weight in weights:
+            functional.linear(one, weight)
+
+    def prefill() -> None:
+        functional.linear(many, weights[0])
+
+    decode_seconds = _median_seconds(decode, seconds, device)
+    prefill_seconds = _median_seconds(prefill, seconds, device)
+    operations = 2.0 * PREFILL_TOKENS * rows * spec.hidden
+    return len(weights) * matrix_bytes / decode_seconds, operations / prefill_seconds
+
+
+def _median_seconds(run: Callable[[], None], seconds: float, device: torch.device) -> float:
+    run()  # warm up
+    times: list[float] = []
+    ends_at = time.perf_counter() + seconds
+    while len(times) < FEWEST_ROUNDS or time.perf_counter() < ends_at:
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)

@@ -1,0 +1,276 @@
+"""StageRunner: the door of the engine. It loads one shard and runs steps of many sessions."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PretrainedConfig
+
+from node.engine.allreduce import Reducer
+from node.engine.batch import Batch, Chunk
+from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.sampler import Decode, Sampler
+from node.engine.skeleton import Skeleton, build_skeleton
+from node.engine.spec import StageSpec, StepItem, StepResult
+from node.engine.tensor_split import TensorSplit
+from node.engine.weights import load_weights
+from swarm.checkpoint import load_config
+from swarm.errors import BadModel, EngineError
+from swarm.sampling import GREEDY, Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class StageRunner:
+    """One loaded shard with its KV store; owned by one thread."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        config: PretrainedConfig,
+        skeleton: Skeleton,
+        store: KVStore,
+        device: torch.device,
+    ) -> None:
+        self.spec = spec
+        self.weight_bytes = weight_bytes_of(skeleton)
+        self.bytes_read = 0
+        self.is_first = spec.start == 0
+        self.is_last = spec.end == int(config.num_hidden_layers)
+        self._config = config
+        self._skeleton = skeleton
+        self._store = store
+        self._device = device
+        self._samplers: dict[str, Sampler] = {}
+        self._decode: Decode | None = None
+
+    @classmethod
+    def load(
+        cls,
+        spec: StageSpec,
+        *,
+        budget_bytes: int,
+        device: str = "cpu",
+        reducer: Reducer | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> "StageRunner":
+        """Read the shard; weights and KV stay within `budget_bytes`.
+
+        Raises BadModel for the checkpoint's faults, EngineError if the shard does not fit.
+        """
+        if (reducer is None) != (spec.ranks == 1):
+            raise EngineError(f"A stage of {spec.ranks} ranks and its reducer do not match.")
+        config = load_config(spec.folder)
+        place = torch.device(device)
+        is_last = spec.end == int(config.num_hidden_layers)
+        skeleton = build_skeleton(
+            config,
+            range(spec.start, spec.end),
+            spec.torch_dtype,
+            has_head=is_last and spec.rank == 0,
+        )
+        split = TensorSplit(skeleton, spec, config)
+        room = _room_of(skeleton, split, spec, budget_bytes)
+
+        def report(prefix: str, fraction: float) -> None:
+            if on_progress is not None:
+                on_progress(fraction)
+
+        bytes_read = load_weights(skeleton.model, split, spec.folder, place, report)
+        if reducer is not None:
+            split.hook(reducer.all_reduce)
+        like = torch.empty(0, dtype=spec.torch_dtype, device=place)
+        layers = range(spec.start, spec.end)
+        store = KVStore(layers, split.kv_heads, split.head_dim, room, like)
+        runner = cls(spec, config, skeleton, store, place)
+        runner.bytes_read = bytes_read
+        logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
+        return runner
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that new sessions may reserve, in total."""
+        return self._store.free_tokens
+
+    def open(
+        self,
+        session: str,
+        *,
+        capacity: int,
+        history: Sequence[int] = (),
+        generated: int = 0,
+        sampling: Sampling | None = None,
+    ) -> None:
+        """Reserve `capacity` tokens; on the last stage the ids so far, `generated` of them ours.
+
+        Raises NoRoom, and EngineError for a session that is open already.
+        """
+        sampler = None
+        if self._skeleton.has_head:
+            chosen = sampling or GREEDY
+            decode = self._decoder() if chosen.stop else None
+            sampler = Sampler(chosen, history, generated, decode=decode)
+        self._store.open(session, capacity)
+        if sampler is not None:
+            self._samplers[session] = sampler
+
+    def rollback(self, session: str, length: int) -> None:
+        """Forget a session's rows, and drawn ids, from `length` on; raises EngineError."""
+        self._store.rollback(session, length)
+        if session in self._samplers:
+            self._samplers[session].rollback(length + 1)
+
+    def close(self, session: str) -> None:
+        """Free a session; one that is not open is fine."""
+        self._store.close(session)
+        self._samplers.pop(session, None)
+
+    @torch.inference_mode()
+    def step(self, items: Sequence[StepItem]) -> list[StepResult]:
+        """Run the items as one batch; an item that cannot run carries its own error.
+
+        Raises PeerLost if a rank is lost: no session's length has changed then.
+        """
+        errors = self._check(items)
+        sound = [item for item in items if id(item) not in errors]
+        results = dict(zip(map(id, sound), self._run(sound), strict=True)) if sound else {}
+        return [
+            results.get(id(item)) or StepResult(item.session, error=errors[id(item)])
+            for item in items
+        ]
+
+    def _check(self, items: Sequence[StepItem]) -> dict[int, EngineError]:
+        errors: dict[int, EngineError] = {}
+        seen: set[str] = set()
+        for item in items:
+            try:
+                self._check_item(item)
+                if item.session in seen:
+                    raise EngineError(f"Session {item.session} is twice in one step.")
+                seen.add(item.session)
+            except EngineError as error:
+                errors[id(item)] = error
+        return errors
+
+    def _check_item(self, item: StepItem) -> None:
+        slot = self._store.slot(item.session)
+        dims = 1 if self.is_first else 2
+        rows = item.rows
+        if rows.ndim != dims or not len(rows):
+            raise EngineError(f"A step of shape {list(rows.shape)} does not fit this stage.")
+        if self.is_first and not self._are_ids(rows):
+            raise EngineError("A step has ids beyond the vocabulary.")
+        if not self.is_first and rows.shape[1] != self._config.hidden_size:
+            raise EngineError(f"Hidden rows have {self._config.hidden_size} values here.")
+        if not 0 <= item.position <= slot.length:
+            raise EngineError(f"Position {item.position} leaves a gap after {slot.length} rows.")
+        if item.position + len(rows) > slot.capacity:
+            raise EngineError(f"The session's {slot.capacity} tokens are used up.")
+
+    def _are_ids(self, rows: torch.Tensor) -> bool:
+        if rows.dtype not in (torch.int64, torch.int32):
+            return False
+        return int(rows.min()) >= 0 and int(rows.max()) < int(self._config.vocab_size)
+
+    def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
+        chunks = self._chunks_of(items)
+        hidden, logits = self._forward(items, chunks)
+        for chunk in chunks:
+            chunk.slot.length = max(chunk.slot.length, chunk.end)
+            chunk.slot.written = max(chunk.slot.written, chunk.end)
+        results = []
+        for item, chunk in zip(items, chunks, strict=True):
+            if not self.is_last:
+                rows = hidden[chunk.first : chunk.first + chunk.count]
+                results.append(StepResult(item.session, rows=rows))
+            else:
+                results.append(self._sample(item, chunk, logits.get(item.session)))
+        return results
+
+    def _chunks_of(self, items: Sequence[StepItem]) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        first = 0
+        for item in items:
+            slot = self._store.slot(item.session)
+            chunks.append(Chunk(slot, first, item.position, len(item.rows)))
+            first += len(item.rows)
+        return chunks
+
+    def _forward(
+        self, items: Sequence[StepItem], chunks: Sequence[Chunk]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return hidden [tokens, hidden] and, on the last stage, logits [vocab] by session."""
+        skeleton = self._skeleton
+        batch = Batch(self._store, chunks, self.spec.torch_dtype)
+        skeleton.set_attend(batch.attend)
+        rows = torch.cat([item.rows for item in items]).to(self._device).unsqueeze(0)
+        positions = torch.cat([torch.arange(chunk.position, chunk.end) for chunk in chunks])
+        inputs = self._inputs(rows) | {"position_ids": positions.to(self._device).unsqueeze(0)}
+        inputs |= {"use_cache": False, "past_key_values": None}
+        sampled = [
+            (item.session, chunk.first + chunk.count - 1)
+            for item, chunk in zip(items, chunks, strict=True)
+            if item.sample and skeleton.has_head
+        ]
+        logits: dict[str, torch.Tensor] = {}
+        if sampled:
+            keep = torch.tensor([row for _, row in sampled], device=self._device)
+            output = skeleton.model(**inputs, logits_to_keep=keep)
+            logits = {name: row for (name, _), row in zip(sampled, output.logits[0], strict=True)}
+        else:
+            skeleton.base(**inputs)
+        assert skeleton.leaving is not None
+        return skeleton.leaving[0], logits
+
+    def _inputs(self, rows: torch.Tensor) -> dict[str, object]:
+        if self.is_first:
+            return {"input_ids": rows}
+        hidden = rows.to(self.spec.torch_dtype)
+        self._skeleton.entering = hidden
+        return {"inputs_embeds": hidden}
+
+    def _sample(self, item: StepItem, chunk: Chunk, logits: torch.Tensor | None) -> StepResult:
+        if logits is None:
+            return StepResult(item.session)
+        try:
+            token, finish = self._samplers[item.session].next(chunk.end, logits)
+        except EngineError as error:
+            return StepResult(item.session, error=error)
+        return StepResult(item.session, token=token, finish=finish)
+
+    def _decoder(self) -> Decode:
+        if self._decode is None:
+            self._decode = load_decode(self.spec.folder)
+        return self._decode
+
+
+def load_decode(folder: Path) -> Decode:
+    """Return the model's tokenizer as a function of ids; raises BadModel."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{folder} has no tokenizer for stop strings.", "Use stop_ids.") from error
+    return lambda ids: str(tokenizer.decode(ids))
+
+
+def weight_bytes_of(skeleton: Skeleton) -> int:
+    """Bytes of the parameters of a skeleton, each counted once."""
+    unique = {id(each): each for each in skeleton.model.parameters()}
+    return sum(each.numel() * each.element_size() for each in unique.values())
+
+
+def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
+    """Tokens of KV that fit beside the weights; raises EngineError if none does."""
+    weights = weight_bytes_of(skeleton)
+    width = split.kv_heads * split.head_dim * spec.torch_dtype.itemsize
+    token_bytes = 2 * width * (spec.end - spec.start)
+    left = budget_bytes - weights
+    tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
+    if tokens < SMALLEST_BLOCK or left < 0:
+        raise EngineError(
+            f"The shard needs {weights + SMALLEST_BLOCK * token_bytes} bytes"
+            f" of a budget of {budget_bytes}.",
+            "Give it fewer layers or more memory.",
+        )
+    return tokens

@@ -1,0 +1,126 @@
+"""Chooses the next token of one session: transformers' own processors, in transformers' order."""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from swarm.errors import EngineError
+from swarm.sampling import Sampling
+
+
+class Decode(Protocol):
+    """Turns token ids into text."""
+
+    def __call__(self, ids: list[int]) -> str: ...
+
+
+class Sampler:
+    """The ids of one session so far, its random stream, and its rules for ending."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        history: Sequence[int],
+        generated: int,
+        *,
+        decode: Decode | None = None,
+    ) -> None:
+        if not 0 <= generated <= len(history):
+            raise EngineError(f"{generated} of {len(history)} ids cannot have been generated.")
+        self._sampling = sampling
+        self._ids = list(history)
+        self._prompt = len(history) - generated
+        self._decode = decode
+        self._processors = processors_of(sampling)
+        self._generator = torch.Generator()
+        self._seed = sampling.seed if sampling.seed is not None else self._generator.seed()
+        self._drawn = -1  # tokens that the random stream has given; -1: not yet seeded
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and generated ids."""
+        return list(self._ids)
+
+    def next(self, position: int, logits: torch.Tensor) -> tuple[int, str]:
+        """Return the id at `position` and how it ends the session; repeats a known one.
+
+        `logits` [vocab] are those of the row before; raises EngineError if ids are missing.
+        """
+        if not self._prompt <= position <= len(self._ids):
+            raise EngineError(f"The ids before position {position} are not known.", "Open again.")
+        if position == len(self._ids):
+            self._ids.append(self._draw(logits))
+        return self._ids[position], self._finish(position)
+
+    def rollback(self, length: int) -> None:
+        """Forget the ids from `length` on; drawn again, they come out the same."""
+        del self._ids[max(length, self._prompt) :]
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
+        if self._processors:
+            scores = self._processors(_row_of(self._ids), scores)
+        if self._sampling.is_greedy:
+            return int(scores.argmax(-1))
+        self._advance(scores.shape[-1])
+        self._drawn += 1
+        weights = scores.softmax(-1)
+        return int(torch.multinomial(weights, 1, generator=self._generator))
+
+    def _advance(self, vocab: int) -> None:
+        """Bring the random stream to where one draw per generated token has left it."""
+        due = len(self._ids) - self._prompt
+        if self._drawn == due:
+            return
+        self._generator.manual_seed(self._seed)
+        even = torch.full((1, vocab), 1.0 / vocab)
+        for _ in range(due):
+            torch.multinomial(even, 1, generator=self._generator)
+        self._drawn = due
+
+    def _finish(self, position: int) -> str:
+        if self._ids[position] in self._sampling.stop_ids or self._has_stop(position):
+            return "stop"
+        is_last = position + 1 - self._prompt >= self._sampling.max_tokens
+        return "length" if is_last else ""
+
+    def _has_stop(self, position: int) -> bool:
+        stops = self._sampling.stop
+        if not stops or self._decode is None:
+            return False
+        # a character is at most 4 tokens (bytes); the new token must take part in the stop string
+        reach = 4 * max(len(stop) for stop in stops) + 8
+        tail = self._ids[max(self._prompt, position + 1 - reach) : position + 1]
+        text = self._decode(tail)
+        return any(stop in text for stop in stops)
+
+
+def _row_of(ids: list[int]) -> torch.LongTensor:
+    return cast("torch.LongTensor", torch.tensor([ids]))
+
+
+def processors_of(sampling: Sampling) -> LogitsProcessorList:
+    """The processors of `generate` for the same options, in its order."""
+    chosen = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        chosen.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.is_greedy:
+        return chosen
+    if sampling.temperature != 1:
+        chosen.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k > 0:
+        chosen.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        chosen.append(TopPLogitsWarper(float(sampling.top_p)))
+    if sampling.min_p > 0:
+        chosen.append(MinPLogitsWarper(float(sampling.min_p)))
+    return chosen

@@ -1,0 +1,128 @@
+"""A model without weights, cut down to one stage: foreign layers, ends and norms give way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from node.engine.attention import NAME, register_attention
+from swarm.errors import EngineError
+
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+class Skip(nn.Module):
+    """Stands where a layer of another stage would be: hands its input on."""
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        """Return the first input."""
+        return inputs[0] if inputs else next(iter(named.values()))
+
+
+@dataclass(slots=True)
+class Skeleton:
+    """The cut model and the two places where hidden rows enter and leave it."""
+
+    model: PreTrainedModel
+    base: nn.Module
+    layers: nn.ModuleList
+    layers_name: str  # of `layers` within `model`
+    has_head: bool
+    entering: torch.Tensor | None = None  # [1, tokens, hidden], set before a forward
+    leaving: torch.Tensor | None = None
+    owned: range = field(default=range(0))
+
+    def layer_names(self) -> dict[str, nn.Module]:
+        """The owned layers by their full name."""
+        return {f"{self.layers_name}.{i}": self.layers[i] for i in self.owned}
+
+    def set_attend(self, attend: Callable[..., torch.Tensor] | None) -> None:
+        """Give every attention module the function that attends for the running step."""
+        for module in self.attention_modules():
+            module.swarm_attend = attend  # type: ignore[assignment]
+
+    def attention_modules(self) -> list[nn.Module]:
+        """The owned modules that know their layer's index."""
+        found = (m for i in self.owned for m in self.layers[i].modules())
+        return [module for module in found if hasattr(module, "layer_idx")]
+
+
+def build_skeleton(
+    config: PretrainedConfig, owned: range, dtype: torch.dtype, *, has_head: bool
+) -> Skeleton:
+    """Return the model on the meta device with only `owned` layers; raises EngineError.
+
+    The full model is built and then cut: many architectures derive a layer's kind from its index.
+    """
+    register_attention()
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, attn_implementation=NAME
+        )
+    model = cast("PreTrainedModel", built.eval().requires_grad_(False))
+    base = model.base_model
+    name, layers = _find_layers(base, int(config.num_hidden_layers))
+    if owned.stop > len(layers):
+        raise EngineError(f"Layer {owned.stop - 1} does not exist, the model has {len(layers)}.")
+    prefix = next(n for n, module in model.named_modules() if module is layers)
+    skeleton = Skeleton(model, base, layers, prefix or name, has_head, owned=owned)
+    _cut(skeleton, config)
+    _hook(skeleton)
+    return skeleton
+
+
+def _find_layers(base: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
+    for name, module in base.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    raise EngineError(f"{type(base).__name__} has no list of {count} layers.")
+
+
+def _cut(skeleton: Skeleton, config: PretrainedConfig) -> None:
+    model, layers, owned = skeleton.model, skeleton.layers, skeleton.owned
+    for index in range(len(layers)):
+        if index not in owned:
+            layers[index] = Skip()
+    if not skeleton.has_head:
+        for name in FINAL_NORMS:
+            if hasattr(skeleton.base, name):
+                setattr(skeleton.base, name, Skip())
+        model.set_output_embeddings(Skip())  # type: ignore[no-untyped-call]
+    is_tied = bool(getattr(config, "tie_word_embeddings", False))
+    if owned.start > 0:
+        for name in ("wpe", "embed_positions"):  # positions enter with the embedding, once
+            if isinstance(getattr(skeleton.base, name, None), nn.Embedding):
+                setattr(skeleton.base, name, NoPositions())
+        if not (is_tied and skeleton.has_head):
+            model.set_input_embeddings(Skip())
+
+
+class NoPositions(nn.Module):
+    """Stands for learned positions on a stage that receives hidden rows."""
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return zeros that broadcast: [1, tokens, 1]."""
+        return torch.zeros((*positions.shape, 1), device=positions.device)
+
+
+def _hook(skeleton: Skeleton) -> None:
+    def enter(
+        module: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+        hidden = skeleton.entering
+        assert hidden is not None
+        if inputs:
+            return (hidden, *inputs[1:]), named
+        return inputs, named | {"hidden_states": hidden}
+
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        skeleton.leaving = cast("torch.Tensor", first)
+
+    if skeleton.owned.start > 0:
+        first = skeleton.layers[skeleton.owned.start]
+        first.register_forward_pre_hook(enter, with_kwargs=True)
+    skeleton.layers[skeleton.owned.stop - 1].register_forward_hook(leave)

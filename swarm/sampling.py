@@ -1,0 +1,95 @@
+"""Sampling: how the next token is chosen and when a generation ends, in plain values."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from swarm.errors import BadSampling
+
+MOST_STOPS = 16  # stop strings, and stop ids times 16
+LONGEST_STOP = 256  # characters
+MOST_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Options of one generation; the defaults are greedy. Raises BadSampling out of range."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None  # a replay repeats the same tokens only with a seed
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_whole("max_tokens", self.max_tokens, 1, MOST_TOKENS)
+        _check_number("temperature", self.temperature, 0.0, 100.0)
+        _check_whole("top_k", self.top_k, 0, 1 << 31)
+        _check_number("top_p", self.top_p, 0.0, 1.0, open_below=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True)
+        if self.seed is not None:
+            _check_whole("seed", self.seed, 0, (1 << 63) - 1)
+        _check_stops(self.stop)
+        _check_stop_ids(self.stop_ids)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+    def to_map(self) -> dict[str, Any]:
+        """Every option that differs from its default, as values that msgpack carries."""
+        values = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+    @classmethod
+    def from_map(cls, values: Mapping[str, Any]) -> "Sampling":
+        """Read `to_map`'s form; raises BadSampling on unknown options and wrong values."""
+        unknown = sorted(str(name)[:40] for name in values if name not in _DEFAULTS)
+        if unknown:
+            raise BadSampling(
+                f"Unknown sampling option {unknown[0]!r}.", f"Known are {', '.join(_DEFAULTS)}."
+            )
+        plain: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
+        }
+        return cls(**plain)
+
+
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise BadSampling(f"{name} is {value!r};", f"it must be a whole number in [{low}, {high}].")
+
+
+def _check_number(
+    name: str, value: object, low: float, high: float, *, open_below: bool = False
+) -> None:
+    fits = type(value) in (int, float) and low <= float(str(value)) <= high
+    if not fits or (open_below and value == low):
+        bracket = "(" if open_below else "["
+        raise BadSampling(
+            f"{name} is {value!r};", f"it must be a number in {bracket}{low:g}, {high:g}]."
+        )
+
+
+def _check_stops(stops: object) -> None:
+    if not isinstance(stops, tuple) or len(stops) > MOST_STOPS:
+        raise BadSampling("stop", f"must be at most {MOST_STOPS} strings.")
+    if not all(isinstance(stop, str) and 0 < len(stop) <= LONGEST_STOP for stop in stops):
+        raise BadSampling("stop", f"strings have 1 to {LONGEST_STOP} characters.")
+
+
+def _check_stop_ids(ids: object) -> None:
+    if not isinstance(ids, tuple) or len(ids) > MOST_STOPS * 16:
+        raise BadSampling("stop_ids", f"must be at most {MOST_STOPS * 16} token ids.")
+    for each in ids:
+        _check_whole("stop_ids", each, 0, 1 << 31)
+
+
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Sampling)}
+GREEDY = Sampling()
