@@ -1,0 +1,48 @@
+"""Client: one person asking a swarm: `generate`, `stream`, or `Client` for many requests."""
+
+from client.answer import Answer
+from client.connection import Client
+from client.generation import Generation, StageTiming
+from client.plain import Stream, generate, stream
+from swarm.errors import (
+    BadInput,
+    BadInvite,
+    BadModel,
+    BadSampling,
+    Deadline,
+    DoesNotFit,
+    NoRoute,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    PromptTooLong,
+    SwarmError,
+    Unreachable,
+)
+from swarm.invites import Invite
+from swarm.sampling import Sampling
+
+__all__ = [
+    "Answer",
+    "BadInput",
+    "BadInvite",
+    "BadModel",
+    "BadSampling",
+    "Client",
+    "Deadline",
+    "DoesNotFit",
+    "Generation",
+    "Invite",
+    "NoRoute",
+    "PeerError",
+    "PeerLost",
+    "PeerRefused",
+    "PromptTooLong",
+    "Sampling",
+    "StageTiming",
+    "Stream",
+    "SwarmError",
+    "Unreachable",
+    "generate",
+    "stream",
+]

@@ -1,0 +1,123 @@
+"""Answer: one generation as it comes; iterate over its pieces, then read `generation`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from client.generation import Generation, Stopwatch
+from client.request import Request
+from client.route import Route
+from client.session import Session
+from client.text import TextFlow
+from client.tokenizer import Tokenizer
+from swarm.errors import LocalProtocolError, SwarmError
+
+
+class Progress:
+    """What a session's task fills and an answer's reader empties."""
+
+    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+        self.generation: Generation | None = None
+        self.pieces: asyncio.Queue[str | SwarmError | None] = asyncio.Queue()
+        self._clock = asyncio.get_running_loop().time
+        self._watch = Stopwatch(self._clock())
+        self._flow = TextFlow(tokenizer.text_of, request.sampling.stop)
+        self._route: Route | None = None
+
+    def take(self, token: int) -> bool:
+        """Take one new id; True once a stop string is complete."""
+        self._watch.token(self._clock())
+        self._give(self._flow.push([token]))
+        return self._flow.stopped
+
+    def use(self, route: Route) -> None:
+        """The session goes over this route now."""
+        self._route = route
+
+    def time(self, route: Route, hops: list[list[int]]) -> None:
+        """A token came with the time that every hop took."""
+        self._watch.hops(route, hops)
+
+    async def follow(self, session: Session) -> None:
+        """Run a session to its end, and say so to the reader however it ends."""
+        try:
+            await session.run()
+            self._give(self._flow.finish())
+            self.generation = self._generation_of(session)
+            self.pieces.put_nowait(None)
+        except SwarmError as error:
+            self.pieces.put_nowait(error)
+        except asyncio.CancelledError:
+            self.pieces.put_nowait(SwarmError("The generation was cancelled."))
+            raise
+
+    def _give(self, piece: str) -> None:
+        if piece:
+            self.pieces.put_nowait(piece)
+
+    def _generation_of(self, session: Session) -> Generation:
+        transcript = session.transcript
+        return Generation(
+            text=self._flow.text,
+            token_ids=tuple(transcript.generated),
+            finish_reason=transcript.finish,
+            ttft_seconds=self._watch.ttft_seconds,
+            tokens_per_second=self._watch.tokens_per_second,
+            route=self._route.stages if self._route else (),
+            timings=self._watch.timings(),
+            replays=session.replays,
+        )
+
+
+class Answer(AsyncIterator[str]):
+    """Pieces of text as they come; dropping or closing it frees the session at every stage."""
+
+    def __init__(self, progress: Progress, task: asyncio.Task[None]) -> None:
+        self._progress = progress
+        self._pieces = _pieces(progress, task)
+        self._task = task
+
+    async def __anext__(self) -> str:
+        return await anext(self._pieces)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop generating, and wait until the stages are told."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._pieces.aclose()
+
+    async def finish(self) -> Generation:
+        """Read to the end and return the whole."""
+        async for _ in self:
+            pass
+        return self.generation
+
+    @property
+    def generation(self) -> Generation:
+        """The whole, once the last piece has been read."""
+        if self._progress.generation is None:
+            raise LocalProtocolError("The generation is not complete.", "Read all pieces first.")
+        return self._progress.generation
+
+
+async def _pieces(progress: Progress, task: asyncio.Task[None]) -> AsyncGenerator[str, None]:
+    """Knows nothing of the Answer, so that an Answer that is dropped ends it."""
+    try:
+        while (piece := await progress.pieces.get()) is not None:
+            if isinstance(piece, SwarmError):
+                raise piece
+            yield piece
+    finally:
+        task.cancel()

@@ -1,0 +1,71 @@
+"""Background: an event loop in a thread of its own, so that plain calls work anywhere."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+
+
+class Background:
+    """Runs coroutines in a thread; use it with `with`: leaving it waits for all of them."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="swarm-client", daemon=True)
+        self._started: set[asyncio.Task[Any] | None] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Start a coroutine in the thread; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(self._watch(coroutine), self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end; an interrupt here cancels it there and waits for it."""
+        future = self.start(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    async def _watch(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        self._started.add(task)
+        try:
+            return await coroutine
+        finally:
+            self._started.discard(task)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._finish())
+        finally:
+            self._loop.close()
+
+    async def _finish(self) -> None:
+        """First let what was started end properly (it frees KV and closes p2pd), then the rest."""
+        await asyncio.gather(*filter(None, self._started), return_exceptions=True)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()

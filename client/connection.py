@@ -1,0 +1,150 @@
+"""Client: one connection to a swarm for as many requests at once as you like."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from client.answer import Answer, Progress
+from client.directory import Directory
+from client.generation import Generation
+from client.invitation import choose_invite, own_environment
+from client.request import LocalModel, Options, Question
+from client.session import Session
+from client.switchboard import Switchboard
+from client.tokenizer import Messages
+from swarm.board import Board
+from swarm.channel import Channel
+from swarm.dht_board import DhtBoard
+from swarm.errors import LocalProtocolError
+from swarm.identity import Identity
+from swarm.invites import Invite
+from swarm.libp2p_channel import LibP2PChannel
+from swarm.peer_process import Network, open_p2p
+
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The two seams to the outside, open."""
+
+    board: Board
+    channel: Channel
+
+
+Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
+
+
+@asynccontextmanager
+async def open_links(invite: Invite) -> AsyncIterator[Links]:
+    """Hold a p2pd, a board and a channel under a throwaway identity; raises Unreachable."""
+    identity = Identity.throwaway()
+    network = Network(initial_peers=invite.addresses, client=True)
+    async with AsyncExitStack() as stack:
+        process = await open_p2p(identity, network)
+        stack.push_async_callback(process.close)
+        board = await DhtBoard.open(
+            process,
+            invite.swarm,
+            identity,
+            key=invite.key,
+            initial_peers=invite.addresses,
+            client=True,
+        )
+        stack.push_async_callback(board.close)
+        channel = await LibP2PChannel.open(process, invite.swarm, invite.key)
+        stack.push_async_callback(channel.close)
+        yield Links(board, channel)
+
+
+class Client:
+    """A swarm to ask; use it with `async with`. Requests may run side by side."""
+
+    def __init__(
+        self,
+        join: Invite | str | None = None,
+        *,
+        model: str | None = None,
+        state: Path | None = None,
+        connect: Connect = open_links,
+    ) -> None:
+        self._invite = choose_invite(join, own_environment(), state)
+        self._name = model or self._invite.model
+        self._connect = connect
+        self._local: LocalModel | None = None
+        self._stack = AsyncExitStack()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def model(self) -> LocalModel:
+        """What is known of the model on this machine; needs no connection; raises BadModel."""
+        if self._local is None:
+            self._local = await asyncio.to_thread(LocalModel.read, self._name)
+        return self._local
+
+    async def __aenter__(self) -> Self:
+        local = await self.model()
+        async with AsyncExitStack() as stack:
+            self._links = await stack.enter_async_context(self._connect(self._invite))
+            self._directory = Directory(self._links.board, local.spec)
+            self._switchboard = Switchboard(self._links.channel)
+            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._running:
+            task.cancel()
+        await self._stack.__aexit__(kind, error, trace)
+        self._tasks = None
+
+    async def generate(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        *,
+        messages: Messages | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        **options: Unpack[Options],
+    ) -> Generation:
+        """Generate to the end; raises SwarmError. Cancelling it frees every stage."""
+        await self.model()
+        return await self.ask(Question(prompt, messages, timeout_seconds, options)).finish()
+
+    def stream(
+        self,
+        prompt: str | Sequence[int] | None = None,
+        *,
+        messages: Messages | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """Pieces of text as they come: `async for piece in client.stream(...)`."""
+        return self.ask(Question(prompt, messages, timeout_seconds, options))
+
+    def ask(self, question: Question) -> Answer:
+        """Start to answer a question; raises BadInput."""
+        if self._tasks is None or self._local is None:
+            raise LocalProtocolError(
+                "The client is not connected.", "Use it with `async with Client()`."
+            )
+        request = self._local.request(question)
+        progress = Progress(request, self._local.tokenizer)
+        session = Session(self._links.channel, self._directory, request, progress)
+        self._switchboard.add(session)
+        task = self._tasks.create_task(progress.follow(session))
+        self._running.add(task)
+        task.add_done_callback(lambda _: self._forget(session, task))
+        return Answer(progress, task)
+
+    def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
+        self._switchboard.remove(session)
+        self._running.discard(task)

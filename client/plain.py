@@ -1,0 +1,98 @@
+"""Plain calls for scripts: generate and stream, no event loop in sight."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from queue import SimpleQueue
+from typing import Unpack
+
+from client.background import Background
+from client.connection import TIMEOUT_SECONDS, Client
+from client.generation import Generation
+from client.request import Options, Question
+from client.tokenizer import Messages
+from swarm.errors import LocalProtocolError
+from swarm.invites import Invite
+
+
+def generate(
+    prompt: str | Sequence[int] | None = None,
+    *,
+    messages: Messages | None = None,
+    join: Invite | str | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    **options: Unpack[Options],
+) -> Generation:
+    """Ask a swarm once and return the whole answer, which prints as its text; raises SwarmError.
+
+    Without `join` it asks the swarm of $SWARM_INVITE, else the one that this machine joined last.
+    """
+    question = Question(prompt, messages, timeout_seconds, options)
+    with Background() as background:
+        return background.run(answer(Client(join), question))
+
+
+def stream(
+    prompt: str | Sequence[int] | None = None,
+    *,
+    messages: Messages | None = None,
+    join: Invite | str | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    **options: Unpack[Options],
+) -> "Stream":
+    """Ask a swarm once and iterate over pieces of text as they come; raises SwarmError."""
+    return Stream(Client(join), Question(prompt, messages, timeout_seconds, options))
+
+
+class Stream(Iterator[str]):
+    """Pieces of text as they come; closing or dropping it ends the generation in the swarm."""
+
+    def __init__(self, client: Client, question: Question) -> None:
+        self._whole: list[Generation] = []
+        self._pieces = _pieces(client, question, self._whole)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop generating, and wait until the stages are told."""
+        self._pieces.close()
+
+    @property
+    def generation(self) -> Generation:
+        """The whole, once the last piece has been read."""
+        if not self._whole:
+            raise LocalProtocolError("The generation is not complete.", "Read all pieces first.")
+        return self._whole[0]
+
+
+async def answer(
+    client: Client, question: Question, show: Callable[[str], None] | None = None
+) -> Generation:
+    """Connect, answer one question and leave; refuses bad input before it connects."""
+    (await client.model()).request(question)
+    async with client, client.ask(question) as pieces:
+        async for piece in pieces:
+            if show is not None:
+                show(piece)
+        return pieces.generation
+
+
+def _pieces(
+    client: Client, question: Question, whole: list[Generation]
+) -> Generator[str, None, None]:
+    """Knows nothing of the Stream, so that a Stream that is dropped ends it."""
+    pieces: SimpleQueue[str | None] = SimpleQueue()
+
+    async def fill() -> None:
+        try:
+            whole.append(await answer(client, question, pieces.put))
+        finally:
+            pieces.put(None)
+
+    with Background() as background:
+        future = background.start(fill())
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            future.result()
+        finally:
+            future.cancel()

@@ -1,0 +1,32 @@
+"""Refusals: what a stage's BUSY, FAIL or MOVED means to the one who asked; pure."""
+
+from swarm.errors import PeerError, PeerLost, PeerRefused
+from swarm.wire import Busy, Fail, Moved
+
+LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of time: try elsewhere
+LEAST_RETRY_SECONDS = 0.05
+
+
+def refusal_of(peer: str, message: Busy | Fail | Moved) -> PeerError:
+    """The error that a stage's refusal amounts to."""
+    match message:
+        case Busy():
+            return PeerRefused(
+                f"Peer {short(peer)} is busy: {message.reason or 'no room for the session'}.",
+                "Try again later.",
+                peer=peer,
+                retry_after_seconds=max(message.retry_after_seconds, LEAST_RETRY_SECONDS),
+            )
+        case Fail() if message.code not in LOST:
+            cause = f"Peer {short(peer)} refused ({message.code}): {message.reason}"
+            return PeerRefused(cause, peer=peer)
+        case Fail():
+            blamed = message.peer or peer
+            return PeerLost(f"Peer {short(blamed)} cannot go on: {message.reason}", peer=blamed)
+        case Moved():
+            return PeerLost(f"Peer {short(peer)} is leaving.", peer=peer)
+
+
+def short(peer: str) -> str:
+    """A peer id as people see it: its last 8 characters."""
+    return peer[-8:]
