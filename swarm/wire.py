@@ -218,6 +218,20 @@ def read_prefix(data: bytes | bytearray | memoryview) -> tuple[int, int]:
     return header_size, body_size
 
 
+def session_of(header: bytes | memoryview) -> tuple[str, int] | None:
+    """Session and epoch that an irregular frame names, to answer it; None for a FAIL."""
+    try:
+        values = msgpack.unpackb(header, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        return None
+    if not isinstance(values, dict) or values.get("type") == "FAIL":
+        return None
+    session, epoch = values.get("session"), values.get("epoch")
+    if not isinstance(session, str) or len(session) > SESSION_CAP:
+        return None
+    return (session, epoch) if isinstance(epoch, int) and _is_count(epoch) else None
+
+
 def _checks_of(kind: type[Message]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {f.name: _check_of(hints[f.name], f.name) for f in fields(kind) if f.name != "body"}
@@ -228,12 +242,16 @@ def _check_of(hint: Any, name: str) -> Any:
         return _container_check(hint, name)
     limit = {"session": SESSION_CAP, "reason": TEXT_CAP}.get(name, HEADER_CAP)
     if hint is int:
-        return lambda value: type(value) is int and 0 <= value < 2**62
+        return _is_count
     if hint is float:
         return lambda value: type(value) in (int, float) and 0 <= value < 1e12
     if hint is bool:
         return lambda value: type(value) is bool
     return lambda value: type(value) is hint and len(value) <= limit
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
 
 
 def _container_check(hint: Any, name: str) -> Any:

@@ -1,0 +1,43 @@
+"""Channel: the seam that carries frames and questions between peers, by peer id."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from swarm.wire import Message
+
+ANSWER_CAP = 1024 * 1024  # bytes of a question's payload, and of its answer
+OnMessage = Callable[[str, Message], None]
+OnLost = Callable[[str, str], None]
+Answer = Callable[[str, bytes], Awaitable[bytes]]
+
+
+class Channel(Protocol):
+    """What a room needs of the network; `LibP2PChannel` is real, `MemoryChannel` its twin."""
+
+    peer: str
+
+    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
+        """Deliver messages (peer, message) and losses (peer, reason) on the event loop, in order.
+
+        A RemoteProtocolError of `on_message` is answered with FAIL; other errors are bugs.
+        """
+
+    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
+        """Hand a message over for ordered delivery; its body must not change afterwards.
+
+        Waits while the way to the peer is full; raises PeerLost, PeerRefused, Deadline.
+        """
+
+    def answer(self, name: str, handler: Answer) -> None:
+        """Answer the questions called `name`; a SwarmError of the handler reaches the asker."""
+
+    async def ask(
+        self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
+    ) -> bytes:
+        """Ask a peer and return its answer; raises PeerLost, PeerRefused, Deadline."""
+
+    def round_trip_seconds(self, peer: str) -> float | None:
+        """The smoothed round trip to a peer with an open stream, or None."""
+
+    async def close(self) -> None:
+        """End all streams without reporting them as lost."""

@@ -1,0 +1,226 @@
+"""DhtBoard: the board on hivemind's DHT, one DHTNode on the peer's own p2pd."""
+
+import asyncio
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from hivemind.dht.node import DHTNode
+from hivemind.dht.protocol import ValidationError
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import PeerID
+from hivemind.utils.timed_storage import ValueWithExpiration
+
+from swarm.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
+from swarm.bounded_storage import BoundedStorage
+from swarm.errors import BadInput, LocalProtocolError, Unreachable
+from swarm.identity import Identity
+from swarm.invites import peer_of_address
+from swarm.peer_process import PeerProcess
+from swarm.records import TTL_CAP, Record, record_of_map, record_to_map
+from swarm.validator import SwarmValidator
+
+WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
+JOIN_SECONDS = 15.0
+CALL_SECONDS = 10.0  # for a whole search
+CLOSE_SECONDS = 3.0
+COMPANY_SECONDS = 5.0  # between looks at the routing table
+FRIENDS = 64  # peers to come back to
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+FindCall = Callable[[Any, Any], Awaitable[Any]]
+
+
+class DhtBoard:
+    """The Board of one peer; closing it leaves the daemon running."""
+
+    def __init__(self, process: PeerProcess, swarm: str, validator: SwarmValidator) -> None:
+        self.peer = process.peer
+        self._process = process
+        self._swarm = swarm
+        self._validator = validator
+        self._node: Any = None  # a DHTNode; hivemind is untyped
+        self._expirations: dict[type[Record], float] = {}
+        self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
+        self._initial_peers: tuple[str, ...] = ()
+        self._friends: list[Any] = []  # ids of peers to come back to
+        self._company: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        process: PeerProcess,
+        swarm: str,
+        identity: Identity,
+        *,
+        key: str = "",
+        initial_peers: Sequence[str] = (),
+        client: bool = False,
+    ) -> "DhtBoard":
+        """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
+        self = cls(process, swarm, SwarmValidator(swarm, identity, key))
+        self._initial_peers = tuple(initial_peers)
+        try:
+            self._node = await asyncio.wait_for(self._create_node(client), JOIN_SECONDS)
+        except (TimeoutError, RuntimeError) as error:
+            raise Unreachable(
+                "None of the peers in the invite answers.",
+                "Check the network, or ask for a fresh invite.",
+            ) from error
+        except ValidationError as error:
+            raise _explained(error) from error
+        self._company = asyncio.create_task(self._keep_company())
+        return self
+
+    async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
+        """Show a signed record; raises LocalProtocolError, Unreachable."""
+        kind = type(record)
+        ttl = kind.TTL_SECONDS if ttl_seconds is None else min(ttl_seconds, kind.TTL_SECONDS)
+        keys = keys_to_publish(self._swarm, kind, self.peer, await self._peers_seen(kind))
+        # Always later than our last one: hivemind keeps the record that expires last.
+        expiration = max(time.time() + ttl, self._expirations.get(kind, 0.0) + 0.001)
+        value = record_to_map(record)
+        signed = self._validator.signed_record(keys[0], self.peer, value, expiration)
+        if problem := self._validator.problem_of(signed):
+            raise LocalProtocolError(f"Our {kind.KEY} record cannot be published: {problem}.")
+        self._expirations[kind] = expiration
+        many = len(keys)
+        call = self._node.store_many(keys, [value] * many, expiration, subkeys=[self.peer] * many)
+        if not all((await _in_time(call)).values()):
+            raise Unreachable(
+                f"Some peer refuses our {kind.KEY} record.", "Is this machine's clock right?"
+            )
+
+    async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
+        """The live records of a kind by peer; raises Unreachable."""
+        found = await self._read_keys([plain_key(self._swarm, kind)], latest)
+        if has_shards(kind, len(found)):
+            keys = [plain_key(self._swarm, kind), *shard_keys(self._swarm, kind)]
+            found = await self._read_keys(keys, latest)
+        self._seen[kind] = len(found), time.monotonic()
+        return {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
+
+    @property
+    def neighbours(self) -> int:
+        """How many peers the routing table holds; 0 means alone."""
+        return len(self._node.protocol.routing_table.uid_to_peer_id)
+
+    async def close(self) -> None:
+        """Leave the DHT; returns within seconds even if the daemon hangs."""
+        if self._company is not None:
+            self._company.cancel()
+            await asyncio.wait([self._company])
+        if self._node.cache_refresh_task is not None:
+            self._node.cache_refresh_task.cancel()
+        with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+            await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
+
+    async def _create_node(self, client: bool) -> Any:
+        node = await DHTNode.create(
+            p2p=self._process.p2p,
+            node_id=DHTID.generate(self.peer),  # not chosen: a peer cannot move next to a key
+            initial_peers=self._initial_peers,
+            bucket_size=20,
+            num_replicas=5,
+            wait_timeout=WAIT_SECONDS,
+            record_validator=self._validator,
+            client_mode=client,
+        )
+        protocol = node.protocol
+        protocol.storage = BoundedStorage.adopt(protocol.storage)
+        protocol.cache = BoundedStorage.adopt(protocol.cache)
+        protocol.call_find = _with_honest_expirations(protocol.call_find)
+        return node
+
+    async def _peers_seen(self, kind: type[Record]) -> int:
+        """How many peers have such a record, looked up at most once in a record's life."""
+        if not kind.SHARDED:
+            return 0
+        if time.monotonic() - self._seen.get(kind, (0, -math.inf))[1] > kind.TTL_SECONDS:
+            await self.read(kind)
+        return self._seen[kind][0]
+
+    async def _read_keys(self, keys: list[str], latest: bool) -> dict[str, ValueWithExpiration]:
+        enough = math.inf if latest else None  # None: any live copy will do
+        answers = await _in_time(self._node.get_many(keys, sufficient_expiration_time=enough))
+        found: dict[str, ValueWithExpiration] = {}
+        now = time.time()
+        for answer in answers.values():
+            for peer, entry in (answer.value if answer else {}).items():
+                before = found.get(peer)
+                is_later = before is None or before.expiration_time < entry.expiration_time
+                if is_later and entry.expiration_time > now:
+                    found[peer] = entry
+        return found
+
+    async def _keep_company(self) -> None:
+        """Come back to known peers when the routing table has run empty: hivemind never does."""
+        while True:
+            await asyncio.sleep(COMPANY_SECONDS)
+            known = list(self._node.protocol.routing_table.uid_to_peer_id.values())
+            self._friends = known[:FRIENDS] or self._friends
+            if not known and (self._friends or self._initial_peers):
+                await self._look_for_company()
+
+    async def _look_for_company(self) -> None:
+        logger.warning("alone: looking for %s known peers", len(self._friends))
+        for address in self._initial_peers:
+            with suppress(Unreachable):
+                await self._process.connect(address)
+        first = [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
+        for peer in {*first, *self._friends}:
+            await self._node.protocol.call_ping(peer)
+        with suppress(Unreachable):
+            await _in_time(self._node.find_nearest_nodes([self._node.node_id]))
+
+
+def _record_of(kind: type[R], values: object) -> R:
+    record = record_of_map(kind, values)
+    assert isinstance(record, kind)
+    return record
+
+
+def _with_honest_expirations(find: FindCall) -> FindCall:
+    """Bound the expiration that an answer claims for a whole key, which no validator sees.
+
+    An infinite one would end a search at the first liar and stay in the cache for ever.
+    """
+
+    async def call_find(peer: Any, keys: Any) -> Any:
+        answers = await find(peer, keys)
+        return answers and {key: (_bounded(item), near) for key, (item, near) in answers.items()}
+
+    return call_find
+
+
+def _bounded(item: ValueWithExpiration | None) -> ValueWithExpiration | None:
+    if item is None:
+        return None
+    latest = time.time() + TTL_CAP + SKEW_SECONDS
+    return ValueWithExpiration(item.value, min(item.expiration_time, latest))
+
+
+def _explained(error: ValidationError) -> BadInput | Unreachable:
+    clocks = re.search(r"local: ([\d.]+), peer: ([\d.]+)", str(error))
+    if clocks is None:
+        return Unreachable(
+            "The swarm's peers cannot reach this machine.", "Open its port, or give --relay."
+        )
+    offset = float(clocks[1]) - float(clocks[2])
+    side = "ahead of" if offset > 0 else "behind"
+    return BadInput(
+        f"This machine's clock is {abs(offset):.1f} s {side} the swarm's.",
+        "Set the clock (for example with NTP) and try again.",
+    )
+
+
+async def _in_time(call: Awaitable[T]) -> T:
+    try:
+        return await asyncio.wait_for(call, CALL_SECONDS)
+    except TimeoutError as error:
+        raise Unreachable("The swarm's peers do not answer.", "Check the network.") from error

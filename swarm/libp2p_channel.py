@@ -1,0 +1,293 @@
+"""LibP2PChannel: frames over persistent raw libp2p streams, one per ordered pair of peers.
+
+The side that sends opens the stream; the other side answers PING on its way back. Whoever hears
+nothing for three beats, or sees the stream end, counts the peer as lost and drops both directions.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+
+from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
+from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
+from swarm.identity import public_key_of
+from swarm.peer_process import PeerProcess
+from swarm.questions import Questions
+from swarm.streams import STREAM_ERRORS, Frame, FrameStream
+from swarm.way import PINGS, Way
+from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
+
+PING_SECONDS = 2.0
+HELLO_SECONDS = 5.0  # for the proof at the start of a stream
+CLOSE_SECONDS = 1.0
+STREAM_CAP = 2048  # incoming streams
+BAD_FRAMES_CAP = 32  # of one stream, before it is closed
+PROOF_BYTES = 32
+HEARD = Pong(0)  # "your data arrives", when nobody pinged
+
+logger = logging.getLogger(__name__)
+
+
+class LibP2PChannel:
+    """A Channel over one p2pd; closing it leaves the daemon running."""
+
+    def __init__(self, process: PeerProcess, swarm: str, key: str, ping_seconds: float) -> None:
+        self.peer = process.peer
+        self._process = process
+        self._frames = f"/swarm/1/{swarm}/frames"
+        self._questions = Questions(process, f"/swarm/1/{swarm}/questions")
+        self._key = key.encode()
+        self._ping_seconds = ping_seconds
+        self._codec = Codec()
+        self._ways: dict[str, Way] = {}
+        self._incoming: dict[str, FrameStream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening = asyncio.Event()
+        self._on_message: OnMessage = lambda peer, message: None
+        self._on_lost: OnLost = lambda peer, reason: None
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, process: PeerProcess, swarm: str, key: str = "", *, ping_seconds: float = PING_SECONDS
+    ) -> "LibP2PChannel":
+        """Serve the streams of a swarm on a running p2pd; holds tasks until closed."""
+        self = cls(process, swarm, key, ping_seconds)
+        serve = process.p2p.add_binary_stream_handler
+        async with asyncio.timeout(HELLO_SECONDS):
+            await serve(self._frames, self._serve_frames)
+            await serve(self._questions.protocol, self._serve_question)
+        self._spawn(self._beat())
+        return self
+
+    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
+        """Deliver messages and losses from now on; incoming streams wait until then."""
+        self._on_message, self._on_lost = on_message, on_lost
+        self._listening.set()
+
+    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
+        """Queue a message in order; raises PeerLost, PeerRefused, Deadline."""
+        buffers = self._codec.encode(message)
+        if peer == self.peer:
+            self._send_to_myself(message)
+            return
+        with self._way_of(peer) as way:
+            try:
+                async with asyncio.timeout(timeout_seconds), way.lock:
+                    stream = way.stream or await self._open_way(peer, way)
+                    await stream.write(buffers)
+            except TimeoutError as error:
+                raise Deadline(f"Peer {peer} takes nothing in.", peer=peer) from error
+            except STREAM_ERRORS as error:
+                raise PeerLost(f"The stream to peer {peer} ended.", peer=peer) from error
+
+    def answer(self, name: str, handler: Answer) -> None:
+        """Answer the questions called `name`."""
+        self._questions.answer(name, handler)
+
+    async def ask(
+        self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
+    ) -> bytes:
+        """Ask a peer; raises PeerLost, PeerRefused, Deadline, RemoteProtocolError."""
+        if len(payload) > ANSWER_CAP:
+            raise LocalProtocolError(f"A question of {len(payload)} bytes is above the cap.")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                if peer == self.peer:
+                    return await self._questions.ask_myself(peer, name, payload)
+                proof = self._proof(self.peer, _known_form(peer))
+                return await self._questions.ask(peer, name, payload, proof)
+        except TimeoutError as error:
+            raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
+
+    def round_trip_seconds(self, peer: str) -> float | None:
+        """The smoothed round trip of idle pings, or None before the first."""
+        way = self._ways.get(peer)
+        return way.round_trip_seconds if way else None
+
+    async def close(self) -> None:
+        """Flush and end all streams, report none of them; returns within seconds."""
+        self._closed = True
+        outgoing = [way.stream for way in self._ways.values() if way.stream]
+        streams = (*outgoing, *self._incoming.values())
+        await asyncio.gather(*(stream.close(CLOSE_SECONDS) for stream in streams))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextmanager
+    def _way_of(self, peer: str) -> Iterator[Way]:
+        way = self._ways.setdefault(_known_form(peer), Way())
+        way.users += 1
+        try:
+            yield way
+        finally:
+            way.users -= 1
+
+    async def _open_way(self, peer: str, way: Way) -> FrameStream:
+        if self._closed:
+            raise PeerLost("The channel is closed.", peer=peer)
+        reader, writer = await self._process.open_stream(peer, self._frames)
+        writer.write(self._proof(self.peer, peer))
+        way.stream = stream = FrameStream(reader, writer)
+        way.ping = way.round_trip_seconds = None
+        way.send_ping(measured=False)
+        self._spawn(self._hear_pongs(peer, way, stream))
+        return stream
+
+    async def _hear_pongs(self, peer: str, way: Way, stream: FrameStream) -> None:
+        reason = "its stream ended"
+        try:
+            while True:
+                message = PINGS.decode(*await stream.read())
+                if isinstance(message, Pong):
+                    way.hear_pong(message.nonce)
+        except RemoteProtocolError as error:
+            reason = str(error)
+        except STREAM_ERRORS:
+            pass
+        finally:
+            stream.abort()
+            self._lose(peer, stream, reason)
+
+    async def _serve_frames(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        peer = str(info.peer_id)
+        stream = FrameStream(reader, writer)
+        reason = "its stream ended"
+        try:
+            await self._welcome(peer, reader, stream)
+            while True:
+                self._receive(peer, stream, await stream.read())
+        except RemoteProtocolError as error:
+            reason = str(error)
+        except (TimeoutError, *STREAM_ERRORS):
+            pass
+        finally:
+            stream.abort()
+            self._lose(peer, stream, reason)
+
+    async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
+        async with asyncio.timeout(HELLO_SECONDS):
+            proof = await reader.readexactly(PROOF_BYTES)
+        if not hmac.compare_digest(proof, self._proof(peer, self.peer)):
+            raise RemoteProtocolError("A stranger does not know the key of the swarm.")
+        if self._closed or len(self._incoming) >= STREAM_CAP:
+            raise RemoteProtocolError("There is no room for another stream.")
+        before = self._incoming.get(peer)
+        if before is not None:  # it gave up the old one, and with it the frames in flight
+            self._lose(peer, before, "it opened a new stream")
+        self._incoming[peer] = stream
+        await self._listening.wait()
+
+    def _receive(self, peer: str, stream: FrameStream, frame: Frame) -> None:
+        header, body = frame
+        try:
+            message = self._codec.decode(header, body)
+            if isinstance(message, Ping):
+                stream.write_now(PINGS.encode(Pong(message.nonce)))
+            elif not isinstance(message, Pong):
+                stream.has_data = True
+                self._on_message(peer, message)
+        except RemoteProtocolError as error:
+            self._refuse(peer, stream, header, error)
+
+    def _refuse(
+        self, peer: str, stream: FrameStream, header: memoryview, error: RemoteProtocolError
+    ) -> None:
+        stream.bad_frames += 1
+        if stream.bad_frames > BAD_FRAMES_CAP:
+            raise RemoteProtocolError("It sent too many bad frames.") from error
+        logger.info("a bad frame from %s: %s", peer, error)
+        named = session_of(header)
+        if named is not None:
+            self._spawn(self._send_fail(peer, Fail(*named, "bad_frame", str(error)[:500])))
+
+    async def _send_fail(self, peer: str, fail: Fail) -> None:
+        try:
+            await self.send(peer, fail)
+        except PeerError as error:
+            logger.debug("cannot tell %s of its bad frame: %s", peer, error)
+
+    def _send_to_myself(self, message: Message) -> None:
+        asyncio.get_running_loop().call_soon(self._on_message, self.peer, message)
+
+    async def _serve_question(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self._closed:
+            writer.close()
+            return
+        peer = str(info.peer_id)
+        proof = self._proof(peer, self.peer)
+        await asyncio.wait([self._spawn(self._questions.serve(peer, reader, writer, proof))])
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._ping_seconds)
+            for peer, way in list(self._ways.items()):
+                self._beat_way(peer, way)
+            for peer, stream in list(self._incoming.items()):
+                if stream.tick():
+                    self._give_up(peer, stream)
+                elif stream.has_data:
+                    stream.has_data = False
+                    stream.write_now(PINGS.encode(HEARD))
+
+    def _beat_way(self, peer: str, way: Way) -> None:
+        if way.stream is None:
+            if not way.users:
+                del self._ways[peer]
+        elif way.stream.tick():
+            self._give_up(peer, way.stream)
+        else:
+            way.send_ping(measured=not way.stream.has_sent)
+            way.stream.has_sent = False
+
+    def _give_up(self, peer: str, stream: FrameStream) -> None:
+        self._lose(peer, stream, "it has fallen silent")
+        self._spawn(self._process.disconnect(peer))  # else the next call finds the dead connection
+
+    def _lose(self, peer: str, stream: FrameStream, reason: str) -> None:
+        way = self._ways.get(peer)
+        streams = {self._incoming.get(peer), way.stream if way else None} - {None}
+        if stream not in streams or self._closed:
+            return
+        self._incoming.pop(peer, None)
+        if way is not None:
+            way.stream = None
+        for lost in streams:
+            if lost is not None:
+                lost.abort()
+        logger.info("lost peer %s: %s", peer, reason)
+        self._on_lost(peer, reason)
+
+    def _proof(self, sender: str, receiver: str) -> bytes:
+        text = f"{self._frames}\0{sender}\0{receiver}"
+        return hmac.digest(self._key, text.encode(), hashlib.sha256)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a task of the channel failed", exc_info=error)
+
+
+def _known_form(peer: str) -> str:
+    try:
+        public_key_of(peer)
+    except ValueError as error:
+        raise PeerLost(f"{peer[:64]!r} is not a peer id.", peer=peer[:64]) from error
+    return peer

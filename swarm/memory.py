@@ -1,0 +1,286 @@
+"""MemoryWorld: a board and channels in memory for tests: cut links, kill peers, slow links down.
+
+Messages pass through the real codec, so what does not travel in reality does not travel here.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
+from swarm.clock import Clock, LoopClock
+from swarm.errors import (
+    Deadline,
+    LocalProtocolError,
+    PeerLost,
+    PeerRefused,
+    RemoteProtocolError,
+    SwarmError,
+)
+from swarm.identity import peer_of_public_key
+from swarm.records import Record, record_of_map, record_to_map
+from swarm.wire import Codec, Decoder, Fail, Message
+
+R = TypeVar("R", bound=Record)
+SILENCE_SECONDS = 6.0  # after which a silent link counts as lost, like three missed pings
+CODEC = Codec()
+
+
+def peer_named(name: str) -> str:
+    """A well-formed peer id for a test; equal names give equal ids."""
+    return peer_of_public_key(hashlib.sha256(name.encode()).digest())
+
+
+@dataclass
+class Link:
+    """What lies between two peers, in both directions."""
+
+    delay_seconds: float = 0.0
+    is_cut: bool = False
+    is_silent: bool = False
+    in_use: bool = False  # something passed, so that a loss is noticed
+    losses: int = 0  # what was under way before a loss never arrives
+    last_due: dict[str, float] = field(default_factory=dict)  # by sender: keeps the order
+    lost: set["asyncio.Future[None]"] = field(default_factory=set)  # of questions under way
+
+
+@dataclass
+class MemoryWorld:
+    """What the peers of a test share; every change of a link is seen at once by both sides."""
+
+    clock: Clock = field(default_factory=LoopClock)
+    records: dict[tuple[type[Record], str], tuple[Record, float]] = field(default_factory=dict)
+    channels: dict[str, "MemoryChannel"] = field(default_factory=dict)
+    links: dict[frozenset[str], Link] = field(default_factory=dict)
+
+    def channel(self, peer: str) -> "MemoryChannel":
+        """A new channel for a peer; a second one for the same peer is the peer restarted."""
+        self.channels[peer] = MemoryChannel(self, peer)
+        return self.channels[peer]
+
+    def board(self, peer: str) -> "MemoryBoard":
+        """The board as this peer sees it."""
+        return MemoryBoard(self, peer)
+
+    def link(self, one: str, other: str) -> Link:
+        """The link between two peers; its delay may be set at any time."""
+        return self.links.setdefault(frozenset((one, other)), Link())
+
+    def cut(self, one: str, other: str) -> None:
+        """End the link: both sides lose their streams at once and cannot open new ones."""
+        link = self.link(one, other)
+        link.is_cut = True
+        self._drop(one, other, "its stream ended")
+
+    def silence(self, one: str, other: str) -> None:
+        """Swallow everything on the link; both sides notice after SILENCE_SECONDS."""
+        link = self.link(one, other)
+        link.is_silent = True
+
+        def notice() -> None:
+            if link.is_silent:
+                self._drop(one, other, "it has fallen silent")
+
+        self.clock.call_later(SILENCE_SECONDS, notice)
+
+    def heal(self, one: str, other: str) -> None:
+        """Make the link work again; what was lost stays lost."""
+        link = self.link(one, other)
+        link.is_cut = link.is_silent = False
+
+    def kill(self, peer: str) -> None:
+        """End a peer without a word: its channel is gone, its records live out their time."""
+        channel = self.channels.pop(peer, None)
+        if channel is None:
+            return
+        for other in list(self.channels):
+            self._drop(peer, other, "its stream ended")
+
+    def carry(self, sender: str, receiver: str, deliver: Callable[[], None]) -> None:
+        """Call `deliver` after the link's delay, in order, unless the link is lost meanwhile."""
+        link = self.link(sender, receiver)
+        link.in_use = True
+        losses, now = link.losses, self.clock.now()
+        due = max(now + link.delay_seconds, link.last_due.get(sender, 0.0))
+        link.last_due[sender] = due
+
+        def arrive() -> None:
+            if link.losses == losses and not link.is_silent:
+                deliver()
+
+        if due > now:
+            self.clock.call_later(due - now, arrive)
+        else:
+            asyncio.get_running_loop().call_soon(arrive)
+
+    def reachable(self, sender: str, receiver: str) -> "MemoryChannel":
+        """The receiver's channel; raises PeerLost if it is dead or the link is cut."""
+        channel = self.channels.get(receiver)
+        if channel is None or self.link(sender, receiver).is_cut or sender not in self.channels:
+            raise PeerLost(f"Cannot reach peer {receiver}.", peer=receiver)
+        return channel
+
+    def _drop(self, one: str, other: str, reason: str) -> None:
+        link = self.link(one, other)
+        if not link.in_use:
+            return
+        link.in_use = False
+        link.losses += 1
+        for waiting in link.lost:
+            waiting.set_result(None)
+        link.lost.clear()
+        for peer, lost in ((one, other), (other, one)):
+            if channel := self.channels.get(peer):
+                asyncio.get_running_loop().call_soon(channel.lose, lost, reason)
+
+
+class MemoryBoard:
+    """A Board on a shared dictionary."""
+
+    def __init__(self, world: MemoryWorld, peer: str) -> None:
+        self.peer = peer
+        self._world = world
+
+    async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
+        """Show a record; one that would not travel raises LocalProtocolError."""
+        kind = type(record)
+        try:
+            copy = record_of_map(kind, record_to_map(record))
+        except ValueError as error:
+            raise LocalProtocolError(f"Our {kind.KEY} record is malformed: {error}.") from error
+        ttl = kind.TTL_SECONDS if ttl_seconds is None else min(ttl_seconds, kind.TTL_SECONDS)
+        before = self._world.records.get((kind, self.peer))
+        expiration = max(self._world.clock.now() + ttl, before[1] + 0.001 if before else 0.0)
+        self._world.records[kind, self.peer] = copy, expiration
+
+    async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
+        """The live records of a kind by peer."""
+        now = self._world.clock.now()
+        return {
+            peer: record
+            for (_, peer), (record, expiration) in self._world.records.items()
+            if isinstance(record, kind) and expiration > now
+        }
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
+class MemoryChannel:
+    """A Channel of one peer in a MemoryWorld."""
+
+    def __init__(self, world: MemoryWorld, peer: str) -> None:
+        self.peer = peer
+        self._world = world
+        self._handlers: dict[str, Answer] = {}
+        self._early: list[tuple[str, bytes]] = []  # frames that came before `listen`
+        self._listener: tuple[OnMessage, OnLost] | None = None
+
+    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
+        """Deliver messages and losses from now on, and what has come before."""
+        self._listener = on_message, on_lost
+        early, self._early = self._early, []
+        for peer, frame in early:
+            asyncio.get_running_loop().call_soon(self.take, peer, frame)
+
+    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
+        """Send a message in order; raises PeerLost."""
+        frame = b"".join(CODEC.encode(message))
+        receiver = self._world.reachable(self.peer, peer)
+        self._world.carry(self.peer, peer, lambda: receiver.take(self.peer, frame))
+        await asyncio.sleep(0)
+
+    def answer(self, name: str, handler: Answer) -> None:
+        """Answer the questions called `name`."""
+        self._handlers[name] = handler
+
+    async def ask(
+        self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
+    ) -> bytes:
+        """Ask a peer; raises PeerLost, PeerRefused, Deadline."""
+        if len(payload) > ANSWER_CAP:
+            raise LocalProtocolError(f"A question of {len(payload)} bytes is above the cap.")
+        receiver = self._world.reachable(self.peer, peer)
+        loop = asyncio.get_running_loop()
+        late: asyncio.Future[None] = loop.create_future()
+        lost: asyncio.Future[None] = loop.create_future()
+        self._world.link(self.peer, peer).lost.add(lost)
+        self._world.clock.call_later(timeout_seconds, lambda: _set(late))
+        answered = asyncio.create_task(self._ask(receiver, name, payload))
+        await asyncio.wait({answered, late, lost}, return_when=asyncio.FIRST_COMPLETED)
+        self._world.link(self.peer, peer).lost.discard(lost)
+        if answered.done():
+            return answered.result()
+        answered.cancel()
+        if lost.done():
+            raise PeerLost(f"Peer {peer} left without an answer.", peer=peer)
+        raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer)
+
+    def round_trip_seconds(self, peer: str) -> float | None:
+        """Twice the delay of a link in use."""
+        link = self._world.link(self.peer, peer)
+        return 2 * link.delay_seconds if link.in_use else None
+
+    async def close(self) -> None:
+        """Leave; the others see the streams end."""
+        self._listener = None
+        if self._world.channels.get(self.peer) is self:
+            self._world.kill(self.peer)
+
+    def take(self, peer: str, frame: bytes) -> None:
+        """Receive a frame: called by the world."""
+        if self._listener is None:
+            self._early.append((peer, frame))
+            return
+        for message in Decoder(CODEC).feed(frame):
+            try:
+                self._listener[0](peer, message)
+            except RemoteProtocolError as error:
+                self._refuse(peer, message, error)
+
+    def lose(self, peer: str, reason: str) -> None:
+        """See a stream end: called by the world."""
+        if self._listener is not None:
+            self._listener[1](peer, reason)
+
+    def _refuse(self, peer: str, message: Message, error: RemoteProtocolError) -> None:
+        session, epoch = getattr(message, "session", None), getattr(message, "epoch", 0)
+        if session is None or isinstance(message, Fail):
+            return
+        fail = b"".join(CODEC.encode(Fail(session, epoch, "bad_frame", str(error)[:500])))
+        receiver = self._world.channels.get(peer)
+        if receiver is not None:
+            self._world.carry(self.peer, peer, lambda: receiver.take(self.peer, fail))
+
+    async def _ask(self, receiver: "MemoryChannel", name: str, payload: bytes) -> bytes:
+        await self._travel(self.peer, receiver.peer)
+        answer = await receiver.answered(self.peer, name, payload)
+        await self._travel(receiver.peer, self.peer)
+        return answer
+
+    async def answered(self, asker: str, name: str, payload: bytes) -> bytes:
+        """Answer a question as it reaches the asker: called by the asker's channel."""
+        handler = self._handlers.get(name)
+        if handler is None:
+            raise PeerRefused(f"unknown: Nobody here answers {name!r}.", peer=self.peer)
+        try:
+            answer = await handler(asker, payload)
+        except SwarmError as error:
+            retry = error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
+            cause = f"{type(error).__name__}: {error}"
+            raise PeerRefused(cause, peer=self.peer, retry_after_seconds=retry) from error
+        if len(answer) > ANSWER_CAP:
+            raise PeerRefused("too_large: The answer is too large to send.", peer=self.peer)
+        return answer
+
+    def _travel(self, sender: str, receiver: str) -> Awaitable[None]:
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._world.carry(sender, receiver, lambda: _set(arrived))
+        return arrived
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

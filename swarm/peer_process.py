@@ -1,0 +1,234 @@
+"""PeerProcess: one p2pd daemon with our identity; opens hivemind's P2P and knows its addresses."""
+
+import asyncio
+import errno
+import logging
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.utils import (
+    ControlFailure,
+    P2PDaemonError,
+    read_pbmsg_safe,
+    write_pbmsg,
+)
+from hivemind.proto import p2pd_pb2
+
+from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
+from swarm.identity import Identity
+from swarm.invites import peer_of_address
+
+START_SECONDS = 30.0
+CONTROL_SECONDS = 10.0  # for one word with the daemon
+CLOSE_SECONDS = 5.0
+READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
+LOOPBACK = "127.0.0.1"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How a peer stands in the network; port 0 lets the system choose."""
+
+    host: str = LOOPBACK  # the address to listen on; 0.0.0.0 is every one of this machine
+    port: int = 0
+    announce: tuple[str, ...] = ()  # multiaddrs at which others reach us, if we cannot see them
+    initial_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/<id>; empty founds a new swarm
+    client: bool = False  # no listening: only open connections, be answered on them
+    relays: tuple[str, ...] = ()  # trusted relays: makes a peer behind a NAT reachable
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")
+        for address in (*self.initial_peers, *self.relays):
+            peer_of_address(address)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only peers on this machine can reach us."""
+        return self.host.startswith("127.") and not self.announce
+
+
+class PeerProcess:
+    """A running p2pd; `ended` is set when it is gone, whoever ended it."""
+
+    def __init__(self, p2p: P2P) -> None:
+        self.p2p = p2p
+        self.peer: str = p2p.peer_id.to_base58()
+        self.ended = asyncio.Event()
+        self._closing = False
+        self._watch = asyncio.create_task(self._watch_daemon())
+
+    async def addresses(self) -> tuple[str, ...]:
+        """The multiaddrs for an invite: direct ones, each with our peer id; empty for a client."""
+        try:
+            found = await _in_time(self.p2p.get_visible_maddrs(latest=True))
+        except ValueError:  # hivemind's word for a peer that does not listen
+            return ()
+        return tuple(str(address) for address in found if "p2p-circuit" not in str(address))
+
+    async def connect(self, address: str) -> None:
+        """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable."""
+        peer = PeerID.from_base58(peer_of_address(address))
+        bare = type(self.p2p.daemon_listen_maddr)(address.rpartition("/p2p/")[0])
+        try:
+            await _in_time(self.p2p._client.connect(peer, [bare]))
+        except (ControlFailure, OSError, asyncio.IncompleteReadError) as error:
+            raise Unreachable(f"{address} does not answer: {error}.") from error
+
+    async def open_stream(
+        self, peer: str, protocol: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a raw stream, dialing the peer if need be; raises PeerLost, PeerRefused.
+
+        Safe to cancel, unlike hivemind's own call, which would leave the stream open.
+        """
+        path = str(self.p2p.daemon_listen_maddr["unix"])
+        try:
+            reader, writer = await asyncio.open_unix_connection(path, limit=READ_LIMIT_BYTES)
+        except OSError as error:
+            raise PeerLost("The own p2pd is gone.", peer=peer) from error
+        try:
+            await _request_stream(reader, writer, peer, protocol)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            writer.close()
+            raise PeerLost("The own p2pd is gone.", peer=peer) from error
+        except BaseException:
+            writer.close()
+            raise
+        return reader, writer
+
+    async def disconnect(self, peer: str) -> None:
+        """Drop the connection to a peer, so that the next call dials afresh."""
+        gone = (ControlFailure, OSError, asyncio.IncompleteReadError, Unreachable)
+        with suppress(*gone):
+            await _in_time(self.p2p._client.disconnect(PeerID.from_base58(peer)))
+
+    async def connected(self) -> dict[str, tuple[str, ...]]:
+        """The peers that we are connected to, each with the multiaddrs that are in use."""
+        try:
+            peers = await _in_time(self.p2p.list_peers())
+        except (ControlFailure, OSError, asyncio.IncompleteReadError) as error:
+            raise Unreachable("The own p2pd does not answer.") from error
+        return {str(p.peer_id): tuple(f"{a}/p2p/{p.peer_id}" for a in p.addrs) for p in peers}
+
+    async def close(self) -> None:
+        """End the daemon; returns within seconds even if it hangs."""
+        self._closing = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.p2p.shutdown(), CLOSE_SECONDS)
+        self._watch.cancel()
+        await asyncio.wait([self._watch])
+        self.ended.set()
+
+    async def _watch_daemon(self) -> None:
+        code = await self.p2p._child.wait()
+        self.ended.set()
+        if not self._closing:
+            logger.error("the own p2pd ended with code %s", code)
+
+
+async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
+    """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
+    _check_port(network)
+    kind = _RelayedP2P if network.relays else P2P
+    with identity.key_file() as path:
+        try:
+            p2p = await kind.create(**_options_of(network), identity_path=str(path))
+        except P2PDaemonError as error:
+            raise _explained(error, network) from error
+    process = PeerProcess(p2p)
+    if process.peer != identity.peer:
+        await process.close()
+        raise BadInput(f"p2pd took our key for {process.peer} instead of {identity.peer}.")
+    return process
+
+
+async def _request_stream(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str, protocol: str
+) -> None:
+    wanted = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
+    request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted)
+    await write_pbmsg(writer, request)
+    response = p2pd_pb2.Response()
+    await read_pbmsg_safe(reader, response)
+    if response.type != p2pd_pb2.Response.ERROR:
+        return
+    cause = response.error.msg[-300:]
+    if "protocols not supported" in cause:
+        raise PeerRefused(f"Peer {peer} does not serve this swarm.", peer=peer)
+    raise PeerLost(f"Cannot reach peer {peer}: {cause}.", peer=peer)
+
+
+class _RelayedP2P(P2P):  # type: ignore[misc]
+    """p2pd finds its relay only without discovery, a flag that hivemind does not offer."""
+
+    @staticmethod
+    def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
+        made: list[str] = P2P._make_process_args(*args, **kwargs, relayDiscovery=0)
+        return made
+
+
+def _options_of(network: Network) -> dict[str, Any]:
+    reach = {"no_listen": True, "dht_mode": "client", "host_maddrs": None}
+    if not network.client:
+        reach = {"host_maddrs": _listening(network), "dht_mode": "server"}
+    if network.relays:
+        relayed = {"trusted_relays": network.relays, "force_reachability": "private"}
+        reach |= {"use_auto_relay": True, **relayed}
+    return {
+        **reach,
+        "initial_peers": list(network.initial_peers),
+        "announce_maddrs": list(network.announce) or None,
+        "auto_nat": not network.is_loopback,
+        "nat_port_map": not (network.is_loopback or network.client),
+        "use_relay": bool(network.relays) or not network.is_loopback or network.client,
+        "check_if_identity_free": False,  # would start a second daemon; the lock does it
+        "startup_timeout": START_SECONDS,
+    }
+
+
+def _listening(network: Network) -> list[str]:
+    tcp = f"/ip4/{network.host}/tcp/{network.port}"
+    if network.is_loopback:
+        return [tcp]
+    return [tcp, f"/ip4/{network.host}/udp/{network.port}/quic-v1"]  # QUIC: for hole punching
+
+
+def _check_port(network: Network) -> None:
+    """Refuse a port in use: p2pd itself would share it and steal its connections."""
+    if network.client or not network.port:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((network.host, network.port))
+            probe.listen()
+        except OSError as error:
+            taken = "is in use" if error.errno == errno.EADDRINUSE else f"is refused: {error}"
+            raise BadInput(
+                f"Port {network.port} on {network.host} {taken}.", "Choose another with --port."
+            ) from error
+
+
+def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachable:
+    text = str(error)
+    if "bootstrap" in text:
+        return Unreachable(
+            f"None of the {len(network.initial_peers)} peers in the invite answers.",
+            "Check the network, or ask for a fresh invite.",
+        )
+    if "listen" in text:
+        return BadInput(f"Cannot listen on {network.host} port {network.port}.", text[-200:])
+    return Unreachable(f"p2pd did not start: {text[-300:]}", "Try again; see the log.")
+
+
+async def _in_time(awaitable: Any) -> Any:
+    try:
+        return await asyncio.wait_for(awaitable, CONTROL_SECONDS)
+    except TimeoutError as error:
+        raise Unreachable("The own p2pd does not answer.", "Restart the program.") from error

@@ -1,0 +1,175 @@
+"""Questions: small requests and answers between peers, one short stream each, rate limited."""
+
+import asyncio
+import hmac
+import logging
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+
+import msgpack
+from asyncio_throttle.throttler import Throttler
+
+from swarm.channel import ANSWER_CAP, Answer
+from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.peer_process import PeerProcess
+from swarm.streams import STREAM_ERRORS, frame_of, read_small_frame
+
+HEADER_CAP = 4096
+READ_SECONDS = 5.0  # for a stranger to finish its question
+ANSWER_SECONDS = 30.0  # for our handler
+QUESTIONS_PER_SECOND = 50  # of one peer
+OPEN_QUESTIONS = 16  # of one peer at a time
+PEERS_REMEMBERED = 1024
+TEXT_CAP = 500
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The header of an answer: an empty code means that the body is the answer."""
+
+    code: str = ""
+    text: str = ""
+    retry_after_seconds: float = 0.0
+
+    def encode(self) -> bytes:
+        """As msgpack."""
+        data: bytes = msgpack.packb([self.code, self.text[:TEXT_CAP], self.retry_after_seconds])
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Verdict":
+        """Raises RemoteProtocolError on anything else than a verdict."""
+        values = _unpacked(data)
+        if not isinstance(values, list) or list(map(type, values)) != [str, str, float]:
+            raise RemoteProtocolError("An answer's header is not understood.")
+        return cls(values[0], values[1][:TEXT_CAP], max(0.0, values[2]))
+
+
+class Limits:
+    """How much each peer may ask; a check never waits, so strangers never queue."""
+
+    def __init__(self, per_second: int = QUESTIONS_PER_SECOND) -> None:
+        self._per_second = per_second
+        self._throttlers: OrderedDict[str, Throttler] = OrderedDict()
+        self.open = Counter[str]()
+
+    async def has_room(self, peer: str) -> bool:
+        """Whether the peer may ask now; counts the question if so."""
+        throttler = self._throttlers.pop(peer, None) or Throttler(self._per_second)
+        self._throttlers[peer] = throttler
+        if len(self._throttlers) > PEERS_REMEMBERED:
+            self._throttlers.popitem(last=False)
+        throttler.flush()  # type: ignore[no-untyped-call]
+        if len(throttler._task_logs) >= self._per_second or self.open[peer] >= OPEN_QUESTIONS:
+            return False
+        await throttler.acquire()  # type: ignore[no-untyped-call]  # at once: there is room
+        return True
+
+
+class Questions:
+    """Asks other peers and answers them by name; `proof` shows that we know the swarm's key."""
+
+    def __init__(self, process: PeerProcess, protocol: str, limits: Limits | None = None) -> None:
+        self._process = process
+        self.protocol = protocol
+        self._handlers: dict[str, Answer] = {}
+        self._limits = limits or Limits()
+
+    def answer(self, name: str, handler: Answer) -> None:
+        """Answer the questions called `name`."""
+        self._handlers[name] = handler
+
+    async def ask(self, peer: str, name: str, payload: bytes, proof: bytes) -> bytes:
+        """Ask over an own stream, without a deadline; raises PeerLost, PeerRefused."""
+        reader, writer = await self._process.open_stream(peer, self.protocol)
+        try:
+            writer.write(proof)
+            writer.writelines(frame_of(msgpack.packb(name), payload))
+            await writer.drain()
+            header, answer = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
+            verdict = Verdict.decode(header)
+        except STREAM_ERRORS as error:
+            raise PeerLost(f"Peer {peer} left without an answer.", peer=peer) from error
+        finally:
+            writer.close()
+        if verdict.code:
+            raise _refusal(peer, verdict)
+        return answer
+
+    async def ask_myself(self, peer: str, name: str, payload: bytes) -> bytes:
+        """Answer a question of our own; raises PeerRefused."""
+        verdict, answer = await self._answered(peer, name, payload)
+        if verdict.code:
+            raise _refusal(peer, verdict)
+        return answer
+
+    async def serve(
+        self,
+        peer: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        expected_proof: bytes,
+    ) -> None:
+        """Read one question of a peer and answer it."""
+        try:
+            verdict, answer = await self._verdict(peer, reader, expected_proof)
+            writer.writelines(frame_of(verdict.encode(), answer))
+            async with asyncio.timeout(READ_SECONDS):
+                await writer.drain()
+        except (TimeoutError, RemoteProtocolError, *STREAM_ERRORS) as error:
+            logger.debug("no answer for %s: %r", peer, error)
+        finally:
+            writer.close()
+
+    async def _verdict(
+        self, peer: str, reader: asyncio.StreamReader, expected_proof: bytes
+    ) -> tuple[Verdict, bytes]:
+        if not await self._limits.has_room(peer):
+            return Verdict("busy", "Too many questions at once.", 1.0), b""
+        self._limits.open[peer] += 1
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                if not hmac.compare_digest(await reader.readexactly(32), expected_proof):
+                    return Verdict("stranger", "The swarm is private; the key is wrong."), b""
+                header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
+            return await self._answered(peer, _unpacked(header), payload)
+        finally:
+            self._limits.open[peer] -= 1
+            self._limits.open += Counter()  # forgets the zeros
+
+    async def _answered(self, peer: str, name: object, payload: bytes) -> tuple[Verdict, bytes]:
+        handler = self._handlers.get(name) if isinstance(name, str) else None
+        if handler is None:
+            return Verdict("unknown", f"Nobody here answers {str(name)[:40]!r}."), b""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await handler(peer, payload)
+        except SwarmError as error:
+            return Verdict(type(error).__name__, str(error), _retry_of(error)), b""
+        except TimeoutError:
+            return Verdict("slow", "The answer took too long."), b""
+        if len(answer) > ANSWER_CAP:
+            logger.error("the answer to %s has %d bytes, above the cap", name, len(answer))
+            return Verdict("too_large", "The answer is too large to send."), b""
+        return Verdict(), answer
+
+
+def _refusal(peer: str, verdict: Verdict) -> PeerRefused:
+    return PeerRefused(
+        f"{verdict.code}: {verdict.text}",
+        peer=peer,
+        retry_after_seconds=verdict.retry_after_seconds,
+    )
+
+
+def _retry_of(error: SwarmError) -> float:
+    return error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
+
+
+def _unpacked(data: bytes) -> object:
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError("A header is not msgpack.") from error

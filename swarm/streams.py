@@ -1,0 +1,103 @@
+"""FrameStream: one libp2p stream that carries whole frames and counts silent beats."""
+
+import asyncio
+from collections.abc import Iterable
+
+from swarm.errors import RemoteProtocolError
+from swarm.wire import PREFIX, read_prefix
+
+HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
+CHUNK_BYTES = 256 * 1024  # of a large body read at a time, so that progress shows
+JOIN_BYTES = 64 * 1024  # below it one copy is cheaper than a second system call
+MISSES = 3  # silent ticks after which the other side is dead
+
+Frame = tuple[memoryview, memoryview]  # header, body
+STREAM_ERRORS = (ConnectionError, asyncio.IncompleteReadError, OSError)
+
+
+class FrameStream:
+    """Frames over a reader and a writer; `tick` is called at a steady beat by the owner."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._misses = 0
+        self._progress = True  # bytes came in since the last tick
+        self.has_sent = False  # a frame went out since the last tick
+        self.has_data = False  # a frame other than a ping came in since the last tick
+        self.bad_frames = 0
+        writer.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+
+    async def write(self, buffers: Iterable[bytes | memoryview]) -> None:
+        """Queue a whole frame as soon as there is room; raises ConnectionError."""
+        await self._writer.drain()
+        self._queue(list(buffers))
+        self.has_sent = True
+
+    def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
+        """Queue a small frame if the way is free; False if it is not."""
+        transport = self._writer.transport
+        if transport.is_closing() or transport.get_write_buffer_size() > HIGH_WATER_BYTES:
+            return False
+        self._queue(list(buffers))
+        return True
+
+    async def read(self) -> Frame:
+        """Wait for the next frame; raises RemoteProtocolError on a prefix above the caps."""
+        prefix = await self._reader.readexactly(PREFIX.size)
+        self._progress = True
+        header_size, body_size = read_prefix(prefix)
+        data = memoryview(await self._read_bytes(header_size + body_size))
+        return data[:header_size], data[header_size:]
+
+    def tick(self) -> bool:
+        """Count a silent beat; True when there were too many of them."""
+        self._misses = 0 if self._progress else self._misses + 1
+        self._progress = False
+        return self._misses >= MISSES
+
+    def abort(self) -> None:
+        """Drop the stream with whatever waits in it."""
+        self._writer.transport.abort()
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Flush and end the stream; gives up silently after the timeout."""
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._writer.wait_closed(), timeout_seconds)
+        except (TimeoutError, *STREAM_ERRORS):
+            self.abort()
+
+    def _queue(self, buffers: list[bytes | memoryview]) -> None:
+        if sum(len(buffer) for buffer in buffers) <= JOIN_BYTES:
+            self._writer.write(b"".join(buffers))
+            return
+        for buffer in buffers:
+            self._writer.write(buffer)
+
+    async def _read_bytes(self, size: int) -> bytes | bytearray:
+        if size <= CHUNK_BYTES:
+            return await self._reader.readexactly(size)
+        data = bytearray()  # grows with what arrives, not with what is promised
+        while len(data) < size:
+            chunk = await self._reader.read(min(CHUNK_BYTES, size - len(data)))
+            if not chunk:
+                raise asyncio.IncompleteReadError(bytes(PREFIX.size), size)
+            data += chunk
+            self._progress = True
+        return data
+
+
+def frame_of(header: bytes, body: bytes = b"") -> list[bytes | memoryview]:
+    """A frame around a header and a body that are not a Message."""
+    return [PREFIX.pack(len(header), len(body)) + header, body]
+
+
+async def read_small_frame(
+    reader: asyncio.StreamReader, header_cap: int, body_cap: int
+) -> tuple[bytes, bytes]:
+    """Read one frame under caps of its own; raises RemoteProtocolError above them."""
+    header_size, body_size = PREFIX.unpack(await reader.readexactly(PREFIX.size))
+    if header_size > header_cap or body_size > body_cap:
+        raise RemoteProtocolError(f"A frame of {header_size} + {body_size} bytes exceeds the caps.")
+    return await reader.readexactly(header_size), await reader.readexactly(body_size)

@@ -1,0 +1,145 @@
+"""SwarmValidator: what every node demands of a record in the DHT before it keeps or believes it.
+
+A stored value is: the record as msgpack, a MAC with the swarm's key (private swarms only), a
+signature. Both cover key, subkey, value and expiration, so nothing can be moved, renewed or cut.
+"""
+
+import hmac
+import math
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+from hivemind.dht.crypto import DHTRecord, RecordValidatorBase
+from hivemind.dht.routing import DHTID
+
+from swarm.board import SKEW_SECONDS, known_keys, plain_key, shard_of
+from swarm.identity import Identity, is_founder, verify
+from swarm.records import RECORD_CAP, TTL_CAP, Manifest, Record, record_of_map
+
+SIGNATURE_BYTES = 64
+MAC_BYTES = 32
+DOMAIN = b"swarm record 1"
+
+
+class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
+    """Signs our records and judges everybody's, by the rules of docs/protocol.md."""
+
+    def __init__(
+        self,
+        swarm: str,
+        identity: Identity,
+        key: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._swarm = swarm
+        self._identity = identity
+        self._key = key.encode()
+        self._clock = clock
+        self._tail = SIGNATURE_BYTES + (MAC_BYTES if key else 0)
+        self._kinds = {
+            DHTID.generate(name).to_bytes(): (name, kind) for name, kind in known_keys(swarm)
+        }
+
+    def sign_value(self, record: DHTRecord) -> bytes:
+        """The value with MAC and signature appended."""
+        value: bytes = record.value + self._mac(record)
+        return value + self._identity.sign(_signed_bytes(record, value))
+
+    def strip_value(self, record: DHTRecord) -> bytes:
+        """The value without MAC and signature."""
+        value: bytes = record.value[: -self._tail]
+        return value
+
+    def validate(self, record: DHTRecord) -> bool:
+        """Whether a record from anywhere obeys every rule; never raises."""
+        return not self.problem_of(record)
+
+    def problem_of(self, record: DHTRecord) -> str:
+        """The first rule that a record breaks, in words; empty if it breaks none."""
+        found = self._kinds.get(record.key)
+        if found is None:
+            return "the key does not belong to this swarm"
+        name, kind = found
+        peer = _peer_of(record.subkey)
+        if peer is None:
+            return "it is not under a peer id"
+        if len(record.value) > RECORD_CAP:
+            return f"it has {len(record.value)} bytes, more than {RECORD_CAP}"
+        return (
+            self._misplaced(name, kind, peer)
+            or self._untimely(kind, record.expiration_time)
+            or self._forged(record, peer)
+            or _malformed(kind, self.strip_value(record))
+        )
+
+    def signed_record(
+        self, key: str, peer: str, values: dict[str, Any], expiration: float
+    ) -> DHTRecord:
+        """A record as it would be stored under `key`."""
+        stored = DHTRecord(
+            DHTID.generate(key).to_bytes(), msgpack.packb(peer), msgpack.packb(values), expiration
+        )
+        return replace(stored, value=self.sign_value(stored))
+
+    def _misplaced(self, name: str, kind: type[Record], peer: str) -> str:
+        shard = name.removeprefix(plain_key(self._swarm, kind)).removeprefix("/")
+        if shard and shard != shard_of(peer):
+            return "it is in another peer's shard"
+        if kind is Manifest and not is_founder(self._swarm, peer):
+            return "only the founder publishes the manifest"
+        return ""
+
+    def _untimely(self, kind: type[Record], expiration: float) -> str:
+        # An expired record is legal: others may return it beside live ones for a moment.
+        longest = min(kind.TTL_SECONDS, TTL_CAP) + SKEW_SECONDS
+        if math.isfinite(expiration) and expiration <= self._clock() + longest:
+            return ""
+        return f"it lives longer than {longest:.0f} s"
+
+    def _forged(self, record: DHTRecord, peer: str) -> str:
+        if len(record.value) <= self._tail:
+            return "it is not signed"
+        value, signature = record.value[:-SIGNATURE_BYTES], record.value[-SIGNATURE_BYTES:]
+        if self._key:
+            plain = replace(record, value=value[:-MAC_BYTES])
+            if not hmac.compare_digest(self._mac(plain), value[-MAC_BYTES:]):
+                return "its author does not know the swarm's key"
+        if not verify(peer, _signed_bytes(record, value), signature):
+            return "its signature is not that of its peer"
+        return ""
+
+    def _mac(self, record: DHTRecord) -> bytes:
+        if not self._key:
+            return b""
+        return hmac.digest(self._key, _signed_bytes(record, record.value), "sha256")
+
+
+def _signed_bytes(record: DHTRecord, value: bytes) -> bytes:
+    parts = (record.key, record.subkey, value, struct.pack("!d", record.expiration_time))
+    return DOMAIN + b"".join(struct.pack("!I", len(part)) + part for part in parts)
+
+
+def _peer_of(subkey: bytes) -> str | None:
+    """The peer id of a dictionary entry; None for a plain value or anything else."""
+    peer = _unpacked(subkey)
+    return peer if isinstance(peer, str) and msgpack.packb(peer) == subkey else None
+
+
+def _malformed(kind: type[Record], value: bytes) -> str:
+    try:
+        record_of_map(kind, _unpacked(value))
+    except ValueError as error:
+        return f"it is no {kind.__name__}: {error}"
+    return ""
+
+
+def _unpacked(data: bytes) -> Any:
+    """Plain msgpack, None for anything else: hivemind's own extension types are not welcome."""
+    try:
+        return msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException):
+        return None
