@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.clock import Clock, LoopClock
@@ -209,7 +209,8 @@ class MemoryChannel:
         self._world.link(self.peer, peer).lost.add(lost)
         self._world.clock.call_later(timeout_seconds, lambda: _set(late))
         answered = asyncio.create_task(self._ask(receiver, name, payload))
-        await asyncio.wait({answered, late, lost}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {answered, late, lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         self._world.link(self.peer, peer).lost.discard(lost)
         if answered.done():
             return answered.result()
