@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from node.engine.runner import StageRunner, StepItem, StepResult
+from node.engine.runner import StageRunner
+from node.engine.spec import StepItem, StepResult
 from node.group import GroupLink
 from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError
@@ -24,10 +25,11 @@ RESERVE_TOKENS = 64  # reservations are counted in steps of this many tokens
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which rank of how many."""
+    """Which rank of how many, and how wide a hidden row is."""
 
     rank: int
     ranks: int
+    hidden: int
 
 
 class LoadedShard:
@@ -39,6 +41,7 @@ class LoadedShard:
         self._runner = runner
         self._link = link
         self._rank = place.rank
+        self._hidden = place.hidden
         self._slowdown = slowdown
         self._reserved: dict[str, int] = {}
         self._group_tokens = self._agree_on_tokens(place.ranks)
@@ -72,7 +75,10 @@ class LoadedShard:
 
     def self_test(self) -> float:
         """Run a short session through the whole group; returns seconds of one decode step."""
-        self.apply([Reserve(SELF_TEST, RESERVE_TOKENS, 0, Sampling(max_tokens=64).to_map())])
+        opened = Reserve(
+            SELF_TEST, RESERVE_TOKENS, 0, Sampling(max_tokens=64).to_map(), body=bytes(4)
+        )
+        self.apply([opened])
         seconds = []
         for position in range(SELF_TEST_STEPS):
             start = time.perf_counter()
@@ -86,7 +92,7 @@ class LoadedShard:
     def _test_step(self, position: int) -> Compute:
         if self._runner.is_first:
             return Compute(SELF_TEST, position, 1, True, "i32", body=bytes(4))
-        dtype, body = rows_to_bytes(torch.full((1, self._runner.hidden), 0.01))  # [1, hidden]
+        dtype, body = rows_to_bytes(torch.full((1, self._hidden), 0.01))  # [1, hidden]
         return Compute(SELF_TEST, position, 1, True, dtype, body=body)
 
     def close(self) -> None:
@@ -166,7 +172,7 @@ class LoadedShard:
 
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
-            return Failed(order.session, "bad_frame", result.error)
+            return Failed(order.session, "bad_frame", str(result.error))
         dtype, body = ("", memoryview(b"")) if result.rows is None else rows_to_bytes(result.rows)
         return Computed(
             order.session,

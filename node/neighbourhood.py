@@ -21,6 +21,7 @@ class Neighbourhood:
     """The node's view of the swarm; refreshed by its owner, asked by everybody."""
 
     def __init__(self, swarm: str, digest: str, board: Board, channel: Channel) -> None:
+        self.me = channel.peer
         self._swarm = swarm
         self._digest = digest
         self._board = board
@@ -63,7 +64,7 @@ class Neighbourhood:
         return tuple(
             Holder(peer, lease.term, order.index(peer) if peer in order else len(order))
             for peer, lease in self._leases.items()
-            if peer != self._channel.peer and self.answers(peer) and lease.until > time.time()
+            if peer != self.me and self.answers(peer) and lease.until > time.time()
         )
 
     @property
@@ -99,11 +100,11 @@ class Neighbourhood:
 
     def note_own(self, capability: Capability) -> None:
         """Our own capability, known before the board has it."""
-        self._capabilities[self._channel.peer] = capability
+        self._capabilities[self.me] = capability
 
     async def ask_whether_alive(self, peers: list[str]) -> None:
         """Ask these peers whether they are there; two misses in a row make a peer lost."""
-        await asyncio.gather(*(self._ask(peer) for peer in peers if peer != self._channel.peer))
+        await asyncio.gather(*(self._ask(peer) for peer in peers if peer != self.me))
         self._note_vacancy()
 
     async def _ask(self, peer: str) -> None:

@@ -37,6 +37,7 @@ from node.orders import (
     Reserved,
     Unload,
 )
+from swarm.checkpoint import load_config
 from swarm.errors import SwarmError
 from swarm.model import ModelSpec
 from swarm.wire import Decoder, Message
@@ -132,7 +133,9 @@ class Worker:
                 self._drop()
 
     def _measured(self, model: ModelSpec) -> Measured:
-        bytes_per_second, flops = measure(model, device=self._device)
+        bytes_per_second, flops = measure(
+            model, threads=torch.get_num_threads(), device=self._device
+        )
         return Measured(bytes_per_second / self._slowdown, flops / self._slowdown)
 
     # ------------------------------------------------------------------ one shard
@@ -154,7 +157,7 @@ class Worker:
         if self._listener is None or len(order.ranks) < 2:
             self._drop()
         self._group = order.group
-        spec = StageSpec(**{**order.spec, "folder": Path(order.spec["folder"])})
+        spec = _spec_of(order)
         link, reducer = self._join(order, spec.rank)
         runner = StageRunner.load(
             spec,
@@ -164,7 +167,8 @@ class Worker:
             on_progress=lambda share: self._answer(Progress(order.group, share)),
         )
         self._runner = runner
-        place = Place(spec.rank, max(1, len(order.ranks)))
+        hidden = int(load_config(spec.folder).hidden_size)
+        place = Place(spec.rank, spec.ranks, hidden)
         return LoadedShard(runner, place, link, self._slowdown)
 
     def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, SocketReducer | None]:
@@ -219,6 +223,11 @@ class Worker:
                 self._answer(Failed(order.session, "stage_lost", "The shard is not loaded."))
             elif isinstance(order, Reserve):
                 self._answer(Reserved(order.session, 0, "stage_lost", "The shard is not loaded."))
+
+
+def _spec_of(order: Load) -> StageSpec:
+    bounds = {name: tuple(order.spec[name]) for name in ("kv_bounds", "mlp_bounds")}
+    return StageSpec(**{**order.spec, **bounds, "folder": Path(order.spec["folder"])})
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +136,7 @@ class PeerProcess:
 async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
     _check_port(network)
-    kind = _RelayedP2P if network.relays else P2P
+    kind = _RelayedP2P if network.relays else _OwnP2P
     with identity.key_file() as path:
         try:
             p2p = await kind.create(**_options_of(network), identity_path=str(path))
@@ -164,13 +165,21 @@ async def _request_stream(
     raise PeerLost(f"Cannot reach peer {peer}: {cause}.", peer=peer)
 
 
-class _RelayedP2P(P2P):  # type: ignore[misc]
+class _OwnP2P(P2P):  # type: ignore[misc]
+    """p2pd in a session of its own: Ctrl-C reaches the node, which says goodbye through it."""
+
+    @staticmethod
+    def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
+        alone = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
+        return [sys.executable, "-ISc", alone, *P2P._make_process_args(*args, **kwargs)]
+
+
+class _RelayedP2P(_OwnP2P):
     """p2pd finds its relay only without discovery, a flag that hivemind does not offer."""
 
     @staticmethod
     def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
-        made: list[str] = P2P._make_process_args(*args, **kwargs, relayDiscovery=0)
-        return made
+        return _OwnP2P._make_process_args(*args, **kwargs, relayDiscovery=0)
 
 
 def _options_of(network: Network) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class StageRunner:
             if on_progress is not None:
                 on_progress(fraction)
 
-        bytes_read = load_weights(skeleton.model, split, spec.folder, place, report)
+        bytes_read = load_weights(skeleton, split, spec.folder, place, report)
         if reducer is not None:
             split.hook(reducer.all_reduce)
         like = torch.empty(0, dtype=spec.torch_dtype, device=place)

@@ -21,6 +21,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
+from node.engine.skeleton import Skeleton
 from node.engine.tensor_split import Cut, TensorSplit
 from swarm.checkpoint import LAYER, TensorHeader, read_headers
 from swarm.errors import BadModel
@@ -67,17 +68,18 @@ class LazyShard:
 
 
 def load_weights(
-    model: PreTrainedModel,
+    skeleton: Skeleton,
     split: TensorSplit,
     folder: Path,
     device: torch.device,
     on_group: Callable[[str, float], None],
 ) -> int:
-    """Fill the meta parameters of `model` and return the bytes read; raises BadModel.
+    """Fill the meta parameters of the skeleton and return the bytes read; raises BadModel.
 
     `on_group(prefix, fraction)` is called after each layer and after the ends, in the caller's
     thread.
     """
+    model = skeleton.model
     counter = Counter()
     mapping = get_model_conversion_mapping(model)
     groups = _groups_of(model, split, read_headers(folder), mapping)
@@ -90,6 +92,8 @@ def load_weights(
             _load_group(model, sources, mapping, device)
             done += sum(header.parameters for header, _ in group)
             on_group(prefix, done / total)
+    if skeleton.has_head and getattr(model.config, "tie_word_embeddings", False):
+        model.tie_weights()
     _finish(model, split, device)
     return counter.bytes
 
@@ -162,8 +166,6 @@ def _load_group(
 
 
 def _finish(model: PreTrainedModel, split: TensorSplit, device: torch.device) -> None:
-    if getattr(model.config, "tie_word_embeddings", False):
-        model.tie_weights()
     for name in split.zeroed:
         owner, _, own = name.rpartition(".")
         parameter = model.get_parameter(name)

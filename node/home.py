@@ -1,0 +1,170 @@
+"""Opening a node: its model, identity, daemon, board, channel and measured devices."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.config import NodeConfig
+from node.orders import Measured
+from node.probe import Detected, detect
+from node.worker_process import WorkerProcess
+from swarm.board import Board
+from swarm.channel import Channel
+from swarm.checkpoint import find_model, read_spec
+from swarm.dht_board import DhtBoard
+from swarm.errors import BadInput, BadInvite
+from swarm.hardware import Device
+from swarm.identity import Identity, swarm_id
+from swarm.invites import Invite
+from swarm.libp2p_channel import LibP2PChannel
+from swarm.model import ModelSpec
+from swarm.peer_process import Network, PeerProcess, open_p2p
+from swarm.wire import Message
+
+logger = logging.getLogger(__name__)
+
+LAST_INVITE = "last_invite"
+NODES_CAP = 32  # nodes of one user on one machine
+
+OnAnswer = Callable[[int, Message], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that this node serves."""
+
+    name: str
+    folder: Path
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The open ways to the outside."""
+
+    process: PeerProcess
+    board: Board
+    channel: Channel
+    invite: Invite
+    folder: Path  # this node's state
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """A device with its worker."""
+
+    device: Device
+    worker: WorkerProcess
+
+
+def invite_of(config: NodeConfig) -> Invite | None:
+    """The invite to join by, or None for a founder; raises BadInvite."""
+    if config.founds:
+        return None
+    text = config.invite
+    if not text:
+        try:
+            text = (config.state / LAST_INVITE).read_text()
+        except OSError as error:
+            raise BadInvite(
+                "No invite is given, and none is remembered.",
+                "Pass --join INVITE, set SWARM_INVITE, or start a swarm with --host.",
+            ) from error
+    return Invite.parse(text)
+
+
+def read_model(name: str) -> Served:
+    """Find a model and its numbers; raises BadModel."""
+    folder = find_model(name)
+    shared = str(Path(name).resolve()) if Path(name).is_dir() else name
+    return Served(shared, folder, read_spec(folder, name))
+
+
+@asynccontextmanager
+async def open_links(config: NodeConfig, served: Served) -> AsyncIterator[Links]:
+    """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable."""
+    invite = invite_of(config)
+    async with AsyncExitStack() as stack:
+        identity, folder = open_identity(config.state)
+        stack.callback(identity.close)
+        process = await open_p2p(identity, network_of(config, invite))
+        stack.push_async_callback(process.close)
+        swarm = invite.swarm if invite else swarm_id(config.swarm, identity.peer)
+        key = invite.key if invite else config.key
+        known = invite.addresses if invite else ()
+        board = await DhtBoard.open(process, swarm, identity, key=key, initial_peers=known)
+        stack.push_async_callback(board.close)
+        channel = await LibP2PChannel.open(process, swarm, key)
+        stack.push_async_callback(channel.close)
+        addresses = (*await process.addresses(), *known)[:8]
+        fresh = Invite(addresses, swarm, served.name, key)
+        (config.state / LAST_INVITE).write_text(fresh.encode())
+        yield Links(process, board, channel, fresh, folder)
+
+
+def open_identity(state: Path) -> tuple[Identity, Path]:
+    """The first node folder that no other process uses; raises BadInput."""
+    refused: BadInput | None = None
+    for number in range(1, NODES_CAP + 1):
+        folder = state / f"node-{number}"
+        try:
+            return Identity.load_or_create(folder), folder
+        except BadInput as error:
+            if "in use" not in error.cause:
+                raise
+            refused = error
+    raise refused or BadInput(f"{state} has no free node folder.")
+
+
+def network_of(config: NodeConfig, invite: Invite | None) -> Network:
+    """How this node stands in the network."""
+    return Network(
+        host=config.listen,
+        port=config.port,
+        announce=config.announce,
+        initial_peers=invite.addresses if invite else (),
+    )
+
+
+@asynccontextmanager
+async def open_equipment(
+    config: NodeConfig, spec: ModelSpec, on_answer: OnAnswer
+) -> AsyncIterator[list[Equipment]]:
+    """Hold a measured worker for every device of this machine."""
+    async with AsyncExitStack() as stack:
+        opened = [
+            await _open_device(config, found, on_answer, stack)
+            for found in detect(config.memory_bytes)
+        ]
+        measured = await asyncio.gather(*(worker.measure(spec) for _, worker in opened))
+        yield [
+            Equipment(_device_of(found, speed), worker)
+            for (found, worker), speed in zip(opened, measured, strict=True)
+        ]
+
+
+async def _open_device(
+    config: NodeConfig, found: Detected, on_answer: OnAnswer, stack: AsyncExitStack
+) -> tuple[Detected, WorkerProcess]:
+    worker = await WorkerProcess.spawn(
+        found.torch_name,
+        config.threads,
+        config.slowdown,
+        lambda answer: on_answer(found.index, answer),
+    )
+    stack.push_async_callback(worker.close)
+    return found, worker
+
+
+def _device_of(found: Detected, speed: Measured) -> Device:
+    return Device(
+        index=found.index,
+        kind=found.kind,
+        name=found.name,
+        memory_bytes=found.memory_bytes,
+        bytes_per_second=speed.bytes_per_second,
+        flops=speed.flops,
+    )

@@ -1,0 +1,272 @@
+"""The life of a node: join, advertise, stand for election, follow the plan, serve, leave."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import msgpack
+
+from node.candidacy import Candidacy
+from node.config import NodeConfig
+from node.home import Equipment, Links, Served
+from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
+from node.office import Office
+from node.own_device import Home, OwnDevice
+from node.plan_shelf import PlanShelf
+from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
+from node.server import Server
+from node.story import Story
+from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
+from swarm.records import Advert, Capability, Manifest
+from swarm.wire import Message
+
+logger = logging.getLogger(__name__)
+
+QUICK_SECONDS = 0.5  # between looks at the board while things change
+SLOW_SECONDS = 3.0  # and when they do not
+CHANGING_SECONDS = 20.0
+TEND_SECONDS = 0.2
+ADVERT_SECONDS = Advert.TTL_SECONDS / 3
+MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
+PROBE_SECONDS = 600.0
+SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
+LEAVE_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class Spoken:
+    """What we said last on the board, and when."""
+
+    capability_at: float = 0.0
+    advert_at: float = 0.0
+    manifest_at: float = 0.0
+    advert: Advert | None = None
+
+
+class Life:
+    """One node among others; `run` is its life, `leave` its end."""
+
+    def __init__(self, config: NodeConfig, served: Served, links: Links, story: Story) -> None:
+        self._config = config
+        self._served = served
+        self._links = links
+        self._story = story
+        channel, board, swarm = links.channel, links.board, links.invite.swarm
+        self._server = Server(channel, served.spec.digest)
+        self._shelf = PlanShelf(swarm, links.folder, channel)
+        self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel)
+        self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
+        self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
+        self._devices: dict[int, OwnDevice] = {}
+        self._capability: Capability | None = None
+        self._spoken = Spoken()
+        self._changing_until = time.monotonic() + CHANGING_SECONDS
+        answer_probes(channel)
+        channel.answer("group", self._called)
+
+    # ------------------------------------------------------------------ the whole of it
+
+    async def run(self, equipment: list[Equipment], stop: asyncio.Event) -> None:
+        """Serve with these devices until `stop` is set; raises Unreachable if p2pd dies."""
+        self._take_in(equipment)
+        tasks = [
+            asyncio.create_task(loop())
+            for loop in (self._watch, self._tend, self._speak, self._measure)
+        ]
+        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self._daemon_ended())]
+        try:
+            await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*tasks, ends[1]):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (*tasks, *ends):
+                task.cancel()
+            await asyncio.gather(*tasks, *ends, return_exceptions=True)
+            await self._leave()
+
+    def _take_in(self, equipment: list[Equipment]) -> None:
+        host = self._config.listen
+        folder = str(self._served.folder)
+        channel = self._links.channel
+        home = Home(channel, self._server, self._shelf, folder, host, machine_id())
+        for each in equipment:
+            device = each.device
+            own = OwnDevice(home, device.index, device.memory_bytes, each.worker)
+            self._devices[device.index] = own
+        self._capability = Capability(
+            model=self._served.spec.digest,
+            devices=[each.device for each in equipment],
+            links=[],
+            host=machine_id(),
+            reachable=True,
+            since=time.time(),
+            name=self._config.name,
+            version=version("hexgen-swarm"),
+        )
+        self._neighbourhood.note_own(self._capability)
+
+    def on_answer(self, index: int, answer: Message) -> None:
+        """Hand a worker's answer to the device and to the server."""
+        if device := self._devices.get(index):
+            device.on_answer(answer)
+            self._server.on_answer(index, answer)
+
+    async def _daemon_ended(self) -> None:
+        await self._links.process.ended.wait()
+        raise Unreachable("The network daemon p2pd ended.", "Start the node again.")
+
+    # ------------------------------------------------------------------ others
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except SwarmError as error:
+                logger.warning("the board is out of reach: %s", error)
+            changing = time.monotonic() < self._changing_until
+            await asyncio.sleep(QUICK_SECONDS if changing else SLOW_SECONDS)
+
+    async def _look(self) -> None:
+        neighbourhood = self._neighbourhood
+        before = set(neighbourhood.capabilities)
+        neighbourhood.verified_term = max(self._shelf.term, self._candidacy.term)
+        await neighbourhood.refresh()
+        if self._capability:
+            neighbourhood.note_own(self._capability)
+        planner = neighbourhood.planner
+        asked = list(neighbourhood.capabilities) if self._candidacy.holds else [planner or ""]
+        await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
+        if await self._candidacy.pursue():
+            await self._office.work()
+        elif not self._candidacy.holds:
+            self._office.forget()
+        adopted = await self._shelf.adopt_latest(neighbourhood)
+        if adopted:
+            await self._tell_plan()
+        if adopted or before != set(neighbourhood.capabilities) or not self._settled():
+            self._changing_until = time.monotonic() + CHANGING_SECONDS
+
+    def _settled(self) -> bool:
+        held = [device.holding for device in self._devices.values()]
+        return self._shelf.accepted is not None and all(h is None or h.ready for h in held)
+
+    async def _tell_plan(self) -> None:
+        accepted = self._shelf.accepted
+        assert accepted is not None
+        assert self._capability is not None
+        if accepted.reason:
+            self._story.waiting(accepted.reason)
+            return
+        for device in self._capability.devices:
+            part = self._shelf.assignment_of(self._devices[device.index].id)
+            holding = self._devices[device.index].holding
+            if part is None:
+                self._story.spare(device)
+            elif holding is None or holding.assignment != part:
+                self._story.assigned(part, accepted.planner, accepted.term)
+        self._spoken.capability_at = 0.0  # others learn which term we follow
+
+    async def _called(self, peer: str, payload: bytes) -> bytes:
+        try:
+            request: dict[str, Any] = msgpack.unpackb(payload)
+            device = self._devices.get(request["device"])
+            if device is None:
+                raise PeerRefused("There is no such device here.")
+            await self._shelf.adopt_latest(self._neighbourhood)
+            return bytes(msgpack.packb(await device.called(peer, request)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RemoteProtocolError(f"Not a group request: {error!r}.") from error
+
+    # ------------------------------------------------------------------ our own devices
+
+    async def _tend(self) -> None:
+        told: dict[int, str] = {}
+        tending: dict[int, asyncio.Task[None]] = {}
+        while True:
+            for index, device in self._devices.items():
+                if index not in tending or tending[index].done():
+                    tending[index] = asyncio.create_task(device.tend())
+                self._tell_load(device, told)
+            self._server.free_idle()
+            await asyncio.sleep(TEND_SECONDS)
+
+    def _tell_load(self, device: OwnDevice, told: dict[int, str]) -> None:
+        holding = device.holding
+        if holding is None:
+            if told.pop(device.index, ""):
+                self._story.lost(f"the shard of device {device.index}; loading again when planned")
+        elif not holding.ready:
+            self._story.show_progress(holding.fraction)
+        elif device.loaded and told.get(device.index) != holding.group:
+            told[device.index] = holding.group
+            self._story.show_progress(1.0)
+            self._story.ready(holding.assignment, device.loaded)
+
+    # ------------------------------------------------------------------ the board
+
+    async def _speak(self) -> None:
+        while True:
+            try:
+                await self._publish_due(time.monotonic())
+            except SwarmError as error:
+                logger.warning("a record was not published: %s", error)
+            await asyncio.sleep(TEND_SECONDS)
+
+    async def _publish_due(self, now: float) -> None:
+        spoken, board = self._spoken, self._links.board
+        assert self._capability is not None
+        if now - spoken.capability_at > HEARTBEAT_SECONDS:
+            spoken.capability_at = now
+            self._capability = replace(self._capability, term=self._shelf.term)
+            await board.publish(self._capability)
+        stages = self._server.adverts()
+        advert = Advert(model=self._served.spec.digest, stages=stages, term=self._shelf.term)
+        changed = _shape(advert) != _shape(spoken.advert)
+        if changed or (stages and now - spoken.advert_at > ADVERT_SECONDS):
+            spoken.advert_at, spoken.advert = now, advert
+            await board.publish(advert)
+        if self._config.founds and now - spoken.manifest_at > MANIFEST_SECONDS:
+            spoken.manifest_at = now
+            spec = self._served.spec
+            await board.publish(Manifest(self._served.name, spec.digest, "f32", time.time()))
+
+    async def _measure(self) -> None:
+        await asyncio.sleep(SETTLE_SECONDS)
+        known: set[str] = set()
+        measured_at = time.monotonic()
+        while True:
+            peers = sorted(set(self._neighbourhood.capabilities) - {self._links.channel.peer})
+            due = time.monotonic() - measured_at > PROBE_SECONDS
+            if set(peers[:NEIGHBOURS]) - known or due:
+                known, measured_at = set(peers), time.monotonic()
+                links = await measure_links(self._links.channel, peers)
+                if self._capability:
+                    self._capability = replace(self._capability, links=links)
+                    self._spoken.capability_at = 0.0
+            await asyncio.sleep(SETTLE_SECONDS)
+
+    # ------------------------------------------------------------------ the end
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                if self._capability:
+                    leaving = replace(self._capability, leaving=True)
+                    await self._links.board.publish(leaving)
+                    gone = Advert(self._served.spec.digest, [], self._shelf.term, leaving=True)
+                    await self._links.board.publish(gone)
+                await self._candidacy.resign()
+                await self._server.close()
+        except (SwarmError, TimeoutError) as error:
+            logger.warning("left without saying so: %r", error)
+        self._story.left()
+
+
+def _shape(advert: Advert | None) -> object:
+    if advert is None:
+        return []
+    return [(stage.start, stage.end, stage.members) for stage in advert.stages]

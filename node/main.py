@@ -1,0 +1,97 @@
+"""`python -m swarm.node`: reads the command line, lives as a node, prints what happens."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from node.config import NodeConfig, read_config
+from node.home import Links, Served, invite_of, open_equipment, open_links, read_model
+from node.life import Life
+from node.story import Story
+from swarm.errors import SwarmError
+from swarm.wire import Message
+
+
+class Terminal:
+    """Lines, and a bar while a shard loads; plain lines when nobody watches."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        columns = (TextColumn("load:"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._task = self._progress.add_task("load", total=1.0)
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if self._console.is_terminal:
+            word, _, rest = line.partition(":")
+            self._console.print(f"[bold cyan]{word}:[/]", end="")
+            self._console.print(rest, markup=False)
+        else:
+            print(line, flush=True)
+
+    def show_progress(self, fraction: float) -> None:
+        """Show how much of a shard is loaded; 1.0 ends the bar."""
+        if not self._console.is_terminal:
+            return
+        if fraction < 1.0:
+            self._progress.start()
+            self._progress.update(self._task, completed=fraction)
+        else:
+            self._progress.stop()
+
+
+async def live(config: NodeConfig, terminal: Terminal) -> None:
+    """Be a node until SIGINT or SIGTERM; raises SwarmError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    invite = invite_of(config)
+    served = await asyncio.to_thread(read_model, invite.model if invite else config.model)
+    story = Story(terminal.say, terminal.show_progress, served.spec)
+    async with open_links(config, served) as links:
+        await serve(config, served, links, story, stop)
+
+
+async def serve(
+    config: NodeConfig, served: Served, links: Links, story: Story, stop: asyncio.Event
+) -> None:
+    """Measure the devices, say who we are, and live."""
+    life = Life(config, served, links, story)
+
+    def on_answer(index: int, answer: Message) -> None:
+        life.on_answer(index, answer)
+
+    story.introduce(config.name or "unnamed", links.channel.peer, _reach_of(config, links))
+    story.swarm(links.invite.swarm)
+    if config.founds:
+        story.invite(links.invite.encode())
+    async with open_equipment(config, served.spec, on_answer) as equipment:
+        for each in equipment:
+            story.offer(each.device)
+        await life.run(equipment, stop)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a node; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        config = read_config(arguments)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(live(config, Terminal()))
+    except SwarmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _reach_of(config: NodeConfig, links: Links) -> str:
+    if config.listen.startswith("127."):
+        return "reachable from this machine only"
+    return f"reachable at {len(links.invite.addresses)} addresses"

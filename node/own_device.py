@@ -1,0 +1,239 @@
+"""One device of ours: its worker, the shard that it holds, and the group that it forms for it."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import msgpack
+
+from node.duties import Assignment, Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
+from node.orders import Broken, Load, Loaded, Progress, Unload
+from node.plan_shelf import PlanShelf
+from node.server import LedStage, Server
+from node.worker_process import WorkerProcess
+from swarm.channel import Channel
+from swarm.errors import PeerError, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.plan import Shard, Stage
+from swarm.records import Member
+from swarm.wire import Message
+
+logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a device needs of its node."""
+
+    channel: Channel
+    server: Server
+    shelf: PlanShelf
+    folder: str  # of the model
+    host: str  # where group sockets listen
+    machine: str  # machine id: equal ones reach each other over loopback
+
+
+@dataclass(slots=True)
+class Holding:
+    """The shard that a device holds or loads, and the group it is in."""
+
+    assignment: Assignment
+    group: str
+    since: float
+    ready: bool = False
+    fraction: float = 0.0
+
+
+class OwnDevice:
+    """A device, told by the plan what to hold; it leads its stage or follows its leader."""
+
+    def __init__(self, home: Home, index: int, memory_bytes: int, worker: WorkerProcess) -> None:
+        self._home = home
+        self.index = index
+        self.id = f"{home.channel.peer}/{index}"
+        self._memory_bytes = memory_bytes
+        self.worker = worker
+        self.holding: Holding | None = None
+        self.loaded: Loaded | None = None
+        self._since = time.monotonic()
+        self._failures = 0
+        self._lock = asyncio.Lock()
+
+    # ------------------------------------------------------------------ the next duty
+
+    async def tend(self) -> None:
+        """Do what the accepted plan asks of this device now."""
+        async with self._lock:
+            await self._do(next_shard_duty(self._facts()))
+
+    def _facts(self) -> ShardFacts:
+        holding = self.holding
+        return ShardFacts(
+            now=time.monotonic(),
+            assigned=self._home.shelf.assignment_of(self.id),
+            held=holding.assignment if holding else None,
+            ready=bool(holding and holding.ready),
+            since=holding.since if holding else self._since,
+            failures=self._failures,
+        )
+
+    async def _do(self, duty: ShardDuty) -> None:
+        match duty:
+            case Drop():
+                self._home.server.retire(self.index)
+                self.worker.order(Unload())
+                self._forget()
+            case Lead(assignment=assignment):
+                await self._lead(assignment)
+            case Keep():
+                return
+
+    # ------------------------------------------------------------------ leading
+
+    async def _lead(self, assignment: Assignment) -> None:
+        group = secrets.token_hex(8)
+        self.holding = Holding(assignment, group, time.monotonic())
+        try:
+            ranks = await self._gather(assignment.stage, group)
+            await self._tell(assignment.stage, group, ranks)
+        except (PeerError, RemoteProtocolError, SwarmError) as error:
+            logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
+            self._lose()
+            return
+        self._load(ranks)
+
+    async def _gather(self, stage: Stage, group: str) -> list[dict[str, Any]]:
+        if len(stage.shards) == 1:
+            return []
+        own = await self.worker.prepare(group, self._home.host)
+        answers = await asyncio.gather(
+            *(self._call(stage, rank, "prepare", group) for rank in range(1, len(stage.shards)))
+        )
+        near = all(answer["machine"] == self._home.machine for answer in answers)
+        hosts = [self._home.host, *(str(answer["host"]) for answer in answers)]
+        doors = [(own.port, own.certificate), *((a["port"], a["certificate"]) for a in answers)]
+        return [
+            {"host": "127.0.0.1" if near else host, "port": port, "certificate": certificate}
+            for host, (port, certificate) in zip(hosts, doors, strict=True)
+        ]
+
+    async def _tell(self, stage: Stage, group: str, ranks: list[dict[str, Any]]) -> None:
+        calls = (
+            self._call(stage, rank, "load", group, ranks) for rank in range(1, len(stage.shards))
+        )
+        await asyncio.gather(*calls)
+
+    async def _call(
+        self,
+        stage: Stage,
+        rank: int,
+        word: str,
+        group: str,
+        ranks: Sequence[dict[str, Any]] = (),
+    ) -> dict[str, Any]:
+        shard = stage.shards[rank]
+        request = {"word": word, "group": group, "device": shard.index, "ranks": list(ranks)}
+        request |= {"start": stage.start, "end": stage.end, "rank": rank}
+        answer = await self._home.channel.ask(
+            shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
+        )
+        return dict(msgpack.unpackb(answer))
+
+    # ------------------------------------------------------------------ following
+
+    async def called(self, peer: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer the leader of our stage; raises PeerRefused if the plan says otherwise."""
+        async with self._lock:
+            assignment = self._checked(peer, request)
+            if request["word"] == "prepare":
+                return await self._prepare(assignment, str(request["group"]))
+            if self.holding is None or self.holding.group != request["group"]:
+                raise PeerRefused("This group is not the one that we prepared.")
+            self._load(request["ranks"])
+            return {}
+
+    def _checked(self, peer: str, request: dict[str, Any]) -> Assignment:
+        assignment = self._home.shelf.assignment_of(self.id)
+        if assignment is None or assignment.stage.shards[0].peer != peer:
+            raise PeerRefused("The plan that we accepted does not say so (yet).")
+        asked = (request["start"], request["end"], request["rank"])
+        if asked != (assignment.stage.start, assignment.stage.end, assignment.rank):
+            raise PeerRefused("The plan that we accepted gives us another shard.")
+        return assignment
+
+    async def _prepare(self, assignment: Assignment, group: str) -> dict[str, Any]:
+        self._home.server.retire(self.index)
+        self.holding = Holding(assignment, group, time.monotonic())
+        prepared = await self.worker.prepare(group, self._home.host)
+        door = {"port": prepared.port, "certificate": prepared.certificate}
+        return {"host": self._home.host, "machine": self._home.machine, **door}
+
+    # ------------------------------------------------------------------ the worker's answers
+
+    def on_answer(self, answer: Message) -> None:
+        """Act on what the worker says about its shard; sessions are the server's business."""
+        holding = self.holding
+        match answer:
+            case Progress(group=group) if holding and group == holding.group:
+                holding.fraction = answer.fraction
+            case Loaded(group=group) if holding and group == holding.group:
+                self._ready(holding, answer)
+            case Broken(group=group) if holding and group in ("", holding.group):
+                logger.warning("shard of device %d is lost: %s", self.index, answer.reason)
+                self._lose()
+
+    def _ready(self, holding: Holding, loaded: Loaded) -> None:
+        holding.ready, holding.fraction = True, 1.0
+        self.loaded = loaded
+        self._failures = 0
+        if not holding.assignment.leads:
+            return
+        stage = holding.assignment.stage
+        led = LedStage(
+            worker=self.worker,
+            start=stage.start,
+            end=stage.end,
+            members=tuple(Member(s.peer, s.index, s.kv, s.mlp) for s in stage.shards),
+            step_seconds=loaded.step_seconds,
+            free_tokens=loaded.free_tokens,
+        )
+        self._home.server.serve(self.index, led)
+
+    def _load(self, ranks: list[dict[str, Any]]) -> None:
+        assert self.holding is not None
+        stage, rank = self.holding.assignment.stage, self.holding.assignment.rank
+        spec = {
+            "folder": self._home.folder,
+            "start": stage.start,
+            "end": stage.end,
+            "rank": rank,
+            "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
+            "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
+        }
+        self.worker.order(Load(self.holding.group, spec, self._memory_bytes, ranks))
+
+    def _lose(self) -> None:
+        self._failures += 1
+        self._home.server.retire(self.index, "stage_lost")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.holding = self.loaded = None
+        self._since = time.monotonic()
+
+    @property
+    def shard(self) -> Shard | None:
+        """What we hold in the plan's words, once it is ready."""
+        if self.holding is None or not self.holding.ready:
+            return None
+        return self.holding.assignment.stage.shards[self.holding.assignment.rank]
+
+
+def _bounds(shares: Sequence[int]) -> list[int]:
+    return [0, *accumulate(shares)]

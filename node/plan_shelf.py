@@ -1,0 +1,103 @@
+"""The plan shelf: fetches the latest plan, accepts it under the ledger's fence, hands copies on."""
+
+import logging
+from pathlib import Path
+
+from node.duties import Assignment
+from node.ledger import Ledger
+from node.neighbourhood import Neighbourhood
+from node.planning import PlanDocument, digest_of
+from planner.election import PlanOrder
+from swarm.channel import Channel
+from swarm.errors import BadInput, PeerError
+from swarm.records import PlanRef
+
+logger = logging.getLogger(__name__)
+
+COPIES = 8  # documents kept for others
+DOCUMENT_CAP = 1 << 20  # bytes
+
+
+class PlanShelf:
+    """The accepted plan, and the documents that others may ask for."""
+
+    def __init__(self, swarm: str, folder: Path, channel: Channel) -> None:
+        self._swarm = swarm
+        self._ledger = Ledger(folder)
+        self._channel = channel
+        self._copies: dict[str, bytes] = {}
+        self.accepted: PlanDocument | None = None
+        channel.answer("plan", self._answer)
+
+    @property
+    def term(self) -> int:
+        """The term of the latest plan that this node ever accepted in this swarm."""
+        order = self._ledger.order_of(self._swarm)
+        return order.term if order else 0
+
+    def put(self, data: bytes) -> str:
+        """Keep a document for others; returns its digest."""
+        digest = digest_of(data)
+        self._copies[digest] = data
+        for old in list(self._copies)[:-COPIES]:
+            del self._copies[old]
+        return digest
+
+    def assignment_of(self, device: str) -> Assignment | None:
+        """The part of one of our devices in the accepted plan."""
+        if self.accepted is None:
+            return None
+        stage = self.accepted.plan.stage_of(device)
+        if stage is None:
+            return None
+        return Assignment(stage, [shard.device for shard in stage.shards].index(device))
+
+    async def adopt_latest(self, neighbourhood: Neighbourhood) -> bool:
+        """Accept the latest plan on offer; True if that changed anything."""
+        offers = neighbourhood.plans().items()
+        best = max(offers, key=lambda offer: _order_of(offer[1]), default=None)
+        if best is None or not self._is_wanted(_order_of(best[1])):
+            return False
+        return await self._adopt(*best)
+
+    def _is_wanted(self, order: PlanOrder) -> bool:
+        known = self._ledger.order_of(self._swarm)
+        if self.accepted is None and known == order:
+            return True  # restarted: the plan is known by name, its text is not
+        return known is None or order > known
+
+    async def _adopt(self, planner: str, reference: PlanRef) -> bool:
+        try:
+            data = await self._fetch(planner, reference)
+            document = PlanDocument.of_bytes(data)
+        except (PeerError, ValueError) as error:
+            logger.info("the plan of %s cannot be had: %s", planner, error)
+            return False
+        if document.planner != planner or document.term != reference.term:
+            logger.warning("%s offers a plan that is not its own", planner)
+            return False
+        order = _order_of(reference)
+        if not self._ledger.accept(self._swarm, order) and self.accepted is not None:
+            return False
+        logger.info("accepted the plan of %s, term %d", planner, reference.term)
+        self.put(data)
+        self.accepted = document
+        return True
+
+    async def _fetch(self, planner: str, reference: PlanRef) -> bytes:
+        if copy := self._copies.get(reference.digest):
+            return copy
+        data = await self._channel.ask(planner, "plan", reference.digest.encode())
+        if digest_of(data) != reference.digest or len(data) > DOCUMENT_CAP:
+            raise ValueError("the document is not the one that was announced")
+        return data
+
+    async def _answer(self, _peer: str, payload: bytes) -> bytes:
+        copy = self._copies.get(payload[:64].decode("ascii", "replace"))
+        if copy is None:
+            raise BadInput("This plan is not here.", "Read the board for the latest one.")
+        return copy
+
+
+def _order_of(reference: PlanRef) -> PlanOrder:
+    return PlanOrder(reference.term, reference.rank, reference.digest)

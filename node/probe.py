@@ -1,0 +1,112 @@
+"""What this machine offers, and how far the others are: detected and measured, never guessed."""
+
+import asyncio
+import hashlib
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+
+from swarm.channel import Channel
+from swarm.errors import PeerError
+from swarm.hardware import Link
+
+USABLE_SHARE = 0.8  # of the memory that is free now
+ECHOES = 10
+SIZE_BYTES = 8  # of the number at the start of a probe: how many bytes to send back
+LARGE_BYTES = 1_000_000
+ROUNDS = 3
+PROBE_SECONDS = 10.0
+NEIGHBOURS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A device before it is measured."""
+
+    index: int
+    kind: str  # "cpu" or "cuda"
+    torch_name: str  # "cpu", "cuda:0"
+    name: str
+    memory_bytes: int
+
+
+def detect(limit_bytes: int) -> list[Detected]:
+    """The CUDA devices of this machine, or its CPU; memory within the declared limit, if any."""
+    found = [_cuda(index) for index in range(torch.cuda.device_count())] or [_cpu()]
+    if not limit_bytes:
+        return found
+    return [
+        Detected(d.index, d.kind, d.torch_name, d.name, min(limit_bytes, d.memory_bytes))
+        for d in found
+    ]
+
+
+def machine_id() -> str:
+    """Equal for all peers of one machine, and says nothing else about it."""
+    try:
+        seed = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        seed = ""
+    seed += socket.gethostname() + str(psutil.boot_time())
+    return hashlib.sha256(seed.encode()).hexdigest()[:12]
+
+
+def answer_probes(channel: Channel) -> None:
+    """Let others measure the link to us: as many bytes back as they ask for."""
+
+    async def answer(_peer: str, payload: bytes) -> bytes:
+        return bytes(min(int.from_bytes(payload[:SIZE_BYTES], "big"), LARGE_BYTES))
+
+    channel.answer("probe", answer)
+
+
+async def measure_link(channel: Channel, peer: str) -> Link | None:
+    """Round trip (10th percentile of 10 echoes) and bandwidth (median of 3 MB) to a peer.
+
+    None if the peer does not answer. The first large transfer warms the connection up.
+    """
+    try:
+        echoes = sorted([await _timed(channel, peer, 0) for _ in range(ECHOES)])
+        round_trip = echoes[len(echoes) // 10]
+        await _timed(channel, peer, LARGE_BYTES // 4)
+        large = [await _timed(channel, peer, LARGE_BYTES) for _ in range(ROUNDS)]
+    except PeerError:
+        return None
+    seconds = max(median(large) - round_trip, 1e-6)
+    return Link(peer, round_trip, LARGE_BYTES / seconds)
+
+
+async def _timed(channel: Channel, peer: str, size: int) -> float:
+    start = time.perf_counter()
+    question = size.to_bytes(SIZE_BYTES, "big")
+    await channel.ask(peer, "probe", question, timeout_seconds=PROBE_SECONDS)
+    return time.perf_counter() - start
+
+
+async def measure_links(channel: Channel, peers: list[str]) -> list[Link]:
+    """Links to at most 8 peers, one after the other so that they do not disturb each other."""
+    links: list[Link] = []
+    for peer in peers[:NEIGHBOURS]:
+        link = await measure_link(channel, peer)
+        if link:
+            links.append(link)
+        await asyncio.sleep(0)
+    return links
+
+
+def _cuda(index: int) -> Detected:
+    free, _ = torch.cuda.mem_get_info(index)
+    name = torch.cuda.get_device_name(index)
+    return Detected(index, "cuda", f"cuda:{index}", name, int(free * 0.92))
+
+
+def _cpu() -> Detected:
+    free = int(psutil.virtual_memory().available * USABLE_SHARE)
+    name = f"{platform.machine()} CPU, {psutil.cpu_count(logical=False) or 1} cores"
+    return Detected(0, "cpu", "cpu", name, free)

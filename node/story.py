@@ -1,0 +1,109 @@
+"""The story of a node's start, at most ten lines: who, what, where, why, and ready."""
+
+from collections.abc import Callable
+
+from node.duties import Assignment
+from node.orders import Loaded
+from swarm.hardware import Device
+from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.records import Capability
+
+Say = Callable[[str], None]
+SHORT = 8  # characters of a peer id that people read
+
+
+class Story:
+    """Says each thing once, in the order in which it happens."""
+
+    def __init__(self, say: Say, show_progress: Callable[[float], None], spec: ModelSpec) -> None:
+        self._say = say
+        self.show_progress = show_progress
+        self._spec = spec
+        self._said: set[str] = set()
+
+    def introduce(self, name: str, peer: str, where: str) -> None:
+        """Who am I, and can others reach me."""
+        self._say(f"node: {name} ({short(peer)}), {where}")
+
+    def offer(self, device: Device) -> None:
+        """What I offer."""
+        speed = f"{amount(device.bytes_per_second)}/s decode, {device.flops / 1e9:.1f} GFLOP/s"
+        memory = amount(device.memory_bytes)
+        self._say(f"offer: device {device.index}, {device.name}, {memory}, {speed}")
+
+    def swarm(self, swarm: str) -> None:
+        """What is served here."""
+        spec = self._spec
+        size = amount(spec.layers * spec.layer_parameters * BYTES_PER_VALUE)
+        self._say(f"swarm: {swarm} serves {spec.name}, {spec.layers} layers of {size} in all")
+
+    def invite(self, invite: str) -> None:
+        """How others join."""
+        self._say(f"invite: {invite}")
+        self._say(f"join: python -m swarm.node --join {invite}")
+
+    def waiting(self, reason: str) -> None:
+        """Why there is no plan yet."""
+        if reason and reason not in self._said and "waiting" not in self._said:
+            self._said |= {reason, "waiting"}
+            self._say(f"waiting: {reason}")
+
+    def spare(self, device: Device) -> None:
+        """The plan has no part for the device."""
+        if "spare" in self._said:
+            return
+        self._said.add("spare")
+        layer = self._spec.layer_parameters * BYTES_PER_VALUE
+        small = device.memory_bytes < layer
+        why = f"too small for one layer of {amount(layer)}" if small else "not needed now"
+        self._say(f"spare: device {device.index} is {why}; it stands by")
+
+    def assigned(self, part: Assignment, planner: str, term: int) -> None:
+        """Which layers and which share, and who says so."""
+        self._said.discard("spare")
+        self._say(f"plan: {self._part(part)}; term {term} of planner {short(planner)}")
+
+    def ready(self, part: Assignment, loaded: Loaded) -> None:
+        """Serving."""
+        size = amount(loaded.weight_bytes)
+        read = f"{loaded.bytes_read / max(1, loaded.weight_bytes):.2f} bytes read per byte held"
+        free = f"{loaded.free_tokens} KV tokens free"
+        role = "" if part.leads else " (its leader takes the requests)"
+        layers = f"layers [{part.stage.start},{part.stage.end})"
+        self._say(f"ready: {layers}{role}, {size} loaded, {read}, {free}")
+
+    def lost(self, reason: str) -> None:
+        """A shard is gone."""
+        self._say(f"lost: {reason}")
+
+    def left(self) -> None:
+        """The end."""
+        self._say("left: record withdrawn, sessions handed over")
+
+    def _part(self, part: Assignment) -> str:
+        stage, spec = part.stage, self._spec
+        shard = stage.shards[part.rank]
+        layers = f"layers [{stage.start},{stage.end}) of {spec.layers}"
+        if len(stage.shards) == 1:
+            return f"{layers}, whole, as the fastest arrangement that fits every memory"
+        share = f"{shard.kv} of {spec.kv_heads} KV heads, {shard.mlp} of {spec.mlp_blocks} blocks"
+        return f"{layers}, {share}, rank {part.rank} of {len(stage.shards)} by memory and speed"
+
+
+def name_of(capability: Capability, peer: str) -> str:
+    """What people call a peer."""
+    return capability.name or short(peer)
+
+
+def short(peer: str) -> str:
+    """The end of a peer id: all ids of a kind begin alike."""
+    return peer[-SHORT:]
+
+
+def amount(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
