@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from time import perf_counter
 from types import TracebackType
 from typing import Self
 
@@ -20,14 +21,13 @@ class Progress:
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
         self.pieces: asyncio.Queue[str | SwarmError | None] = asyncio.Queue()
-        self._clock = asyncio.get_running_loop().time
-        self._watch = Stopwatch(self._clock())
+        self._watch = Stopwatch(perf_counter())
         self._flow = TextFlow(tokenizer.text_of, request.sampling.stop)
         self._route: Route | None = None
 
     def take(self, token: int) -> bool:
         """Take one new id; True once a stop string is complete."""
-        self._watch.token(self._clock())
+        self._watch.token(perf_counter())
         self._give(self._flow.push([token]))
         return self._flow.stopped
 

@@ -92,8 +92,8 @@ class Client:
             self._links = await stack.enter_async_context(self._connect(self._invite))
             self._directory = Directory(self._links.board, local.spec)
             self._switchboard = Switchboard(self._links.channel)
-            self._tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._stack = stack.pop_all()
+        self._tasks = await asyncio.TaskGroup().__aenter__()
         return self
 
     async def __aexit__(
@@ -102,10 +102,14 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        tasks, self._tasks = self._tasks, None
         for task in self._running:
             task.cancel()
-        await self._stack.__aexit__(kind, error, trace)
-        self._tasks = None
+        try:
+            if tasks is not None:  # without the error: a group would wrap it
+                await tasks.__aexit__(None, None, None)
+        finally:
+            await self._stack.__aexit__(kind, error, trace)
 
     async def generate(
         self,

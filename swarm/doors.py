@@ -1,0 +1,23 @@
+"""Doors: open a room by name when called, and notice a script whose own name hides a room."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+HOME = Path(__file__).resolve().parent.parent  # where the rooms lie beside this package
+
+
+def open_room(name: str) -> ModuleType:
+    """Import a room or one of its files, such as "node.main"; raises ImportError if hidden."""
+    room = name.partition(".")[0]
+    loaded = sys.modules.get(room)
+    spec = loaded.__spec__ if loaded else importlib.util.find_spec(room)
+    found = Path(spec.origin).resolve() if spec and spec.origin else None
+    if found != HOME / room / "__init__.py":
+        raise ImportError(
+            f"{found or 'Another module'} hides Swarm's own package {room!r}. "
+            f"Rename it: no script may be called {room}.py beside a program that uses Swarm."
+        )
+    return importlib.import_module(name)
