@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -15,16 +15,17 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
-from swarm.bounded_storage import BoundedStorage
+from swarm.board import R, has_shards, keys_to_publish, plain_key, shard_keys
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
+from swarm.hardening import harden
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
 from swarm.peer_process import PeerProcess
-from swarm.records import TTL_CAP, Record, record_of_map, record_to_map
+from swarm.records import Record, record_of_map, record_to_map
 from swarm.validator import SwarmValidator
 
 WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
+FIRST_WAIT_SECONDS = 4.0  # for the first peer's answer, which calls us back
 JOIN_SECONDS = 15.0
 CALL_SECONDS = 10.0  # for a whole search
 CLOSE_SECONDS = 3.0
@@ -33,7 +34,6 @@ FRIENDS = 64  # peers to come back to
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-FindCall = Callable[[Any, Any], Awaitable[Any]]
 
 
 class DhtBoard:
@@ -92,9 +92,7 @@ class DhtBoard:
         many = len(keys)
         call = self._node.store_many(keys, [value] * many, expiration, subkeys=[self.peer] * many)
         if not all((await _in_time(call)).values()):
-            raise Unreachable(
-                f"Some peer refuses our {kind.KEY} record.", "Is this machine's clock right?"
-            )
+            await self._confirm(kind, keys, expiration)
 
     async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
         """The live records of a kind by peer; raises Unreachable."""
@@ -117,8 +115,10 @@ class DhtBoard:
             await asyncio.wait([self._company])
         if self._node.cache_refresh_task is not None:
             self._node.cache_refresh_task.cancel()
-        with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
-            await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
+        self._node.is_alive = False
+        if not self._process.ended.is_set():  # hivemind would wait for a dead daemon
+            with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
+                await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
 
     async def _create_node(self, client: bool) -> Any:
         node = await DHTNode.create(
@@ -127,15 +127,21 @@ class DhtBoard:
             initial_peers=self._initial_peers,
             bucket_size=20,
             num_replicas=5,
-            wait_timeout=WAIT_SECONDS,
+            wait_timeout=FIRST_WAIT_SECONDS,
             record_validator=self._validator,
             client_mode=client,
         )
-        protocol = node.protocol
-        protocol.storage = BoundedStorage.adopt(protocol.storage)
-        protocol.cache = BoundedStorage.adopt(protocol.cache)
-        protocol.call_find = _with_honest_expirations(protocol.call_find)
+        node.protocol.wait_timeout = WAIT_SECONDS
+        harden(node)
         return node
+
+    async def _confirm(self, kind: type[Record], keys: list[str], expiration: float) -> None:
+        """Look whether anybody has the record: hivemind reports one refusal for all replicas."""
+        entry = (await self._read_keys(keys, latest=True)).get(self.peer)
+        if entry is None or entry.expiration_time < expiration:
+            raise Unreachable(
+                f"No peer takes our {kind.KEY} record.", "Is the clock of this machine right?"
+            )
 
     async def _peers_seen(self, kind: type[Record]) -> int:
         """How many peers have such a record, looked up at most once in a record's life."""
@@ -183,26 +189,6 @@ def _record_of(kind: type[R], values: object) -> R:
     record = record_of_map(kind, values)
     assert isinstance(record, kind)
     return record
-
-
-def _with_honest_expirations(find: FindCall) -> FindCall:
-    """Bound the expiration that an answer claims for a whole key, which no validator sees.
-
-    An infinite one would end a search at the first liar and stay in the cache for ever.
-    """
-
-    async def call_find(peer: Any, keys: Any) -> Any:
-        answers = await find(peer, keys)
-        return answers and {key: (_bounded(item), near) for key, (item, near) in answers.items()}
-
-    return call_find
-
-
-def _bounded(item: ValueWithExpiration | None) -> ValueWithExpiration | None:
-    if item is None:
-        return None
-    latest = time.time() + TTL_CAP + SKEW_SECONDS
-    return ValueWithExpiration(item.value, min(item.expiration_time, latest))
 
 
 def _explained(error: ValidationError) -> BadInput | Unreachable:

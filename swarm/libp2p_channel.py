@@ -135,9 +135,8 @@ class LibP2PChannel:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._process.open_stream(peer, self._frames)
         writer.write(self._proof(self.peer, peer))
-        way.stream = stream = FrameStream(reader, writer)
-        way.ping = way.round_trip_seconds = None
-        way.send_ping(measured=False)
+        stream = FrameStream(reader, writer)
+        way.open(stream)
         self._spawn(self._hear_pongs(peer, way, stream))
         return stream
 
@@ -232,6 +231,8 @@ class LibP2PChannel:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._ping_seconds)
+            if not self._listening.is_set():  # we do not read yet, so silence says nothing
+                continue
             for peer, way in list(self._ways.items()):
                 self._beat_way(peer, way)
             for peer, stream in list(self._incoming.items()):

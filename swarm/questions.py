@@ -53,7 +53,7 @@ class Limits:
     def __init__(self, per_second: int = QUESTIONS_PER_SECOND) -> None:
         self._per_second = per_second
         self._throttlers: OrderedDict[str, Throttler] = OrderedDict()
-        self.open = Counter[str]()
+        self._open = Counter[str]()
 
     async def has_room(self, peer: str) -> bool:
         """Whether the peer may ask now; counts the question if so."""
@@ -62,10 +62,17 @@ class Limits:
         if len(self._throttlers) > PEERS_REMEMBERED:
             self._throttlers.popitem(last=False)
         throttler.flush()  # type: ignore[no-untyped-call]
-        if len(throttler._task_logs) >= self._per_second or self.open[peer] >= OPEN_QUESTIONS:
+        if len(throttler._task_logs) >= self._per_second or self._open[peer] >= OPEN_QUESTIONS:
             return False
         await throttler.acquire()  # type: ignore[no-untyped-call]  # at once: there is room
+        self._open[peer] += 1
         return True
+
+    def leave(self, peer: str) -> None:
+        """A question that had room is answered."""
+        self._open[peer] -= 1
+        if not self._open[peer]:
+            del self._open[peer]
 
 
 class Questions:
@@ -118,6 +125,7 @@ class Questions:
             writer.writelines(frame_of(verdict.encode(), answer))
             async with asyncio.timeout(READ_SECONDS):
                 await writer.drain()
+                await _linger(reader)
         except (TimeoutError, RemoteProtocolError, *STREAM_ERRORS) as error:
             logger.debug("no answer for %s: %r", peer, error)
         finally:
@@ -128,7 +136,6 @@ class Questions:
     ) -> tuple[Verdict, bytes]:
         if not await self._limits.has_room(peer):
             return Verdict("busy", "Too many questions at once.", 1.0), b""
-        self._limits.open[peer] += 1
         try:
             async with asyncio.timeout(READ_SECONDS):
                 if not hmac.compare_digest(await reader.readexactly(32), expected_proof):
@@ -136,8 +143,7 @@ class Questions:
                 header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
             return await self._answered(peer, _unpacked(header), payload)
         finally:
-            self._limits.open[peer] -= 1
-            self._limits.open += Counter()  # forgets the zeros
+            self._limits.leave(peer)
 
     async def _answered(self, peer: str, name: object, payload: bytes) -> tuple[Verdict, bytes]:
         handler = self._handlers.get(name) if isinstance(name, str) else None
@@ -154,6 +160,13 @@ class Questions:
             logger.error("the answer to %s has %d bytes, above the cap", name, len(answer))
             return Verdict("too_large", "The answer is too large to send."), b""
         return Verdict(), answer
+
+
+async def _linger(reader: asyncio.StreamReader) -> None:
+    """Read on until the asker closes: a stream with unread bytes would take the answer with it."""
+    left = 2 * ANSWER_CAP
+    while left > 0 and (data := await reader.read(min(left, 2**16))):
+        left -= len(data)
 
 
 def _refusal(peer: str, verdict: Verdict) -> PeerRefused:

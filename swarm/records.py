@@ -1,5 +1,6 @@
 """Records on the board: Manifest, Capability, Advert, Lease, PlanRef; each signed by its peer."""
 
+import math
 import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -73,6 +74,12 @@ class StageAdvert:
     free_tokens: int  # KV tokens that are free
     sessions: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end or not self.members:
+            raise ValueError(f"stage [{self.start},{self.end}) needs a layer and a member")
+        if min(self.step_seconds, self.free_tokens, self.sessions) < 0:
+            raise ValueError(f"stage [{self.start},{self.end}) has a negative figure")
+
 
 @dataclass(frozen=True, slots=True)
 class Advert(Record):
@@ -130,8 +137,8 @@ def record_of_map(kind: type[Record], values: object) -> Record:
 
 
 def _value_of(hint: Any, value: object) -> object:
-    if hint is float and type(value) in (int, float):
-        return float(typing.cast("float", value))
+    if hint is float and isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
     if typing.get_origin(hint) is list:
         return _list_of(typing.get_args(hint)[0], value)
     if hint in (Device, Link, Member, StageAdvert) or (

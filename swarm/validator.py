@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -22,6 +23,7 @@ from swarm.records import RECORD_CAP, TTL_CAP, Manifest, Record, record_of_map
 
 SIGNATURE_BYTES = 64
 MAC_BYTES = 32
+JUDGED = 4096  # verdicts to remember
 DOMAIN = b"swarm record 1"
 
 
@@ -39,6 +41,8 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         self._identity = identity
         self._key = key.encode()
         self._clock = clock
+        # One search brings the same record from up to 20 replicas: judge it once.
+        self._unworthy = lru_cache(JUDGED)(self._judge)
         self._tail = SIGNATURE_BYTES + (MAC_BYTES if key else 0)
         self._kinds = {
             DHTID.generate(name).to_bytes(): (name, kind) for name, kind in known_keys(swarm)
@@ -67,13 +71,14 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         peer = _peer_of(record.subkey)
         if peer is None:
             return "it is not under a peer id"
+        if not isinstance(record.value, bytes) or not isinstance(record.expiration_time, float):
+            return "it is not made of bytes and a time"
         if len(record.value) > RECORD_CAP:
             return f"it has {len(record.value)} bytes, more than {RECORD_CAP}"
         return (
             self._misplaced(name, kind, peer)
             or self._untimely(kind, record.expiration_time)
-            or self._forged(record, peer)
-            or _malformed(kind, self.strip_value(record))
+            or self._unworthy(record, peer)
         )
 
     def signed_record(
@@ -99,6 +104,10 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         if math.isfinite(expiration) and expiration <= self._clock() + longest:
             return ""
         return f"it lives longer than {longest:.0f} s"
+
+    def _judge(self, record: DHTRecord, peer: str) -> str:
+        _, kind = self._kinds[record.key]
+        return self._forged(record, peer) or _malformed(kind, self.strip_value(record))
 
     def _forged(self, record: DHTRecord, peer: str) -> str:
         if len(record.value) <= self._tail:

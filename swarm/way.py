@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from swarm.streams import FrameStream
 from swarm.wire import Codec, Ping, Pong
 
+BURST = 5  # pings at the start
 SMOOTHING = 0.2  # weight of a new round trip
 PINGS = Codec({"PING": Ping, "PONG": Pong})
 
@@ -20,6 +21,7 @@ class Way:
     stream: FrameStream | None = None
     nonce: int = 0
     ping: tuple[int, float] | None = None  # nonce and moment of a ping on an idle stream
+    samples: int = 0
     round_trip_seconds: float | None = None
 
     def send_ping(self, *, measured: bool) -> None:
@@ -30,10 +32,23 @@ class Way:
             self.ping = self.nonce, time.monotonic()
 
     def hear_pong(self, nonce: int) -> None:
-        """Take a round trip; the first pong only says that the stream is open: ping again."""
+        """Take a round trip: the least of a burst at the start, then smoothed."""
         if self.ping is not None and nonce == self.ping[0]:
             seconds, self.ping = time.monotonic() - self.ping[1], None
-            before = seconds if self.round_trip_seconds is None else self.round_trip_seconds
-            self.round_trip_seconds = before + SMOOTHING * (seconds - before)
-        elif self.round_trip_seconds is None:
+            self._take_round_trip(seconds)
+        if self.samples < BURST and self.ping is None:
             self.send_ping(measured=True)
+
+    def open(self, stream: FrameStream) -> None:
+        """Start afresh on a new stream."""
+        self.stream, self.ping = stream, None
+        self.samples, self.round_trip_seconds = 0, None
+        self.send_ping(measured=False)  # its pong includes the opening
+
+    def _take_round_trip(self, seconds: float) -> None:
+        before = self.round_trip_seconds
+        if before is None or self.samples < BURST:
+            self.round_trip_seconds = min(seconds, seconds if before is None else before)
+        else:
+            self.round_trip_seconds = before + SMOOTHING * (seconds - before)
+        self.samples += 1
