@@ -21,7 +21,7 @@ from swarm.hardening import harden
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
 from swarm.peer_process import PeerProcess
-from swarm.records import Record, record_of_map, record_to_map
+from swarm.records import Record, record_of_map, record_to_list
 from swarm.validator import SwarmValidator
 
 WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
@@ -84,7 +84,7 @@ class DhtBoard:
         keys = keys_to_publish(self._swarm, kind, self.peer, await self._peers_seen(kind))
         # Always later than our last one: hivemind keeps the record that expires last.
         expiration = max(time.time() + ttl, self._expirations.get(kind, 0.0) + 0.001)
-        value = record_to_map(record)
+        value = record_to_list(record)
         signed = self._validator.signed_record(keys[0], self.peer, value, expiration)
         if problem := self._validator.problem_of(signed):
             raise LocalProtocolError(f"Our {kind.KEY} record cannot be published: {problem}.")

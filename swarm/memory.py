@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgpack
+
 from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.clock import Clock, LoopClock
 from swarm.errors import (
@@ -20,11 +22,12 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.identity import peer_of_public_key
-from swarm.records import Record, record_of_map, record_to_map
+from swarm.records import RECORD_CAP, Record, record_of_map, record_to_list
 from swarm.wire import Codec, Decoder, Fail, Message
 
 R = TypeVar("R", bound=Record)
 SILENCE_SECONDS = 6.0  # after which a silent link counts as lost, like three missed pings
+SIGNED_BYTES = 96  # what MAC and signature add to a record
 CODEC = Codec()
 
 
@@ -146,10 +149,13 @@ class MemoryBoard:
     async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
         """Show a record; one that would not travel raises LocalProtocolError."""
         kind = type(record)
+        values = record_to_list(record)
         try:
-            copy = record_of_map(kind, record_to_map(record))
+            copy = record_of_map(kind, values)
         except ValueError as error:
             raise LocalProtocolError(f"Our {kind.KEY} record is malformed: {error}.") from error
+        if len(msgpack.packb(values)) + SIGNED_BYTES > RECORD_CAP:
+            raise LocalProtocolError(f"Our {kind.KEY} record has more than {RECORD_CAP} bytes.")
         ttl = kind.TTL_SECONDS if ttl_seconds is None else min(ttl_seconds, kind.TTL_SECONDS)
         before = self._world.records.get((kind, self.peer))
         expiration = max(self._world.clock.now() + ttl, before[1] + 0.001 if before else 0.0)

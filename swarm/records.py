@@ -2,7 +2,8 @@
 
 import math
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import cache
 from typing import Any, ClassVar
 
 from swarm.hardware import Device, Link
@@ -128,12 +129,22 @@ def record_to_map(record: Record) -> dict[str, Any]:
     return asdict(record)
 
 
+def record_to_list(record: Record) -> list[Any]:
+    """A record as plain values in order, as it goes on the board: half the size of a map."""
+    values = _listed(astuple(record))
+    return list(values)
+
+
 def record_of_map(kind: type[Record], values: object) -> Record:
-    """Build a record from plain values; raises ValueError on unknown, missing or wrong fields."""
+    """Build a record from a map or a list; raises ValueError on unknown or wrong fields."""
     built = _value_of(kind, values)
     if not isinstance(built, Record):
         raise ValueError(f"not a {kind.__name__}")
     return built
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _value_of(hint: Any, value: object) -> object:
@@ -156,10 +167,18 @@ def _list_of(hint: Any, value: object) -> list[object]:
     return [_value_of(hint, item) for item in value]
 
 
+@cache
+def _hints_of(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _dataclass_of(kind: Any, value: object) -> object:
-    if not isinstance(value, dict) or not set(value) <= {f.name for f in fields(kind)}:
+    names = [f.name for f in fields(kind)]
+    if isinstance(value, list) and len(value) <= len(names):
+        value = dict(zip(names, value, strict=False))  # fields that have a default may be missing
+    if not isinstance(value, dict) or not set(value) <= set(names):
         raise ValueError(f"not the fields of a {kind.__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints_of(kind)
     try:
         return kind(**{name: _value_of(hints[name], item) for name, item in value.items()})
     except TypeError as error:

@@ -81,9 +81,7 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
             or self._unworthy(record, peer)
         )
 
-    def signed_record(
-        self, key: str, peer: str, values: dict[str, Any], expiration: float
-    ) -> DHTRecord:
+    def signed_record(self, key: str, peer: str, values: list[Any], expiration: float) -> DHTRecord:
         """A record as it would be stored under `key`."""
         stored = DHTRecord(
             DHTID.generate(key).to_bytes(), msgpack.packb(peer), msgpack.packb(values), expiration
