@@ -1,0 +1,215 @@
+"""A swarm of scripted stages in memory: they pass ids on and sample by a fixed rule."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from client.connection import Links
+from client.directory import Directory
+from client.pace import Patience
+from client.request import Request
+from client.route import Route
+from client.session import Session
+from client.switchboard import Switchboard
+from swarm.errors import PeerLost
+from swarm.invites import Invite
+from swarm.memory import MemoryWorld, peer_named
+from swarm.model import ModelSpec
+from swarm.records import Advert, Member, StageAdvert
+from swarm.sampling import Sampling
+from swarm.tensors import ids_of_bytes, ids_to_bytes
+from swarm.wire import Cancel, Close, Message, Open, Opened, Step, Token
+
+LAYERS = 6
+SPEC = ModelSpec(
+    name="scripted",
+    digest="d" * 64,
+    architecture="llama",
+    layers=LAYERS,
+    hidden=8,
+    heads=2,
+    kv_heads=2,
+    head_dim=4,
+    ffn=16,
+    vocab=300,
+    context=4096,
+    attention_parameters=100,
+    mlp_parameters=100,
+)
+Hook = Callable[["ScriptedStage", str, Message], bool]
+
+
+def next_id(ids: Sequence[int]) -> int:
+    """The rule: a letter that depends on everything before it, so that a wrong replay shows."""
+    return 97 + (sum(ids) * 31 + len(ids) * 7) % 26
+
+
+def continuation(prompt: Sequence[int], count: int) -> list[int]:
+    """What the scripted swarm must answer."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(next_id(ids))
+    return ids[len(prompt) :]
+
+
+class ScriptedStage:
+    """A stage that follows the protocol; `hook` sees every message first and may take it."""
+
+    def __init__(self, world: MemoryWorld, name: str, start: int, end: int) -> None:
+        self.peer = peer_named(name)
+        self.start, self.end = start, end
+        self.channel = world.channel(self.peer)
+        self.board = world.board(self.peer)
+        self.heard: list[Message] = []
+        self.opened: dict[str, Open] = {}
+        self.ids: dict[str, list[int]] = {}
+        self.clients: dict[str, str] = {}
+        self.hook: Hook = lambda stage, peer, message: False
+        self.hop_unreachable = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.channel.listen(self.on_message, lambda peer, reason: None)
+
+    async def advertise(self, **facts: Any) -> None:
+        """Publish what is served here."""
+        values = {"step_seconds": 0.01, "free_tokens": 10_000, "sessions": 0} | facts
+        stage = StageAdvert(self.start, self.end, [Member(self.peer, 0, 2, 1)], **values)
+        await self.board.publish(Advert(SPEC.digest, [stage], 1))
+
+    def on_message(self, peer: str, message: Message) -> None:
+        """Behave like a stage."""
+        self.heard.append(message)
+        if self.hook(self, peer, message):
+            return
+        match message:
+            case Open():
+                self.clients[message.session] = peer
+                self.opened[message.session] = message
+                self.ids[message.session] = []
+                reply = Opened(message.session, message.epoch, message.key, message.stage)
+                self.spawn(self.channel.send(peer, reply))
+            case Step():
+                self._step(message)
+            case Close() | Cancel():
+                self.opened.pop(message.session, None)
+
+    def _step(self, step: Step) -> None:
+        opened = self.opened.get(step.session)
+        if opened is None or opened.epoch != step.epoch:
+            return
+        ids = self.ids[step.session]
+        assert step.position == len(ids), "steps arrive in order, without gaps"
+        ids += ids_of_bytes(step.body)
+        if step.stage < len(opened.route) - 1:
+            self.pass_on(opened, step, step.stage + 1)
+        elif step.sample:
+            self._sample(opened, step, ids)
+
+    def _sample(self, opened: Open, step: Step, ids: list[int]) -> None:
+        token = next_id(ids)
+        sampling = Sampling.from_map(opened.sampling)
+        prompt = len(ids_of_bytes(opened.body)) - opened.generated
+        finish = "length" if len(ids) + 1 - prompt >= sampling.max_tokens else ""
+        common = (step.session, step.epoch, step.key)
+        hops = [[1000, 2000, 3000] for _ in opened.route]
+        self.spawn(
+            self.channel.send(
+                self.clients[step.session], Token(*common, len(ids), [token], finish, hops)
+            )
+        )
+        if not finish:
+            ring = Step(*common, 0, len(ids), 1, True, "i32", body=ids_to_bytes([token]))
+            self.pass_on(opened, ring, 0)
+
+    def pass_on(self, opened: Open, step: Step, stage: int) -> None:
+        """Send a step to the leader of a hop, or to the client where that is out of reach."""
+        common = (step.session, step.epoch, step.key, stage, step.position, step.tokens)
+        moved = Step(*common, step.sample, step.dtype, body=bytes(step.body))
+        receiver = opened.route[stage][0]
+        if receiver == self.peer:
+            self.on_message(self.peer, moved)
+            return
+        receiver = self.clients[step.session] if self.hop_unreachable else receiver
+        self.spawn(self.channel.send(receiver, moved))
+
+    def spawn(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Send without waiting."""
+
+        async def send() -> None:
+            with suppress(PeerLost):
+                await sending
+
+        task = asyncio.get_running_loop().create_task(send())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def heard_kinds(self) -> list[str]:
+        """The names of the messages so far."""
+        return [type(message).__name__ for message in self.heard]
+
+
+@dataclass
+class Notes:
+    """A listener that only remembers."""
+
+    tokens: list[int] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
+    hops: list[list[list[int]]] = field(default_factory=list)
+    stop_at: int | None = None
+
+    def take(self, token: int) -> bool:
+        """Remember an id."""
+        self.tokens.append(token)
+        return len(self.tokens) == self.stop_at
+
+    def use(self, route: Route) -> None:
+        """Remember a route."""
+        self.routes.append(route)
+
+    def time(self, route: Route, hops: list[list[int]]) -> None:
+        """Remember times."""
+        self.hops.append(hops)
+
+
+QUICK = Patience(step_seconds=0.2, pause_seconds=0.02, leave_seconds=0.2)
+
+
+@dataclass
+class ScriptedSwarm:
+    """Stages in a world, and a client's way in."""
+
+    world: MemoryWorld = field(default_factory=MemoryWorld)
+    notes: Notes = field(default_factory=Notes)
+
+    def __post_init__(self) -> None:
+        self.channel = self.world.channel(peer_named("client"))
+        self.directory = Directory(self.world.board(peer_named("client")), SPEC)
+        self.switchboard = Switchboard(self.channel)
+
+    async def stage(self, name: str, start: int, end: int, **facts: Any) -> ScriptedStage:
+        """Add a stage and its advert."""
+        stage = ScriptedStage(self.world, name, start, end)
+        await stage.advertise(**facts)
+        return stage
+
+    def session(
+        self, prompt: Sequence[int], *, timeout_seconds: float = 5.0, **options: Any
+    ) -> Session:
+        """A session that is ready to run."""
+        request = Request(tuple(prompt), Sampling(**options), timeout_seconds)
+        session = Session(self.channel, self.directory, request, self.notes, QUICK)
+        self.switchboard.add(session)
+        return session
+
+    @asynccontextmanager
+    async def connect(self, invite: Invite) -> AsyncIterator[Links]:
+        """What `Client(connect=...)` takes."""
+        peer = peer_named("client")
+        yield Links(self.world.board(peer), self.world.channel(peer))
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    """Wait for a fact; the test's own deadline ends a vain wait."""
+    while not fact():  # noqa: ASYNC110 - any fact, not an event
+        await asyncio.sleep(0.001)

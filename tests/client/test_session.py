@@ -1,0 +1,389 @@
+"""Sessions against scripted stages: order, loss, replay, fences, relays, patience."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from client.session import CHUNK_TOKENS
+from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
+from swarm.tensors import ids_of_bytes
+from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Step, Token
+from tests.client.conftest import Story
+from tests.client.scripted import LAYERS, ScriptedStage, ScriptedSwarm, continuation, until
+
+PROMPT = [10, 20, 30]
+Run = Callable[[Story], None]
+
+
+async def pair(swarm: ScriptedSwarm) -> tuple[ScriptedStage, ScriptedStage]:
+    """Two stages that cover the model."""
+    return await swarm.stage("first", 0, 4), await swarm.stage("last", 4, LAYERS)
+
+
+def test_tokens_come_in_order_through_unequal_stages(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        session = swarm.session(PROMPT, max_tokens=9)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 9)
+        assert session.transcript.finish == "length"
+        assert session.replays == 0
+        await until(lambda: first.heard_kinds()[-1] == last.heard_kinds()[-1] == "Close")
+        assert swarm.notes.hops[0] == [[1000, 2000, 3000]] * 2
+
+    in_swarm(story)
+
+
+def test_open_names_the_route_and_sampling_goes_to_the_last_stage_only(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        await swarm.session(PROMPT, max_tokens=2, temperature=0.5, seed=3).run()
+        opens = [next(m for m in stage.heard if isinstance(m, Open)) for stage in (first, last)]
+        assert [opened.stage for opened in opens] == [0, 1]
+        assert opens[0].route == [[first.peer, 0, 4], [last.peer, 4, LAYERS]]
+        assert opens[0].sampling == {}
+        assert opens[1].sampling == {"max_tokens": 2, "temperature": 0.5, "seed": 3}
+        assert {opened.capacity for opened in opens} == {len(PROMPT) + 2}
+        assert ids_of_bytes(opens[1].body) == PROMPT
+
+    in_swarm(story)
+
+
+def test_one_peer_may_lead_every_stage(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("only", 0, LAYERS)
+        await swarm.session(PROMPT, max_tokens=3).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
+def test_long_prompts_go_in_chunks_and_only_the_last_is_sampled(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, _ = await pair(swarm)
+        prompt = [1] * (2 * CHUNK_TOKENS + 5)
+        await swarm.session(prompt, max_tokens=1).run()
+        steps = [message for message in first.heard if isinstance(message, Step)]
+        assert [(s.position, s.tokens, s.sample) for s in steps] == [
+            (0, CHUNK_TOKENS, False),
+            (CHUNK_TOKENS, CHUNK_TOKENS, False),
+            (2 * CHUNK_TOKENS, 5, True),
+        ]
+
+    in_swarm(story)
+
+
+def test_stop_ids_end_the_session_and_belong_to_the_answer(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        _, last = await pair(swarm)
+        expected = continuation(PROMPT, 8)
+        session = swarm.session(PROMPT, max_tokens=8, stop_ids=(expected[2],))
+        await session.run()
+        first_stop = expected.index(expected[2])
+        assert swarm.notes.tokens == expected[: first_stop + 1]
+        assert session.transcript.finish == "stop"
+        await until(lambda: "Close" in last.heard_kinds())
+
+    in_swarm(story)
+
+
+def test_the_listener_can_end_the_session(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await pair(swarm)
+        swarm.notes.stop_at = 3
+        session = swarm.session(PROMPT, max_tokens=50)
+        await session.run()
+        assert session.transcript.generated == continuation(PROMPT, 3)
+        assert session.transcript.finish == "stop"
+
+    in_swarm(story)
+
+
+def test_repeated_late_and_foreign_tokens_change_nothing(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+
+        def meddle(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step) and message.position > len(PROMPT):
+                common = (message.session, message.epoch)
+                at = message.position
+                for token in (
+                    Token(*common, message.key, len(PROMPT), [1]),  # seen before
+                    Token(*common, b"0" * 16, at + 1, [2]),  # wrong key
+                    Token(message.session, message.epoch + 1, message.key, at + 1, [3]),  # epoch
+                    Token(*common, message.key, 10**6, [4]),  # far beyond
+                ):
+                    stage.spawn(stage.channel.send(stage.clients[message.session], token))
+            return False
+
+        last.hook = meddle
+        first.hook = lambda stage, peer, message: _forge(stage, message)
+        await swarm.session(PROMPT, max_tokens=6).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 6)
+
+    def _forge(stage: ScriptedStage, message: Message) -> bool:
+        """Tokens of a stage that is not the last one do not count."""
+        if isinstance(message, Step):
+            common = (message.session, message.epoch, message.key)
+            token = Token(*common, message.position + message.tokens, [7])
+            stage.spawn(stage.channel.send(stage.clients[message.session], token))
+        return False
+
+    in_swarm(story)
+
+
+def test_tokens_that_overtake_each_other_are_put_in_order(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        _, last = await pair(swarm)
+        expected = continuation(PROMPT, 3)
+
+        def shuffle(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if not isinstance(message, Step):
+                return False
+            common = (message.session, message.epoch, message.key)
+            at = len(PROMPT)
+            for offset in (2, 0, 1):
+                finish = "length" if offset == 2 else ""
+                token = Token(*common, at + offset, [expected[offset]], finish)
+                stage.spawn(stage.channel.send(stage.clients[message.session], token))
+            return True
+
+        last.hook = shuffle
+        await swarm.session(PROMPT, max_tokens=3).run()
+        assert swarm.notes.tokens == expected
+
+    in_swarm(story)
+
+
+def test_steps_are_relayed_where_stages_cannot_reach_each_other(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        first.hop_unreachable = last.hop_unreachable = True
+        await swarm.session(PROMPT, max_tokens=5).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 5)
+
+    in_swarm(story)
+
+
+def test_a_lost_stage_costs_a_replay_and_no_token(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        spare = await swarm.stage("spare", 4, LAYERS, step_seconds=1.0)
+
+        def die_later(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step) and message.position == len(PROMPT) + 3:
+                swarm.world.kill(stage.peer)
+            return False
+
+        last.hook = die_later
+        session = swarm.session(PROMPT, max_tokens=10)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 10)
+        assert session.replays == 1
+        replay = next(message for message in spare.heard if isinstance(message, Open))
+        assert replay.epoch == 2
+        assert replay.generated == 4
+        assert ids_of_bytes(replay.body) == PROMPT + continuation(PROMPT, 4)
+        assert [m.epoch for m in first.heard if isinstance(m, Open)] == [1, 2]
+
+    in_swarm(story)
+
+
+def test_a_session_waits_for_a_route_that_appears_later(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        running = asyncio.create_task(swarm.session(PROMPT, max_tokens=4).run())
+        await asyncio.sleep(0.1)
+        await swarm.stage("last", 4, LAYERS)
+        await running
+        assert swarm.notes.tokens == continuation(PROMPT, 4)
+
+    in_swarm(story)
+
+
+def test_no_route_in_time_says_which_layers_are_missing(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        with pytest.raises(NoRoute, match=r"\[4,6\) of 6"):
+            await swarm.session(PROMPT, timeout_seconds=0.2).run()
+
+    in_swarm(story)
+
+
+@pytest.mark.parametrize("code", ["stage_lost", "unknown_session", "leaving", "internal"])
+def test_a_failing_stage_is_replaced(in_swarm: Run, code: str) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        bad = await swarm.stage("bad", 4, LAYERS)
+        await swarm.stage("good", 4, LAYERS, step_seconds=1.0)
+
+        def fail(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                failure = Fail(message.session, message.epoch, code, "broken")
+                stage.spawn(stage.channel.send(stage.clients[message.session], failure))
+            return isinstance(message, Step)
+
+        bad.hook = fail
+        await swarm.session(PROMPT, max_tokens=4).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 4)
+        await until(lambda: "Cancel" in bad.heard_kinds())
+
+    in_swarm(story)
+
+
+def test_a_leaving_stage_hands_over_without_losing_tokens(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        leaving = await swarm.stage("leaving", 4, LAYERS)
+        await swarm.stage("other", 4, LAYERS, step_seconds=1.0)
+
+        def move(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step) and message.position == len(PROMPT) + 1:
+                moved = Moved(message.session, message.epoch)
+                stage.spawn(stage.channel.send(stage.clients[message.session], moved))
+                return True
+            return False
+
+        leaving.hook = move
+        session = swarm.session(PROMPT, max_tokens=6)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 6)
+        assert session.replays == 1
+
+    in_swarm(story)
+
+
+def test_a_fault_that_time_cannot_mend_ends_the_session_soon(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        last = await swarm.stage("last", 4, LAYERS)
+
+        def fail(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                failure = Fail(message.session, message.epoch, "bad_frame", "nonsense")
+                stage.spawn(stage.channel.send(peer, failure))
+            return isinstance(message, Open)
+
+        last.hook = fail
+        with pytest.raises(PeerRefused, match="bad_frame"):
+            await swarm.session(PROMPT, timeout_seconds=60).run()
+        assert last.heard_kinds().count("Open") == 5
+
+    in_swarm(story)
+
+
+def test_a_busy_stage_is_asked_again_after_a_while(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        refusals = [0.05, 0.05]
+
+        def busy(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open) and refusals:
+                common = (message.session, message.epoch, message.key, message.stage)
+                stage.spawn(stage.channel.send(peer, Busy(*common, refusals.pop())))
+                return True
+            return False
+
+        last.hook = busy
+        session = swarm.session(PROMPT, max_tokens=3)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+        assert session.replays == 0
+        assert first.heard_kinds().count("Cancel") == 2, "what it had reserved is freed"
+
+    in_swarm(story)
+
+
+def test_a_swarm_that_stays_busy_is_reported_as_such(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        only = await swarm.stage("only", 0, LAYERS)
+
+        def busy(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                common = (message.session, message.epoch, message.key, message.stage)
+                stage.spawn(stage.channel.send(peer, Busy(*common, 0.05, "full")))
+            return isinstance(message, Open)
+
+        only.hook = busy
+        with pytest.raises(PeerRefused, match="busy"):
+            await swarm.session(PROMPT, timeout_seconds=0.2).run()
+
+    in_swarm(story)
+
+
+def test_a_stage_that_falls_silent_is_left_after_its_deadline(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        silent = await swarm.stage("silent", 4, LAYERS)
+        await swarm.stage("lively", 4, LAYERS, step_seconds=1.0)
+        silent.hook = lambda stage, peer, message: isinstance(message, Open)
+        session = swarm.session(PROMPT, max_tokens=3)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+        assert session.replays == 1
+
+    in_swarm(story)
+
+
+def test_without_any_progress_the_session_ends_at_its_timeout(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        only = await swarm.stage("only", 0, LAYERS)
+        only.hook = lambda stage, peer, message: isinstance(message, Step)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(Deadline):
+            await swarm.session(PROMPT, timeout_seconds=0.5).run()
+        assert 0.4 < asyncio.get_running_loop().time() - started < 1.5
+
+    in_swarm(story)
+
+
+def test_a_route_of_dead_peers_is_given_up(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        only = await swarm.stage("only", 0, LAYERS)
+        swarm.world.kill(only.peer)
+        with pytest.raises(PeerLost):
+            await swarm.session(PROMPT, timeout_seconds=0.2).run()
+
+    in_swarm(story)
+
+
+def test_a_peer_that_comes_back_is_used_again(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        only = await swarm.stage("only", 0, LAYERS)
+        swarm.world.kill(only.peer)
+        running = asyncio.create_task(swarm.session(PROMPT, max_tokens=3).run())
+        await asyncio.sleep(0.1)
+        await swarm.stage("only", 0, LAYERS)
+        await running
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
+@pytest.mark.parametrize("moment", [Open, Step])
+def test_cancelling_frees_every_stage_at_any_moment(in_swarm: Run, moment: type[Message]) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        last.hook = lambda stage, peer, message: isinstance(message, moment)
+        running = asyncio.create_task(swarm.session(PROMPT).run())
+        await until(lambda: any(isinstance(message, moment) for message in last.heard))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await until(lambda: any(isinstance(m, Cancel) for m in first.heard))
+        await until(lambda: any(isinstance(m, Cancel) for m in last.heard))
+        assert not first.opened
+
+    in_swarm(story)
+
+
+def test_a_finished_session_is_closed_exactly_once(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        await swarm.session(PROMPT, max_tokens=2).run()
+        await asyncio.sleep(0.05)
+        for stage in (first, last):
+            assert sum(isinstance(m, Close | Cancel) for m in stage.heard) == 1
+
+    in_swarm(story)
