@@ -1,0 +1,198 @@
+"""read_instance: a cluster file's instance as a planning problem, checked field by field."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.fields import Fields
+from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
+from swarm.errors import BadInput
+from swarm.plan import COLUMNS_PER_BLOCK
+
+MEMORY_EFFICIENCY, COMPUTE_EFFICIENCY, USABLE_MEMORY = 0.8, 0.5, 0.92
+SAME_HOST = (10e-6, 16e9)
+RELAY_FACTOR = 2.0  # between two machines behind NAT
+NEXT_ID = "Take one of these ids."
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One cluster of a file: the problem, and the file's own words on it."""
+
+    id: str
+    problem: Problem
+    fields: Fields
+    capacity: dict[str, list[float]]  # Helix: tokens/s of a GPU kind by layers held
+
+
+def read_file(path: str | Path) -> Fields:
+    """Read a cluster file; raises BadInput if it is not there or not JSON."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}.", "Name a readable file.") from error
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON: {error}.", "Mend the file and try again.") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: the file must hold one JSON object.", "Mend the file.")
+    return Fields(data, "", str(path))
+
+
+def instance_ids(file: Fields) -> list[str]:
+    """Ids of all instances of a file, in its order."""
+    return [entry.text("id") for entry in file.sections("instances")]
+
+
+def read_instance(file: Fields, instance_id: str, objective: str = "latency") -> Instance:
+    """The instance of that id; raises BadInput naming file and field where something is wrong."""
+    entries = file.sections("instances")
+    entry = next((e for e in entries if e.values.get("id") == instance_id), None)
+    if entry is None:
+        ids = ", ".join(str(e.values.get("id")) for e in entries)
+        raise BadInput(f"{file.file}: instances has no id {instance_id!r}, only {ids}.", NEXT_ID)
+    machines = {m.text("id"): m for m in entry.sections("machines")}
+    devices = tuple(d for m in machines.values() for d in devices_of(file, m))
+    if not devices:
+        raise entry.refuse("machines", "hold no device at all")
+    if len(machines) != len(entry.sections("machines")):
+        raise entry.refuse("machines", "use one id twice")
+    latency, bandwidth = link_tables(devices, link_rule(entry, machines))
+    problem = Problem(
+        model=model_of(file, entry),
+        devices=devices,
+        latency=latency,
+        bandwidth=bandwidth,
+        workload=workload_of(entry),
+        objective=objective,
+    )
+    return Instance(instance_id, problem, entry, _capacity(entry))
+
+
+def model_of(file: Fields, entry: Fields) -> PlanModel:
+    """The model that the instance names."""
+    name = entry.text("model")
+    models = file.section("models")
+    if name not in models.values:
+        known = ", ".join(sorted(models.values))
+        raise entry.refuse("model", f"names the unknown model {name!r}; known are {known}")
+    model = models.section(name)
+    hidden, ffn = model.count("hidden"), model.count("ffn")
+    mlp = (3 if model.values.get("ffn_gated") else 2) * hidden * ffn
+    parameters = model.number("params_per_layer")
+    if parameters <= mlp:
+        raise model.refuse("params_per_layer", f"is {parameters:g}, less than its MLP's {mlp}")
+    return PlanModel(
+        name=name,
+        layers=model.count("layers"),
+        hidden=hidden,
+        kv_heads=model.count("kv_heads"),
+        mlp_blocks=math.ceil(ffn / COLUMNS_PER_BLOCK),
+        attention_parameters=parameters - mlp,
+        mlp_parameters=mlp,
+        embedding_parameters=model.count("vocab") * hidden,
+        bytes_per_weight=model.number("bytes_per_weight"),
+        kv_bytes=model.number("kv_bytes_per_token_per_layer"),
+    )
+
+
+def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
+    """The devices of one machine; none if its count is 0."""
+    name, count = machine.text("id"), machine.count("count", least=0)
+    if count == 0:
+        return []
+    kind = machine.text("gpu")
+    kinds = file.section("gpu_types")
+    if kind not in kinds.values:
+        known = ", ".join(kinds.values)
+        raise machine.refuse("gpu", f"names the unknown GPU {kind!r}; known are {known}")
+    gpu = kinds.section(kind)
+    memory = min(gpu.number("mem_GB"), machine.optional("ram_free_GB", math.inf))
+    return [
+        PlanDevice(
+            id=f"{name}/{index}",
+            machine=name,
+            flops=gpu.number("tflops_dense_16bit") * 1e12,
+            bytes_per_second=gpu.number("hbm_GBps") * 1e9,
+            memory_bytes=memory * 1e9 * USABLE_MEMORY,
+            compute_efficiency=machine.optional("flop_efficiency", COMPUTE_EFFICIENCY),
+            memory_efficiency=machine.optional("memory_efficiency", MEMORY_EFFICIENCY),
+            kind=kind,
+            region=machine.text("region"),
+            lifetime_seconds=machine.optional("lifetime_s", math.inf),
+            load_bytes_per_second=machine.optional("down_Mbps", 1000.0) * 1e6 / 8,
+        )
+        for index in range(count)
+    ]
+
+
+def workload_of(entry: Fields) -> Workload:
+    """Mean input and output tokens of the instance: given as means, as lists, or not at all."""
+    load = entry.section("workload")
+    if load.has("mean_input"):
+        return Workload(load.number("mean_input"), load.number("mean_output"))
+    if load.has("input_tokens"):
+        inputs, outputs = load.numbers("input_tokens"), load.numbers("output_tokens")
+        return Workload(round(sum(inputs) / len(inputs)), round(sum(outputs) / len(outputs)))
+    return Workload(512, 128)
+
+
+def link_rule(
+    entry: Fields, machines: dict[str, Fields]
+) -> Callable[[PlanDevice, PlanDevice], tuple[float, float]]:
+    """How far two devices are apart: one-way seconds and bytes/s."""
+    network = entry.section("network")
+    same = _network_link(network.section("same_region"))
+    default = (
+        network.section("inter_region_default") if network.has("inter_region_default") else None
+    )
+    far = _network_link(default) if default else None
+    pairs = {
+        frozenset((pair.text("a"), pair.text("b"))): _network_link(pair)
+        for pair in network.sections("inter_region_pairs")
+    }
+
+    def rule(a: PlanDevice, b: PlanDevice) -> tuple[float, float]:
+        here, there = machines[a.machine], machines[b.machine]
+        if a.machine == b.machine:
+            return _intra(here)
+        if here.has("host") and here.values["host"] == there.values.get("host"):
+            return SAME_HOST
+        link = same if a.region == b.region else pairs.get(frozenset((a.region, b.region)), far)
+        if link is None:
+            why = f"connects {a.machine} ({a.region}) to {b.machine} ({b.region}) in no way"
+            raise network.refuse("inter_region_pairs", why)
+        return _access(link, here, there)
+
+    return rule
+
+
+def _access(link: tuple[float, float], here: Fields, there: Fields) -> tuple[float, float]:
+    """The link as limited by relays and by the two access lines."""
+    latency, bandwidth = link
+    if here.values.get("nat") and there.values.get("nat"):
+        latency *= RELAY_FACTOR
+    up = here.optional("up_Mbps", math.inf) * 1e6 / 8
+    down = there.optional("down_Mbps", math.inf) * 1e6 / 8
+    return latency, min(bandwidth, up, down)
+
+
+def _network_link(link: Fields) -> tuple[float, float]:
+    return link.number("lat_ms", above=False) * 1e-3, link.number("bw_Gbps") * 1e9 / 8
+
+
+def _intra(machine: Fields) -> tuple[float, float]:
+    intra = machine.section("intra")
+    if machine.count("count", least=0) == 1 and not intra.has("lat_us"):
+        return 0.0, 1e12
+    return intra.number("lat_us", above=False) * 1e-6, intra.number("bw_GBps") * 1e9
+
+
+def _capacity(entry: Fields) -> dict[str, list[float]]:
+    if not entry.has("capacity_tokens_s"):
+        return {}
+    capacity: Fields = entry.section("capacity_tokens_s")
+    values: dict[str, Any] = dict(capacity.values)
+    return {kind: capacity.numbers(kind) for kind in values}
