@@ -1,0 +1,144 @@
+"""Exact pipelines for few devices: tables of all groups, then dynamic programming over chains."""
+
+import numpy as np
+
+from planner.chains import Chains, Link, best_chain
+from planner.classes import Classes, Counts, classes_of
+from planner.cost import CostModel
+from planner.criterion import Criterion, latency_criterion
+from planner.polish import Place, polished, true_seconds
+from planner.problem import Numbers, Problem
+from planner.shares import SLACK, Group, share_out
+from planner.stage_table import Row, corrected, floor_seconds, led_by, row_of
+from swarm.plan import Pipeline, Stage
+
+MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is
+MOST_STATES = 256  # groups of devices that exact search takes on: 8 unlike devices
+
+
+def is_small(classes: Classes) -> bool:
+    """Whether exact search takes on devices of these classes."""
+    return classes.states <= MOST_STATES
+
+
+def least_latency_pipeline(
+    problem: Problem, devices: list[int], limit: float = np.inf
+) -> Pipeline | None:
+    """The pipeline over some of the devices with the least seconds of one request, if any fits.
+
+    Exact over order, groups and layers; shares are exact for the greatest sum of a member's
+    prefill and decode seconds. Only pipelines below `limit` seconds are looked for.
+    """
+    if not devices:
+        return None
+    classes = classes_of(problem, devices)
+    criterion = latency_criterion(problem)
+    wide = _Wide(problem, classes, criterion)
+    return wide.settle(limit)
+
+
+class _Wide:
+    """One search: groups inside a machine first, then those across machines that may pay."""
+
+    def __init__(self, problem: Problem, classes: Classes, criterion: Criterion) -> None:
+        self.problem, self.classes, self.criterion = problem, classes, criterion
+        self.rows: dict[Counts, Row] = {}
+        self.floors = {
+            counts: floor_seconds(problem, criterion, self.members(counts))
+            for counts in classes.groups()
+        }
+        self.floor = min(self.floors.values())
+
+    def members(self, counts: Counts) -> tuple[int, ...]:
+        return tuple(self.classes.pick(counts, (0,) * len(counts)))
+
+    def local(self) -> list[Counts]:
+        """Groups within one machine."""
+        where = self.problem.machine_of
+        return [g for g in self.floors if len({int(where[m]) for m in self.members(g)}) == 1]
+
+    def worth_trying(self, limit: float) -> list[Counts]:
+        """Groups that could serve one layer of a pipeline below the limit."""
+        rest = (self.problem.model.layers - 1) * self.floor
+        return [counts for counts, floor in self.floors.items() if floor + rest < limit]
+
+    def settle(self, limit: float) -> Pipeline | None:
+        """Search everywhere until the tables agree with the true seconds of the chain found."""
+        found: tuple[float, Pipeline | None] = (limit, None)
+        links = self.search(self.local(), limit)[1]
+        for _ in range(MOST_CORRECTIONS):
+            if links:
+                pipeline = pipeline_of(self.problem, self.classes, self.criterion, links)
+                seconds = CostModel(self.problem).latency(pipeline)
+                found = min(found, (seconds, pipeline), key=lambda pair: pair[0])
+                self.correct(links, pipeline)
+            links = self.search(self.worth_trying(found[0]), found[0] * (1 - SLACK))[1]
+            if not links:
+                break
+        return found[1]
+
+    def correct(self, links: list[Link], pipeline: Pipeline) -> None:
+        """Write the true seconds of a chain's stages into the tables."""
+        for link, stage in zip(links, pipeline.stages, strict=True):
+            place = Place(link.layers, stage is pipeline.stages[0], stage is pipeline.stages[-1])
+            seconds = true_seconds(self.problem, self.criterion, place, stage.shards)
+            self.rows[link.row.counts] = corrected(self.rows[link.row.counts], place, seconds)
+
+    def search(self, groups: list[Counts], limit: float) -> tuple[float, list[Link]]:
+        """The best chain below the limit over the given groups."""
+        for counts in groups:
+            if counts not in self.rows:
+                self.rows[counts] = row_of(self.problem, self.classes, counts, self.criterion)
+        rows = [row for counts in groups if (row := self.rows[counts]).is_possible]
+        if not rows:
+            return limit, []
+        hops = hop_seconds(self.problem, self.classes, self.criterion, rows)
+        backs = back_seconds(self.problem, self.classes, self.criterion, rows)
+        found = best_chain(Chains(self.classes, rows, hops, backs, self.floor), limit)
+        return found if found[1] else (limit, [])
+
+
+def hop_seconds(
+    problem: Problem, classes: Classes, criterion: Criterion, rows: list[Row]
+) -> Numbers:
+    """The criterion's seconds of activations from every row's group to every other's."""
+    row = 2.0 * problem.model.hidden
+    prompt = _best_link(problem, classes, rows, problem.workload.input_tokens * row)
+    step = _best_link(problem, classes, rows, criterion.batch * row)
+    return criterion.prefill_weight * prompt + criterion.decode_weight * step
+
+
+def back_seconds(
+    problem: Problem, classes: Classes, criterion: Criterion, rows: list[Row]
+) -> Numbers:
+    """The criterion's seconds of sampled tokens on their way back to the first stage."""
+    weight = criterion.prefill_weight + criterion.decode_weight
+    return weight * _best_link(problem, classes, rows, 4.0)
+
+
+def _best_link(problem: Problem, classes: Classes, rows: list[Row], size: float) -> Numbers:
+    latency, bandwidth = classes.links(problem)
+    seconds = latency + size / bandwidth
+    sets = [np.flatnonzero(row.counts) for row in rows]
+    leaving = np.array([seconds[a].min(axis=0) for a in sets])
+    return np.array([leaving[:, b].min(axis=1) for b in sets]).T
+
+
+def pipeline_of(
+    problem: Problem, classes: Classes, criterion: Criterion, links: list[Link]
+) -> Pipeline:
+    """Name the devices of a chain and deal out their shares."""
+    taken = np.zeros(len(classes.counts), dtype=np.int64)
+    stages: list[Stage] = []
+    at = 0
+    for link in links:
+        first, last = link is links[0], link is links[-1]
+        members = tuple(classes.pick(link.row.counts, tuple(taken.tolist())))
+        leader = members[link.row.members.index(link.row.leader(Place(link.layers, first, last)))]
+        group = Group(led_by(members, leader), first, last)
+        shards = share_out(problem, group, criterion, link.layers)
+        shards = polished(problem, criterion, Place(link.layers, first, last), shards)
+        stages.append(Stage(at, at + link.layers, shards))
+        taken += link.row.counts
+        at += link.layers
+    return Pipeline(tuple(stages))

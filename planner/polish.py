@@ -1,0 +1,82 @@
+"""polished: move units between the shards of a stage while its true seconds fall.
+
+The tables of `shares` bound a stage by the greatest sum of a member's prefill and decode seconds;
+the true seconds are the sum of the two greatest, which unlike members can lower by a trade.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from planner.criterion import Criterion, stage_seconds
+from planner.problem import Problem
+from planner.stage_form import form_stage
+from swarm.plan import Shard
+
+STEPS = (64, 16, 4, 1)
+GAIN = 1e-6  # relative; smaller ones are not worth a move
+MOST_MEMBERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage stands: its layers, and whether it holds the ends."""
+
+    layers: int
+    first: bool
+    last: bool
+
+
+def true_seconds(
+    problem: Problem, criterion: Criterion, place: Place, shards: tuple[Shard, ...]
+) -> float:
+    """The criterion's seconds of a stage; infinite if it does not fit the memory."""
+    form = form_stage(problem, shards, place.layers, first=place.first, last=place.last)
+    if form.sequences(problem.workload.context) < criterion.sequences:
+        return float("inf")
+    return stage_seconds(problem, criterion, form)
+
+
+def polished(
+    problem: Problem, criterion: Criterion, place: Place, shards: tuple[Shard, ...]
+) -> tuple[Shard, ...]:
+    """The shards after every move of KV heads and MLP blocks that lowers the stage's seconds."""
+    if not _is_mixed(problem, shards):
+        return shards
+    best = true_seconds(problem, criterion, place, shards)
+    for step in STEPS:
+        improved = True
+        while improved:
+            improved = False
+            for moved in _moves(problem, shards, step):
+                seconds = true_seconds(problem, criterion, place, moved)
+                if seconds < best * (1 - GAIN):
+                    shards, best, improved = moved, seconds, True
+                    break
+    return shards
+
+
+def _is_mixed(problem: Problem, shards: tuple[Shard, ...]) -> bool:
+    """Whether members differ in the ratio of arithmetic to reading speed."""
+    devices = [problem.devices[problem.index_of[shard.device]] for shard in shards]
+    ratios = {
+        round(d.flops * d.compute_efficiency / d.bytes_per_second / d.memory_efficiency, 6)
+        for d in devices
+    }
+    return len(ratios) > 1 and len(shards) <= MOST_MEMBERS
+
+
+def _moves(problem: Problem, shards: tuple[Shard, ...], step: int) -> Iterator[tuple[Shard, ...]]:
+    """Every single move from one member to another; KV heads move with the finest step."""
+    least = problem.model.least_units
+    trades = [(0, step)] if step > 1 else [(0, 1), (1, 0), (1, -1), (1, -4), (1, -16)]
+    for (i, giver), (j, taker) in itertools.permutations(enumerate(shards), 2):
+        for kv, mlp in trades:
+            left = (giver.kv - kv, giver.mlp - mlp)
+            right = (taker.kv + kv, taker.mlp + mlp)
+            if min(*left, *right) < least or 0 in (sum(left), sum(right)):
+                continue
+            moved = list(shards)
+            moved[i] = replace(giver, kv=left[0], mlp=left[1])
+            moved[j] = replace(taker, kv=right[0], mlp=right[1])
+            yield tuple(moved)

@@ -1,0 +1,229 @@
+"""Shares: how the devices of one stage divide its KV heads and MLP blocks, unevenly.
+
+For a time limit each member can hold so many MLP blocks beside k KV heads; a dynamic programme
+over members finds whether the limit can be met, bisection finds the least limit. All layer counts
+are solved at once: arrays run over cases (layer counts) and units of KV heads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.criterion import Criterion, allreduce_seconds, head_seconds, unit_rates
+from planner.problem import Numbers, Problem
+from planner.stage_form import end_bytes_of, worst_link
+from swarm.plan import Shard
+
+NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+UNITS = 16  # KV heads are dealt in at most this many packs in tables
+FINE_UNITS = 128  # and in the plan itself
+HALVINGS = 24
+SLACK = 5e-4  # time given up, at most, for an even spread of the KV cache
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Members of a stage, leader first, and whether it holds the model's ends."""
+
+    members: tuple[int, ...]
+    first: bool = False
+    last: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """Bounds of every member for one group: what fits in memory, what a time limit allows."""
+
+    problem: Problem
+    group: Group
+    criterion: Criterion
+    layers: Numbers  # one entry for each case
+    is_memory_free: bool = False  # as if memory were without end
+    units: int = UNITS
+
+    @property
+    def pack(self) -> int:
+        """KV heads dealt together: the least divisor of all heads that makes few enough packs."""
+        heads = self.problem.model.kv_heads
+        return next(p for p in range(1, heads + 1) if heads % p == 0 and heads // p <= self.units)
+
+    def room(self, rank: int) -> Numbers:
+        """MLP blocks that fit beside each number of packs: [cases, packs + 1]."""
+        problem, model = self.problem, self.problem.model
+        if self.is_memory_free:
+            return np.full((len(self.layers), len(self.heads())), float(model.mlp_blocks))
+        device = problem.devices[self.group.members[rank]]
+        ends = end_bytes_of(problem, rank, first=self.group.first, last=self.group.last)
+        head = model.attention_parameters * model.bytes_per_weight / model.kv_heads
+        cache = model.kv_bytes / model.kv_heads * problem.workload.context
+        heads = self.heads() * (head + cache * self.criterion.sequences)
+        block = model.mlp_parameters * model.bytes_per_weight / model.mlp_blocks
+        free = ((device.memory_bytes - ends) / self.layers)[:, None] - heads
+        blocks: Numbers = np.floor(free / block + 1e-9)
+        return np.where(free < 0, -np.inf, np.minimum(blocks, model.mlp_blocks))
+
+    def heads(self) -> Numbers:
+        """KV heads in 0, 1, 2 ... packs."""
+        return np.arange(0, self.problem.model.kv_heads + 1, self.pack, dtype=float)
+
+    def least(self) -> Numbers:
+        """MLP blocks that a shard must hold beside each number of packs."""
+        units = self.problem.model.least_units
+        least = np.full(len(self.heads()), float(units))
+        least[0] = np.inf if units else 1.0
+        return least
+
+
+def _reach(sharing: Sharing, rank: int, limit: Numbers, room: Numbers) -> Numbers:
+    """MLP blocks that a member finishes within `limit` beside each number of packs."""
+    problem, group = sharing.problem, sharing.group
+    device = problem.devices[group.members[rank]]
+    head, block = unit_rates(problem, sharing.criterion, device)
+    leads = group.last and rank == 0
+    extra = head_seconds(problem, sharing.criterion, device) if leads else 0.0
+    left = ((limit - extra) / sharing.layers)[:, None, None]
+    blocks = (left - np.multiply.outer(sharing.heads(), head)) / block
+    reach = np.minimum(np.floor(blocks.min(axis=2) + 1e-9), room)
+    return np.where(reach >= sharing.least(), reach, -np.inf)
+
+
+def _most_blocks(reaches: list[Numbers]) -> list[Numbers]:
+    """After each member: most MLP blocks held for each number of packs dealt so far."""
+    stages = [reaches[0]]
+    for reach in reaches[1:]:
+        best = np.full_like(reach, -np.inf)
+        for packs in range(reach.shape[1]):
+            taken = stages[-1][:, : reach.shape[1] - packs] + reach[:, packs : packs + 1]
+            np.maximum(best[:, packs:], taken, out=best[:, packs:])
+        stages.append(best)
+    return stages
+
+
+def least_seconds(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+    """The criterion's least seconds of the group for every layer count; infinite if none fits."""
+    worst = worst_link(problem, list(group.members))
+    talk = layers * allreduce_seconds(problem, criterion, *worst, len(group.members))
+    if len(group.members) == 1:
+        return _alone(problem, group, criterion, layers)
+    if group.last:
+        return _least_limit(Sharing(problem, group, criterion, layers)) + talk
+    return _without_head(problem, group, criterion, layers) + talk
+
+
+def _without_head(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+    """As long as memory suffices, seconds are in proportion to layers: one case tells all."""
+    one = np.ones(1)
+    free = Sharing(problem, group, criterion, one, is_memory_free=True)
+    layer = _least_limit(free)
+    tight = Sharing(problem, group, criterion, layers)
+    seconds = layer * layers
+    binds = ~_meets(tight, seconds * (1 + 1e-9))
+    if binds.any():
+        seconds[binds] = _least_limit(Sharing(problem, group, criterion, layers[binds]))
+    return seconds
+
+
+def _alone(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+    model, device = problem.model, problem.devices[group.members[0]]
+    head, block = unit_rates(problem, criterion, device)
+    extra = head_seconds(problem, criterion, device) if group.last else 0.0
+    layer = float((head * model.kv_heads + block * model.mlp_blocks).max())
+    cache = model.kv_bytes * problem.workload.context * criterion.sequences
+    held = end_bytes_of(problem, 0, first=group.first, last=group.last)
+    fits = held + layers * (model.layer_bytes + cache) <= device.memory_bytes
+    return np.where(fits, layers * layer + extra, np.inf)
+
+
+def _meets(sharing: Sharing, limit: Numbers) -> NDBool:
+    """For each case, whether the members together can hold a layer within the limit."""
+    ranks = range(len(sharing.group.members))
+    reaches = [_reach(sharing, rank, limit, sharing.room(rank)) for rank in ranks]
+    met: NDBool = _most_blocks(reaches)[-1][:, -1] >= sharing.problem.model.mlp_blocks
+    return met
+
+
+def _least_limit(sharing: Sharing) -> Numbers:
+    possible = _meets(sharing, np.full_like(sharing.layers, 1e18))
+    high = np.where(possible, fair_seconds(sharing), 1.0)
+    low = np.zeros_like(high)
+    while not np.all(met := _meets(sharing, high) | ~possible):
+        low = np.where(met, low, high)
+        high = np.where(met, high, 2 * high)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        met = _meets(sharing, middle)
+        low, high = np.where(met, low, middle), np.where(met, middle, high)
+    return np.where(possible, high, np.inf)
+
+
+def fair_seconds(sharing: Sharing) -> Numbers:
+    """Seconds if every member could take just its fair, fractional share: never above the least."""
+    problem, model = sharing.problem, sharing.problem.model
+    speeds = np.zeros(4)
+    for member in sharing.group.members:
+        head, block = unit_rates(problem, sharing.criterion, problem.devices[member])
+        speeds += 1 / (head * model.kv_heads + block * model.mlp_blocks)
+    fair: Numbers = sharing.layers * float((1 / speeds).max())
+    return fair
+
+
+def share_out(
+    problem: Problem, group: Group, criterion: Criterion, layers: int
+) -> tuple[Shard, ...]:
+    """The group's shards with the least seconds for so many layers; empty if they do not fit."""
+    model = problem.model
+    ids = [problem.devices[member].id for member in group.members]
+    if len(ids) == 1:
+        fits = np.isfinite(_alone(problem, group, criterion, np.array([float(layers)])))[0]
+        return (Shard(ids[0], model.kv_heads, model.mlp_blocks),) if fits else ()
+    case = np.array([float(layers)])
+    sharing = Sharing(problem, group, criterion, case, units=FINE_UNITS)
+    limit = _least_limit(sharing)
+    if not np.isfinite(limit[0]):
+        return ()
+    ranks = range(len(ids))
+    loose = limit * (1 + SLACK)
+    fair = [_reach(sharing, rank, loose, sharing.room(rank))[0] for rank in ranks]
+    least = [_reach(sharing, rank, limit, sharing.room(rank))[0] for rank in ranks]
+    return _deal(sharing, ids, fair if _fair_packs(sharing, fair) else least)
+
+
+def _deal(sharing: Sharing, ids: list[str], reaches: list[Numbers]) -> tuple[Shard, ...]:
+    packs = _fair_packs(sharing, reaches) or _best_packs(reaches)
+    blocks = [int(reach[p]) for reach, p in zip(reaches, packs, strict=True)]
+    least = [int(sharing.least()[p]) for p in packs]
+    trimmed = _trim(blocks, least, sum(blocks) - sharing.problem.model.mlp_blocks)
+    heads = [sharing.pack * p for p in packs]
+    return tuple(Shard(i, kv, mlp) for i, kv, mlp in zip(ids, heads, trimmed, strict=True))
+
+
+def _fair_packs(sharing: Sharing, reaches: list[Numbers]) -> list[int]:
+    """Packs in proportion to the members' speeds, if that meets the limit; it spreads the cache."""
+    speeds = np.array([reach[0] if np.isfinite(reach[0]) else reach.max() for reach in reaches])
+    whole = len(reaches[0]) - 1
+    wish = whole * speeds / speeds.sum()
+    packs = np.floor(wish).astype(int)
+    for rank in np.argsort(packs - wish, kind="stable")[: whole - packs.sum()]:
+        packs[rank] += 1
+    held = sum(reach[p] for reach, p in zip(reaches, packs, strict=True))
+    return [int(p) for p in packs] if held >= sharing.problem.model.mlp_blocks else []
+
+
+def _best_packs(reaches: list[Numbers]) -> list[int]:
+    stages = [stage[0] for stage in _most_blocks([reach[None] for reach in reaches])]
+    left = len(reaches[0]) - 1
+    packs: list[int] = []
+    for rank in range(len(reaches) - 1, 0, -1):
+        options = [stages[rank - 1][left - p] + reaches[rank][p] for p in range(left + 1)]
+        packs.append(int(np.argmax(options)))
+        left -= packs[-1]
+    return [left, *reversed(packs)]
+
+
+def _trim(blocks: list[int], least: list[int], surplus: int) -> list[int]:
+    """Take the surplus away, one by one, from whoever holds the largest part."""
+    kept = list(blocks)
+    for _ in range(surplus):
+        spare = [held - low for held, low in zip(kept, least, strict=True)]
+        kept[spare.index(max(spare))] -= 1
+    return kept

@@ -1,0 +1,123 @@
+"""StageTable: least seconds of every group of devices for every number of layers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.classes import Classes, Counts
+from planner.criterion import Criterion, allreduce_seconds, unit_rates
+from planner.polish import Place
+from planner.problem import Numbers, Problem
+from planner.shares import Group, least_seconds
+from planner.stage_form import worst_link
+
+FEW_KINDS = 4  # unlike members among whom every leader is tried
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Row:
+    """One group: seconds by layer count (entry 0 is infinite) in each place of a pipeline.
+
+    In the first and last place they depend on the leader: one line for each of `leaders`.
+    """
+
+    counts: Counts
+    members: tuple[int, ...]
+    leaders: tuple[int, ...]
+    middle: Numbers
+    first: Numbers  # [leaders, layers + 1]
+    last: Numbers
+    only: Numbers  # the whole model; infinite below all layers
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the group can hold one layer in any place."""
+        one = (
+            self.middle[1],
+            self.first[:, 1].min(),
+            self.last[:, 1].min(),
+            self.only[:, -1].min(),
+        )
+        return bool(np.isfinite(one).any())
+
+    def table(self, place: Place) -> Numbers:
+        """The lines of that place, one for each leader or a single one."""
+        if place.first:
+            return self.only if place.last else self.first
+        return self.last if place.last else self.middle[None, :]
+
+    def leader(self, place: Place) -> int:
+        """The member that leads best there."""
+        return self.leaders[int(np.argmin(self.table(place)[:, place.layers]))]
+
+
+def row_of(problem: Problem, classes: Classes, counts: Counts, criterion: Criterion) -> Row:
+    """Solve the group's shares for every layer count and place."""
+    members = tuple(classes.pick(counts, (0,) * len(counts)))
+    layers = problem.model.layers
+    leaders = leader_choices(problem, members)
+
+    def seconds(leader: int, *, first: bool, last: bool) -> Numbers:
+        group = Group(led_by(members, leader), first, last)
+        begin = layers if first and last else 1
+        solved = least_seconds(problem, group, criterion, np.arange(float(begin), layers + 1))
+        return np.concatenate([np.full(begin, np.inf), solved])
+
+    embeds = members[:1] if problem.model.embedding_everywhere else leaders
+    return Row(
+        counts,
+        members,
+        tuple(leaders),
+        middle=seconds(members[0], first=False, last=False),
+        first=np.array([seconds(leader, first=True, last=False) for leader in embeds]),
+        last=np.array([seconds(leader, first=False, last=True) for leader in leaders]),
+        only=np.array([seconds(leader, first=True, last=True) for leader in leaders]),
+    )
+
+
+def corrected(row: Row, place: Place, seconds: float) -> Row:
+    """The row with the seconds of one place, layer count and its best leader replaced."""
+    if not (place.first or place.last):
+        middle = row.middle.copy()
+        middle[place.layers] = seconds
+        return replace(row, middle=middle)
+    table = row.table(place).copy()
+    table[int(np.argmin(table[:, place.layers])), place.layers] = seconds
+    if place.first:
+        return replace(row, only=table) if place.last else replace(row, first=table)
+    return replace(row, last=table)
+
+
+def led_by(members: tuple[int, ...], leader: int) -> tuple[int, ...]:
+    """The members with the leader moved to the front."""
+    return (leader, *(member for member in members if member != leader))
+
+
+def leader_choices(problem: Problem, members: tuple[int, ...]) -> list[int]:
+    """Members worth trying as leader: every kind in a small group, the extremes in a large one."""
+    kinds = {_kind_of(problem, member): member for member in reversed(members)}
+    choices = sorted(kinds.values())
+    if len(choices) <= FEW_KINDS:
+        return choices
+    roomy = max(choices, key=lambda m: problem.devices[m].memory_bytes)
+    by_speed = sorted(choices, key=lambda m: _kind_of(problem, m)[0])
+    return sorted({roomy, by_speed[0], by_speed[-1]})
+
+
+def _kind_of(problem: Problem, member: int) -> tuple[float, float, float]:
+    device = problem.devices[member]
+    reading = device.bytes_per_second * device.memory_efficiency
+    return reading, device.flops * device.compute_efficiency, device.memory_bytes
+
+
+def floor_seconds(problem: Problem, criterion: Criterion, members: tuple[int, ...]) -> float:
+    """A lower bound on the seconds of one layer: fair shares without rounding or memory limits."""
+    model = problem.model
+    speeds = np.zeros(4)
+    for member in members:
+        head, block = unit_rates(problem, criterion, problem.devices[member])
+        parts = np.minimum(head * model.kv_heads, np.inf) + block * model.mlp_blocks
+        speeds += 1 / parts
+    pure = 1 / speeds[[0, 3]]
+    worst = worst_link(problem, list(members))
+    return float(pure.max()) + allreduce_seconds(problem, criterion, *worst, len(members))
