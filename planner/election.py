@@ -1,0 +1,86 @@
+"""Election: who plans, for how long, and which of two plans is the later one; pure arithmetic."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import total_ordering
+
+from swarm.records import Capability
+
+LEASE_SECONDS = 15.0
+SKEW_SECONDS = 3.0  # clocks may differ by this much
+TERM_JUMP = 1000  # a term further above the verified one than this is a lie
+
+
+def weight_of(swarm: str, era: int, peer: str) -> bytes:
+    """The peer's weight in an era: SHA-256 over swarm, era and peer id."""
+    return hashlib.sha256(f"{swarm}\0{era}\0{peer}".encode()).digest()
+
+
+def rank(swarm: str, era: int, peers: Iterable[str]) -> list[str]:
+    """Peers by highest random weight, the first of them plans; equal for every observer."""
+    return sorted(set(peers), key=lambda peer: (weight_of(swarm, era, peer), peer), reverse=True)
+
+
+def candidates(
+    now: float, capabilities: Mapping[str, Capability], heartbeat_seconds: float
+) -> list[str]:
+    """Peers that may plan at wall-clock second `now`, sorted by id.
+
+    Live, directly reachable and older than two heartbeats; in a swarm younger than that, whoever
+    is reachable, and failing that whoever is there.
+    """
+    live = {peer: c for peer, c in sorted(capabilities.items()) if not c.leaving}
+    reachable = [peer for peer, c in live.items() if c.reachable]
+    settled = [peer for peer in reachable if now - live[peer].since >= 2 * heartbeat_seconds]
+    return settled or reachable or list(live)
+
+
+def may_act(
+    now_monotonic: float,
+    confirmed_monotonic: float,
+    lease_seconds: float = LEASE_SECONDS,
+    skew_seconds: float = SKEW_SECONDS,
+) -> bool:
+    """Whether a planner still holds its lease, by its own monotonic clock since the last renewal.
+
+    `confirmed_monotonic` is when the last confirmed renewal was *sent*.
+    """
+    return 0 <= now_monotonic - confirmed_monotonic < lease_seconds - skew_seconds
+
+
+def is_credible(term: int, verified: int) -> bool:
+    """Whether a term seen on the board may follow the highest verified one."""
+    return 0 <= term <= verified + TERM_JUMP
+
+
+def next_term(verified: int, seen: Iterable[int]) -> int:
+    """One above the highest credible term seen; absurd terms are ignored."""
+    return 1 + max([verified, *(term for term in seen if is_credible(term, verified))])
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class PlanOrder:
+    """Which plan is later: higher term, then better (lower) rank, then higher digest."""
+
+    term: int
+    rank: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.term < 0 or self.rank < 0:
+            raise ValueError("term and rank of a plan cannot be negative")
+
+    def __lt__(self, other: "PlanOrder") -> bool:
+        return self._key() < other._key()
+
+    def _key(self) -> tuple[int, int, str]:
+        return self.term, -self.rank, self.digest
+
+
+def is_later(new: PlanOrder, accepted: PlanOrder | None) -> bool:
+    """Whether a node that accepted one plan may accept another: later, and of a credible term."""
+    if accepted is None:
+        return True
+    return new > accepted and is_credible(new.term, accepted.term)

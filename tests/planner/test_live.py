@@ -1,0 +1,121 @@
+"""The live door: from what peers advertise to a plan that a swarm can load."""
+
+import pytest
+
+from planner.cost import CostModel
+from planner.live import FAR, SAME_HOST, live_problem
+from planner.picture import layers_picture
+from planner.problem import Problem
+from planner.search import make_plan, never
+from swarm.errors import DoesNotFit
+from swarm.hardware import Device, Link
+from swarm.model import ModelSpec
+from swarm.records import Capability
+
+MIB = 2**20
+SPEC = ModelSpec(
+    name="tiny",
+    digest="d",
+    architecture="llama",
+    layers=8,
+    hidden=128,
+    heads=8,
+    kv_heads=8,
+    head_dim=16,
+    ffn=1024,
+    vocab=512,
+    context=512,
+    attention_parameters=4 * 128 * 128,
+    mlp_parameters=3 * 128 * 1024,
+    tied=True,
+)
+LAYER_BYTES = SPEC.layer_parameters * 4
+
+
+def capability(
+    memory: float, speed: float = 1e9, *, host: str = "h", links: list[Link] | None = None
+) -> Capability:
+    device = Device(0, "cpu", "cpu", int(memory), speed, speed * 4)
+    return Capability("d", [device], links or [], host, True, 0.0)
+
+
+def problem_of(capabilities: dict[str, Capability]) -> Problem:
+    return live_problem(SPEC, capabilities, bytes_per_weight=4, bytes_per_value=4, context=256)
+
+
+def test_a_device_too_small_for_one_layer_joins_an_uneven_group() -> None:
+    room = LAYER_BYTES * 6
+    problem = problem_of({"a": capability(room), "b": capability(room), "c": capability(1.4 * MIB)})
+    plan = make_plan(problem, never)
+    assert CostModel(problem).reasons(plan) == []
+    small = 1.4 * MIB
+    assert small < LAYER_BYTES
+    only_small = problem_of({"a": capability(LAYER_BYTES * 8.2), "c": capability(8 * MIB)})
+    tight = make_plan(only_small, never)
+    assert tight.stage_of("c/0") is not None
+
+
+def test_four_unlike_nodes_get_unlike_stages_and_shares() -> None:
+    whole = LAYER_BYTES * 8
+    problem = problem_of(
+        {
+            "a": capability(whole * 0.6, 2e9),
+            "b": capability(whole * 0.45, 1e9),
+            "c": capability(whole * 0.3, 2e9),
+            "d": capability(LAYER_BYTES * 0.8, 2e9),
+        }
+    )
+    plan = make_plan(problem, never)
+    assert CostModel(problem).reasons(plan) == []
+    assert len(plan.pipelines) == 1
+    assert {s.device for _, s in plan.shards()} >= {"a/0", "b/0", "c/0"}
+
+
+def test_every_shard_of_a_live_plan_holds_heads_and_columns() -> None:
+    problem = problem_of({p: capability(LAYER_BYTES * 1.5) for p in "abcdefgh"})
+    plan = make_plan(problem, never)
+    assert min(min(s.kv, s.mlp) for _, s in plan.shards()) >= 1
+
+
+def test_leftover_devices_serve_a_second_pipeline() -> None:
+    problem = problem_of({p: capability(LAYER_BYTES * 12) for p in "ab"})
+    assert len(make_plan(problem, never).pipelines) in (1, 2)
+    far = {p: capability(LAYER_BYTES * 12, host=p) for p in "ab"}
+    assert len(make_plan(problem_of(far), never).pipelines) == 2
+
+
+def test_too_little_memory_is_refused_with_the_missing_bytes() -> None:
+    with pytest.raises(DoesNotFit, match=r"\d+ bytes are missing"):
+        make_plan(problem_of({"a": capability(LAYER_BYTES)}), never)
+    with pytest.raises(DoesNotFit, match="missing"):
+        make_plan(problem_of({}), never)
+
+
+def test_missing_links_are_guessed_and_measured_ones_used_both_ways() -> None:
+    measured = [Link("b", 0.004, 5e7)]
+    problem = problem_of(
+        {
+            "a": capability(1e8, links=measured),
+            "b": capability(1e8),
+            "c": capability(1e8, host="elsewhere"),
+        }
+    )
+    assert problem.link(0, 1) == problem.link(1, 0) == (0.002, 5e7)
+    assert problem.link(0, 2) == FAR
+    assert problem_of({"a": capability(1e8), "b": capability(1e8)}).link(0, 1) == SAME_HOST
+
+
+def test_equal_snapshots_make_equal_plans_and_leaving_peers_are_left_out() -> None:
+    peers = {p: capability(LAYER_BYTES * 4, 1e9 + ord(p)) for p in "abcd"}
+    one = make_plan(problem_of(peers), never)
+    two = make_plan(problem_of(dict(reversed(peers.items()))), never)
+    assert one.digest == two.digest
+
+
+def test_the_picture_shows_every_shard_and_every_spare() -> None:
+    problem = problem_of({"a": capability(LAYER_BYTES * 5), "b": capability(LAYER_BYTES * 5)})
+    plan = make_plan(problem, never)
+    text = layers_picture(plan, {"a/0": "anna", "b/0": "bert", "c/0": "carl"})
+    assert "anna" in text
+    assert "bert" in text
+    assert text.splitlines()[-1].endswith("spare")
