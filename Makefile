@@ -1,0 +1,35 @@
+# Everything runs in .venv, made from pyproject.toml and the exact versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow check format bench clean
+
+demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
+	$(BIN)/swarm demo
+
+test: $(READY)  ## the ordinary suite
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+
+test-slow: $(READY)  ## the long tests: every architecture, larger swarms
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Swarm needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	@touch $(READY)
