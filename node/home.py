@@ -10,7 +10,7 @@ from pathlib import Path
 from node.config import NodeConfig
 from node.orders import Measured
 from node.probe import Detected, detect
-from node.worker_process import WorkerProcess
+from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.checkpoint import find_model, read_spec
@@ -149,12 +149,8 @@ async def open_equipment(
 async def _open_device(
     config: NodeConfig, found: Detected, on_answer: OnAnswer, stack: AsyncExitStack
 ) -> tuple[Detected, WorkerProcess]:
-    worker = await WorkerProcess.spawn(
-        found.torch_name,
-        config.threads,
-        config.slowdown,
-        lambda answer: on_answer(found.index, answer),
-    )
+    place = WorkerPlace(found.torch_name, config.threads, config.slowdown)
+    worker = await WorkerProcess.spawn(place, lambda answer: on_answer(found.index, answer))
     stack.push_async_callback(worker.close)
     return found, worker
 

@@ -34,6 +34,7 @@ MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 PROBE_SECONDS = 600.0
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 3.0
+SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
 @dataclass(slots=True)
@@ -164,9 +165,7 @@ class Life:
         for device in self._capability.devices:
             part = self._shelf.assignment_of(self._devices[device.index].id)
             holding = self._devices[device.index].holding
-            if part is None:
-                self._story.spare(device)
-            elif holding is None or holding.assignment != part:
+            if part is not None and (holding is None or holding.assignment != part):
                 self._story.assigned(part, accepted.planner, accepted.term)
         self._spoken.capability_at = 0.0  # others learn which term we follow
 
@@ -199,12 +198,22 @@ class Life:
         if holding is None:
             if told.pop(device.index, ""):
                 self._story.lost(f"the shard of device {device.index}; loading again when planned")
+            elif self._is_spare(device):
+                self._story.spare(device.index, device.memory_bytes)
         elif not holding.ready:
             self._story.show_progress(holding.fraction)
         elif device.loaded and told.get(device.index) != holding.group:
             told[device.index] = holding.group
             self._story.show_progress(1.0)
             self._story.ready(holding.assignment, device.loaded)
+
+    def _is_spare(self, device: OwnDevice) -> bool:
+        """Whether a plan that knows of this device has no part for it."""
+        accepted = self._shelf.accepted
+        if accepted is None or accepted.reason or self._capability is None:
+            return False
+        known = time.time() - self._capability.since > SPARE_SECONDS
+        return known and self._shelf.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board
 

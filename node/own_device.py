@@ -57,7 +57,7 @@ class OwnDevice:
         self._home = home
         self.index = index
         self.id = f"{home.channel.peer}/{index}"
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
         self.worker = worker
         self.holding: Holding | None = None
         self.loaded: Loaded | None = None
@@ -70,6 +70,8 @@ class OwnDevice:
     async def tend(self) -> None:
         """Do what the accepted plan asks of this device now."""
         async with self._lock:
+            if self.worker.ended.is_set():
+                await self.worker.restart()
             await self._do(next_shard_duty(self._facts()))
 
     def _facts(self) -> ShardFacts:
@@ -216,7 +218,7 @@ class OwnDevice:
             "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
         }
-        self.worker.order(Load(self.holding.group, spec, self._memory_bytes, ranks))
+        self.worker.order(Load(self.holding.group, spec, self.memory_bytes, ranks))
 
     def _lose(self) -> None:
         self._failures += 1

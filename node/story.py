@@ -48,15 +48,15 @@ class Story:
             self._said |= {reason, "waiting"}
             self._say(f"waiting: {reason}")
 
-    def spare(self, device: Device) -> None:
+    def spare(self, index: int, memory_bytes: int) -> None:
         """The plan has no part for the device."""
         if "spare" in self._said:
             return
         self._said.add("spare")
         layer = self._spec.layer_parameters * BYTES_PER_VALUE
-        small = device.memory_bytes < layer
+        small = memory_bytes < layer
         why = f"too small for one layer of {amount(layer)}" if small else "not needed now"
-        self._say(f"spare: device {device.index} is {why}; it stands by")
+        self._say(f"spare: device {index} is {why}; it stands by")
 
     def assigned(self, part: Assignment, planner: str, term: int) -> None:
         """Which layers and which share, and who says so."""
@@ -66,7 +66,7 @@ class Story:
     def ready(self, part: Assignment, loaded: Loaded) -> None:
         """Serving."""
         size = amount(loaded.weight_bytes)
-        read = f"{loaded.bytes_read / max(1, loaded.weight_bytes):.2f} bytes read per byte held"
+        read = f"{amount(loaded.bytes_read)} read"
         free = f"{loaded.free_tokens} KV tokens free"
         role = "" if part.leads else " (its leader takes the requests)"
         layers = f"layers [{part.stage.start},{part.stage.end})"

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
@@ -18,34 +19,38 @@ END_SECONDS = 2.0
 OnAnswer = Callable[[Message], None]
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """What a worker is started with: its device, torch threads, and the emulated slowdown."""
+
+    device: str
+    threads: int
+    slowdown: float
+
+
 class WorkerProcess:
     """A spawned worker; its answers go to `on_answer`, its end shows as `Broken`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
-        self._process = process
-        self._writer = writer
+    def __init__(self, place: WorkerPlace, on_answer: OnAnswer) -> None:
+        self._place = place
+        self._on_answer = on_answer
         self._waiting: dict[type[Message], asyncio.Future[Message]] = {}
+        self._closing = False
         self.ended = asyncio.Event()
 
     @classmethod
-    async def spawn(
-        cls, device: str, threads: int, slowdown: float, on_answer: OnAnswer
-    ) -> "WorkerProcess":
-        """Start a worker for `device` with so many torch threads."""
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "node.worker", str(theirs.fileno()), device]
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *(str(threads), str(slowdown)),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the node, which drains first
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        worker = cls(process, writer)
-        worker._reading = asyncio.create_task(worker._read(reader, on_answer))
+    async def spawn(cls, place: WorkerPlace, on_answer: OnAnswer) -> "WorkerProcess":
+        """Start a worker; holds a process until closed."""
+        worker = cls(place, on_answer)
+        await worker._start()
         return worker
+
+    async def restart(self) -> None:
+        """Start the process again after it has ended."""
+        await self.close()
+        self._closing = False
+        self.ended.clear()
+        await self._start()
 
     def order(self, message: Message) -> None:
         """Send an order; a worker that has ended ignores it."""
@@ -66,6 +71,7 @@ class WorkerProcess:
 
     async def close(self) -> None:
         """End the process: it exits when its socket closes, and is killed if it does not."""
+        self._closing = True
         self._writer.close()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
@@ -75,7 +81,18 @@ class WorkerProcess:
             await self._process.wait()
         self._reading.cancel()
 
-    _reading: asyncio.Task[None]
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        place = (self._place.device, str(self._place.threads), str(self._place.slowdown))
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "node.worker", str(theirs.fileno()), *place),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the node, which drains first
+            )
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self._reading = asyncio.create_task(self._read(reader))
 
     async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
         future = asyncio.get_running_loop().create_future()
@@ -88,23 +105,27 @@ class WorkerProcess:
         finally:
             self._waiting.pop(kind, None)
 
-    async def _read(self, reader: asyncio.StreamReader, on_answer: OnAnswer) -> None:
+    async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                self._dispatch(await _read_message(reader), on_answer)
+                self._dispatch(await _read_message(reader))
         except (asyncio.IncompleteReadError, ConnectionError, RemoteProtocolError) as error:
-            self.ended.set()
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(EngineError(f"The worker process ended: {error}."))
-            on_answer(Broken("", f"the worker process ended: {error}"))
+            self._lose(error)
 
-    def _dispatch(self, answer: Message, on_answer: OnAnswer) -> None:
+    def _lose(self, error: Exception) -> None:
+        self.ended.set()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(EngineError(f"The worker process ended: {error}."))
+        if not self._closing:
+            self._on_answer(Broken("", f"the worker process ended: {error}"))
+
+    def _dispatch(self, answer: Message) -> None:
         future = self._waiting.get(type(answer))
         if future and not future.done():
             future.set_result(answer)
         else:
-            on_answer(answer)
+            self._on_answer(answer)
 
 
 async def _read_message(reader: asyncio.StreamReader) -> Message:

@@ -44,9 +44,10 @@ def bytes_of(text: str) -> int:
     """Read a size such as "2GB", "512MiB" or "1.5 MB" as bytes; raises ValueError."""
     number = text.strip().rstrip("BbKkMmGgTtIi ")
     unit = text.strip()[len(number) :].strip().upper()
-    if unit not in _UNITS or not number:
-        raise ValueError(f"{text!r} is not a size; write it like 2GB or 512MiB")
-    size = float(number) * _UNITS[unit]
+    try:
+        size = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        raise ValueError(f"{text!r} is not a size") from None
     if not (math.isfinite(size) and size > 0):
         raise ValueError(f"{text!r} is not a size above zero")
     return int(size)

@@ -16,7 +16,8 @@ from swarm.tensors import DTYPES
 
 SLICE_BYTES = 64 << 20  # of one weight matrix, at most
 CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache answers
-PREFILL_TOKENS = 256
+PREFILL_BYTES = 16 << 20  # of the matrix that prefill multiplies by, at most
+PREFILL_TOKENS = 128
 FEWEST_ROUNDS = 3
 
 
@@ -54,12 +55,14 @@ def _measure(
         for weight in weights:
             functional.linear(one, weight)
 
+    part = weights[0][: max(1, PREFILL_BYTES // (spec.hidden * dtype.itemsize))]
+
     def prefill() -> None:
-        functional.linear(many, weights[0])
+        functional.linear(many, part)
 
     decode_seconds = _median_seconds(decode, seconds, device)
     prefill_seconds = _median_seconds(prefill, seconds, device)
-    operations = 2.0 * PREFILL_TOKENS * rows * spec.hidden
+    operations = 2.0 * PREFILL_TOKENS * part.numel()
     return len(weights) * matrix_bytes / decode_seconds, operations / prefill_seconds
 
 

@@ -60,6 +60,11 @@ STYLES: dict[str, dict[str, str]] = {  # by model type: names within a layer
         "mlp.experts.down_proj_bias": "one_rank",
     },
     "granitemoe": LLAMA_ATTENTION,
+    "qwen2_moe": {
+        "mlp.shared_expert.gate_proj": "colwise",
+        "mlp.shared_expert.up_proj": "colwise",
+        "mlp.shared_expert.down_proj": "rowwise",
+    },
     "phi3": PACKED_MLP | {"self_attn.qkv_proj": "packed_qkv", "self_attn.o_proj": "rowwise"},
 }
 REDUCED = ("rowwise", "moe_tp_experts")
