@@ -12,7 +12,7 @@ from client.route import Route
 from client.session import Session
 from client.text import TextFlow
 from client.tokenizer import Tokenizer
-from swarm.errors import LocalProtocolError, SwarmError
+from swarm.errors import LocalProtocolError
 
 
 class Progress:
@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
-        self.pieces: asyncio.Queue[str | SwarmError | None] = asyncio.Queue()
+        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
         self._flow = TextFlow(tokenizer.text_of, request.sampling.stop)
         self._route: Route | None = None
@@ -40,17 +40,13 @@ class Progress:
         self._watch.hops(route, hops)
 
     async def follow(self, session: Session) -> None:
-        """Run a session to its end, and say so to the reader however it ends."""
+        """Run a session to its end and keep what came of it; raises SwarmError."""
         try:
             await session.run()
             self._give(self._flow.finish())
             self.generation = self._generation_of(session)
+        finally:
             self.pieces.put_nowait(None)
-        except SwarmError as error:
-            self.pieces.put_nowait(error)
-        except asyncio.CancelledError:
-            self.pieces.put_nowait(SwarmError("The generation was cancelled."))
-            raise
 
     def _give(self, piece: str) -> None:
         if piece:
@@ -116,8 +112,7 @@ async def _pieces(progress: Progress, task: asyncio.Task[None]) -> AsyncGenerato
     """Knows nothing of the Answer, so that an Answer that is dropped ends it."""
     try:
         while (piece := await progress.pieces.get()) is not None:
-            if isinstance(piece, SwarmError):
-                raise piece
             yield piece
+        await task
     finally:
         task.cancel()

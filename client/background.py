@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import uvloop
 
+END_SECONDS = 10.0  # for an interrupted coroutine to leave its stages
 T = TypeVar("T")
 
 
@@ -39,11 +41,29 @@ class Background:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end; an interrupt here cancels it there and waits for it."""
-        future = self.start(coroutine)
+        ended = threading.Event()
+
+        async def whole() -> T:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future = self.start(whole())
         try:
             return future.result()
         finally:
             future.cancel()
+            ended.wait(END_SECONDS)
+
+    @contextmanager
+    def hold(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
+        """Hold an asynchronous context manager open in the thread."""
+        value = self.run(_entered(manager))
+        try:
+            yield value
+        finally:
+            self.run(_left(manager))
 
     async def _watch(self, coroutine: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
@@ -69,3 +89,11 @@ class Background:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
+
+
+async def _entered(manager: AbstractAsyncContextManager[T]) -> T:
+    return await manager.__aenter__()
+
+
+async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)

@@ -77,8 +77,8 @@ class Client:
         self._connect = connect
         self._local: LocalModel | None = None
         self._stack = AsyncExitStack()
-        self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._is_open = False
 
     async def model(self) -> LocalModel:
         """What is known of the model on this machine; needs no connection; raises BadModel."""
@@ -93,7 +93,7 @@ class Client:
             self._directory = Directory(self._links.board, local.spec)
             self._switchboard = Switchboard(self._links.channel)
             self._stack = stack.pop_all()
-        self._tasks = await asyncio.TaskGroup().__aenter__()
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -102,12 +102,11 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        tasks, self._tasks = self._tasks, None
+        self._is_open = False
         for task in self._running:
             task.cancel()
         try:
-            if tasks is not None:  # without the error: a group would wrap it
-                await tasks.__aexit__(None, None, None)
+            await asyncio.gather(*self._running, return_exceptions=True)
         finally:
             await self._stack.__aexit__(kind, error, trace)
 
@@ -136,7 +135,7 @@ class Client:
 
     def ask(self, question: Question) -> Answer:
         """Start to answer a question; raises BadInput."""
-        if self._tasks is None or self._local is None:
+        if self._local is None or not self._is_open:
             raise LocalProtocolError(
                 "The client is not connected.", "Use it with `async with Client()`."
             )
@@ -144,7 +143,7 @@ class Client:
         progress = Progress(request, self._local.tokenizer)
         session = Session(self._links.channel, self._directory, request, progress)
         self._switchboard.add(session)
-        task = self._tasks.create_task(progress.follow(session))
+        task = asyncio.create_task(progress.follow(session))
         self._running.add(task)
         task.add_done_callback(lambda _: self._forget(session, task))
         return Answer(progress, task)
@@ -152,3 +151,5 @@ class Client:
     def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
         self._switchboard.remove(session)
         self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: an answer that nobody reads to its end may fail in peace

@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from swarm.errors import BadInput
+
 HOME = Path(__file__).resolve().parent.parent  # where the rooms lie beside this package
 
 
 def open_room(name: str) -> ModuleType:
-    """Import a room or one of its files, such as "node.main"; raises ImportError if hidden."""
+    """Import a room or one of its files, such as "node.main"; raises BadInput if hidden."""
     room = name.partition(".")[0]
     loaded = sys.modules.get(room)
     spec = loaded.__spec__ if loaded else importlib.util.find_spec(room)
     found = Path(spec.origin).resolve() if spec and spec.origin else None
     if found != HOME / room / "__init__.py":
-        raise ImportError(
-            f"{found or 'Another module'} hides Swarm's own package {room!r}. "
-            f"Rename it: no script may be called {room}.py beside a program that uses Swarm."
+        raise BadInput(
+            f"{found or 'Another module'} hides Swarm's own package {room!r}.",
+            f"Rename it: no script beside a program that uses Swarm may be called {room}.py.",
         )
     return importlib.import_module(name)

@@ -3,15 +3,16 @@
 import sys
 
 from swarm.doors import open_room
+from swarm.errors import BadInput
 
 
 def main() -> int:
     """Run a node with the arguments of this process; returns the exit code."""
     try:
         room = open_room("node.main")
-    except ImportError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    except BadInput as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
     code: int = room.main(sys.argv[1:])
     return code
 

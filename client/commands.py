@@ -1,0 +1,153 @@
+"""Commands of a person who asks: generate, chat, status, plan and demo."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, cast
+
+from client.background import Background
+from client.chat import run_chat
+from client.connection import TIMEOUT_SECONDS, Client, open_links
+from client.invitation import choose_invite, own_environment
+from client.overview import read_overview, read_plan
+from client.pictures import (
+    DrawLayers,
+    show_peers,
+    show_plan,
+    show_plan_table,
+    show_planner,
+    show_stages,
+)
+from client.plain import answer
+from client.request import Options, Question
+from client.screen import Screen
+from swarm.errors import BadInput
+from swarm.invites import Invite
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise BadInput."""
+        raise BadInput(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+
+def main(arguments: Sequence[str], draw: DrawLayers) -> int:
+    """Run one command; returns the exit code; raises SwarmError."""
+    given = parser().parse_args(arguments)
+    run = {"generate": run_generate, "chat": run_chat_command, "status": run_status}
+    screen = Screen()
+    if given.command == "plan":
+        return run_plan(given, screen, draw)
+    return run[given.command](given, screen)
+
+
+def parser() -> Parser:
+    """The command line of all commands here."""
+    made = Parser(prog="swarm")
+    commands = made.add_subparsers(dest="command", required=True, parser_class=Parser)
+    generate = commands.add_parser("generate", help="ask once")
+    generate.add_argument("prompt", help="the text to go on with")
+    generate.add_argument("--json", action="store_true", help="one JSON object, no text")
+    generate.add_argument("--no-stream", action="store_true", help="show the text when complete")
+    _add_sampling(generate)
+    _add_sampling(commands.add_parser("chat", help="talk, line by line; Ctrl-D ends"))
+    for name, what in (("status", "who is there and what they serve"), ("plan", "the plan")):
+        look = commands.add_parser(name, help=what)
+        look.add_argument("--json", action="store_true", help="one JSON object")
+    for each in commands.choices.values():
+        _add_swarm(each)
+    return made
+
+
+def run_generate(given: argparse.Namespace, screen: Screen) -> int:
+    """`swarm generate PROMPT`."""
+    client = client_of(given)
+    question = Question(given.prompt, None, given.timeout, options_of(given))
+    is_streamed = screen.is_terminal and not (given.json or given.no_stream)
+    with Background() as background:
+        if notice := background.run(client.model()).tokenizer.notice:
+            screen.note(notice)
+        shown = screen.piece if is_streamed else None
+        generation = background.run(answer(client, question, shown))
+    if given.json:
+        screen.json(generation.to_json())
+    else:
+        screen.line("" if is_streamed else generation.text)
+    return 0
+
+
+def run_chat_command(given: argparse.Namespace, screen: Screen) -> int:
+    """`swarm chat`."""
+    run_chat(client_of(given), screen, given.timeout, options_of(given))
+    return 0
+
+
+def run_status(given: argparse.Namespace, screen: Screen) -> int:
+    """`swarm status`."""
+    invite = invite_of(given)
+    with Background() as background, background.hold(open_links(invite)) as links:
+        overview = background.run(read_overview(links.board, invite))
+    if given.json:
+        screen.json(overview.to_json())
+        return 0
+    screen.head(f"{overview.swarm} serves {overview.model}")
+    show_planner(screen, overview)
+    show_peers(screen, overview)
+    show_stages(screen, overview)
+    return 0
+
+
+def run_plan(given: argparse.Namespace, screen: Screen, draw: DrawLayers) -> int:
+    """`swarm plan`."""
+    invite = invite_of(given)
+    with Background() as background, background.hold(open_links(invite)) as links:
+        live = background.run(read_plan(links))
+        overview = background.run(read_overview(links.board, invite))
+    if given.json:
+        screen.json(live.document)
+        return 0
+    show_plan(screen, live, overview, draw)
+    show_plan_table(screen, live, overview)
+    return 0
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """The sampling options that a command line names."""
+    named = {name: getattr(given, name) for name in Options.__annotations__}
+    return cast("Options", {n: value for n, value in named.items() if value is not None})
+
+
+def invite_of(given: argparse.Namespace) -> Invite:
+    """The invite of a command line, or what stands in for it; raises BadInvite."""
+    return choose_invite(given.join, own_environment(), given.state)
+
+
+def client_of(given: argparse.Namespace) -> Client:
+    """A client as a command line wants it, not yet connected."""
+    return Client(invite_of(given), model=given.model)
+
+
+def _add_swarm(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--join", metavar="INVITE", help="else $SWARM_INVITE, or the last one")
+    made.add_argument("--state", type=Path, metavar="FOLDER", help="where the last invite is")
+
+
+def _add_sampling(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--model", metavar="NAME", help="this machine's copy, if it has another name")
+    made.add_argument("--max-tokens", type=int, default=64, metavar="N")
+    made.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
+    made.add_argument("--top-k", type=int, metavar="K")
+    made.add_argument("--top-p", type=float, metavar="P")
+    made.add_argument("--min-p", type=float, metavar="P")
+    made.add_argument("--repetition-penalty", type=float, metavar="R")
+    made.add_argument("--seed", type=int, metavar="S")
+    made.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
+    made.add_argument(
+        *("--timeout",),
+        type=float,
+        default=TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="of no progress",
+    )

@@ -1,0 +1,71 @@
+"""`swarm ...`: looks up the room that a command belongs to, and says errors in one sentence."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from swarm import __version__
+from swarm.doors import open_room
+from swarm.errors import BadInput, SwarmError
+
+COMMANDS = {
+    "demo": "four unlike nodes on this machine: join, plan, generate, compare",
+    "node": "share this machine's devices (--host starts a swarm, --join INVITE joins one)",
+    "generate": "ask a swarm once",
+    "chat": "talk with a swarm",
+    "status": "who is in a swarm, what they serve, who plans",
+    "plan": "the plan that a swarm follows, or one for --instance of a file",
+    "simulate": "play a plan through without a network",
+}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad input."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except SwarmError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(given: list[str]) -> int:
+    command = given[0] if given else "--help"
+    if command in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return 0
+    if command == "--version":
+        sys.stdout.write(f"swarm {__version__}\n")
+        return 0
+    if command not in COMMANDS:
+        raise BadInput(f"There is no command {command!r}.", f"Commands: {', '.join(COMMANDS)}.")
+    return _call(command, given)
+
+
+def _call(command: str, given: list[str]) -> int:
+    rest = given[1:]
+    if command == "node":
+        return int(open_room("node.main").main(rest))
+    if command == "simulate" or (command == "plan" and _names_instance(rest)):
+        return int(open_room("planner.commands").main(given))
+    draw = open_room("planner.picture").layers_picture
+    if command == "demo":
+        return int(open_room("client.demo").main(rest, draw))
+    return int(open_room("client.commands").main(given, draw))
+
+
+def _names_instance(rest: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] == "--instance" for word in rest)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ("usage: swarm COMMAND ...", "", *lines, "", "swarm COMMAND --help says more.\n")
+    )
