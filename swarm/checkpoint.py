@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from transformers import AutoConfig, PretrainedConfig
 
@@ -27,8 +28,16 @@ from swarm.model import BUILT_IN, ModelSpec
 logger = logging.getLogger(__name__)
 
 # Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
-SUPPORTED_ARCHITECTURES: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
+    "cohere2", "ernie4_5", "exaone4", "gemma2", "gemma3_text", "glm4", "glm4_moe", "gpt2",
+    "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama", "minimax_m2", "ministral3", "mistral",
+    "mixtral", "olmo2", "olmo3", "olmoe", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3",
+    "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+)  # fmt: skip
 
+UNREADABLE = (  # what transformers raises for a config with values that cannot be
+    ArithmeticError, AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
 ATTENTION_NAMES = {"self_attn", "attn", "attention"}  # a layer's child that is its attention
 FILES = ("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*")
 MORE_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
@@ -69,26 +78,10 @@ def read_spec(folder: Path, name: str) -> ModelSpec:
     raw = read_config(folder)
     config = load_config(folder)
     headers = read_headers(folder)
-    attention, rest = _layer_parameters(headers)
-    heads = int(config.num_attention_heads)
-    hidden = int(config.hidden_size)
-    return ModelSpec(
-        name=name,
-        digest=digest_of(raw, headers),
-        architecture=str(raw["model_type"]),
-        layers=int(config.num_hidden_layers),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads_of(config),
-        head_dim=int(getattr(config, "head_dim", None) or hidden // heads),
-        ffn=ffn_of(config),
-        vocab=int(config.vocab_size),
-        context=_context_of(config),
-        attention_parameters=attention,
-        mlp_parameters=rest,
-        tied=bool(getattr(config, "tie_word_embeddings", False)),
-        experts=experts_of(config),
-    )
+    try:
+        return _spec_of(name, raw, config, headers)
+    except UNREADABLE as error:
+        raise BadModel(f"config.json of {folder} is not valid: {error}.", "Repair it.") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -115,8 +108,9 @@ def load_config(folder: Path) -> PretrainedConfig:
     read_config(folder)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise BadModel(f"config.json of {folder} is not valid: {error}.", "Repair it.") from error
+    except UNREADABLE as error:
+        cause = " ".join(str(error).split())
+        raise BadModel(f"config.json of {folder} is not valid: {cause}.", "Repair it.") from error
     return config
 
 
@@ -154,6 +148,31 @@ def ffn_of(config: PretrainedConfig) -> int:
 def is_attention(name: str) -> bool:
     """Whether a parameter's or module's dotted name lies in a layer's attention."""
     return not ATTENTION_NAMES.isdisjoint(name.split("."))
+
+
+def _spec_of(
+    name: str, raw: dict[str, Any], config: PretrainedConfig, headers: list[TensorHeader]
+) -> ModelSpec:
+    attention, rest = _layer_parameters(headers)
+    heads = int(config.num_attention_heads)
+    hidden = int(config.hidden_size)
+    return ModelSpec(
+        name=name,
+        digest=digest_of(raw, headers),
+        architecture=str(raw["model_type"]),
+        layers=int(config.num_hidden_layers),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads_of(config),
+        head_dim=int(getattr(config, "head_dim", None) or hidden // heads),
+        ffn=ffn_of(config),
+        vocab=int(config.vocab_size),
+        context=_context_of(config),
+        attention_parameters=attention,
+        mlp_parameters=rest,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        experts=experts_of(config),
+    )
 
 
 def _context_of(config: PretrainedConfig) -> int:

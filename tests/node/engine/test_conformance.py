@@ -1,0 +1,155 @@
+"""Every supported architecture: staged, unevenly sharded and ragged equals uncut, in float32."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from node.engine import runner as runner_module
+from swarm.checkpoint import SUPPORTED_ARCHITECTURES, read_spec
+from swarm.sampling import Sampling
+
+TOLERANCE = 2e-5  # of the logits' scale
+PER_HEAD = {"num_key_value_heads": None, "num_attention_heads": 8}
+EXPERTS = {"num_experts_per_tok": 2, "intermediate_size": 1000}
+MOE = {"num_experts": 4, "moe_intermediate_size": 1000, **EXPERTS}
+LOCAL = {"num_local_experts": 4, **EXPERTS}
+WINDOW = {"sliding_window": 8}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cohere2": WINDOW,
+    "exaone4": WINDOW,
+    "gemma2": WINDOW | {"head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": WINDOW | {"head_dim": 8, "query_pre_attn_scalar": 8},
+    "glm4": {"head_dim": 8, "attention_bias": True},
+    "glm4_moe": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 1000,
+        "intermediate_size": 700,
+        "first_k_dense_replace": 1,
+        "head_dim": 8,
+        "n_group": 2,
+        "topk_group": 1,
+        "use_qk_norm": True,
+    },
+    "gpt2": PER_HEAD | {"n_inner": 1000, "intermediate_size": None},
+    "gpt_neox": PER_HEAD,
+    "gpt_oss": LOCAL | WINDOW | {"head_dim": 8},
+    "granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5},
+    "granitemoe": LOCAL | {"embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "minimax_m2": LOCAL | {"head_dim": 8},
+    "ministral3": {"head_dim": 8},
+    "mistral": WINDOW,
+    "mixtral": LOCAL,
+    "olmo3": WINDOW,
+    "olmoe": {"num_experts": 4, **EXPERTS},
+    "phi3": WINDOW,
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 2, **WINDOW},
+    "qwen2_moe": MOE | {"shared_expert_intermediate_size": 700},
+    "qwen3": {"head_dim": 8},
+    "qwen3_moe": MOE | {"head_dim": 8},
+    "seed_oss": {"head_dim": 8},
+    "starcoder2": {"use_bias": True},
+}
+QUICK = {
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "mixtral", "qwen3_moe",
+    "gpt2", "gpt_oss", "phi3", "olmo2",
+}  # fmt: skip
+CASES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in SUPPORTED_ARCHITECTURES
+]
+THREE_WAYS = ((0, 4, 7, 8), (0, 1, 5, 8))
+TWO_WAYS = ((0, 5, 8), (0, 3, 8))
+PROMPTS = {"short": 7, "long": 19}  # ids
+MORE = 3  # ids decoded one by one
+
+
+class Recorder:
+    """Stands for the sampler: keeps the logits."""
+
+    seen: dict[int, torch.Tensor]
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.seen = {}
+
+    def next(self, position: int, logits: torch.Tensor) -> tuple[int, str]:
+        """Keep the logits for `position`."""
+        self.seen[position] = logits.clone()
+        return 0, ""
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_split_model_has_the_logits_of_the_whole(
+    architecture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[..., Any],
+    stage: Callable[..., Any],
+    ring: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(runner_module, "Sampler", Recorder)
+    whole = save(tmp_path, architecture, OPTIONS.get(architecture, {}))
+    spec = read_spec(tmp_path, architecture)
+    assert (spec.kv_heads, spec.mlp_blocks) == (8, 8)
+    stages = ring(
+        [
+            stage(tmp_path, (0, 1)),
+            stage(tmp_path, (1, 3), THREE_WAYS),
+            stage(tmp_path, (3, 4), TWO_WAYS),
+        ]
+    )
+    torch.manual_seed(1)
+    ids = {name: torch.randint(3, 96, (n + MORE,)).tolist() for name, n in PROMPTS.items()}
+    for name in ids:
+        stages.open(name, ids[name], Sampling())
+    stages.step({"long": ids["long"][:12]})
+    stages.step({"short": ids["short"][:7], "long": ids["long"][12:19]}, list(ids))
+    for at in range(MORE):
+        rows = {name: [ids[name][n + at]] for name, n in PROMPTS.items()}
+        stages.step(rows, list(ids))
+    for name, n in PROMPTS.items():
+        with torch.inference_mode():
+            expected = whole(torch.tensor([ids[name]]), use_cache=False).logits[0]
+        seen = stages.stages[-1][0]._samplers[name].seen
+        assert sorted(seen) == list(range(n, n + MORE + 1))
+        for position, logits in seen.items():
+            scale = float(expected.abs().max())
+            assert float((logits - expected[position - 1]).abs().max()) <= TOLERANCE * scale
+            assert scale > 0.1
+
+
+WHOLE_ATTENTION = {"minimax_m2", "olmo2", "olmo3", "olmoe"}
+ZERO_SHARES = ((0, 0, 8, 8), (0, 6, 6, 8))
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_shard_reads_what_it_owns_and_owns_its_share(
+    architecture: str, tmp_path: Path, save: Callable[..., Any], stage: Callable[..., Any]
+) -> None:
+    save(tmp_path, architecture, OPTIONS.get(architecture, {}))
+    spec = read_spec(tmp_path, architecture)
+    ranks = stage(tmp_path, (1, 3), THREE_WAYS)
+    for rank, (kv, mlp) in zip(ranks, ((4, 1), (3, 4), (1, 3)), strict=True):
+        kv_share = 1.0 if architecture in WHOLE_ATTENTION else kv / 8
+        expected = kv_share * spec.attention_parameters + mlp / 8 * spec.mlp_parameters
+        assert rank.weight_bytes / 8 == pytest.approx(expected, rel=0.15)  # 2 layers of 4 bytes
+        assert rank.bytes_read <= 1.01 * rank.weight_bytes
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_oss", "phi3", "qwen2_moe", "phi"])
+def test_rank_may_hold_no_heads_or_no_columns(
+    architecture: str,
+    tmp_path: Path,
+    save: Callable[..., Any],
+    stage: Callable[..., Any],
+    ring: Callable[..., Any],
+) -> None:
+    save(tmp_path, architecture, OPTIONS.get(architecture, {}))
+    prompt = [5, 9, 33, 4, 71, 12]
+    whole = ring([stage(tmp_path, (0, 4))])
+    split = ring([stage(tmp_path, (0, 2), ZERO_SHARES), stage(tmp_path, (2, 4), ZERO_SHARES)])
+    sampling = Sampling(max_tokens=8)
+    assert split.generate(prompt, sampling) == whole.generate(prompt, sampling)

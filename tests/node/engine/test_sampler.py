@@ -1,0 +1,84 @@
+"""Tokens come out as from transformers, once per position, and end where they should."""
+
+import pytest
+import torch
+
+from node.engine.sampler import Sampler, processors_of
+from swarm.errors import EngineError
+from swarm.sampling import Sampling
+
+SAMPLED = Sampling(max_tokens=5, temperature=0.8, seed=4)
+
+
+def logits_for(position: int, vocab: int = 50) -> torch.Tensor:
+    return torch.randn(vocab, generator=torch.Generator().manual_seed(position))
+
+
+def draw(sampler: Sampler, start: int, count: int) -> list[int]:
+    return [sampler.next(start + n, logits_for(start + n))[0] for n in range(count)]
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert Sampler(Sampling(), [1, 2], 0).next(2, torch.tensor([0.0, 3.0, 1.0])) == (1, "")
+
+
+def test_known_position_is_repeated_whatever_the_logits() -> None:
+    sampler = Sampler(SAMPLED, [1, 2], 0)
+    tokens = draw(sampler, 2, 3)
+    assert [sampler.next(2 + n, logits_for(99))[0] for n in range(3)] == tokens
+
+
+def test_replay_continues_the_random_stream() -> None:
+    tokens = draw(Sampler(SAMPLED, [1, 2], 0), 2, 5)
+    for kept in range(1, 5):
+        replayed = Sampler(SAMPLED, [1, 2, *tokens[:kept]], kept)
+        assert draw(replayed, 2 + kept, 5 - kept) == tokens[kept:]
+
+
+def test_rollback_rewinds_the_random_stream_even_without_a_seed() -> None:
+    sampler = Sampler(Sampling(temperature=2.0), [1, 2], 0)
+    tokens = draw(sampler, 2, 5)
+    sampler.rollback(4)
+    assert sampler.ids == [1, 2, *tokens[:2]]
+    assert draw(sampler, 4, 3) == tokens[2:]
+    sampler.rollback(0)
+    assert sampler.ids == [1, 2]
+
+
+def test_end_by_length_counts_replayed_tokens() -> None:
+    sampler = Sampler(SAMPLED, [1, 2, 3, 4], 2)
+    assert [sampler.next(4 + n, logits_for(n))[1] for n in range(3)] == ["", "", "length"]
+
+
+def test_end_by_id_and_by_text() -> None:
+    logits = torch.tensor([0.0, 3.0, 1.0])
+    assert Sampler(Sampling(stop_ids=(1,)), [2], 0).next(1, logits) == (1, "stop")
+    by_text = Sampler(Sampling(stop=("ba",)), [2], 0, decode=lambda ids: "abc"[ids[0]] * len(ids))
+    assert by_text.next(1, logits) == (1, "")
+    spelled = Sampler(
+        Sampling(stop=("cb",)), [2, 2], 1, decode=lambda ids: "".join("abc"[i] for i in ids)
+    )
+    assert spelled.next(2, logits) == (1, "stop")
+
+
+def test_text_of_the_prompt_does_not_stop() -> None:
+    decode = "".join
+    sampler = Sampler(
+        Sampling(stop=("c",)), [2, 2], 0, decode=lambda ids: decode("abc"[i] for i in ids)
+    )
+    assert sampler.next(2, torch.tensor([0.0, 3.0, 1.0])) == (1, "")
+
+
+def test_unknown_ids_before_the_position_are_an_error() -> None:
+    sampler = Sampler(Sampling(), [1, 2], 0)
+    for position in (1, 3):
+        with pytest.raises(EngineError):
+            sampler.next(position, logits_for(0))
+    with pytest.raises(EngineError):
+        Sampler(Sampling(), [1], 2)
+
+
+def test_neutral_options_add_no_processor() -> None:
+    assert len(processors_of(Sampling(temperature=1.0))) == 0
+    every = Sampling(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=1.1)
+    assert len(processors_of(every)) == 5
