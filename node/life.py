@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -66,7 +67,9 @@ class Life:
         self._spoken = Spoken()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         answer_probes(channel)
+        self._news = asyncio.Event()
         channel.answer("group", self._called)
+        channel.answer("news", self._hear_news)
 
     # ------------------------------------------------------------------ the whole of it
 
@@ -129,7 +132,10 @@ class Life:
             except SwarmError as error:
                 logger.warning("the board is out of reach: %s", error)
             changing = time.monotonic() < self._changing_until
-            await asyncio.sleep(QUICK_SECONDS if changing else SLOW_SECONDS)
+            with suppress(TimeoutError):
+                pause = QUICK_SECONDS if changing else SLOW_SECONDS
+                await asyncio.wait_for(self._news.wait(), pause)
+            self._news.clear()
 
     async def _look(self) -> None:
         neighbourhood = self._neighbourhood
@@ -148,7 +154,8 @@ class Life:
         adopted = await self._shelf.adopt_latest(neighbourhood)
         if adopted:
             await self._tell_plan()
-        if adopted or before != set(neighbourhood.capabilities) or not self._settled():
+        changed = before != set(neighbourhood.capabilities) or neighbourhood.has_misses
+        if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
 
     def _settled(self) -> bool:
@@ -169,13 +176,19 @@ class Life:
                 self._story.assigned(part, accepted.planner, accepted.term)
         self._spoken.capability_at = 0.0  # others learn which term we follow
 
+    async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
+        self._news.set()
+        return b""
+
     async def _called(self, peer: str, payload: bytes) -> bytes:
         try:
             request: dict[str, Any] = msgpack.unpackb(payload)
             device = self._devices.get(request["device"])
             if device is None:
                 raise PeerRefused("There is no such device here.")
-            await self._shelf.adopt_latest(self._neighbourhood)
+            if not device.expects(peer, request):
+                await self._neighbourhood.refresh()
+                await self._shelf.adopt_latest(self._neighbourhood)
             return bytes(msgpack.packb(await device.called(peer, request)))
         except (ValueError, KeyError, TypeError) as error:
             raise RemoteProtocolError(f"Not a group request: {error!r}.") from error

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from node.duties import Holder
 from planner.election import candidates, is_credible, rank
@@ -47,6 +48,11 @@ class Neighbourhood:
     def vacant_since(self) -> float:
         """Since when, on the monotonic clock, no other peer has held a live lease."""
         return self._vacant_since
+
+    @property
+    def has_misses(self) -> bool:
+        """Whether a peer that we still count has just failed to answer."""
+        return any(0 < misses < MISSES for misses in self._misses.values())
 
     def answers(self, peer: str) -> bool:
         """Whether a peer has not failed to answer too often."""
@@ -106,6 +112,14 @@ class Neighbourhood:
         """Ask these peers whether they are there; two misses in a row make a peer lost."""
         await asyncio.gather(*(self._ask(peer) for peer in peers if peer != self.me))
         self._note_vacancy()
+
+    async def tell_news(self, peers: Iterable[str]) -> None:
+        """Let these peers look at the board at once; those that do not answer find out later."""
+        await asyncio.gather(*(self._tell(peer) for peer in peers if peer != self.me))
+
+    async def _tell(self, peer: str) -> None:
+        with suppress(PeerError):
+            await self._channel.ask(peer, "news", b"", timeout_seconds=ALIVE_SECONDS)
 
     async def _ask(self, peer: str) -> None:
         try:

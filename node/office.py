@@ -80,6 +80,7 @@ class Office:
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference
         await self._publish(reference)
+        await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
 
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)

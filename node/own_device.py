@@ -160,6 +160,14 @@ class OwnDevice:
             self._load(request["ranks"])
             return {}
 
+    def expects(self, peer: str, request: dict[str, Any]) -> bool:
+        """Whether the accepted plan says what a leader asks."""
+        try:
+            self._checked(peer, request)
+        except PeerRefused:
+            return False
+        return True
+
     def _checked(self, peer: str, request: dict[str, Any]) -> Assignment:
         assignment = self._home.shelf.assignment_of(self.id)
         if assignment is None or assignment.stage.shards[0].peer != peer:
