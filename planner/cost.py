@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.problem import Numbers, Problem
-from planner.stage_form import StageForm, form_stage
+from planner.stage_form import StageForm, chain_seconds, form_stage
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 BATCH_CAP = 4096  # sequences in one pipeline
@@ -23,6 +23,9 @@ class CostModel:
         self.model = problem.model
         self.workload = problem.workload
         self._forms: dict[tuple[int, bool, bool, tuple[Shard, ...]], StageForm] = {}
+        self._held: dict[StageForm, float] = {}
+        self._prefills: dict[StageForm, float] = {}
+        self._places: dict[tuple[Shard, ...], tuple[int, ...]] = {}
         self._hops: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[Numbers, Numbers]] = {}
 
     def form(self, stage: Stage) -> StageForm:
@@ -31,18 +34,28 @@ class CostModel:
         key = (stage.layers, first, last, stage.shards)
         if key not in self._forms:
             if len(self._forms) > FORMS_KEPT:
-                self._forms.clear()
+                self._forget()
             self._forms[key] = form_stage(
                 self.problem, stage.shards, stage.layers, first=first, last=last
             )
         return self._forms[key]
 
+    def _forget(self) -> None:
+        for memory in (self._forms, self._held, self._prefills):
+            memory.clear()
+
     # ---- sizes
 
     def room(self, pipeline: Pipeline) -> float:
         """Whole sequences of the workload's context that fit every shard at once."""
-        context = self.workload.context
-        return math.floor(min(self.form(s).sequences(context) for s in pipeline.stages))
+        return math.floor(min(self.held(stage) for stage in pipeline.stages))
+
+    def held(self, stage: Stage) -> float:
+        """Sequences whose KV fits the stage, not rounded; remembered."""
+        form = self.form(stage)
+        if form not in self._held:
+            self._held[form] = form.sequences(self.workload.context)
+        return self._held[form]
 
     # ---- times of parts
 
@@ -53,42 +66,53 @@ class CostModel:
         return best
 
     def _hop_terms(self, a: Stage, b: Stage) -> tuple[Numbers, Numbers]:
-        key = (self._machines(a), self._machines(b))
+        key = (self._machines(a.shards), self._machines(b.shards))
         if key not in self._hops:
             grid = np.ix_(*key)
             latency, bandwidth = self.problem.latency[grid], self.problem.bandwidth[grid]
             self._hops[key] = (latency.ravel(), 1 / bandwidth.ravel())
         return self._hops[key]
 
-    def _machines(self, stage: Stage) -> tuple[int, ...]:
-        where, number = self.problem.machine_of, self.problem.index_of
-        return tuple(sorted({int(where[number[shard.device]]) for shard in stage.shards}))
+    def _machines(self, shards: tuple[Shard, ...]) -> tuple[int, ...]:
+        if shards not in self._places:
+            where, number = self.problem.machine_of, self.problem.index_of
+            self._places[shards] = tuple(sorted({int(where[number[s.device]]) for s in shards}))
+        return self._places[shards]
 
     def hops(self, pipeline: Pipeline, tokens: Numbers) -> Numbers:
         """Seconds between stages in one pass of `tokens` rows, the token's way back included."""
         stages = pipeline.stages
-        total = np.zeros_like(tokens)
         if len(stages) == 1:
-            return total
-        for a, b in itertools.pairwise(stages):
-            total = total + self.hop(a, b, tokens * self.model.hidden * 2)
-        return total + self.hop(stages[-1], stages[0], np.full_like(tokens, 4.0))
+            return np.zeros_like(tokens)
+        size = tokens * self.model.hidden * 2
+        terms = [self._hop_terms(a, b) for a, b in itertools.pairwise(stages)]
+        total = self.hop(stages[-1], stages[0], np.full_like(tokens, 4.0))
+        single = [(latency[0], per_byte[0]) for latency, per_byte in terms if len(latency) == 1]
+        if single:
+            latency, per_byte = np.sum(single, axis=0)
+            total = total + latency + per_byte * size
+        for latencies, rates in terms:
+            if len(latencies) > 1:
+                total = total + (latencies[:, None] + np.multiply.outer(rates, size)).min(axis=0)
+        return total
 
     def decode_times(self, pipeline: Pipeline, batch: Numbers) -> Numbers:
         """Seconds of every stage (rows) for one decode pass of each batch size (columns)."""
-        cached = batch * self.workload.mean_context
-        return np.array([self.form(s).seconds(batch, cached, batch) for s in pipeline.stages])
+        forms = [self.form(stage) for stage in pipeline.stages]
+        return chain_seconds(forms, batch, batch * self.workload.mean_context)
 
     def prefill_times(self, pipeline: Pipeline) -> Numbers:
         """Seconds of every stage for the whole prompt of one request."""
         return np.array([self.prefill_time(self.form(stage)) for stage in pipeline.stages])
 
     def prefill_time(self, form: StageForm) -> float:
-        """Seconds of one stage for the whole prompt of one request."""
-        tokens = self.workload.input_tokens
-        square = 2.0 * tokens * tokens * self.model.hidden
-        prompt = np.array([float(tokens)])
-        return float(form.seconds(prompt, prompt, np.ones(1), square)[0])
+        """Seconds of one stage for the whole prompt of one request; remembered."""
+        if form not in self._prefills:
+            tokens = self.workload.input_tokens
+            square = 2.0 * tokens * tokens * self.model.hidden
+            prompt = np.array([float(tokens)])
+            self._prefills[form] = float(form.seconds(prompt, prompt, np.ones(1), square)[0])
+        return self._prefills[form]
 
     # ---- values
 

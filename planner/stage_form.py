@@ -1,5 +1,6 @@
 """StageForm: one stage as arrays over its shards, from which every time and size follows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,34 @@ class StageForm:
         holds = self.kv_bytes > 0
         need = self.layers * self.kv_bytes[holds] * context
         return float((self.free_bytes[holds] / need).min())
+
+
+def chain_seconds(forms: Sequence[StageForm], tokens: Numbers, kv_tokens: Numbers) -> Numbers:
+    """Seconds of a decode pass for all stages at once: [stages, cases]; a row sampled per token."""
+    begins = np.cumsum([0, *(len(form.parameters) for form in forms)])
+    layers = np.array([float(form.layers) for form in forms])
+    depth = np.repeat(layers, np.diff(begins))
+
+    def joined(name: str) -> Numbers:
+        return np.concatenate([getattr(form, name) for form in forms])
+
+    bandwidth, flops = joined("bandwidth"), joined("flops")
+    fixed = depth * joined("weight_bytes") / bandwidth
+    per_cached = depth * joined("kv_bytes") / bandwidth
+    per_token = 2 * depth * joined("parameters") / flops
+    read = fixed[:, None] + np.multiply.outer(per_cached, kv_tokens)
+    busy = np.maximum(read, np.multiply.outer(per_token, tokens))
+    last = forms[-1]
+    if last.head_bytes:
+        head = np.maximum(
+            last.head_bytes / last.bandwidth[0], last.head_flop * tokens / last.flops[0]
+        )
+        busy[begins[-2]] += head
+    slowest: Numbers = np.maximum.reduceat(busy, begins[:-1], axis=0)
+    for row, form in enumerate(forms):
+        if len(form.parameters) > 1:
+            slowest[row] += 2 * form.layers * form.allreduce(tokens * form.hidden * 2)
+    return slowest
 
 
 def end_bytes_of(problem: Problem, rank: int, *, first: bool, last: bool) -> float:

@@ -1,0 +1,101 @@
+"""Atom: a group of devices with its shares dealt, ready to serve any number of layers.
+
+Search over many devices works on atoms: their seconds are in proportion to layers and their
+memory bounds the layers, so that layers can be balanced over them by arithmetic on arrays.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.criterion import batch_criterion
+from planner.problem import Numbers, Problem
+from planner.shares import Group, share_out
+from planner.stage_form import StageForm, form_stage
+from swarm.plan import Shard
+
+BATCHES = np.unique(np.round(np.geomspace(1, 4096, 33)))  # batch sizes and sequence counts tried
+SHARE_BATCH = 64.0  # batch for which an atom's shares are dealt
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Atom:
+    """Seconds of one layer and most layers, as arrays over `BATCHES`."""
+
+    members: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    kind: int  # atoms of equal kind are interchangeable
+    seconds: Numbers  # one layer, one saturated cycle of that batch
+    head_seconds: Numbers
+    request_seconds: float  # one layer, one request alone
+    head_request_seconds: float
+    layers: Numbers  # most layers with KV of so many sequences
+    first_layers: Numbers  # the same with the embedding
+    last_layers: Numbers  # with the head
+    only_layers: Numbers  # with both
+
+    def most_layers(self, *, first: bool, last: bool) -> Numbers:
+        """Most layers in that place of a pipeline, by sequences."""
+        if first:
+            return self.only_layers if last else self.first_layers
+        return self.last_layers if last else self.layers
+
+
+def atom_of(problem: Problem, members: tuple[int, ...], kind: int) -> Atom | None:
+    """Deal the shares of a group for a saturated batch; None if it cannot hold one layer."""
+    criterion = batch_criterion(problem, SHARE_BATCH, 1.0)
+    shards = share_out(problem, Group(members), criterion, 1)
+    if not shards:
+        return None
+
+    def form(*, first: bool = False, last: bool = False) -> StageForm:
+        return form_stage(problem, shards, 1, first=first, last=last)
+
+    middle, last = form(), form(last=True)
+    seconds, ending = saturated_seconds(problem, middle), saturated_seconds(problem, last)
+    alone, alone_last = request_seconds(problem, middle), request_seconds(problem, last)
+    return Atom(
+        members,
+        shards,
+        kind,
+        seconds,
+        np.maximum(ending - seconds, 0.0),
+        alone,
+        max(alone_last - alone, 0.0),
+        most_layers(problem, middle),
+        most_layers(problem, form(first=True)),
+        most_layers(problem, last),
+        most_layers(problem, form(first=True, last=True)),
+    )
+
+
+def saturated_seconds(problem: Problem, form: StageForm) -> Numbers:
+    """Seconds of a decode pass of every batch, with the prefills that fall to it."""
+    load = problem.workload
+    decode = form.seconds(BATCHES, BATCHES * load.mean_context, BATCHES)
+    return decode + BATCHES * _prefill(problem, form) / load.output_tokens
+
+
+def request_seconds(problem: Problem, form: StageForm) -> float:
+    """Seconds of one request alone: prefill and all further steps."""
+    one = np.ones(1)
+    step = float(form.seconds(one, one * problem.workload.mean_context, one)[0])
+    return _prefill(problem, form) + (problem.workload.output_tokens - 1) * step
+
+
+def _prefill(problem: Problem, form: StageForm) -> float:
+    tokens = problem.workload.input_tokens
+    prompt = np.array([float(tokens)])
+    return float(
+        form.seconds(prompt, prompt, np.ones(1), 2.0 * tokens**2 * problem.model.hidden)[0]
+    )
+
+
+def most_layers(problem: Problem, form: StageForm) -> Numbers:
+    """Most layers by sequences held: weights and KV on every shard; from a one-layer form."""
+    per_layer = form.weight_bytes[:, None] + np.multiply.outer(
+        form.kv_bytes * problem.workload.context, BATCHES
+    )
+    room = (form.free_bytes + form.weight_bytes)[:, None]
+    fits: Numbers = np.floor(np.maximum(room, 0) / per_layer + 1e-9).min(axis=0)
+    return np.minimum(fits, problem.model.layers)

@@ -1,0 +1,140 @@
+"""Partition: local search over which atoms serve together, for most tokens per second."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from planner.atoms import Atom
+from planner.moves import MOVES, Layout, Part
+from planner.pool import Pool
+from planner.stop import StopRule
+from swarm.plan import Plan
+
+PATIENCE = 300  # tries without a gain before the search rests, and more for each part
+PATIENCE_PER_PART = 40
+STARTS_KEPT = 3
+MOST_STARTS = 24
+GAIN = 1e-6
+
+
+def best_partition(
+    pool: Pool, others: Sequence[Layout], stop: StopRule, seed: int
+) -> tuple[float, Layout]:
+    """The best layout found, and its tokens per second, from our own starts and `others`."""
+    starts = [*others, *starts_of(pool)]
+    ranked = sorted(starts, key=lambda layout: -total(pool, layout))[:STARTS_KEPT]
+    draw = random.Random(seed)
+    best = (0.0, Layout(()))
+    for start in ranked:
+        layout = improved(pool, settled(pool, start), stop, draw)
+        best = max(best, (total(pool, layout), layout), key=lambda pair: pair[0])
+        if stop(-best[0]):
+            break
+    return best
+
+
+def worth(pool: Pool, part: Part) -> float:
+    """Tokens per second of the atoms as one pipeline; 0 if they cannot hold the model."""
+    return pool.price(part, "throughput").value if part else 0.0
+
+
+def total(pool: Pool, layout: Layout) -> float:
+    """Tokens per second of all parts."""
+    return sum(worth(pool, part) for part in layout.parts)
+
+
+def settled(pool: Pool, layout: Layout) -> Layout:
+    """The layout with parts that cannot work turned into spares."""
+    idle = tuple(atom for p in layout.parts if not worth(pool, p) for atom in p)
+    return Layout(tuple(p for p in layout.parts if worth(pool, p)), layout.spare + idle)
+
+
+def improved(pool: Pool, layout: Layout, stop: StopRule, draw: random.Random) -> Layout:
+    """Try random moves until many in a row gain nothing or the stop rule says so."""
+    value, failures = total(pool, layout), 0
+    names, weights = [kind for kind, _ in MOVES], [weight for _, weight in MOVES]
+    while failures < PATIENCE + PATIENCE_PER_PART * len(layout.parts) and not stop(-value):
+        failures += 1
+        if not layout.parts:
+            break
+        change = draw.choices(names, weights)[0](pool, layout, draw)
+        if change is None:
+            continue
+        before = sum(worth(pool, layout.parts[i]) for i in change.old)
+        after = sum(worth(pool, part) for part in change.new)
+        if after > before * (1 + GAIN):
+            layout = settled(pool, change.applied(layout))
+            value, failures = total(pool, layout), 0
+    return layout
+
+
+def starts_of(pool: Pool) -> Iterator[Layout]:
+    """Tilings of the machines, each split into 1, 2, 3 ... pipelines, near ones and mixed ones."""
+    for atoms in tilings(pool):
+        ordered = pool.in_order(atoms)
+        for count in _counts(_most_pipelines(pool, ordered)):
+            yield Layout(_contiguous(ordered, count))
+            if count > 1:
+                yield Layout(_dealt(ordered, count))
+
+
+def tilings(pool: Pool) -> Iterator[list[Atom]]:
+    """Machines cut into tensor-parallel groups of 1, 2, 4 ... devices; small devices united."""
+    machines: dict[int, list[int]] = {}
+    for number, machine in enumerate(pool.problem.machine_of.tolist()):
+        machines.setdefault(machine, []).append(number)
+    largest = max(len(members) for members in machines.values())
+    size = 1
+    while size <= largest:
+        cut = [a for members in machines.values() for a in _cut(pool, members, size)]
+        if cut:
+            yield cut
+        size *= 2
+
+
+def _cut(pool: Pool, members: Sequence[int], size: int) -> Iterator[Atom]:
+    """Groups of `size`; where one cannot hold a layer, a larger one."""
+    at = 0
+    while at < len(members):
+        atom, end = None, at + size - 1
+        while atom is None and end < len(members):
+            end += 1
+            atom = pool.atom(members[at:end])
+        if atom is not None:
+            yield atom
+        at = max(end, at + 1)
+
+
+def _most_pipelines(pool: Pool, ordered: Sequence[Atom]) -> int:
+    """Pipelines that memory could hold."""
+    layers = sum(float(atom.layers[0]) for atom in ordered)
+    return max(1, min(len(ordered), int(layers / pool.problem.model.layers)))
+
+
+def _counts(most: int) -> list[int]:
+    """Numbers of pipelines to try: all of them if few, else spread evenly by ratio."""
+    if most <= MOST_STARTS:
+        return list(range(1, most + 1))
+    return sorted({round(most ** (i / (MOST_STARTS - 1))) for i in range(MOST_STARTS)})
+
+
+def _contiguous(ordered: Sequence[Atom], count: int) -> tuple[Part, ...]:
+    """Neighbours on the tour together, in parts of about equal speed."""
+    speeds = [1 / atom.seconds[len(atom.seconds) // 2] for atom in ordered]
+    whole, done = sum(speeds), 0.0
+    parts: list[list[Atom]] = [[] for _ in range(count)]
+    for atom, speed in zip(ordered, speeds, strict=True):
+        parts[min(count - 1, int((done + speed / 2) / whole * count))].append(atom)
+        done += speed
+    return tuple(tuple(part) for part in parts if part)
+
+
+def _dealt(ordered: Sequence[Atom], count: int) -> tuple[Part, ...]:
+    """Every part gets a like mix of atoms."""
+    by_kind = sorted(ordered, key=lambda atom: (atom.request_seconds, atom.kind))
+    return tuple(tuple(by_kind[i::count]) for i in range(count))
+
+
+def plan_of(pool: Pool, layout: Layout) -> Plan:
+    """The plan that the layout stands for."""
+    built = [pool.build(part, "throughput") for part in layout.parts]
+    return Plan(tuple(pipeline for pipeline in built if pipeline is not None))

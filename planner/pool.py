@@ -1,0 +1,151 @@
+"""Pool: the atoms of one search, their tour through the network, and remembered prices."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.atoms import Atom, atom_of
+from planner.balance import latency_layers, pipeline_of, throughput_layers
+from planner.cost import CostModel
+from planner.problem import Problem
+from swarm.plan import Pipeline
+
+Atoms = Sequence[Atom]
+Key = tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a set of atoms is worth as one pipeline, and how: its turn of the tour and layers."""
+
+    value: float  # tokens per second, or 1 / seconds of one request; 0 if it cannot work
+    turn: int = 0
+    layers: tuple[int, ...] = ()
+
+
+class Pool:
+    """Makes atoms of groups of devices and prices sets of atoms, each only once.
+
+    Two atoms are of one kind if their devices have equal speeds and stand in equal places; prices
+    are remembered by kinds, so that equal machines cost no further evaluation.
+    """
+
+    def __init__(self, problem: Problem, cost: CostModel) -> None:
+        self.problem = problem
+        self.cost = cost
+        self._places = places_of(problem)
+        self._tour = tour_of(problem)
+        self._speeds = speed_classes(problem)
+        self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
+        self._atoms: dict[tuple[int, ...], Atom | None] = {}
+        self._prices: dict[tuple[str, Key], Price] = {}
+
+    def atom(self, members: Iterable[int]) -> Atom | None:
+        """The atom of a group, or None if the group cannot hold one layer."""
+        key = tuple(sorted(members))
+        if key not in self._atoms:
+            self._atoms[key] = atom_of(self.problem, key, self._kind(key))
+        return self._atoms[key]
+
+    def _kind(self, members: tuple[int, ...]) -> int:
+        where = self.problem.machine_of
+        machines = list(dict.fromkeys(int(where[m]) for m in members))
+        key = tuple(
+            (int(self._speeds[m]), int(self._places[where[m]]), machines.index(int(where[m])))
+            for m in members
+        )
+        return self._kinds.setdefault(key, len(self._kinds))
+
+    def in_order(self, atoms: Iterable[Atom]) -> list[Atom]:
+        """The atoms along the tour, the quicker first within a machine."""
+        where = self.problem.machine_of
+        return sorted(
+            atoms, key=lambda a: (self._tour[where[a.members[0]]], a.request_seconds, a.members)
+        )
+
+    def price(self, atoms: Iterable[Atom], objective: str) -> Price:
+        """The best that these atoms can do as one pipeline."""
+        ordered = self.in_order(atoms)
+        where = [int(self.problem.machine_of[atom.members[0]]) for atom in ordered]
+        stays = [a == b for a, b in zip([-1, *where], where, strict=False)]
+        key = (objective, tuple((a.kind, stay) for a, stay in zip(ordered, stays, strict=True)))
+        if key not in self._prices:
+            turns = [self._priced(ordered, turn, objective) for turn in _turns(ordered)]
+            self._prices[key] = max(turns, key=lambda price: price.value)
+        return self._prices[key]
+
+    def _priced(self, ordered: Atoms, turn: int, objective: str) -> Price:
+        turned = [*ordered[turn:], *ordered[:turn]]
+        best = Price(0.0)
+        if objective == "latency":
+            layers = latency_layers(self.cost, turned)
+            divisions = [layers] if layers else []
+        else:
+            divisions = throughput_layers(self.cost, turned)
+        for division in divisions:
+            pipeline = pipeline_of(turned, division)
+            value = value_of(self.cost, pipeline, objective)
+            if value > best.value:
+                best = Price(value, turn, division)
+        return best
+
+    def build(self, atoms: Iterable[Atom], objective: str) -> Pipeline | None:
+        """The pipeline that was priced; None if it is worth nothing."""
+        ordered, price = self.in_order(atoms), self.price(atoms, objective)
+        if not price.value:
+            return None
+        turned = [*ordered[price.turn :], *ordered[: price.turn]]
+        return pipeline_of(turned, price.layers)
+
+
+def value_of(cost: CostModel, pipeline: Pipeline, objective: str) -> float:
+    """Tokens per second, or requests alone per second; 0 for a pipeline that does not fit."""
+    if cost.room(pipeline) < 1:
+        return 0.0
+    return 1 / cost.latency(pipeline) if objective == "latency" else cost.throughput(pipeline)
+
+
+def _turns(ordered: Atoms) -> list[int]:
+    """Places to begin: as the tour goes, and so that the atom best for the head comes last."""
+    quick = min(range(len(ordered)), key=lambda i: ordered[i].head_request_seconds)
+    return list(dict.fromkeys((0, (quick + 1) % len(ordered))))
+
+
+def speed_classes(problem: Problem) -> list[int]:
+    """A number for every device, equal for equal speeds and memory."""
+    known: dict[tuple[float, ...], int] = {}
+    numbers = []
+    for device in problem.devices:
+        key = (
+            device.flops * device.compute_efficiency,
+            device.bytes_per_second * device.memory_efficiency,
+            device.memory_bytes,
+        )
+        numbers.append(known.setdefault(key, len(known)))
+    return numbers
+
+
+def places_of(problem: Problem) -> list[int]:
+    """A number for every machine, equal for machines with the same links to all others."""
+    known: dict[tuple[bytes, bytes, bytes], int] = {}
+    places = []
+    for number in range(len(problem.machines)):
+        tables = (problem.latency, problem.bandwidth)
+        rows = tuple(np.sort(np.delete(table[number], number)).tobytes() for table in tables)
+        own = np.array([table[number, number] for table in tables]).tobytes()
+        places.append(known.setdefault((rows[0], rows[1], own), len(known)))
+    return places
+
+
+def tour_of(problem: Problem) -> list[int]:
+    """The turn at which a tour that always goes to the nearest machine visits each machine."""
+    size = 2.0 * problem.model.hidden * 64
+    distance = problem.latency + size / problem.bandwidth
+    left = set(range(1, len(distance)))
+    at, position = 0, [0] * len(distance)
+    for turn in range(1, len(distance)):
+        at = min(left, key=lambda m: (distance[at, m], m))
+        left.discard(at)
+        position[at] = turn
+    return position
