@@ -1,0 +1,37 @@
+"""Write the list of files in docs/architecture.md afresh: each file with the first line of its docstring."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "architecture.md"
+MARK = "<!-- files: written by scripts/list_files.py -->\n"
+ROOMS = ("swarm", "node", "node/engine", "client", "client/gateway", "planner")
+
+
+def listed() -> str:
+    """The list in Markdown, one table for each room."""
+    return "".join(_room(room) for room in ROOMS if (ROOT / room).is_dir())
+
+
+def _room(room: str) -> str:
+    rows = "".join(f"| `{path.name}` | {_sentence(path)} |\n" for path in _files(room))
+    return f"\n### {room}/\n\n| file | what it is for |\n|---|---|\n{rows}"
+
+
+def _files(room: str) -> list[Path]:
+    return sorted((ROOT / room).glob("*.py"))
+
+
+def _sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return text.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def rewritten(page: str) -> str:
+    """The page with its list of files as the tree is now."""
+    return page.partition(MARK)[0] + MARK + listed()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rewritten(PAGE.read_text()))
