@@ -17,29 +17,47 @@ class Ledger:
 
     def order_of(self, swarm: str) -> PlanOrder | None:
         """The latest accepted plan of a swarm."""
-        found = self._orders.get(swarm)
-        return PlanOrder(int(found[0]), int(found[1]), str(found[2])) if found else None
+        return self._orders.get(swarm)
 
     def accept(self, swarm: str, order: PlanOrder) -> bool:
-        """Persist `order` and return True, or return False if it is not later than the last."""
+        """Persist `order` and return True, or return False if it is not later than the last.
+
+        Raises BadInput if the disk takes nothing in; the order is not accepted then.
+        """
         if not is_later(order, self.order_of(swarm)):
             return False
-        self._orders[swarm] = [order.term, order.rank, order.digest]
+        orders = self._orders | {swarm: order}
+        try:
+            self._write(orders)
+        except OSError as error:
+            raise BadInput(
+                f"{self._path} cannot be written: {error}.", "Free the disk, or change --state."
+            ) from error
+        self._orders = orders
+        return True
+
+    def _write(self, orders: dict[str, PlanOrder]) -> None:
         fresh = self._path.with_suffix(".new")
         with fresh.open("w") as file:
-            json.dump(self._orders, file)
+            json.dump({swarm: [o.term, o.rank, o.digest] for swarm, o in orders.items()}, file)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
-        return True
 
-    def _read(self) -> dict[str, list[int | str]]:
+    def _read(self) -> dict[str, PlanOrder]:
         try:
             found = json.loads(self._path.read_text())
+            return {swarm: _order_of(entry) for swarm, entry in found.items()}
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:
             raise BadInput(
                 f"{self._path} is damaged: {error}.", "Delete it, or choose another --state."
             ) from error
-        return dict(found)
+
+
+def _order_of(entry: object) -> PlanOrder:
+    match entry:
+        case [int(term), int(rank), str(digest)]:
+            return PlanOrder(term, rank, digest)
+    raise ValueError("an entry is not [term, rank, digest]")
