@@ -1,0 +1,113 @@
+"""The ledger's fence: accepted plans only ever grow later, and a restart forgets nothing."""
+
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.ledger import Ledger
+from planner.election import TERM_JUMP, PlanOrder
+from swarm.errors import BadInput
+
+orders = st.builds(
+    PlanOrder, st.integers(0, 3000), st.integers(0, 3), st.sampled_from(["aa", "bb", "cc"])
+)
+
+
+def test_a_later_plan_is_accepted_and_an_earlier_one_is_not(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.order_of("s") is None
+    assert ledger.accept("s", PlanOrder(4, 1, "aa"))
+    assert not ledger.accept("s", PlanOrder(4, 1, "aa"))
+    assert not ledger.accept("s", PlanOrder(3, 0, "zz"))
+    assert not ledger.accept("s", PlanOrder(4, 2, "zz"))
+    assert ledger.order_of("s") == PlanOrder(4, 1, "aa")
+    assert ledger.accept("s", PlanOrder(4, 0, "aa"))
+
+
+def test_a_term_far_above_the_accepted_one_is_a_lie(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.accept("s", PlanOrder(1, 0, "aa"))
+    assert not ledger.accept("s", PlanOrder(2 + TERM_JUMP, 0, "aa"))
+    assert ledger.accept("s", PlanOrder(1 + TERM_JUMP, 0, "aa"))
+
+
+def test_a_restart_remembers_what_was_accepted(tmp_path: Path) -> None:
+    Ledger(tmp_path).accept("s", PlanOrder(4, 1, "aa"))
+    again = Ledger(tmp_path)
+    assert again.order_of("s") == PlanOrder(4, 1, "aa")
+    assert not again.accept("s", PlanOrder(4, 1, "aa"))
+
+
+def test_swarms_do_not_fence_each_other(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.accept("one", PlanOrder(9, 0, "aa"))
+    assert ledger.accept("other", PlanOrder(1, 0, "aa"))
+    again = Ledger(tmp_path)
+    assert again.order_of("one") == PlanOrder(9, 0, "aa")
+    assert again.order_of("other") == PlanOrder(1, 0, "aa")
+
+
+def test_a_crash_while_writing_leaves_the_old_ledger(tmp_path: Path) -> None:
+    Ledger(tmp_path).accept("s", PlanOrder(4, 1, "aa"))
+    (tmp_path / "accepted.new").write_text('{"s": [9')
+    assert Ledger(tmp_path).order_of("s") == PlanOrder(4, 1, "aa")
+    assert Ledger(tmp_path).accept("s", PlanOrder(5, 1, "aa"))
+    assert Ledger(tmp_path).order_of("s") == PlanOrder(5, 1, "aa")
+
+
+def test_a_full_disk_accepts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.accept("s", PlanOrder(4, 1, "aa"))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("node.ledger.os.fsync", full)
+        with pytest.raises(BadInput, match="No space left"):
+            ledger.accept("s", PlanOrder(5, 1, "aa"))
+    assert ledger.order_of("s") == Ledger(tmp_path).order_of("s") == PlanOrder(4, 1, "aa")
+    assert ledger.accept("s", PlanOrder(5, 1, "aa"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '"s"',
+        "[[1, 2]]",
+        '{"s": 4}',
+        '{"s": [4, 1]}',
+        '{"s": ["x", 1, "aa"]}',
+        '{"s": [4, -1, "aa"]}',
+        '{"s": null}',
+        '{"s": []}',
+    ],
+)
+def test_a_damaged_ledger_is_refused_with_the_next_step(tmp_path: Path, text: str) -> None:
+    (tmp_path / "accepted.json").write_text(text)
+    with pytest.raises(BadInput, match=r"is damaged.*Delete it"):
+        Ledger(tmp_path).order_of("s")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(orders, st.booleans()), max_size=12))
+def test_accepted_orders_strictly_increase_whatever_is_offered_and_whenever_it_restarts(
+    offers: list[tuple[PlanOrder, bool]],
+) -> None:
+    with TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder))
+        accepted: list[PlanOrder] = []
+        for order, restarts in offers:
+            if restarts:
+                ledger = Ledger(Path(folder))
+            if ledger.accept("s", order):
+                accepted.append(order)
+            assert ledger.order_of("s") == (accepted[-1] if accepted else None)
+        assert all(one < other for one, other in pairwise(accepted))
