@@ -116,6 +116,7 @@ class LibP2PChannel:
         self._closed = True
         outgoing = [way.stream for way in self._ways.values() if way.stream]
         streams = (*outgoing, *self._incoming.values())
+        self._ways.clear()
         await asyncio.gather(*(stream.close(CLOSE_SECONDS) for stream in streams))
         for task in self._tasks:
             task.cancel()

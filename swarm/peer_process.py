@@ -25,6 +25,7 @@ from swarm.invites import peer_of_address
 START_SECONDS = 30.0
 CONTROL_SECONDS = 10.0  # for one word with the daemon
 CLOSE_SECONDS = 5.0
+SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
 LOOPBACK = "127.0.0.1"
 
@@ -88,6 +89,16 @@ class PeerProcess:
 
         Safe to cancel, unlike hivemind's own call, which would leave the stream open.
         """
+        for _ in range(SEARCHES):
+            try:
+                return await self._open_stream(peer, protocol)
+            except _NotFound:  # a peer that has just joined is known to all a moment later
+                await asyncio.sleep(SEARCH_SECONDS)
+        return await self._open_stream(peer, protocol)
+
+    async def _open_stream(
+        self, peer: str, protocol: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         path = str(self.p2p.daemon_listen_maddr["unix"])
         try:
             reader, writer = await asyncio.open_unix_connection(path, limit=READ_LIMIT_BYTES)
@@ -136,10 +147,9 @@ class PeerProcess:
 async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
     _check_port(network)
-    kind = _RelayedP2P if network.relays else _OwnP2P
     with identity.key_file() as path:
         try:
-            p2p = await kind.create(**_options_of(network), identity_path=str(path))
+            p2p = await _start(network, str(path))
         except P2PDaemonError as error:
             raise _explained(error, network) from error
     process = PeerProcess(p2p)
@@ -147,6 +157,10 @@ async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
         await process.close()
         raise BadInput(f"p2pd took our key for {process.peer} instead of {identity.peer}.")
     return process
+
+
+class _NotFound(PeerLost):
+    """Nobody knows the address of a peer (yet)."""
 
 
 async def _request_stream(
@@ -162,7 +176,8 @@ async def _request_stream(
     cause = response.error.msg[-300:]
     if "protocols not supported" in cause:
         raise PeerRefused(f"Peer {peer} does not serve this swarm.", peer=peer)
-    raise PeerLost(f"Cannot reach peer {peer}: {cause}.", peer=peer)
+    kind = _NotFound if "routing: not found" in cause else PeerLost
+    raise kind(f"Cannot reach peer {peer}: {cause}.", peer=peer)
 
 
 class _OwnP2P(P2P):  # type: ignore[misc]
@@ -180,6 +195,24 @@ class _RelayedP2P(_OwnP2P):
     @staticmethod
     def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
         return _OwnP2P._make_process_args(*args, **kwargs, relayDiscovery=0)
+
+
+async def _start(network: Network, path: str) -> P2P:
+    """Create the P2P; unlike hivemind, leave no daemon behind when that fails or is cancelled."""
+    made: list[P2P] = []
+
+    class Kept(_RelayedP2P if network.relays else _OwnP2P):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    try:
+        return await Kept.create(**_options_of(network), identity_path=path)
+    except BaseException:
+        for p2p in made:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(p2p.shutdown(), CLOSE_SECONDS)
+        raise
 
 
 def _options_of(network: Network) -> dict[str, Any]:

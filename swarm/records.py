@@ -148,8 +148,8 @@ def _listed(value: Any) -> Any:
 
 
 def _value_of(hint: Any, value: object) -> object:
-    if hint is float and isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
+    if hint is float:
+        return _float_of(value)
     if typing.get_origin(hint) is list:
         return _list_of(typing.get_args(hint)[0], value)
     if hint in (Device, Link, Member, StageAdvert) or (
@@ -159,6 +159,12 @@ def _value_of(hint: Any, value: object) -> object:
     if type(value) is not hint:
         raise ValueError(f"{value!r:.40} is not a {hint.__name__}")
     return value
+
+
+def _float_of(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.40} is not a finite number")
+    return float(value)
 
 
 def _list_of(hint: Any, value: object) -> list[object]:

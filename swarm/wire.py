@@ -147,13 +147,22 @@ class Codec:
         self._checks = {kind: _checks_of(kind) for kind in kinds.values()}
 
     def encode(self, message: Message) -> list[bytes | memoryview]:
-        """Return the frame as buffers to write in order; the body is not copied."""
+        """Return the frame as buffers to write in order; raises LocalProtocolError.
+
+        The body is not copied.
+        """
         kind = type(message)
         if kind not in self._names:
             raise LocalProtocolError(f"{kind.__name__} does not travel on this stream.")
         values: dict[str, Any] = {"type": self._names[kind]}
-        values |= {name: getattr(message, name) for name in self._checks[kind]}
-        header = msgpack.packb(values)
+        for name, check in self._checks[kind].items():
+            values[name] = value = getattr(message, name)
+            if not check(value):
+                raise LocalProtocolError(f"{kind.__name__} has a wrong field {name!r}.")
+        try:
+            header = msgpack.packb(values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise LocalProtocolError(f"{kind.__name__} does not travel: {error}.") from error
         body = memoryview(message.body).cast("B")
         if len(header) > HEADER_CAP or body.nbytes > BODY_CAP:
             raise LocalProtocolError(f"{kind.__name__} exceeds the caps of a frame.")

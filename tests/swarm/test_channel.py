@@ -1,0 +1,424 @@
+"""LibP2PChannel on real daemons: order, questions, caps, and every way to lose a peer."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from swarm.channel import ANSWER_CAP
+from swarm.errors import (
+    Deadline,
+    LocalProtocolError,
+    NoRoom,
+    PeerLost,
+    PeerRefused,
+    RemoteProtocolError,
+)
+from swarm.libp2p_channel import BAD_FRAMES_CAP
+from swarm.memory import peer_named
+from swarm.questions import OPEN_QUESTIONS
+from swarm.streams import FrameStream, frame_of
+from swarm.wire import PREFIX, Fail, Message, Ping, Step, Token
+from tests.swarm.conftest import PING_SECONDS, Peer, Swarm
+
+
+def step(position: int, body: bytes = b"1234") -> Step:
+    return Step("session", 1, b"key", 0, position, 1, True, "i32", body=body)
+
+
+@pytest.fixture(scope="module")
+def host(swarm: Swarm) -> Peer:
+    return swarm.run(swarm.peer())
+
+
+@pytest.fixture(scope="module")
+def other(swarm: Swarm, host: Peer) -> Peer:
+    return swarm.run(swarm.peer())
+
+
+@pytest.fixture(scope="module")
+def client(swarm: Swarm, host: Peer) -> Peer:
+    """It does not listen and knows only the host's address."""
+    return swarm.run(swarm.peer(client=True))
+
+
+@pytest.fixture(scope="module")
+def rogue(swarm: Swarm, host: Peer) -> Peer:
+    """Its channel is for listening; the tests speak for it over raw streams."""
+    return swarm.run(swarm.peer())
+
+
+async def raw_stream(rogue: Peer, victim: Peer, proof: bytes | None = None) -> FrameStream:
+    protocol = rogue.channel._frames
+    reader, writer = await rogue.process.open_stream(victim.id, protocol)
+    writer.write(rogue.channel._proof(rogue.id, victim.id) if proof is None else proof)
+    return FrameStream(reader, writer)
+
+
+async def ended(stream: FrameStream) -> bool:
+    """Whether the other side ends the stream, whatever else it says before."""
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                await stream.read()
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return True
+    finally:
+        stream.abort()
+
+
+def test_a_client_reaches_a_peer_that_it_has_never_met(
+    swarm: Swarm, client: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        await client.channel.send(other.id, step(1))
+        assert await other.message() == (client.id, step(1))
+
+    swarm.run(story())
+
+
+def test_a_peer_answers_a_client_that_does_not_listen(
+    swarm: Swarm, client: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        token = Token("session", 1, b"key", 0, [5])
+        await other.channel.send(client.id, token)
+        assert await client.message() == (other.id, token)
+
+    swarm.run(story())
+
+
+def test_frames_of_many_senders_arrive_whole_and_in_order(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    sizes = [0, 1, 2**14, 3 * 2**20, 2**16, 2**16 + 1, 7] * 5
+    sent = [step(at, bytes([at]) * size) for at, size in enumerate(sizes)]
+
+    async def story() -> None:
+        async with asyncio.TaskGroup() as group:
+            for message in sent:
+                group.create_task(host.channel.send(other.id, message))
+        found = [await other.message() for _ in sent]
+        assert found == [(host.id, message) for message in sent]
+
+    swarm.run(story())
+
+
+def test_a_peer_may_send_to_itself(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        await host.channel.send(host.id, step(3))
+        assert await host.message() == (host.id, step(3))
+
+    swarm.run(story())
+
+
+def test_the_round_trip_is_measured(swarm: Swarm, host: Peer, other: Peer) -> None:
+    async def story() -> None:
+        await host.channel.send(other.id, step(1))
+        await other.message()
+        async with asyncio.timeout(10):
+            while host.channel.round_trip_seconds(other.id) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert 0 < (host.channel.round_trip_seconds(other.id) or 0) < 1
+        assert host.channel.round_trip_seconds(peer_named("nobody")) is None
+
+    swarm.run(story())
+
+
+def test_idle_streams_stay_alive(swarm: Swarm, host: Peer, other: Peer) -> None:
+    async def story() -> None:
+        await host.channel.send(other.id, step(1))
+        await other.message()
+        await asyncio.sleep(6 * PING_SECONDS)
+        assert other.losses.empty()
+        assert host.losses.empty()
+
+    swarm.run(story())
+
+
+@pytest.mark.parametrize("peer", [peer_named("nobody"), "nonsense", ""])
+def test_a_peer_that_does_not_exist_is_lost(swarm: Swarm, host: Peer, peer: str) -> None:
+    async def story() -> None:
+        with pytest.raises(PeerLost):
+            await host.channel.send(peer, step(1))
+        with pytest.raises(PeerLost):
+            await host.channel.ask(peer, "echo", b"")
+
+    swarm.run(story())
+
+
+def test_a_peer_of_another_swarm_is_refused(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        foreign = await swarm.peer(swarm="another-swarm")
+        with pytest.raises(PeerRefused, match="does not serve this swarm"):
+            await host.channel.send(foreign.id, step(1))
+
+    swarm.run(story())
+
+
+def test_a_stranger_to_a_private_swarm_is_not_heard(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        member, friend = await swarm.peer(key="secret"), await swarm.peer(key="secret")
+        member.channel.answer("echo", echo)
+        await friend.channel.send(member.id, step(1))
+        assert await member.message() == (friend.id, step(1))
+        assert await friend.channel.ask(member.id, "echo", b"me") == b"me"
+        with pytest.raises(PeerRefused, match="stranger"):
+            await host.channel.ask(member.id, "echo", b"me")
+        await host.channel.send(member.id, step(2))
+        assert await host.loss() == (member.id, "its stream ended")
+        assert member.messages.empty()
+
+    swarm.run(story())
+
+
+# ---------------------------------------------------------------- questions
+
+
+async def echo(asker: str, payload: bytes) -> bytes:
+    return payload
+
+
+async def large(asker: str, payload: bytes) -> bytes:
+    return bytes(ANSWER_CAP + 1)
+
+
+async def full(asker: str, payload: bytes) -> bytes:
+    raise NoRoom("The cache is full.", "Try later.")
+
+
+async def never(asker: str, payload: bytes) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+def test_a_question_may_fill_a_mebibyte_both_ways(swarm: Swarm, host: Peer, other: Peer) -> None:
+    async def story() -> None:
+        other.channel.answer("echo", echo)
+        for payload in (b"", b"small", bytes(ANSWER_CAP)):
+            assert await host.channel.ask(other.id, "echo", payload) == payload
+        assert await other.channel.ask(other.id, "echo", b"myself") == b"myself"
+        with pytest.raises(LocalProtocolError):
+            await host.channel.ask(other.id, "echo", bytes(ANSWER_CAP + 1))
+
+    swarm.run(story())
+
+
+def test_refusals_reach_the_asker_with_their_cause(swarm: Swarm, host: Peer, other: Peer) -> None:
+    async def story() -> None:
+        other.channel.answer("full", full)
+        other.channel.answer("large", large)
+        for name, cause in (
+            ("full", "NoRoom: The cache"),
+            ("large", "too_large"),
+            ("x", "unknown"),
+        ):
+            with pytest.raises(PeerRefused, match=cause):
+                await host.channel.ask(other.id, name, b"")
+
+    swarm.run(story())
+
+
+def test_a_question_without_an_answer_ends_with_its_deadline(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        other.channel.answer("never", never)
+        start = time.monotonic()
+        with pytest.raises(Deadline):
+            await host.channel.ask(other.id, "never", b"", timeout_seconds=0.3)
+        assert time.monotonic() - start < 3
+
+    swarm.run(story())
+
+
+def test_too_many_questions_at_once_are_refused_without_waiting(
+    swarm: Swarm, host: Peer, rogue: Peer
+) -> None:
+    async def story() -> None:
+        host.channel.answer("never", never)
+        asked = [
+            asyncio.create_task(rogue.channel.ask(host.id, "never", bytes(2**18)))
+            for _ in range(OPEN_QUESTIONS + 4)
+        ]
+        done, waiting = await asyncio.wait(asked, timeout=2)
+        refusals = [task.exception() for task in done]
+        assert all(isinstance(error, PeerRefused) for error in refusals)
+        assert len(refusals) == 4
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    swarm.run(story())
+
+
+# ---------------------------------------------------------------- bad frames
+
+
+def test_a_bad_frame_is_answered_with_fail_and_the_stream_goes_on(
+    swarm: Swarm, host: Peer, rogue: Peer
+) -> None:
+    async def story() -> None:
+        stream = await raw_stream(rogue, host)
+        good = host.channel._codec.encode(step(8))
+        header = bytes(good[0])[PREFIX.size :].replace(b"position", b"pisotion")
+        await stream.write(frame_of(header, b"1234"))
+        await stream.write(good)
+        assert await host.message() == (rogue.id, step(8))
+        sender, fail = await rogue.message()
+        assert isinstance(fail, Fail)
+        assert (sender, fail.session, fail.epoch, fail.code) == (host.id, "session", 1, "bad_frame")
+        assert "pisotion" in fail.reason
+        stream.abort()
+        assert (await host.loss())[0] == rogue.id
+
+    swarm.run(story())
+
+
+def test_a_listener_that_refuses_a_message_answers_it_with_fail(
+    swarm: Swarm, rogue: Peer, other: Peer
+) -> None:
+    def refuse(sender: str, message: Message) -> None:
+        raise RemoteProtocolError("out of order")
+
+    async def story() -> None:
+        strict = await swarm.peer()
+        strict.channel.listen(refuse, lambda *loss: None)
+        await other.channel.send(strict.id, step(1))
+        _, fail = await other.message()
+        assert fail == Fail("session", 1, "bad_frame", "out of order")
+
+    swarm.run(story())
+
+
+def test_a_frame_above_the_caps_ends_the_stream(swarm: Swarm, host: Peer, rogue: Peer) -> None:
+    async def story() -> None:
+        stream = await raw_stream(rogue, host)
+        await stream.write([PREFIX.pack(2**20, 2**40)])
+        assert await ended(stream)
+        lost, reason = await host.loss()
+        assert lost == rogue.id
+        assert "caps" in reason
+
+    swarm.run(story())
+
+
+def test_a_stream_of_bad_frames_ends(swarm: Swarm, host: Peer, rogue: Peer) -> None:
+    async def story() -> None:
+        stream = await raw_stream(rogue, host)
+        for _ in range(BAD_FRAMES_CAP + 1):
+            await stream.write(frame_of(b"nonsense"))
+        assert await ended(stream)
+        assert await host.loss() == (rogue.id, "It sent too many bad frames.")
+
+    swarm.run(story())
+
+
+def test_a_second_stream_of_a_peer_replaces_the_first(
+    swarm: Swarm, host: Peer, rogue: Peer
+) -> None:
+    async def story() -> None:
+        first = await raw_stream(rogue, host)
+        await first.write(host.channel._codec.encode(step(1)))
+        await host.message()
+        second = await raw_stream(rogue, host)
+        assert await host.loss() == (rogue.id, "it opened a new stream")
+        assert await ended(first)
+        await second.write(host.channel._codec.encode(step(2)))
+        assert await host.message() == (rogue.id, step(2))
+        second.abort()
+        await host.loss()
+
+    swarm.run(story())
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_a_closed_channel_is_seen_by_the_other_side_only(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        leaving = await swarm.peer()
+        await leaving.channel.send(host.id, step(1))
+        await host.message()
+        await leaving.channel.close()
+        assert await host.loss() == (leaving.id, "its stream ended")
+        assert leaving.losses.empty()
+        with pytest.raises(PeerLost, match="closed"):
+            await leaving.channel.send(host.id, step(2))
+
+    swarm.run(story())
+
+
+def test_a_killed_peer_is_lost_on_both_ends_at_once(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        dying = await swarm.peer()
+        dying.channel.answer("never", never)
+        await host.channel.send(dying.id, step(1))
+        await dying.message()
+        question = asyncio.create_task(host.channel.ask(dying.id, "never", b""))
+        await asyncio.sleep(0.1)
+        start = time.monotonic()
+        dying.process.p2p._child.kill()
+        assert await host.loss() == (dying.id, "its stream ended")
+        assert await dying.loss() == (host.id, "its stream ended")
+        with pytest.raises(PeerLost):
+            await question
+        await asyncio.wait_for(dying.process.ended.wait(), 10)
+        assert time.monotonic() - start < 3
+        with pytest.raises(PeerLost):
+            await host.channel.send(dying.id, step(2))
+        with pytest.raises(PeerLost, match="own p2pd"):
+            await dying.channel.send(host.id, step(2))
+
+    swarm.run(story())
+
+
+def test_a_black_holed_peer_is_lost_after_three_beats_and_found_again(
+    swarm: Swarm, host: Peer
+) -> None:
+    async def story() -> None:
+        holed = await swarm.peer()
+        await host.channel.send(holed.id, step(1))
+        await holed.message()
+        holed.process.p2p._child.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(Deadline):
+                await host.channel.ask(holed.id, "echo", b"", timeout_seconds=0.1)
+            assert await host.loss() == (holed.id, "it has fallen silent")
+        finally:
+            holed.process.p2p._child.send_signal(signal.SIGCONT)
+        assert (await holed.loss())[0] == host.id
+        await host.channel.send(holed.id, step(2), timeout_seconds=15)
+        assert await holed.message() == (host.id, step(2))
+
+    swarm.run(story())
+
+
+async def pour(sender: Peer, receiver: Peer, mebibytes: int) -> None:
+    for _ in range(mebibytes):
+        await sender.channel.send(receiver.id, step(0, bytes(2**20)), timeout_seconds=0.5)
+
+
+def test_a_peer_that_reads_nothing_stops_its_senders(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        deaf = await swarm.peer()
+        deaf.channel._listening.clear()
+        with pytest.raises((Deadline, PeerLost)):
+            await pour(host, deaf, mebibytes=64)
+        with pytest.raises(PeerRefused):  # only its streams stand still
+            await host.channel.ask(deaf.id, "echo", b"")
+
+    swarm.run(story())
+
+
+def test_pings_are_not_messages(swarm: Swarm, host: Peer, rogue: Peer) -> None:
+    async def story() -> None:
+        stream = await raw_stream(rogue, host)
+        await stream.write(host.channel._codec.encode(Ping(77)))
+        header, _ = await asyncio.wait_for(stream.read(), 10)
+        assert b"PONG" in bytes(header)
+        stream.abort()
+        assert host.messages.empty()
+
+    swarm.run(story())

@@ -1,0 +1,102 @@
+"""Invite: survives chat programs; every way to be wrong has its own words."""
+
+import base64
+import contextlib
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.errors import BadInvite
+from swarm.invites import HEAD, Invite, _checksum, peer_of_address
+from swarm.memory import peer_named
+
+PEER = peer_named("host")
+INVITE = Invite((f"/ip4/10.0.0.1/tcp/4000/p2p/{PEER}",), "home-abcdefgh", "swarm-tiny", "secret")
+
+
+def text_of(values: object) -> str:
+    data = msgpack.packb(values)
+    return HEAD + base64.urlsafe_b64encode(data + _checksum(data)).decode()
+
+
+def test_an_invite_comes_out_as_it_went_in() -> None:
+    assert Invite.parse(INVITE.encode()) == INVITE
+
+
+def test_an_invite_is_one_word() -> None:
+    assert len(INVITE.encode().split()) == 1
+
+
+@given(st.lists(st.sampled_from([" ", "\n", "\t", "\r\n", "> ", "\u200b", "\ufeff"]), max_size=5))
+def test_a_chat_program_may_wrap_and_quote_it(breaks: list[str]) -> None:
+    text = INVITE.encode()
+    for at, space in enumerate(breaks):
+        text = text[: 9 * at] + space + text[9 * at :]
+    assert Invite.parse(f'"`{text}`."\n') == INVITE
+
+
+@pytest.mark.parametrize("text", ["", "hello", "http://swarm1:abc", "swarm:abc"])
+def test_something_else_is_not_an_invite(text: str) -> None:
+    with pytest.raises(BadInvite, match="is not an invite"):
+        Invite.parse(text)
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_truncated_invite_says_so(cut: int) -> None:
+    with pytest.raises(BadInvite, match="truncated"):
+        Invite.parse(INVITE.encode()[:-cut])
+
+
+@given(st.integers(0, 500), st.characters(categories=["L", "N"], max_codepoint=127))
+def test_an_altered_invite_is_refused(at: int, letter: str) -> None:
+    text = INVITE.encode()
+    at = len(HEAD) + at % (len(text) - len(HEAD))
+    altered = text[:at] + letter + text[at + 1 :]
+    if base64.urlsafe_b64decode(altered[len(HEAD) :] + "===") != base64.urlsafe_b64decode(
+        text[len(HEAD) :] + "==="
+    ):
+        with pytest.raises(BadInvite, match="truncated or altered"):
+            Invite.parse(altered)
+
+
+def test_a_newer_version_asks_for_an_update() -> None:
+    with pytest.raises(BadInvite, match="newer than this program") as caught:
+        Invite.parse(INVITE.encode().replace("swarm1:", "swarm2:"))
+    assert "Update" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        1,
+        [],
+        [[], "s", "m", "k"],
+        [["a"], "s", "m"],
+        [["a"], "s", "m", 3],
+        [["a"] * 33, "s", "m", "k"],
+        {"addresses": []},
+    ],
+)
+def test_a_foreign_content_is_refused(values: object) -> None:
+    with pytest.raises(BadInvite, match="not made by Swarm"):
+        Invite.parse(text_of(values))
+
+
+def test_an_address_without_a_peer_is_refused() -> None:
+    with pytest.raises(BadInvite, match="/p2p/"):
+        Invite.parse(text_of([["/ip4/10.0.0.1/tcp/4000"], "s", "m", ""]))
+
+
+def test_the_peer_of_an_address_is_its_last_one() -> None:
+    relay = peer_named("relay")
+    address = f"/ip4/10.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{PEER}"
+    assert peer_of_address(address) == PEER
+
+
+@given(st.text(max_size=100))
+def test_no_text_raises_anything_but_a_bad_invite(text: str) -> None:
+    for candidate in (text, HEAD + text):
+        with contextlib.suppress(BadInvite):
+            Invite.parse(candidate)

@@ -1,0 +1,93 @@
+"""PeerProcess: what a person hears when p2pd cannot start, and what the daemon tells us."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import BadInput, BadInvite, Unreachable
+from swarm.identity import Identity
+from swarm.memory import peer_named
+from swarm.peer_process import Network, PeerProcess, open_p2p
+
+
+async def opened(network: Network, identity: Identity | None = None) -> PeerProcess:
+    return await open_p2p(identity or Identity.throwaway(), network)
+
+
+def test_p2pd_takes_our_ed25519_key_and_listens_on_loopback_only(tmp_path: Path) -> None:
+    async def story() -> None:
+        identity = Identity.load_or_create(tmp_path)
+        process = await opened(Network(), identity)
+        addresses = await process.addresses()
+        await process.close()
+        identity.close()
+        assert process.peer == identity.peer
+        assert len(addresses) == 1
+        assert addresses[0].startswith("/ip4/127.0.0.1/tcp/")
+        assert addresses[0].endswith(f"/p2p/{identity.peer}")
+        assert process.ended.is_set()
+
+    asyncio.run(story())
+
+
+def test_a_client_has_no_addresses_and_knows_its_host() -> None:
+    async def story() -> None:
+        host = await opened(Network())
+        addresses = await host.addresses()
+        client = await opened(Network(initial_peers=addresses, client=True))
+        assert await client.addresses() == ()
+        assert (await client.connected())[host.peer] == addresses
+        await client.disconnect(host.peer)
+        await client.connect(addresses[0])
+        await client.close()
+        await host.close()
+
+    asyncio.run(story())
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"Port {port} .* in use") as caught:
+            asyncio.run(opened(Network(port=port)))
+    assert "--port" in caught.value.next_step
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"192\.0\.2\.1"):
+        asyncio.run(opened(Network(host="192.0.2.1", port=4567)))
+
+
+def test_a_bootstrap_peer_that_is_gone_is_unreachable() -> None:
+    address = f"/ip4/127.0.0.1/tcp/1/p2p/{peer_named('gone')}"
+    with pytest.raises(Unreachable, match="None of the 1 peers") as caught:
+        asyncio.run(opened(Network(initial_peers=(address,))))
+    assert "invite" in caught.value.next_step
+
+
+def test_one_of_two_bootstrap_peers_is_enough() -> None:
+    async def story() -> None:
+        host = await opened(Network())
+        gone = f"/ip4/127.0.0.1/tcp/1/p2p/{peer_named('gone')}"
+        process = await opened(Network(initial_peers=(gone, *await host.addresses())))
+        with pytest.raises(Unreachable):
+            await process.connect(gone)
+        await process.close()
+        await host.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="port"):
+        Network(port=port)
+
+
+def test_an_address_without_a_peer_is_refused() -> None:
+    with pytest.raises(BadInvite):
+        Network(initial_peers=("/ip4/127.0.0.1/tcp/1",))
