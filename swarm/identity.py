@@ -10,7 +10,7 @@ import os
 import tempfile
 from base64 import b32encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -46,11 +46,10 @@ class Identity:
             lock = _lock_of(folder)
         except OSError as error:
             raise BadInput(f"Cannot use the state folder {folder}: {error}.") from error
-        try:
+        with ExitStack() as undo:
+            undo.callback(lock.close)
             key = _load_or_create_key(folder / KEY_FILE)
-        except BaseException:
-            lock.close()
-            raise
+            undo.pop_all()
         return cls(_peer_of(key), folder / KEY_FILE, key, lock)
 
     @classmethod

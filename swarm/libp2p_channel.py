@@ -26,7 +26,7 @@ from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
 CLOSE_SECONDS = 1.0
-STREAM_CAP = 2048  # incoming streams
+STREAM_CAP = 512  # incoming streams: each is an open file
 BAD_FRAMES_CAP = 32  # of one stream, before it is closed
 PROOF_BYTES = 32
 HEARD = Pong(0)  # "your data arrives", when nobody pinged
@@ -47,6 +47,7 @@ class LibP2PChannel:
         self._codec = Codec()
         self._ways: dict[str, Way] = {}
         self._incoming: dict[str, FrameStream] = {}
+        self._guests = 0  # incoming streams, with those that have not shown their proof yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
@@ -162,6 +163,7 @@ class LibP2PChannel:
         peer = str(info.peer_id)
         stream = FrameStream(reader, writer)
         reason = "its stream ended"
+        self._guests += 1
         try:
             await self._welcome(peer, reader, stream)
             while True:
@@ -171,16 +173,17 @@ class LibP2PChannel:
         except (TimeoutError, *STREAM_ERRORS):
             pass
         finally:
+            self._guests -= 1
             stream.abort()
             self._lose(peer, stream, reason)
 
     async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
+        if self._closed or self._guests > STREAM_CAP:
+            raise RemoteProtocolError("There is no room for another stream.")
         async with asyncio.timeout(HELLO_SECONDS):
             proof = await reader.readexactly(PROOF_BYTES)
         if not hmac.compare_digest(proof, self._proof(peer, self.peer)):
             raise RemoteProtocolError("A stranger does not know the key of the swarm.")
-        if self._closed or len(self._incoming) >= STREAM_CAP:
-            raise RemoteProtocolError("There is no room for another stream.")
         before = self._incoming.get(peer)
         if before is not None:  # it gave up the old one, and with it the frames in flight
             self._lose(peer, before, "it opened a new stream")

@@ -5,7 +5,7 @@ import errno
 import logging
 import socket
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,14 +104,13 @@ class PeerProcess:
             reader, writer = await asyncio.open_unix_connection(path, limit=READ_LIMIT_BYTES)
         except OSError as error:
             raise PeerLost("The own p2pd is gone.", peer=peer) from error
-        try:
-            await _request_stream(reader, writer, peer, protocol)
-        except (asyncio.IncompleteReadError, OSError) as error:
-            writer.close()
-            raise PeerLost("The own p2pd is gone.", peer=peer) from error
-        except BaseException:
-            writer.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(writer.close)
+            try:
+                await _request_stream(reader, writer, peer, protocol)
+            except (asyncio.IncompleteReadError, OSError) as error:
+                raise PeerLost("The own p2pd is gone.", peer=peer) from error
+            undo.pop_all()
         return reader, writer
 
     async def disconnect(self, peer: str) -> None:
@@ -131,8 +130,7 @@ class PeerProcess:
     async def close(self) -> None:
         """End the daemon; returns within seconds even if it hangs."""
         self._closing = True
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.p2p.shutdown(), CLOSE_SECONDS)
+        await _shut_down(self.p2p)
         self._watch.cancel()
         await asyncio.wait([self._watch])
         self.ended.set()
@@ -199,20 +197,21 @@ class _RelayedP2P(_OwnP2P):
 
 async def _start(network: Network, path: str) -> P2P:
     """Create the P2P; unlike hivemind, leave no daemon behind when that fails or is cancelled."""
-    made: list[P2P] = []
+    async with AsyncExitStack() as undo:
 
-    class Kept(_RelayedP2P if network.relays else _OwnP2P):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            made.append(self)
+        class Kept(_RelayedP2P if network.relays else _OwnP2P):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                undo.push_async_callback(_shut_down, self)
 
-    try:
-        return await Kept.create(**_options_of(network), identity_path=path)
-    except BaseException:
-        for p2p in made:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(p2p.shutdown(), CLOSE_SECONDS)
-        raise
+        p2p = await Kept.create(**_options_of(network), identity_path=path)
+        undo.pop_all()
+    return p2p
+
+
+async def _shut_down(p2p: P2P) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(p2p.shutdown(), CLOSE_SECONDS)
 
 
 def _options_of(network: Network) -> dict[str, Any]:

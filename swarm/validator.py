@@ -28,7 +28,7 @@ DOMAIN = b"swarm record 1"
 
 
 class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
-    """Signs our records and judges everybody's, by the rules of docs/protocol.md."""
+    """Signs our records and judges everybody's."""
 
     def __init__(
         self,
