@@ -5,13 +5,12 @@ masks and no caches. The batch of the running step hangs on each attention modul
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
-
-from swarm.errors import EngineError
 
 NAME = "swarm"
 
@@ -30,16 +29,34 @@ def swarm_attention(
     **options: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend the packed tokens of all sessions of the step: [1, tokens, heads, head dim]."""
-    attend: Callable[..., torch.Tensor] | None = getattr(module, "swarm_attend", None)
-    if attend is None:
-        raise EngineError(f"{type(module).__name__} was not prepared for a step.")
-    return attend(module.layer_idx, query[0], key[0], value[0], Options.of(options)), None
+    seat: Seat = module.swarm_seat  # type: ignore[assignment]
+    if seat.options is None:
+        seat.options = Options.of(options)
+    attend = seat.stage.attend
+    assert attend is not None
+    return attend(seat.layer, query[0], key[0], value[0], seat.options), None
+
+
+@dataclass(slots=True)
+class RunningStep:
+    """The function that attends for the running step, shared by all layers of a stage."""
+
+    attend: Callable[..., torch.Tensor] | None = None
+
+
+@dataclass(slots=True)
+class Seat:
+    """What an attention module keeps of ours; its options never change after loading."""
+
+    stage: RunningStep
+    layer: int
+    options: "Options | None" = None
 
 
 class Options:
     """What a layer asks of attention besides queries, keys and values."""
 
-    __slots__ = ("scaling", "sinks", "softcap", "window")
+    __slots__ = ("is_plain", "scaling", "sinks", "softcap", "window")
 
     def __init__(
         self,
@@ -49,6 +66,7 @@ class Options:
         sinks: torch.Tensor | None = None,
     ) -> None:
         self.scaling, self.window, self.softcap, self.sinks = scaling, window, softcap, sinks
+        self.is_plain = softcap is None and sinks is None
 
     @classmethod
     def of(cls, given: dict[str, object]) -> "Options":
@@ -62,34 +80,74 @@ class Options:
             sinks if isinstance(sinks, torch.Tensor) else None,
         )
 
+    def scale_for(self, head_dim: int) -> float:
+        """What scores are multiplied by."""
+        return float(head_dim**-0.5) if self.scaling is None else self.scaling
 
-def attend_rows(
-    query: torch.Tensor,  # [batch, kv heads, group * tokens, head dim], group major
-    keys: torch.Tensor,  # [batch, kv heads, length, head dim]
+
+def attend_chunk(
+    query: torch.Tensor,  # [heads, tokens, head dim]
+    keys: torch.Tensor,  # [kv heads, length, head dim]
     values: torch.Tensor,
-    mask: torch.Tensor | None,  # added; broadcasts to [batch, 1, group * tokens, length]
+    mask: torch.Tensor | None,  # added: [tokens, length]
     options: Options,
 ) -> torch.Tensor:
-    """Attend grouped queries without repeating keys: [batch, kv heads, group * tokens, dim]."""
-    if options.softcap is None and options.sinks is None:
+    """Attend the tokens of one session without repeating keys: [tokens, heads, head dim]."""
+    heads, tokens, head_dim = query.shape
+    kv_heads = keys.shape[0]
+    grouped = query.reshape(kv_heads, heads // kv_heads, tokens, head_dim)
+    if options.is_plain:
+        shape = (-1, heads // kv_heads, -1, -1)
+        rows = functional.scaled_dot_product_attention(
+            grouped,
+            keys.unsqueeze(1).expand(shape),
+            values.unsqueeze(1).expand(shape),
+            attn_mask=mask,
+            scale=options.scaling,
+        )
+    else:
+        scores = grouped.reshape(kv_heads, -1, head_dim) @ keys.transpose(-1, -2)
+        scores = scores.view(kv_heads, -1, tokens, keys.shape[1])
+        sinks = None if options.sinks is None else options.sinks.view(kv_heads, -1, 1, 1)
+        scores = scores * options.scale_for(head_dim)
+        weights = _weights_of(scores, mask, options.softcap, sinks)
+        rows = weights.to(values.dtype).view(kv_heads, -1, keys.shape[1]) @ values
+    return rows.view(heads, tokens, -1).transpose(0, 1)
+
+
+def attend_singles(
+    query: torch.Tensor,  # [sessions, kv heads, group, head dim]
+    keys: torch.Tensor,  # [sessions, kv heads, length, head dim]
+    values: torch.Tensor,
+    mask: torch.Tensor,  # added: [sessions, 1, 1, length]
+    options: Options,
+) -> torch.Tensor:
+    """Attend one token of each session, padded to one length: [sessions, kv heads, group, dim].
+
+    On a CPU two products beat the fused kernel, which expands its mask.
+    """
+    if options.is_plain and query.device.type != "cpu":
         return functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=options.scaling
         )
-    scale = query.shape[-1] ** -0.5 if options.scaling is None else options.scaling
-    scores = (query @ keys.transpose(-1, -2)).float() * scale
-    if options.softcap is not None:
-        scores = options.softcap * torch.tanh(scores / options.softcap)
+    scores = (query * options.scale_for(query.shape[-1])) @ keys.transpose(-1, -2)
+    sinks = None if options.sinks is None else options.sinks.view(keys.shape[1], -1, 1)
+    return _weights_of(scores, mask, options.softcap, sinks).to(values.dtype) @ values
+
+
+def _weights_of(
+    scores: torch.Tensor,
+    mask: torch.Tensor | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Cap, mask and normalise scores; sinks [..., 1] take their part of the sum and vanish."""
+    scores = scores.float()
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores + mask
-    weights = _softmax(scores, options.sinks, keys.shape[1])
-    return weights.to(values.dtype) @ values
-
-
-def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None, kv_heads: int) -> torch.Tensor:
     if sinks is None:
         return scores.softmax(-1)
-    batch, _, rows, _ = scores.shape
-    group = sinks.numel() // kv_heads
-    column = sinks.float().view(1, kv_heads, group, 1).expand(batch, -1, -1, rows // group)
-    column = column.reshape(batch, kv_heads, rows, 1)
+    column = sinks.float().expand(*scores.shape[:-1], 1)
     return torch.cat([scores, column], -1).softmax(-1)[..., :-1]

@@ -97,6 +97,14 @@ class KVStore:
         """The open sessions."""
         return list(self._slots)
 
+    def shrink(self, tokens: int) -> None:
+        """Use `tokens` only, before any session; raises EngineError while there are some."""
+        if self._slots:
+            raise EngineError("A KV store in use cannot shrink.", "Close its sessions first.")
+        self._tokens = min(tokens - tokens % SMALLEST_BLOCK, self._tokens)
+        self._blocks = Blocks(self._tokens)
+        self._views.clear()
+
     def open(self, session: str, capacity: int) -> Slot:
         """Reserve `capacity` tokens for a new session; raises NoRoom and EngineError."""
         if session in self._slots:

@@ -1,5 +1,6 @@
 """StageRunner: the door of the engine. It loads one shard and runs steps of many sessions."""
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 from node.engine.allreduce import Reducer
 from node.engine.batch import Batch, Chunk
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.quicken import quicken
 from node.engine.sampler import Decode, Sampler
 from node.engine.skeleton import Skeleton, build_skeleton
 from node.engine.spec import StageSpec, StepItem, StepResult
@@ -42,6 +44,7 @@ class StageRunner:
         self._skeleton = skeleton
         self._store = store
         self._device = device
+        self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._samplers: dict[str, Sampler] = {}
         self._decode: Decode | None = None
 
@@ -80,6 +83,7 @@ class StageRunner:
         bytes_read = load_weights(skeleton, split, spec.folder, place, report)
         if reducer is not None:
             split.hook(reducer.all_reduce)
+        quicken(skeleton)
         like = torch.empty(0, dtype=spec.torch_dtype, device=place)
         layers = range(spec.start, spec.end)
         store = KVStore(layers, split.kv_heads, split.head_dim, room, like)
@@ -92,6 +96,10 @@ class StageRunner:
     def free_tokens(self) -> int:
         """Tokens that new sessions may reserve, in total."""
         return self._store.free_tokens
+
+    def shrink(self, tokens: int) -> None:
+        """Use KV for `tokens` only: equal stores take and refuse alike; before any session."""
+        self._store.shrink(tokens)
 
     def open(
         self,
@@ -174,42 +182,40 @@ class StageRunner:
         return int(rows.min()) >= 0 and int(rows.max()) < int(self._config.vocab_size)
 
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
-        chunks = self._chunks_of(items)
+        ends = list(itertools.accumulate(len(item.rows) for item in items))
+        chunks = [
+            Chunk(
+                self._store.slot(item.session), item.position, len(item.rows), end - len(item.rows)
+            )
+            for item, end in zip(items, ends, strict=True)
+        ]
         hidden, logits = self._forward(items, chunks)
         for chunk in chunks:
             chunk.slot.length = max(chunk.slot.length, chunk.end)
             chunk.slot.written = max(chunk.slot.written, chunk.end)
-        results = []
-        for item, chunk in zip(items, chunks, strict=True):
-            if not self.is_last:
-                rows = hidden[chunk.first : chunk.first + chunk.count]
-                results.append(StepResult(item.session, rows=rows))
-            else:
-                results.append(self._sample(item, chunk, logits.get(item.session)))
-        return results
-
-    def _chunks_of(self, items: Sequence[StepItem]) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        first = 0
-        for item in items:
-            slot = self._store.slot(item.session)
-            chunks.append(Chunk(slot, first, item.position, len(item.rows)))
-            first += len(item.rows)
-        return chunks
+        if self.is_last:
+            return [
+                self._sample(item, chunk, logits.get(item.session))
+                for item, chunk in zip(items, chunks, strict=True)
+            ]
+        return [
+            StepResult(item.session, rows=hidden[chunk.here])
+            for item, chunk in zip(items, chunks, strict=True)
+        ]
 
     def _forward(
         self, items: Sequence[StepItem], chunks: Sequence[Chunk]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return hidden [tokens, hidden] and, on the last stage, logits [vocab] by session."""
         skeleton = self._skeleton
-        batch = Batch(self._store, chunks, self.spec.torch_dtype)
-        skeleton.set_attend(batch.attend)
-        rows = torch.cat([item.rows for item in items]).to(self._device).unsqueeze(0)
-        positions = torch.cat([torch.arange(chunk.position, chunk.end) for chunk in chunks])
-        inputs = self._inputs(rows) | {"position_ids": positions.to(self._device).unsqueeze(0)}
+        skeleton.step.attend = Batch(self._store, chunks, self._like).attend
+        rows = torch.cat([item.rows for item in items])
+        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
+        inputs = self._inputs(rows.to(self._device).unsqueeze(0))
+        inputs["position_ids"] = positions.to(self._device).unsqueeze(0)
         inputs |= {"use_cache": False, "past_key_values": None}
         sampled = [
-            (item.session, chunk.first + chunk.count - 1)
+            (item.session, chunk.here.stop - 1)
             for item, chunk in zip(items, chunks, strict=True)
             if item.sample and skeleton.has_head
         ]

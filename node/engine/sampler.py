@@ -36,6 +36,8 @@ class Sampler:
     ) -> None:
         if not 0 <= generated <= len(history):
             raise EngineError(f"{generated} of {len(history)} ids cannot have been generated.")
+        if min(history, default=0) < 0:
+            raise EngineError("A history has negative ids.")
         self._sampling = sampling
         self._ids = list(history)
         self._prompt = len(history) - generated
@@ -68,13 +70,21 @@ class Sampler:
     def _draw(self, logits: torch.Tensor) -> int:
         scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
         if self._processors:
-            scores = self._processors(_row_of(self._ids), scores)
+            scores = self._processors(self._row(scores.shape[-1]), scores)
         if self._sampling.is_greedy:
-            return int(scores.argmax(-1))
+            best = int(scores.argmax(-1))
+            _check_finite(scores[0, best])
+            return best
+        weights = scores.softmax(-1)
+        _check_finite(weights.sum())
         self._advance(scores.shape[-1])
         self._drawn += 1
-        weights = scores.softmax(-1)
         return int(torch.multinomial(weights, 1, generator=self._generator))
+
+    def _row(self, vocab: int) -> torch.LongTensor:
+        if max(self._ids, default=0) >= vocab:
+            raise EngineError("A history has ids beyond the vocabulary.")
+        return cast("torch.LongTensor", torch.tensor([self._ids]))
 
     def _advance(self, vocab: int) -> None:
         """Bring the random stream to where one draw per generated token has left it."""
@@ -104,8 +114,10 @@ class Sampler:
         return any(stop in text for stop in stops)
 
 
-def _row_of(ids: list[int]) -> torch.LongTensor:
-    return cast("torch.LongTensor", torch.tensor([ids]))
+def _check_finite(value: torch.Tensor) -> None:
+    """Fail this session alone: a stranger's rows or options must not break the whole step."""
+    if not bool(value.isfinite()):
+        raise EngineError("The scores of a session are not finite.")
 
 
 def processors_of(sampling: Sampling) -> LogitsProcessorList:

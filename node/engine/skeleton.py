@@ -1,6 +1,5 @@
 """A model without weights, cut down to one stage: foreign layers, ends and norms give way."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from node.engine.attention import NAME, register_attention
+from node.engine.attention import NAME, RunningStep, Seat, register_attention
 from swarm.errors import EngineError
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -31,6 +30,7 @@ class Skeleton:
     layers: nn.ModuleList
     layers_name: str  # of `layers` within `model`
     has_head: bool
+    step: RunningStep = field(default_factory=RunningStep)
     entering: torch.Tensor | None = None  # [1, tokens, hidden], set before a forward
     leaving: torch.Tensor | None = None
     owned: range = field(default=range(0))
@@ -39,15 +39,12 @@ class Skeleton:
         """The owned layers by their full name."""
         return {f"{self.layers_name}.{i}": self.layers[i] for i in self.owned}
 
-    def set_attend(self, attend: Callable[..., torch.Tensor] | None) -> None:
-        """Give every attention module the function that attends for the running step."""
-        for module in self.attention_modules():
-            module.swarm_attend = attend  # type: ignore[assignment]
-
-    def attention_modules(self) -> list[nn.Module]:
-        """The owned modules that know their layer's index."""
-        found = (m for i in self.owned for m in self.layers[i].modules())
-        return [module for module in found if hasattr(module, "layer_idx")]
+    def take_seats(self) -> None:
+        """Give every owned module that knows its layer's index a seat at the running step."""
+        for module in (m for i in self.owned for m in self.layers[i].modules()):
+            layer = getattr(module, "layer_idx", None)
+            if isinstance(layer, int):
+                module.__dict__["swarm_seat"] = Seat(self.step, layer)
 
 
 def build_skeleton(
@@ -71,6 +68,7 @@ def build_skeleton(
     skeleton = Skeleton(model, base, layers, prefix or name, has_head, owned=owned)
     _cut(skeleton, config)
     _hook(skeleton)
+    skeleton.take_seats()
     return skeleton
 
 
