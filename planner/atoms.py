@@ -14,13 +14,14 @@ from planner.shares import Group, share_out
 from planner.stage_form import StageForm, form_stage
 from swarm.plan import Shard
 
-BATCHES = np.unique(np.round(np.geomspace(1, 4096, 33)))  # batch sizes and sequence counts tried
+BATCHES = np.unique(np.round(np.geomspace(1, 4096, 29)))  # batch sizes tried
+SEQUENCES = np.unique(np.round(np.geomspace(1, 4096, 109)))  # sequences held that are tried
 SHARE_BATCH = 64.0  # batch for which an atom's shares are dealt
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Atom:
-    """Seconds of one layer and most layers, as arrays over `BATCHES`."""
+    """Seconds of one layer over `BATCHES`, and most layers over `SEQUENCES`."""
 
     members: tuple[int, ...]
     shards: tuple[Shard, ...]
@@ -94,7 +95,7 @@ def _prefill(problem: Problem, form: StageForm) -> float:
 def most_layers(problem: Problem, form: StageForm) -> Numbers:
     """Most layers by sequences held: weights and KV on every shard; from a one-layer form."""
     per_layer = form.weight_bytes[:, None] + np.multiply.outer(
-        form.kv_bytes * problem.workload.context, BATCHES
+        form.kv_bytes * problem.workload.context, SEQUENCES
     )
     room = (form.free_bytes + form.weight_bytes)[:, None]
     fits: Numbers = np.floor(np.maximum(room, 0) / per_layer + 1e-9).min(axis=0)

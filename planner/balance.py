@@ -1,44 +1,79 @@
 """Balance: how many layers each atom of a pipeline serves, for throughput or for latency."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from planner.atoms import BATCHES, Atom
+from planner.atoms import BATCHES, SEQUENCES, Atom
 from planner.cost import GROUPS_PER_STAGE, CostModel
 from planner.problem import Numbers
 from swarm.plan import Pipeline, Stage
 
+NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 NDInt = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 HALVINGS = 14
-TRIED = 2  # most promising divisions that are priced exactly
+COARSE = 6  # steps of SEQUENCES at once
+KEPT = 12  # divisions looked at for distinct ones
+TRIED = 3  # most promising divisions that are priced exactly
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Cases:
+    """Pairs of sequences held and batch in one pass, as indexes into SEQUENCES and BATCHES."""
+
+    sequences: NDInt
+    batches: NDInt
+
+    @classmethod
+    def of(cls, held: NDInt, atoms: int) -> "_Cases":
+        """Every batch that divides the sequences into a sensible number of groups."""
+        ratio = SEQUENCES[held][:, None] / BATCHES[None, :]
+        rows, batches = np.nonzero((ratio >= 1) & (ratio <= GROUPS_PER_STAGE * atoms))
+        return cls(held[rows], batches)
+
+    def __getitem__(self, chosen: NDBool) -> "_Cases":
+        return _Cases(self.sequences[chosen], self.batches[chosen])
 
 
 def throughput_layers(cost: CostModel, atoms: Sequence[Atom]) -> list[tuple[int, ...]]:
-    """Layers of each atom, in that order, for the most promising (sequences, batch) pairs."""
-    sequences, batches = _cases(len(atoms))
-    seconds = np.array([atom.seconds for atom in atoms])[:, batches]
-    most = _most(atoms)[:, sequences]
-    head = np.zeros_like(seconds)
-    head[-1] = atoms[-1].head_seconds[batches]
+    """Layers of each atom, in that order, for the most promising (sequences, batch) pairs.
+
+    A coarse grid of sequences first, then a fine one around the best of it.
+    """
+    every = np.arange(len(SEQUENCES))
+    coarse = _divided(cost, atoms, _Cases.of(every[::COARSE], len(atoms)))
+    if not coarse:
+        return []
+    center = max(coarse, key=lambda division: division[0])[1]
+    near = every[max(0, center - COARSE + 1) : center + COARSE]
+    fine = _divided(cost, atoms, _Cases.of(near, len(atoms)))
+    ranked = sorted(coarse + fine, key=lambda division: -division[0])
+    return list(dict.fromkeys(division[2] for division in ranked))[:TRIED]
+
+
+def _divided(
+    cost: CostModel, atoms: Sequence[Atom], cases: _Cases
+) -> list[tuple[float, int, tuple[int, ...]]]:
+    """The best distinct divisions: promised tokens per second, index of sequences, layers."""
+    most = _most(atoms)[:, cases.sequences]
     possible = most.sum(axis=0) >= cost.model.layers
     if not possible.any():
         return []
-    seconds, most, head = seconds[:, possible], most[:, possible], head[:, possible]
+    cases, most = cases[possible], most[:, possible]
+    seconds = np.array([atom.seconds for atom in atoms])[:, cases.batches]
+    head = np.zeros_like(seconds)
+    head[-1] = atoms[-1].head_seconds[cases.batches]
     layers = _least_cycle(cost.model.layers, seconds, most, head)
-    held, batch = BATCHES[sequences[possible]], BATCHES[batches[possible]]
+    held, batch = SEQUENCES[cases.sequences], BATCHES[cases.batches]
     times = layers * seconds + np.where(layers > 0, head, 0.0)
     far = _hop_seconds(cost, atoms, batch)
     value = held / np.maximum(times.sum(axis=0) + far, held / batch * times.max(axis=0))
-    best = np.argsort(-value, kind="stable")[:TRIED]
-    return list(dict.fromkeys(tuple(int(x) for x in layers[:, k]) for k in best))
-
-
-def _cases(atoms: int) -> tuple[NDInt, NDInt]:
-    """Indexes into BATCHES of sequences held and of the batch in one pass."""
-    ratio = BATCHES[:, None] / BATCHES[None, :]
-    sequences, batches = np.nonzero((ratio >= 1) & (ratio <= GROUPS_PER_STAGE * atoms))
-    return sequences, batches
+    best = np.argsort(-value, kind="stable")[:KEPT]
+    return [
+        (float(value[k]), int(cases.sequences[k]), tuple(layers[:, k].astype(int).tolist()))
+        for k in best
+    ]
 
 
 def _most(atoms: Sequence[Atom]) -> Numbers:

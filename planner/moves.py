@@ -1,7 +1,7 @@
 """Moves: small changes of which atoms serve together; the steps of the local search.
 
 Merge, split and swap are those of HexGen's genetic search (section 4.2); fuse and part change the
-tensor-parallel degree of devices of one machine.
+tensor-parallel degree, within a machine or over a link that may pay.
 """
 
 import random
@@ -93,11 +93,10 @@ def found(pool: Pool, layout: Layout, draw: random.Random) -> Change | None:
 
 
 def fuse(pool: Pool, layout: Layout, draw: random.Random) -> Change | None:
-    """Two atoms of one machine in one part become one tensor-parallel atom."""
+    """Two near atoms of one part become one tensor-parallel atom."""
     i = draw.randrange(len(layout.parts))
     a = draw.choice(layout.parts[i])
-    where = pool.problem.machine_of
-    near = [b for b in layout.parts[i] if b is not a and where[b.members[0]] == where[a.members[0]]]
+    near = [b for b in layout.parts[i] if b is not a and pool.is_near(a, b)]
     if not near:
         return None
     b = draw.choice(near)

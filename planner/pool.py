@@ -12,6 +12,7 @@ from planner.problem import Problem
 from swarm.plan import Pipeline
 
 Atoms = Sequence[Atom]
+NEAR_SECONDS = 2e-3  # one way; farther devices never share a layer in this search
 Key = tuple[tuple[int, bool], ...]
 
 
@@ -56,6 +57,12 @@ class Pool:
             for m in members
         )
         return self._kinds.setdefault(key, len(self._kinds))
+
+    def is_near(self, a: Atom, b: Atom) -> bool:
+        """Whether a tensor-parallel group over both might pay: its messages are short enough."""
+        where = self.problem.machine_of
+        here, there = where[a.members[0]], where[b.members[0]]
+        return bool(here == there or self.problem.latency[here, there] <= NEAR_SECONDS)
 
     def in_order(self, atoms: Iterable[Atom]) -> list[Atom]:
         """The atoms along the tour, the quicker first within a machine."""
