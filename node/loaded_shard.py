@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 SELF_TEST = "self-test"
 SELF_TEST_STEPS = 4
-RESERVE_TOKENS = 64  # reservations are counted in steps of this many tokens
+SELF_TEST_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,7 @@ class LoadedShard:
         self._rank = place.rank
         self._hidden = place.hidden
         self._slowdown = slowdown
-        self._reserved: dict[str, int] = {}
-        self._group_tokens = self._agree_on_tokens(place.ranks)
+        self._agree_on_tokens(place.ranks)
 
     @property
     def leads(self) -> bool:
@@ -54,31 +53,34 @@ class LoadedShard:
     @property
     def free_tokens(self) -> int:
         """KV tokens that every rank of the group can still take."""
-        return max(0, self._group_tokens - sum(self._reserved.values()))
+        return self._runner.free_tokens
 
     def apply(self, orders: Sequence[Message]) -> list[Message]:
-        """Run `orders` on every rank and return the answers; raises EngineError, PeerError."""
-        allowed = [order for order in orders if not self._is_too_large(order)]
-        refused = [_refusal(order) for order in orders if isinstance(order, Reserve)]
-        refused = [each for each in refused if each.session not in _sessions(allowed, Reserve)]
-        if self._link and allowed:
-            frames = (bytes(part) for order in allowed for part in CODEC.encode(order))
+        """Run `orders` on every rank and return the answers; raises EngineError, PeerError.
+
+        The leader opens sessions first: the other ranks never hear of one that it refuses.
+        """
+        answers = self._open_and_close(orders)
+        refused = {each.session for each in answers if each.code}
+        shared = [o for o in orders if not (isinstance(o, Reserve) and o.session in refused)]
+        if self._link and shared:
+            frames = (bytes(part) for order in shared for part in CODEC.encode(order))
             self._link.broadcast(b"".join(frames))
-        return [*refused, *self._execute(allowed)]
+        return [*answers, *self._step(orders)]
 
     def follow(self) -> None:
         """Run what the leader says until its connection ends (PeerLost) or a step breaks."""
         assert self._link is not None
         while True:
-            blob = self._link.receive(0, idle=True)
-            self._execute(list(Decoder(CODEC).feed(blob)))
+            orders = list(Decoder(CODEC).feed(self._link.receive(0, idle=True)))
+            answers = self._open_and_close(orders)
+            if any(each.code for each in answers):
+                raise EngineError("This rank refuses a session that its leader has opened.")
+            self._step(orders)
 
     def self_test(self) -> float:
         """Run a short session through the whole group; returns seconds of one decode step."""
-        opened = Reserve(
-            SELF_TEST, RESERVE_TOKENS, 0, Sampling(max_tokens=64).to_map(), body=bytes(4)
-        )
-        self.apply([opened])
+        self.apply([Reserve(SELF_TEST, SELF_TEST_TOKENS, 0, {}, body=bytes(4))])
         seconds = []
         for position in range(SELF_TEST_STEPS):
             start = time.perf_counter()
@@ -100,29 +102,31 @@ class LoadedShard:
         if self._link:
             self._link.close()
 
-    def _agree_on_tokens(self, ranks: int) -> int:
-        own = self._runner.free_tokens
+    def _agree_on_tokens(self, ranks: int) -> None:
+        """Shrink every rank's KV store to the smallest one, so that all take and refuse alike.
+
+        Waits for the other ranks as long as they load; a rank that ends raises PeerLost.
+        """
         if self._link is None:
-            return own
+            return
+        tokens = self._runner.free_tokens
         if self._rank:
-            self._link.send(0, own.to_bytes(8, "big"))
-            return own
-        others = [int.from_bytes(self._link.receive(rank), "big") for rank in range(1, ranks)]
-        return min(own, *others)
+            self._link.send(0, tokens.to_bytes(8, "big"))
+            tokens = int.from_bytes(self._link.receive(0, idle=True), "big")
+        else:
+            others = [self._link.receive(rank, idle=True) for rank in range(1, ranks)]
+            tokens = min(tokens, *(int.from_bytes(each, "big") for each in others))
+            self._link.broadcast(tokens.to_bytes(8, "big"))
+        self._runner.shrink(tokens)
 
-    def _is_too_large(self, order: Message) -> bool:
-        return isinstance(order, Reserve) and _rounded(order.capacity) > self.free_tokens
-
-    def _execute(self, orders: Sequence[Message]) -> list[Message]:
-        answers: list[Message] = []
+    def _open_and_close(self, orders: Sequence[Message]) -> list[Reserved]:
+        answers = []
         for order in orders:
             if isinstance(order, Reserve):
                 answers.append(self._reserve(order))
             elif isinstance(order, Release):
                 self._runner.close(order.session)
-                self._reserved.pop(order.session, None)
-        steps = [order for order in orders if isinstance(order, Compute)]
-        return [*answers, *self._step(steps)] if steps else answers
+        return answers
 
     def _reserve(self, order: Reserve) -> Reserved:
         try:
@@ -137,12 +141,12 @@ class LoadedShard:
             return Reserved(order.session, self.free_tokens, "no_room", str(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
             return Reserved(order.session, self.free_tokens, "bad_frame", str(error))
-        self._reserved[order.session] = _rounded(order.capacity)
         return Reserved(order.session, self.free_tokens)
 
-    def _step(self, orders: Sequence[Compute]) -> list[Message]:
+    def _step(self, orders: Sequence[Message]) -> list[Message]:
         items, failed = [], []
-        for order in orders:
+        steps = [order for order in orders if isinstance(order, Compute)]
+        for order in steps:
             try:
                 items.append(self._item(order))
             except RemoteProtocolError as error:
@@ -150,7 +154,7 @@ class LoadedShard:
         start = time.perf_counter()
         results = self._slowly(items) if items else []
         spent = int((time.perf_counter() - start) * 1e6)
-        by_session = {order.session: order for order in orders}
+        by_session = {order.session: order for order in steps}
         return [*failed, *(self._answer(by_session[r.session], r, spent) for r in results)]
 
     def _slowly(self, items: list[StepItem]) -> list[StepResult]:
@@ -204,15 +208,3 @@ def batches(orders: Sequence[Message], most_tokens: int) -> Iterator[list[Messag
         tokens += new
     if batch:
         yield batch
-
-
-def _rounded(tokens: int) -> int:
-    return -(-tokens // RESERVE_TOKENS) * RESERVE_TOKENS
-
-
-def _sessions(orders: Sequence[Message], kind: type[Reserve]) -> set[str]:
-    return {order.session for order in orders if isinstance(order, kind)}
-
-
-def _refusal(order: Reserve) -> Reserved:
-    return Reserved(order.session, 0, "no_room", "The KV cache is full.")
