@@ -101,10 +101,6 @@ class StageRunner:
         """Use KV for `tokens` only: equal stores take and refuse alike; before any session."""
         self._store.shrink(tokens)
 
-    def shrink(self, tokens: int) -> None:
-        """Use KV for `tokens` only: equal stores take and refuse alike; before any session."""
-        self._store.shrink(tokens)
-
     def open(
         self,
         session: str,
