@@ -1,0 +1,389 @@
+"""A loaded shard and its group: the same tokens as transformers, and harm to nobody else."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from node.loaded_shard import batches
+from node.orders import Compute, Computed, Failed, Release, Reserve, Reserved
+from swarm.errors import PeerError
+from swarm.sampling import Sampling
+from swarm.tensors import rows_to_bytes
+from swarm.wire import Message
+from tests.node.shards import (
+    BUDGET,
+    FOLDER,
+    HIDDEN,
+    ShardGroup,
+    computed,
+    generate,
+    lone_shard,
+    reserve,
+    rows_of,
+    shard_group,
+)
+
+PROMPT = [10, 200, 33, 47, 5, 81]
+GREEDY = Sampling(max_tokens=12)
+SAMPLED = Sampling(max_tokens=12, temperature=0.9, top_k=40, seed=5)
+
+
+@cache
+def whole_model() -> Any:
+    auto: Any = AutoModelForCausalLM
+    return auto.from_pretrained(FOLDER, dtype=torch.float32).eval()
+
+
+def expected(prompt: list[int], sampling: Sampling) -> list[int]:
+    """What transformers' own generate adds."""
+    torch.manual_seed(sampling.seed or 0)
+    chosen: dict[str, Any] = {"do_sample": False}
+    if not sampling.is_greedy:
+        chosen = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k}
+    whole = whole_model().generate(
+        torch.tensor([prompt]), max_new_tokens=sampling.max_tokens, eos_token_id=None, **chosen
+    )
+    ids: list[int] = whole[0, len(prompt) :].tolist()
+    return ids
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def group() -> Iterator[Callable[..., ShardGroup]]:
+    """Load groups that are closed at the end of the test."""
+    opened: list[ShardGroup] = []
+
+    def load(*arguments: Any) -> ShardGroup:
+        opened.append(shard_group(*arguments))
+        return opened[-1]
+
+    yield load
+    for each in opened:
+        each.close()
+
+
+# ---------------------------------------------------------------- the same tokens
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_two_uneven_ranks_and_a_second_stage_generate_what_the_whole_model_does(
+    group: Callable[..., ShardGroup], sampling: Sampling
+) -> None:
+    first = group(0, 5, (5, 3)).leader
+    assert generate([first, lone_shard(5, 8)], PROMPT, sampling) == expected(PROMPT, sampling)
+
+
+def test_three_uneven_ranks_sample_what_the_whole_model_does(
+    group: Callable[..., ShardGroup],
+) -> None:
+    assert generate([group(0, 8, (4, 1, 3)).leader], PROMPT, SAMPLED) == expected(PROMPT, SAMPLED)
+
+
+def test_stop_strings_end_a_session_on_the_last_stage() -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
+    ids = expected(PROMPT, GREEDY)
+    word = tokenizer.decode(ids[3:5])
+    stage = lone_shard(0, 8)
+    found = generate([stage], PROMPT, replace(GREEDY, stop=(word,)))
+    assert found == ids[: len(found)]
+    assert word in tokenizer.decode(found)
+    assert len(found) <= 5
+
+
+def test_an_emulated_slow_device_computes_the_same_but_later() -> None:
+    slow, quick = lone_shard(0, 8, BUDGET, 20.0), lone_shard(0, 8)
+    assert slow.self_test() > 2 * quick.self_test()
+    assert generate([slow], PROMPT, GREEDY) == expected(PROMPT, GREEDY)
+
+
+# ---------------------------------------------------------------- the self-test
+
+
+@pytest.mark.parametrize("layers", [(0, 8), (2, 5), (5, 8)])
+def test_every_kind_of_stage_passes_its_self_test_and_keeps_no_session(
+    layers: tuple[int, int],
+) -> None:
+    shard = lone_shard(*layers)
+    before = shard.free_tokens
+    assert shard.self_test() > 0
+    assert shard.free_tokens == before
+
+
+def test_the_self_test_of_a_group_runs_on_every_rank(group: Callable[..., ShardGroup]) -> None:
+    made = group(2, 4, (5, 3))
+    assert made.leader.self_test() > 0
+    made.leader.close()
+    with pytest.raises(PeerError):
+        made.ends[0].result(5)
+
+
+def test_a_lost_rank_shows_in_the_next_step(group: Callable[..., ShardGroup]) -> None:
+    made = group(0, 2, (4, 4))
+    made.links[1].close()
+    with pytest.raises(PeerError):
+        made.leader.self_test()
+
+
+# ---------------------------------------------------------------- room
+
+
+def test_reservations_are_counted_and_given_back() -> None:
+    shard = lone_shard(0, 8)
+    before = shard.free_tokens
+    (answer,) = shard.apply([reserve("s", PROMPT, 65)])
+    assert answer == Reserved("s", before - 128)
+    shard.apply([Release("s"), Release("s"), Release("never there")])
+    assert shard.free_tokens == before
+
+
+def test_a_session_beyond_the_room_is_refused_and_the_others_go_on() -> None:
+    shard = lone_shard(0, 8)
+    shard.apply([reserve("s", PROMPT)])
+    (refused,) = shard.apply([reserve("t", PROMPT, shard.free_tokens + 1)])
+    assert isinstance(refused, Reserved)
+    assert refused.code == "no_room"
+    assert computed(shard.apply([rows_of("s", 0, PROMPT)])).ids
+
+
+def test_what_one_rank_cannot_hold_is_refused_for_the_group(
+    group: Callable[..., ShardGroup],
+) -> None:
+    made = group(0, 4, (5, 3), (BUDGET, BUDGET // 8))
+    small = made.leader.free_tokens
+    assert [runner.free_tokens for runner in made.runners] == [small, small]
+    (refused,) = made.leader.apply([reserve("big", PROMPT, small + 1)])
+    assert isinstance(refused, Reserved)
+    assert refused.code == "no_room"
+    assert generate([made.leader, lone_shard(4, 8)], PROMPT, GREEDY) == expected(PROMPT, GREEDY)
+
+
+def await_free(made: ShardGroup, tokens: int) -> None:
+    """Followers hear of a release a moment after their leader."""
+    deadline = time.monotonic() + 5
+    while {runner.free_tokens for runner in made.runners} != {tokens}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("small", [0, 1], ids=["the leader is small", "the follower is small"])
+def test_a_group_fills_up_and_empties_alike_on_every_rank(
+    group: Callable[..., ShardGroup], small: int
+) -> None:
+    budgets = [BUDGET // 3, BUDGET // 3]
+    budgets[small] = BUDGET // 8
+    made = group(0, 4, (4, 4), tuple(budgets))
+    free = [runner.free_tokens for runner in made.runners]
+    assert free[0] == free[1]
+    capacity = 129  # tokens: an odd size, so that blocks and reservations differ
+    opened: list[str] = []
+    for number in range(2 * min(free) // capacity):
+        (answer,) = made.leader.apply([reserve(f"s{number}", PROMPT, capacity)])
+        assert isinstance(answer, Reserved)
+        opened += [] if answer.code else [f"s{number}"]
+    batch = made.leader.apply([rows_of(session, 0, PROMPT) for session in opened])
+    assert [type(each) for each in batch] == [Computed] * len(opened)
+    assert len(opened) > 1
+    made.leader.apply([Release(session) for session in opened])
+    made.leader.self_test()
+    await_free(made, free[0])
+
+
+def test_two_sessions_that_fit_only_one_by_one_do_not_part_the_ranks(
+    group: Callable[..., ShardGroup],
+) -> None:
+    made = group(0, 4, (4, 4), (BUDGET // 8, BUDGET // 3))
+    half = made.leader.free_tokens // 2 + 64
+    answers = made.leader.apply([reserve("s", PROMPT, half), reserve("t", PROMPT, half)])
+    taken = [each.session for each in answers if isinstance(each, Reserved) and not each.code]
+    assert len(answers) == 2
+    steps = made.leader.apply([rows_of(session, 0, PROMPT) for session in taken])
+    assert all(isinstance(each, Computed) for each in steps)
+    assert len(taken) == 1
+    made.leader.apply([Release("s"), Release("t")])
+    made.leader.self_test()
+    await_free(made, made.leader.free_tokens)
+
+
+# ---------------------------------------------------------------- bad clients
+
+BAD_OPENS = {
+    "half an id": replace(reserve("bad", PROMPT), body=b"abc"),
+    "unknown option": replace(reserve("bad", PROMPT), sampling={"hotness": 1}),
+    "wrong option": replace(reserve("bad", PROMPT), sampling={"temperature": "hot"}),
+    "listed option": replace(reserve("bad", PROMPT), sampling={"stop": [["a"]]}),
+    "more generated than there is": replace(reserve("bad", PROMPT), generated=99),
+}
+PENALTY = Sampling(repetition_penalty=1.5)
+WARM = Sampling(temperature=1.0, seed=1)
+
+
+@pytest.mark.parametrize("order", BAD_OPENS.values(), ids=BAD_OPENS)
+def test_a_malformed_open_is_refused_alone(order: Reserve) -> None:
+    shard = lone_shard(4, 8)
+    before = shard.free_tokens
+    (answer,) = shard.apply([order])
+    assert isinstance(answer, Reserved)
+    assert answer.code == "bad_frame"
+    assert shard.free_tokens == before
+    assert shard.self_test() > 0
+
+
+@pytest.mark.parametrize("ids", [[5, 100_000], [-1, 5], [2**31 - 1], [5, -(2**31)]])
+@pytest.mark.parametrize("generated", [0, 1])
+def test_a_history_beyond_the_vocabulary_harms_only_its_session(
+    ids: list[int], generated: int
+) -> None:
+    shard = lone_shard(0, 8)
+    opened = reserve("bad", ids, 64, replace(PENALTY, stop=("x",)))
+    (answer,) = shard.apply([replace(opened, generated=generated)])
+    assert isinstance(answer, Reserved)
+    if not answer.code:
+        (result,) = shard.apply([rows_of("bad", 0, [5] * len(ids))])
+        assert isinstance(result, Failed)
+    assert shard.self_test() > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("sampling", [WARM, GREEDY], ids=["sampled", "greedy"])
+def test_rows_that_are_no_numbers_harm_only_their_session(value: float, sampling: Sampling) -> None:
+    shard = lone_shard(4, 8)
+    shard.apply([reserve("good", PROMPT, 64, WARM), reserve("bad", PROMPT, 64, sampling)])
+    good, bad = torch.full((6, HIDDEN), 0.01), torch.full((6, HIDDEN), value)  # [tokens, hidden]
+    alone = lone_shard(4, 8)
+    alone.apply([reserve("good", PROMPT, 64, WARM)])
+    (fine,) = alone.apply([hidden_rows("good", good)])
+    answers = shard.apply([hidden_rows("good", good), hidden_rows("bad", bad)])
+    by_session = {each.session: each for each in answers if isinstance(each, Computed | Failed)}
+    beside = by_session["good"]
+    assert isinstance(beside, Computed)
+    assert isinstance(fine, Computed)
+    assert beside.ids == fine.ids
+    assert "bad" in by_session
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Sampling(temperature=1e-42, seed=1),
+        Sampling(temperature=1.0, repetition_penalty=1e-44, seed=1),
+        Sampling(temperature=100.0, min_p=1.0, top_p=1e-9, top_k=1, seed=1),
+        Sampling(repetition_penalty=1e-44),
+    ],
+)
+def test_extreme_options_harm_only_their_session(options: Sampling) -> None:
+    shard = lone_shard(0, 8)
+    shard.apply([reserve("good", PROMPT, 64, WARM), reserve("bad", PROMPT, 64, options)])
+    answers = shard.apply([rows_of("good", 0, PROMPT), rows_of("bad", 0, PROMPT)])
+    by_session = {each.session: each for each in answers if isinstance(each, Computed | Failed)}
+    assert set(by_session) == {"good", "bad"}
+    assert isinstance(by_session["good"], Computed)
+    assert shard.self_test() > 0
+
+
+def hidden_rows(session: str, rows: torch.Tensor) -> Compute:
+    dtype, body = rows_to_bytes(rows)
+    return Compute(session, 0, len(rows), True, dtype, body=body)
+
+
+BAD_STEPS = {
+    "gap": rows_of("bad", 9, [1]),
+    "too many": rows_of("bad", 0, [1] * 65),
+    "beyond the vocabulary": rows_of("bad", 0, [99_999]),
+    "negative": rows_of("bad", 0, [-1]),
+    "other count": replace(rows_of("bad", 0, [1, 2]), tokens=3),
+    "half an id": replace(rows_of("bad", 0, [1]), body=b"ab"),
+    "nothing": replace(rows_of("bad", 0, []), tokens=0),
+    "unknown session": rows_of("unknown", 0, [1]),
+}
+
+
+@pytest.mark.parametrize("order", BAD_STEPS.values(), ids=BAD_STEPS)
+def test_a_malformed_step_fails_its_session_alone(order: Compute) -> None:
+    shard = lone_shard(0, 3)
+    shard.apply([reserve("good", PROMPT), reserve("bad", PROMPT)])
+    answers = shard.apply([rows_of("good", 0, PROMPT), order])
+    kinds = {each.session: type(each) for each in answers if isinstance(each, Computed | Failed)}
+    assert kinds == {"good": Computed, order.session: Failed}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "i32"},
+        {"dtype": "f64"},
+        {"dtype": "i8"},
+        {"body": b""},
+        {"body": b"123"},
+        {"body": bytes(4 * HIDDEN)},
+        {"tokens": 5},
+    ],
+)
+def test_malformed_rows_between_stages_fail_their_session_alone(
+    changes: dict[str, Any],
+) -> None:
+    shard = lone_shard(3, 5)
+    shard.apply([reserve("bad", PROMPT)])
+    order = replace(hidden_rows("bad", torch.zeros(6, HIDDEN)), **changes)
+    (answer,) = shard.apply([order])
+    assert isinstance(answer, Failed)
+    assert answer.code == "bad_frame"
+
+
+def test_a_group_survives_malformed_orders_of_every_kind(
+    group: Callable[..., ShardGroup],
+) -> None:
+    made = group(0, 8, (5, 3))
+    for bad in BAD_OPENS.values():
+        made.leader.apply([bad])
+    made.leader.apply([reserve("bad", PROMPT)])
+    for step in BAD_STEPS.values():
+        made.leader.apply([step])
+    made.leader.apply([Release("bad")])
+    assert generate([made.leader], PROMPT, GREEDY) == expected(PROMPT, GREEDY)
+
+
+# ---------------------------------------------------------------- cutting orders into steps
+
+sessions = st.sampled_from(["a", "b", "c", "d"])
+some_orders = st.lists(
+    st.one_of(
+        st.builds(lambda s: Reserve(s, 64, 0, {}), sessions),
+        st.builds(Release, sessions),
+        st.builds(lambda s, n: Compute(s, 0, n, False, "i32"), sessions, st.integers(1, 300)),
+    ),
+    max_size=20,
+)
+
+
+@given(some_orders, st.integers(1, 512))
+def test_batches_keep_every_order_and_the_order_of_each_session(
+    orders: list[Message], most: int
+) -> None:
+    cut = list(batches(orders, most))
+    assert [order for batch in cut for order in batch] == orders
+    for batch in cut:
+        named = [getattr(order, "session", "") for order in batch]
+        assert len(named) == len(set(named))
+        tokens = [order.tokens for order in batch if isinstance(order, Compute)]
+        assert sum(tokens) <= most or len(batch) == 1
+
+
+def test_orders_of_unlike_sessions_run_in_one_step() -> None:
+    steps = [rows_of(session, 0, [1]) for session in "abcd"]
+    assert [len(batch) for batch in batches(steps, 512)] == [4]
+    assert list(batches([], 512)) == []
