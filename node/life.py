@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,8 +11,9 @@ import msgpack
 
 from node.candidacy import Candidacy
 from node.config import NodeConfig
+from node.herald import Herald
 from node.home import Equipment, Links, Served
-from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
+from node.neighbourhood import Neighbourhood
 from node.office import Office
 from node.own_device import Home, OwnDevice
 from node.plan_shelf import PlanShelf
@@ -21,31 +21,19 @@ from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.server import Server
 from node.story import Story
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
-from swarm.records import Advert, Capability, Manifest
+from swarm.records import Capability, Manifest
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
 
 QUICK_SECONDS = 0.5  # between looks at the board while things change
-SLOW_SECONDS = 3.0  # and when they do not
+SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
 TEND_SECONDS = 0.2
-ADVERT_SECONDS = Advert.TTL_SECONDS / 3
-MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 PROBE_SECONDS = 600.0
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 3.0
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
-
-
-@dataclass(slots=True)
-class Spoken:
-    """What we said last on the board, and when."""
-
-    capability_at: float = 0.0
-    advert_at: float = 0.0
-    manifest_at: float = 0.0
-    advert: Advert | None = None
 
 
 class Life:
@@ -63,11 +51,10 @@ class Life:
         self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
         self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
         self._devices: dict[int, OwnDevice] = {}
-        self._capability: Capability | None = None
-        self._spoken = Spoken()
+        self._herald: Herald | None = None
         self._changing_until = time.monotonic() + CHANGING_SECONDS
-        answer_probes(channel)
         self._news = asyncio.Event()
+        answer_probes(channel)
         channel.answer("group", self._called)
         channel.answer("news", self._hear_news)
 
@@ -101,7 +88,7 @@ class Life:
             device = each.device
             own = OwnDevice(home, device.index, device.memory_bytes, each.worker)
             self._devices[device.index] = own
-        self._capability = Capability(
+        capability = Capability(
             model=self._served.spec.digest,
             devices=[each.device for each in equipment],
             links=[],
@@ -111,7 +98,9 @@ class Life:
             name=self._config.name,
             version=version("hexgen-swarm"),
         )
-        self._neighbourhood.note_own(self._capability)
+        self._herald = Herald(
+            self._links.board, self._neighbourhood, self._shelf, self._server, capability
+        )
 
     def on_answer(self, index: int, answer: Message) -> None:
         """Hand a worker's answer to the device and to the server."""
@@ -133,8 +122,9 @@ class Life:
                 logger.warning("the board is out of reach: %s", error)
             changing = time.monotonic() < self._changing_until
             with suppress(TimeoutError):
-                pause = QUICK_SECONDS if changing else SLOW_SECONDS
-                await asyncio.wait_for(self._news.wait(), pause)
+                await asyncio.wait_for(
+                    self._news.wait(), QUICK_SECONDS if changing else SLOW_SECONDS
+                )
             self._news.clear()
 
     async def _look(self) -> None:
@@ -142,8 +132,8 @@ class Life:
         before = set(neighbourhood.capabilities)
         neighbourhood.verified_term = max(self._shelf.term, self._candidacy.term)
         await neighbourhood.refresh()
-        if self._capability:
-            neighbourhood.note_own(self._capability)
+        if self._herald:
+            neighbourhood.note_own(self._herald.capability)
         planner = neighbourhood.planner
         asked = list(neighbourhood.capabilities) if self._candidacy.holds else [planner or ""]
         await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
@@ -165,16 +155,16 @@ class Life:
     async def _tell_plan(self) -> None:
         accepted = self._shelf.accepted
         assert accepted is not None
-        assert self._capability is not None
+        assert self._herald is not None
         if accepted.reason:
             self._story.waiting(accepted.reason)
             return
-        for device in self._capability.devices:
-            part = self._shelf.assignment_of(self._devices[device.index].id)
-            holding = self._devices[device.index].holding
+        for device in self._devices.values():
+            part = self._shelf.assignment_of(device.id)
+            holding = device.holding
             if part is not None and (holding is None or holding.assignment != part):
                 self._story.assigned(part, accepted.planner, accepted.term)
-        self._spoken.capability_at = 0.0  # others learn which term we follow
+        self._herald.hurry()  # others learn which term we follow
 
     async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
         self._news.set()
@@ -223,40 +213,27 @@ class Life:
     def _is_spare(self, device: OwnDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
         accepted = self._shelf.accepted
-        if accepted is None or accepted.reason or self._capability is None:
+        if accepted is None or accepted.reason or self._herald is None:
             return False
-        known = time.time() - self._capability.since > SPARE_SECONDS
+        known = time.time() - self._herald.capability.since > SPARE_SECONDS
         return known and self._shelf.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board
 
     async def _speak(self) -> None:
+        assert self._herald is not None
         while True:
             try:
-                await self._publish_due(time.monotonic())
+                await self._herald.publish_due(self._manifest() if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
             await asyncio.sleep(TEND_SECONDS)
 
-    async def _publish_due(self, now: float) -> None:
-        spoken, board = self._spoken, self._links.board
-        assert self._capability is not None
-        if now - spoken.capability_at > HEARTBEAT_SECONDS:
-            spoken.capability_at = now
-            self._capability = replace(self._capability, term=self._shelf.term)
-            await board.publish(self._capability)
-        stages = self._server.adverts()
-        advert = Advert(model=self._served.spec.digest, stages=stages, term=self._shelf.term)
-        changed = _shape(advert) != _shape(spoken.advert)
-        if changed or (stages and now - spoken.advert_at > ADVERT_SECONDS):
-            spoken.advert_at, spoken.advert = now, advert
-            await board.publish(advert)
-        if self._config.founds and now - spoken.manifest_at > MANIFEST_SECONDS:
-            spoken.manifest_at = now
-            spec = self._served.spec
-            await board.publish(Manifest(self._served.name, spec.digest, "f32", time.time()))
+    def _manifest(self) -> Manifest:
+        return Manifest(self._served.name, self._served.spec.digest, "f32", time.time())
 
     async def _measure(self) -> None:
+        assert self._herald is not None
         await asyncio.sleep(SETTLE_SECONDS)
         known: set[str] = set()
         measured_at = time.monotonic()
@@ -265,10 +242,7 @@ class Life:
             due = time.monotonic() - measured_at > PROBE_SECONDS
             if set(peers[:NEIGHBOURS]) - known or due:
                 known, measured_at = set(peers), time.monotonic()
-                links = await measure_links(self._links.channel, peers)
-                if self._capability:
-                    self._capability = replace(self._capability, links=links)
-                    self._spoken.capability_at = 0.0
+                self._herald.note_links(await measure_links(self._links.channel, peers))
             await asyncio.sleep(SETTLE_SECONDS)
 
     # ------------------------------------------------------------------ the end
@@ -276,19 +250,10 @@ class Life:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                if self._capability:
-                    leaving = replace(self._capability, leaving=True)
-                    await self._links.board.publish(leaving)
-                    gone = Advert(self._served.spec.digest, [], self._shelf.term, leaving=True)
-                    await self._links.board.publish(gone)
+                if self._herald:
+                    await self._herald.say_farewell()
                 await self._candidacy.resign()
                 await self._server.close()
         except (SwarmError, TimeoutError) as error:
             logger.warning("left without saying so: %r", error)
         self._story.left()
-
-
-def _shape(advert: Advert | None) -> object:
-    if advert is None:
-        return []
-    return [(stage.start, stage.end, stage.members) for stage in advert.stages]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from node.life import Life
 from node.story import Story
 from swarm.errors import SwarmError
 from swarm.wire import Message
+
+FILES = 65536
 
 
 class Terminal:
@@ -81,6 +84,7 @@ async def serve(
 def main(arguments: Sequence[str]) -> int:
     """Run a node; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    _raise_file_limit()
     try:
         config = read_config(arguments)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -95,3 +99,10 @@ def _reach_of(config: NodeConfig, links: Links) -> str:
     if config.listen.startswith("127."):
         return "reachable from this machine only"
     return f"reachable at {len(links.invite.addresses)} addresses"
+
+
+def _raise_file_limit() -> None:
+    """Every stream costs a file: take what the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if most != resource.RLIM_INFINITY else FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, FILES), most))

@@ -11,6 +11,7 @@ from node.sessions import Hop, Seat, Seats, route_of, trouble_with
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import Deadline, PeerLost, RemoteProtocolError
+from swarm.rate_limit import RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.tensors import ids_to_bytes
 from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
 SEND_SECONDS = 5.0
+OPENS_PER_SECOND = 200  # of one client
 
 
 @dataclass(slots=True)
@@ -36,11 +38,14 @@ class LedStage:
 class Server:
     """Serves sessions on the led stages; owns every session's state at this node."""
 
-    def __init__(self, channel: Channel, digest: str) -> None:
+    def __init__(
+        self, channel: Channel, digest: str, *, opens_per_second: int = OPENS_PER_SECOND
+    ) -> None:
         self._channel = channel
         self._digest = digest
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
+        self._rate = RateLimit(opens_per_second)
         self._tasks: set[asyncio.Task[None]] = set()
         channel.listen(self.on_message, self.on_lost)
 
@@ -125,6 +130,8 @@ class Server:
             return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
         if old:
             self._free(old)
+        if not self._rate.allows(peer):
+            return self._busy(peer, message, "You open sessions too quickly.")
         if self._seats.is_full or message.capacity > self._stages[device].free_tokens:
             return self._busy(peer, message, "The KV cache is full.")
         seat = Seat(message, peer, route, device, _now())

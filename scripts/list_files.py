@@ -1,4 +1,4 @@
-"""Write the list of files in docs/architecture.md afresh: each file with the first line of its docstring."""
+"""Write the list of files in docs/architecture.md afresh, each with its first sentence."""
 
 import ast
 from pathlib import Path

@@ -3,15 +3,15 @@
 import asyncio
 import hmac
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 
 import msgpack
-from asyncio_throttle.throttler import Throttler
 
 from swarm.channel import ANSWER_CAP, Answer
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.peer_process import PeerProcess
+from swarm.rate_limit import RateLimit
 from swarm.streams import STREAM_ERRORS, frame_of, read_small_frame
 
 HEADER_CAP = 4096
@@ -19,7 +19,6 @@ READ_SECONDS = 5.0  # for a stranger to finish its question
 ANSWER_SECONDS = 30.0  # for our handler
 QUESTIONS_PER_SECOND = 50  # of one peer
 OPEN_QUESTIONS = 16  # of one peer at a time
-PEERS_REMEMBERED = 1024
 TEXT_CAP = 500
 
 logger = logging.getLogger(__name__)
@@ -51,20 +50,13 @@ class Limits:
     """How much each peer may ask; a check never waits, so strangers never queue."""
 
     def __init__(self, per_second: int = QUESTIONS_PER_SECOND) -> None:
-        self._per_second = per_second
-        self._throttlers: OrderedDict[str, Throttler] = OrderedDict()
+        self._rate = RateLimit(per_second)
         self._open = Counter[str]()
 
-    async def has_room(self, peer: str) -> bool:
+    def has_room(self, peer: str) -> bool:
         """Whether the peer may ask now; counts the question if so."""
-        throttler = self._throttlers.pop(peer, None) or Throttler(self._per_second)
-        self._throttlers[peer] = throttler
-        if len(self._throttlers) > PEERS_REMEMBERED:
-            self._throttlers.popitem(last=False)
-        throttler.flush()  # type: ignore[no-untyped-call]
-        if len(throttler._task_logs) >= self._per_second or self._open[peer] >= OPEN_QUESTIONS:
+        if self._open[peer] >= OPEN_QUESTIONS or not self._rate.allows(peer):
             return False
-        await throttler.acquire()  # type: ignore[no-untyped-call]  # at once: there is room
         self._open[peer] += 1
         return True
 
@@ -134,7 +126,7 @@ class Questions:
     async def _verdict(
         self, peer: str, reader: asyncio.StreamReader, expected_proof: bytes
     ) -> tuple[Verdict, bytes]:
-        if not await self._limits.has_room(peer):
+        if not self._limits.has_room(peer):
             return Verdict("busy", "Too many questions at once.", 1.0), b""
         try:
             async with asyncio.timeout(READ_SECONDS):

@@ -74,7 +74,7 @@ class Stand:
         self.me = me
         self.worker = ScriptedWorker()
         self.channel = self.world.channel(me)
-        self.server = Server(self.channel, DIGEST)
+        self.server = Server(self.channel, DIGEST, opens_per_second=10_000)
         self.serve()
         self.ears = {peer: Ear() for peer in {*SPANS, CLIENT, STRANGER} - {me}}
         self.channels = {peer: self.world.channel(peer) for peer in self.ears}

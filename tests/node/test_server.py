@@ -7,6 +7,7 @@ import pytest
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.sessions import IDLE_SECONDS, SESSIONS_CAP
 from swarm.clock import settle
+from swarm.rate_limit import RateLimit
 from swarm.tensors import ids_of_bytes, ids_to_bytes
 from swarm.wire import Busy, Cancel, Close, Fail, Moved, Open, Opened, Ping, Step, Token
 from tests.node.conftest import RunStand
@@ -462,5 +463,17 @@ def test_messages_that_are_not_for_stages_change_nothing(at_stand: RunStand) -> 
         assert len(stand.client.heard) == heard
         assert stand.server.sessions == 1
         assert len(stand.worker.orders) == 1
+
+    at_stand(story)
+
+
+def test_a_client_that_opens_too_quickly_hears_busy(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        stand.server._rate = RateLimit(2)
+        for number in range(3):
+            stand.server.on_message(CLIENT, replace(stand.open(), session=str(number)))
+        await until(lambda: stand.client.heard)
+        assert stand.client.last(Busy).session == "2"
+        assert stand.server.sessions == 2
 
     at_stand(story)

@@ -1,0 +1,89 @@
+"""The herald: keeps this node's own records on the board - capability, advert, manifest."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
+from node.plan_shelf import PlanShelf
+from node.server import Server
+from swarm.board import Board
+from swarm.hardware import Link
+from swarm.records import Advert, Capability, Manifest
+
+ADVERT_SECONDS = Advert.TTL_SECONDS / 3
+MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
+
+
+@dataclass(slots=True)
+class Spoken:
+    """What we said last, and when on the monotonic clock."""
+
+    capability_at: float = 0.0
+    advert_at: float = 0.0
+    manifest_at: float = 0.0
+    stages: object = field(default_factory=list)
+    joined: bool = False
+
+
+class Herald:
+    """Publishes what is due, and what has changed, and the farewell."""
+
+    def __init__(
+        self,
+        board: Board,
+        neighbourhood: Neighbourhood,
+        shelf: PlanShelf,
+        server: Server,
+        capability: Capability,
+    ) -> None:
+        self._board = board
+        self._neighbourhood = neighbourhood
+        self._shelf = shelf
+        self._server = server
+        self._spoken = Spoken()
+        self.capability = capability
+        neighbourhood.note_own(capability)
+
+    def note_links(self, links: list[Link]) -> None:
+        """Our links were measured: say so soon."""
+        self.capability = replace(self.capability, links=links)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Publish the capability at the next chance."""
+        self._spoken.capability_at = 0.0
+
+    async def publish_due(self, manifest: Manifest | None) -> None:
+        """Publish what is due now; `manifest` is the founder's; raises SwarmError."""
+        now, spoken = time.monotonic(), self._spoken
+        if now - spoken.capability_at > HEARTBEAT_SECONDS:
+            spoken.capability_at = now
+            self.capability = replace(self.capability, term=self._shelf.term)
+            self._neighbourhood.note_own(self.capability)
+            await self._board.publish(self.capability)
+            await self._tell_that_we_joined()
+        await self._publish_advert(now)
+        if manifest and now - spoken.manifest_at > MANIFEST_SECONDS:
+            spoken.manifest_at = now
+            await self._board.publish(manifest)
+
+    async def say_farewell(self) -> None:
+        """Withdraw every record of ours and tell the others; raises SwarmError."""
+        await self._board.publish(replace(self.capability, leaving=True))
+        gone = Advert(self.capability.model, [], self._shelf.term, leaving=True)
+        await self._board.publish(gone)
+        await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
+
+    async def _publish_advert(self, now: float) -> None:
+        stages = self._server.adverts()
+        shape = [(stage.start, stage.end, stage.members) for stage in stages]
+        changed = shape != self._spoken.stages
+        if changed or (stages and now - self._spoken.advert_at > ADVERT_SECONDS):
+            self._spoken.advert_at, self._spoken.stages = now, shape
+            await self._board.publish(Advert(self.capability.model, stages, self._shelf.term))
+
+    async def _tell_that_we_joined(self) -> None:
+        others = list(self._neighbourhood.capabilities)
+        if not self._spoken.joined and len(others) > 1:
+            self._spoken.joined = True
+            await self._neighbourhood.tell_news(others)
