@@ -27,7 +27,7 @@ class Layers(nn.ModuleList):
         return super().__getitem__(index)
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return iter(cast("dict[str, nn.Module]", self._modules).values())
+        return iter(self._modules.values())
 
 
 class QuickConfig:

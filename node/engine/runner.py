@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 from node.engine.allreduce import Reducer
 from node.engine.batch import Batch, Chunk
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.quantise import quantise_layer, saved_bytes
 from node.engine.quicken import quicken
 from node.engine.sampler import Decode, Sampler
 from node.engine.skeleton import Skeleton, build_skeleton
@@ -66,6 +67,8 @@ class StageRunner:
             raise EngineError(f"A stage of {spec.ranks} ranks and its reducer do not match.")
         config = load_config(spec.folder)
         place = torch.device(device)
+        if spec.quant == "int8" and place.type != "cpu":
+            raise EngineError("int8 runs on CPUs only.", "Use f32, f16 or bf16 here.")
         is_last = spec.end == int(config.num_hidden_layers)
         skeleton = build_skeleton(
             config,
@@ -76,7 +79,11 @@ class StageRunner:
         split = TensorSplit(skeleton, spec, config)
         room = _room_of(skeleton, split, spec, budget_bytes)
 
+        layers = skeleton.layer_names()
+
         def report(prefix: str, fraction: float) -> None:
+            if spec.quant == "int8" and prefix in layers:
+                quantise_layer(layers[prefix])
             if on_progress is not None:
                 on_progress(fraction)
 
@@ -85,8 +92,7 @@ class StageRunner:
             split.hook(reducer.all_reduce)
         quicken(skeleton)
         like = torch.empty(0, dtype=spec.torch_dtype, device=place)
-        layers = range(spec.start, spec.end)
-        store = KVStore(layers, split.kv_heads, split.head_dim, room, like)
+        store = KVStore(skeleton.owned, split.kv_heads, split.head_dim, room, like)
         runner = cls(spec, config, skeleton, store, place)
         runner.bytes_read = bytes_read
         logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
@@ -269,6 +275,8 @@ def weight_bytes_of(skeleton: Skeleton) -> int:
 def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
     """Tokens of KV that fit beside the weights; raises EngineError if none does."""
     weights = weight_bytes_of(skeleton)
+    if spec.quant == "int8":
+        weights -= sum(saved_bytes(layer) for layer in skeleton.layer_names().values())
     width = split.kv_heads * split.head_dim * spec.torch_dtype.itemsize
     token_bytes = 2 * width * (spec.end - spec.start)
     left = budget_bytes - weights

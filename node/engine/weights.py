@@ -137,7 +137,7 @@ def _groups_of(
             cut = split.cuts.get(name)
             source = _source_cut(header, cut, wanted[name].ndim) if cut else None
             match = LAYER.search(name)
-            groups[name[: match.start(2)] if match else ""].append((header, source))
+            groups[name[: match.start(2) - 1] if match else ""].append((header, source))
     return dict(sorted(groups.items()))
 
 

@@ -1,0 +1,56 @@
+"""int8 linears for CPUs: weights scaled per output column, activations per row, exact sums.
+
+Sums of int8 products are exact integers, so a row's result does not depend on the batch around it.
+"""
+
+from typing import cast
+
+import torch
+from torch import nn
+
+SMALLEST = 16  # rows and columns; smaller linears (gates) stay as they are
+LEVELS = 127
+
+
+class Int8Linear(nn.Linear):
+    """A linear layer whose weight is int8 [inputs, outputs] with one float32 scale per output."""
+
+    scale: nn.Parameter
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
+        """Quantise each row, multiply in integers, scale back: [..., outputs]."""
+        flat = input.reshape(-1, self.in_features).float()  # [rows, inputs]
+        scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
+        rounded = (flat / scales).round_().to(torch.int8)
+        sums = torch._int_mm(rounded, self.weight).float()
+        out = sums.mul_(scales).mul_(self.scale).to(input.dtype)
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*input.shape[:-1], self.out_features)
+
+
+def quantise_layer(layer: nn.Module) -> None:
+    """Turn the loaded linears of a layer into int8 in place: hooks and names stay theirs."""
+    for linear in _linears_of(layer):
+        weight = linear.weight.float()  # [outputs, inputs]
+        scale = weight.abs().amax(1).div_(LEVELS).clamp_(min=1e-10)
+        rounded = (weight / scale[:, None]).round_().to(torch.int8).t().contiguous()
+        linear.__class__ = Int8Linear
+        linear.weight = nn.Parameter(rounded, requires_grad=False)
+        cast("Int8Linear", linear).scale = nn.Parameter(scale, requires_grad=False)
+
+
+def saved_bytes(layer: nn.Module) -> int:
+    """By how much `quantise_layer` will shrink a layer, loaded or on meta."""
+    return sum(
+        each.weight.numel() * (each.weight.element_size() - 1) - 4 * each.out_features
+        for each in _linears_of(layer)
+    )
+
+
+def _linears_of(layer: nn.Module) -> list[nn.Linear]:
+    return [
+        module
+        for module in layer.modules()
+        if type(module) is nn.Linear and min(module.weight.shape) >= SMALLEST
+    ]
