@@ -1,5 +1,6 @@
 """The worker process of one device: reads orders from its node, computes, answers."""
 
+import gc
 import logging
 import os
 import queue
@@ -192,6 +193,7 @@ class Worker:
             self._listener.close()
         self._shard = self._runner = self._link = self._listener = None
         self._group = ""
+        gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
     def _compute(self, arrived: Sequence[Arrived]) -> None:
         came = {getattr(each.order, "session", ""): each.seconds for each in arrived}
