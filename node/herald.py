@@ -1,5 +1,6 @@
 """The herald: keeps this node's own records on the board - capability, advert, manifest."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
@@ -69,9 +70,11 @@ class Herald:
 
     async def say_farewell(self) -> None:
         """Withdraw every record of ours and tell the others; raises SwarmError."""
-        await self._board.publish(replace(self.capability, leaving=True))
         gone = Advert(self.capability.model, [], self._shelf.term, leaving=True)
-        await self._board.publish(gone)
+        await asyncio.gather(
+            self._board.publish(gone),
+            self._board.publish(replace(self.capability, leaving=True)),
+        )
         await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
 
     async def _publish_advert(self, now: float) -> None:

@@ -32,7 +32,7 @@ CHANGING_SECONDS = 20.0
 TEND_SECONDS = 0.2
 PROBE_SECONDS = 600.0
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
-LEAVE_SECONDS = 3.0
+LEAVE_SECONDS = 1.5
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -248,12 +248,12 @@ class Life:
     # ------------------------------------------------------------------ the end
 
     async def _leave(self) -> None:
+        last_words = [self._server.close(), self._candidacy.resign()]
+        if self._herald:
+            last_words.append(self._herald.say_farewell())
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
-                if self._herald:
-                    await self._herald.say_farewell()
-                await self._candidacy.resign()
-                await self._server.close()
+                await asyncio.gather(*last_words)
         except (SwarmError, TimeoutError) as error:
             logger.warning("left without saying so: %r", error)
         self._story.left()

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import sys
 from collections.abc import Sequence
 
+import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,6 +21,7 @@ from swarm.errors import SwarmError
 from swarm.wire import Message
 
 FILES = 65536
+LEAVE_SECONDS = 4.5  # from the signal to the end, whatever happens
 
 
 class Terminal:
@@ -54,7 +57,7 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     """Be a node until SIGINT or SIGTERM; raises SwarmError."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
     served = await asyncio.to_thread(read_model, invite.model if invite else config.model)
     story = Story(terminal.say, terminal.show_progress, served.spec)
@@ -99,6 +102,18 @@ def _reach_of(config: NodeConfig, links: Links) -> str:
     if config.listen.startswith("127."):
         return "reachable from this machine only"
     return f"reachable at {len(links.invite.addresses)} addresses"
+
+
+def _stop(stop: asyncio.Event) -> None:
+    """Leave; whatever hangs while leaving is ended with us."""
+    stop.set()
+    asyncio.get_running_loop().call_later(LEAVE_SECONDS, _end)
+
+
+def _end() -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(0)
 
 
 def _raise_file_limit() -> None:

@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from swarm import __version__
-from swarm.doors import open_room
+from swarm.doors import leave, open_room
 from swarm.errors import BadInput, SwarmError
 
 COMMANDS = {
@@ -18,6 +19,11 @@ COMMANDS = {
     "simulate": "play a plan through without a network",
 }
 INTERRUPTED = 130
+
+
+def run() -> NoReturn:
+    """Run the command of this process and end it."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

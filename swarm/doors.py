@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from swarm.errors import BadInput
 
@@ -23,3 +25,10 @@ def open_room(name: str) -> ModuleType:
             f"Rename it: no script beside a program that uses Swarm may be called {room}.py.",
         )
     return importlib.import_module(name)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: everything is closed, and taking torch apart costs seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

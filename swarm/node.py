@@ -2,7 +2,7 @@
 
 import sys
 
-from swarm.doors import open_room
+from swarm.doors import leave, open_room
 from swarm.errors import BadInput
 
 
@@ -18,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
