@@ -4,6 +4,7 @@ Search over many devices works on atoms: their seconds are in proportion to laye
 memory bounds the layers, so that layers can be balanced over them by arithmetic on arrays.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,25 @@ def atom_of(problem: Problem, members: tuple[int, ...], kind: int) -> Atom | Non
     """Deal the shares of a group for a saturated batch; None if it cannot hold one layer."""
     criterion = batch_criterion(problem, SHARE_BATCH, 1.0)
     shards = share_out(problem, Group(members), criterion, 1)
-    if not shards:
-        return None
+    return atom_with(problem, members, shards, kind) if shards else None
+
+
+def even_shards(problem: Problem, members: Sequence[int]) -> tuple[Shard, ...]:
+    """Equal shares for all members, the first ones taking what does not divide; () if too many."""
+    count, model = len(members), problem.model
+    if count > model.kv_heads:
+        return ()
+    kv, mlp = divmod(model.kv_heads, count), divmod(model.mlp_blocks, count)
+    return tuple(
+        Shard(problem.devices[m].id, kv[0] + (i < kv[1]), mlp[0] + (i < mlp[1]))
+        for i, m in enumerate(members)
+    )
+
+
+def atom_with(
+    problem: Problem, members: tuple[int, ...], shards: tuple[Shard, ...], kind: int
+) -> Atom:
+    """The atom of a group whose shares are dealt already."""
 
     def form(*, first: bool = False, last: bool = False) -> StageForm:
         return form_stage(problem, shards, 1, first=first, last=last)

@@ -13,6 +13,8 @@ from planner.stage_table import Row, corrected, floor_seconds, led_by, row_of
 from swarm.plan import Pipeline, Stage
 
 MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is
+FEW_DEVICES = 8  # groups of any size over any machines are tried
+MOST_FAR_MEMBERS = 4  # of a group over several machines, if there are more devices
 MOST_STATES = 256  # groups of devices that exact search takes on: 8 unlike devices
 
 
@@ -22,19 +24,20 @@ def is_small(classes: Classes) -> bool:
 
 
 def least_latency_pipeline(
-    problem: Problem, devices: list[int], limit: float = np.inf
+    problem: Problem, devices: list[int], limit: float = np.inf, *, is_local: bool = False
 ) -> Pipeline | None:
     """The pipeline over some of the devices with the least seconds of one request, if any fits.
 
     Exact over order, groups and layers; shares are exact for the greatest sum of a member's
-    prefill and decode seconds. Only pipelines below `limit` seconds are looked for.
+    prefill and decode seconds. Only pipelines below `limit` seconds are looked for, and with
+    `is_local` only groups within machines.
     """
     if not devices:
         return None
     classes = classes_of(problem, devices)
     criterion = latency_criterion(problem)
     wide = _Wide(problem, classes, criterion)
-    return wide.settle(limit)
+    return wide.settle(limit, is_local=is_local)
 
 
 class _Wide:
@@ -48,6 +51,9 @@ class _Wide:
             for counts in classes.groups()
         }
         self.floor = min(self.floors.values())
+        model, few = problem.model, sum(classes.counts) <= FEW_DEVICES
+        self.most_members = FEW_DEVICES if few else MOST_FAR_MEMBERS
+        self.layer_bytes = model.layer_bytes + model.kv_bytes * problem.workload.context
 
     def members(self, counts: Counts) -> tuple[int, ...]:
         return tuple(self.classes.pick(counts, (0,) * len(counts)))
@@ -55,14 +61,37 @@ class _Wide:
     def local(self) -> list[Counts]:
         """Groups within one machine."""
         where = self.problem.machine_of
-        return [g for g in self.floors if len({int(where[m]) for m in self.members(g)}) == 1]
+        return [
+            g
+            for g in self.floors
+            if sum(g) <= FEW_DEVICES and len({int(where[m]) for m in self.members(g)}) == 1
+        ]
 
     def worth_trying(self, limit: float) -> list[Counts]:
         """Groups that could serve one layer of a pipeline below the limit."""
         rest = (self.problem.model.layers - 1) * self.floor
-        return [counts for counts, floor in self.floors.items() if floor + rest < limit]
+        near = [counts for counts, floor in self.floors.items() if floor + rest < limit]
+        return [counts for counts in near if self.may_pay(counts)]
 
-    def settle(self, limit: float) -> Pipeline | None:
+    def may_pay(self, counts: Counts) -> bool:
+        """Whether a group beats its own parts, one in each machine, as stages of their own.
+
+        It cannot if a layer takes it longer than its slowest part, unless a part is too small for
+        one layer: the parts hold the same bytes and their hop costs less than its all-reduces.
+        """
+        members = self.members(counts)
+        parts: dict[int, list[int]] = {}
+        for member in members:
+            parts.setdefault(int(self.problem.machine_of[member]), []).append(member)
+        if len(parts) == 1:
+            return True
+        if len(members) > self.most_members:
+            return False
+        floors = [floor_seconds(self.problem, self.criterion, tuple(p)) for p in parts.values()]
+        memory = [sum(self.problem.devices[m].memory_bytes for m in p) for p in parts.values()]
+        return self.floors[counts] < max(floors) or min(memory) < self.layer_bytes
+
+    def settle(self, limit: float, *, is_local: bool) -> Pipeline | None:
         """Search everywhere until the tables agree with the true seconds of the chain found."""
         found: tuple[float, Pipeline | None] = (limit, None)
         links = self.search(self.local(), limit)[1]
@@ -72,7 +101,8 @@ class _Wide:
                 seconds = CostModel(self.problem).latency(pipeline)
                 found = min(found, (seconds, pipeline), key=lambda pair: pair[0])
                 self.correct(links, pipeline)
-            links = self.search(self.worth_trying(found[0]), found[0] * (1 - SLACK))[1]
+            groups = self.local() if is_local else self.worth_trying(found[0])
+            links = self.search(groups, found[0] * (1 - SLACK))[1]
             if not links:
                 break
         return found[1]

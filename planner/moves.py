@@ -53,6 +53,17 @@ def _recruit(layout: Layout, draw: random.Random) -> Change | None:
     return Change((i,), ((*layout.parts[i], atom),), _without(layout.spare, atom))
 
 
+def exchange(pool: Pool, layout: Layout, draw: random.Random) -> Change | None:
+    """A spare atom replaces one that serves, or an atom becomes a spare."""
+    i = draw.randrange(len(layout.parts))
+    gone = draw.choice(layout.parts[i])
+    kept = _without(layout.parts[i], gone)
+    spare = draw.choice((None, *layout.spare))
+    if spare is None:
+        return Change((i,), (kept,), (*layout.spare, gone))
+    return Change((i,), ((*kept, spare),), (*_without(layout.spare, spare), gone))
+
+
 def swap(pool: Pool, layout: Layout, draw: random.Random) -> Change | None:
     """Two atoms of unlike kind change places between parts."""
     parts = layout.parts
@@ -126,4 +137,13 @@ def _without(atoms: Sequence[Atom], gone: Atom) -> Part:
     return tuple(atom for atom in atoms if atom is not gone)
 
 
-MOVES = ((move, 6), (swap, 6), (merge, 1), (split, 1), (found, 1), (fuse, 2), (part, 2))
+MOVES = (
+    (move, 6),
+    (exchange, 3),
+    (swap, 6),
+    (merge, 1),
+    (split, 1),
+    (found, 1),
+    (fuse, 2),
+    (part, 2),
+)

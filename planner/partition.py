@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from planner.atoms import Atom
-from planner.moves import MOVES, Layout, Part
+from planner.moves import MOVES, Change, Layout, Part
 from planner.pool import Pool
 from planner.stop import StopRule
 from swarm.plan import Plan
@@ -16,55 +17,65 @@ MOST_STARTS = 24
 GAIN = 1e-6
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Goal:
+    """What a layout is worth: all parts for tokens per second, the best one for latency."""
+
+    pool: Pool
+    objective: str
+
+    def worth(self, part: Part) -> float:
+        """The value of the atoms as one pipeline; 0 if they cannot hold the model."""
+        return self.pool.price(part, self.objective).value if part else 0.0
+
+    def total(self, layout: Layout) -> float:
+        """The value of all parts."""
+        worths = [self.worth(part) for part in layout.parts]
+        return max(worths, default=0.0) if self.objective == "latency" else sum(worths)
+
+    def settled(self, layout: Layout) -> Layout:
+        """The layout with parts that cannot work turned into spares."""
+        idle = tuple(atom for p in layout.parts if not self.worth(p) for atom in p)
+        return Layout(tuple(p for p in layout.parts if self.worth(p)), layout.spare + idle)
+
+    def improved(self, layout: Layout, stop: StopRule, draw: random.Random) -> Layout:
+        """Try random moves until many in a row gain nothing or the stop rule says so."""
+        value, failures = self.total(layout), 0
+        names, weights = [kind for kind, _ in MOVES], [weight for _, weight in MOVES]
+        while failures < PATIENCE + PATIENCE_PER_PART * len(layout.parts) and not stop(-value):
+            failures += 1
+            if not layout.parts:
+                break
+            change = draw.choices(names, weights)[0](self.pool, layout, draw)
+            if change is not None and self._pays(layout, change):
+                layout = self.settled(change.applied(layout))
+                value, failures = self.total(layout), 0
+        return layout
+
+    def _pays(self, layout: Layout, change: Change) -> bool:
+        before = sum(self.worth(layout.parts[i]) for i in change.old)
+        after = sum(self.worth(part) for part in change.new)
+        return after > before * (1 + GAIN)
+
+    def plan(self, layout: Layout) -> Plan:
+        """The plan that the layout stands for."""
+        built = [self.pool.build(part, self.objective) for part in layout.parts]
+        return Plan(tuple(pipeline for pipeline in built if pipeline is not None))
+
+
 def best_partition(
-    pool: Pool, others: Sequence[Layout], stop: StopRule, seed: int
+    goal: Goal, others: Sequence[Layout], stop: StopRule, seed: int
 ) -> tuple[float, Layout]:
-    """The best layout found, and its tokens per second, from our own starts and `others`."""
-    starts = [*others, *starts_of(pool)]
-    ranked = sorted(starts, key=lambda layout: -total(pool, layout))[:STARTS_KEPT]
+    """The best layout found, and its value, from our own starts and `others`."""
+    ranked = sorted([*others, *starts_of(goal.pool)], key=lambda layout: -goal.total(layout))
     draw = random.Random(seed)
     best = (0.0, Layout(()))
-    for start in ranked:
-        layout = improved(pool, settled(pool, start), stop, draw)
-        best = max(best, (total(pool, layout), layout), key=lambda pair: pair[0])
+    for start in ranked[:STARTS_KEPT]:
+        layout = goal.improved(goal.settled(start), stop, draw)
+        best = max(best, (goal.total(layout), layout), key=lambda pair: pair[0])
         if stop(-best[0]):
             break
     return best
-
-
-def worth(pool: Pool, part: Part) -> float:
-    """Tokens per second of the atoms as one pipeline; 0 if they cannot hold the model."""
-    return pool.price(part, "throughput").value if part else 0.0
-
-
-def total(pool: Pool, layout: Layout) -> float:
-    """Tokens per second of all parts."""
-    return sum(worth(pool, part) for part in layout.parts)
-
-
-def settled(pool: Pool, layout: Layout) -> Layout:
-    """The layout with parts that cannot work turned into spares."""
-    idle = tuple(atom for p in layout.parts if not worth(pool, p) for atom in p)
-    return Layout(tuple(p for p in layout.parts if worth(pool, p)), layout.spare + idle)
-
-
-def improved(pool: Pool, layout: Layout, stop: StopRule, draw: random.Random) -> Layout:
-    """Try random moves until many in a row gain nothing or the stop rule says so."""
-    value, failures = total(pool, layout), 0
-    names, weights = [kind for kind, _ in MOVES], [weight for _, weight in MOVES]
-    while failures < PATIENCE + PATIENCE_PER_PART * len(layout.parts) and not stop(-value):
-        failures += 1
-        if not layout.parts:
-            break
-        change = draw.choices(names, weights)[0](pool, layout, draw)
-        if change is None:
-            continue
-        before = sum(worth(pool, layout.parts[i]) for i in change.old)
-        after = sum(worth(pool, part) for part in change.new)
-        if after > before * (1 + GAIN):
-            layout = settled(pool, change.applied(layout))
-            value, failures = total(pool, layout), 0
-    return layout
 
 
 def starts_of(pool: Pool) -> Iterator[Layout]:
@@ -80,8 +91,8 @@ def starts_of(pool: Pool) -> Iterator[Layout]:
 def tilings(pool: Pool) -> Iterator[list[Atom]]:
     """Machines cut into tensor-parallel groups of 1, 2, 4 ... devices; small devices united."""
     machines: dict[int, list[int]] = {}
-    for number, machine in enumerate(pool.problem.machine_of.tolist()):
-        machines.setdefault(machine, []).append(number)
+    for number in pool.devices:
+        machines.setdefault(int(pool.problem.machine_of[number]), []).append(number)
     largest = max(len(members) for members in machines.values())
     size = 1
     while size <= largest:
@@ -132,9 +143,3 @@ def _dealt(ordered: Sequence[Atom], count: int) -> tuple[Part, ...]:
     """Every part gets a like mix of atoms."""
     by_kind = sorted(ordered, key=lambda atom: (atom.request_seconds, atom.kind))
     return tuple(tuple(by_kind[i::count]) for i in range(count))
-
-
-def plan_of(pool: Pool, layout: Layout) -> Plan:
-    """The plan that the layout stands for."""
-    built = [pool.build(part, "throughput") for part in layout.parts]
-    return Plan(tuple(pipeline for pipeline in built if pipeline is not None))

@@ -32,9 +32,12 @@ class Pool:
     are remembered by kinds, so that equal machines cost no further evaluation.
     """
 
-    def __init__(self, problem: Problem, cost: CostModel) -> None:
+    def __init__(
+        self, problem: Problem, cost: CostModel, devices: Iterable[int] | None = None
+    ) -> None:
         self.problem = problem
         self.cost = cost
+        self.devices = tuple(range(len(problem.devices)) if devices is None else devices)
         self._places = places_of(problem)
         self._tour = tour_of(problem)
         self._speeds = speed_classes(problem)
@@ -57,6 +60,17 @@ class Pool:
             for m in members
         )
         return self._kinds.setdefault(key, len(self._kinds))
+
+    def power(self, machine: int) -> float:
+        """Bytes per second that all devices of a machine read together."""
+        devices = [self.problem.devices[d] for d in self.devices]
+        name = self.problem.machines[machine]
+        return sum(d.bytes_per_second * d.memory_efficiency for d in devices if d.machine == name)
+
+    def signature(self, devices: Iterable[int]) -> tuple[tuple[int, int], ...]:
+        """Equal for sets of devices that are alike in speeds and places."""
+        where = self.problem.machine_of
+        return tuple(sorted((self._speeds[d], self._places[where[d]]) for d in devices))
 
     def is_near(self, a: Atom, b: Atom) -> bool:
         """Whether a tensor-parallel group over both might pay: its messages are short enough."""

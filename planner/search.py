@@ -1,46 +1,66 @@
 """make_plan: the door of the planner - a problem, a stop rule and a seed in, a plan out."""
 
-from typing import Protocol
+from collections.abc import Sequence
 
-from planner.classes import classes_of
-from planner.exact import is_small, least_latency_pipeline
-from planner.fill import filled_pipeline
+from planner.cost import CostModel
 from planner.fit import require_room
+from planner.latency import least_latency
+from planner.partition import Goal, best_partition
+from planner.pool import Pool
 from planner.problem import Problem
+from planner.rivals import RIVALS, plan_value
+from planner.stop import StopRule as StopRule
+from planner.stop import never as never
 from swarm.plan import Pipeline, Plan
 
 
-class StopRule(Protocol):
-    """Told the best cost so far, says whether to stop; the planner itself has no clock."""
-
-    def __call__(self, best_cost: float) -> bool:
-        """True to stop now."""
-
-
-def never(best_cost: float) -> bool:
-    """The stop rule that never stops: search until nothing is left to try."""
-    return False
-
-
 def make_plan(problem: Problem, stop: StopRule, seed: int = 0) -> Plan:
-    """The best plan found for the problem; equal arguments give equal plans.
+    """The best plan found for the problem's objective; equal arguments give equal plans.
 
     Devices that serve in no pipeline are spares. Raises DoesNotFit, with the missing bytes, if no
     pipeline can hold the model and one sequence.
     """
     require_room(problem)
-    pipelines: list[Pipeline] = []
-    free = list(range(len(problem.devices)))
-    while (pipeline := _next_pipeline(problem, free)) is not None:
-        pipelines.append(pipeline)
-        used = {shard.device for stage in pipeline.stages for shard in stage.shards}
-        free = [number for number in free if problem.devices[number].id not in used]
-    if not pipelines:
+    pool = Pool(problem, CostModel(problem))
+    plan = SEARCHES[problem.objective](pool, stop, seed)
+    if not plan.pipelines:
         require_room(problem, proven_impossible=True)
+    return plan
+
+
+def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
+    """The quickest pipeline, then the next quickest from what is left, while any fits."""
+    given = [rival(pool, "latency") for rival in RIVALS.values()]
+    starts = [pipeline for plan in given for pipeline in plan.pipelines]
+    pipelines: list[Pipeline] = []
+    while (pipeline := least_latency(pool, starts, stop, seed)) is not None:
+        pipelines.append(pipeline)
+        pool, starts = without(pool, pipelines), []
+        if len(pool.devices) > MANY_LEFT or stop(pool.cost.latency(pipelines[0])):
+            return Plan((*pipelines, *throughput_plan(pool, stop, seed, patient=False).pipelines))
     return Plan(tuple(pipelines))
 
 
-def _next_pipeline(problem: Problem, free: list[int]) -> Pipeline | None:
-    if is_small(classes_of(problem, free)):
-        return least_latency_pipeline(problem, free)
-    return filled_pipeline(problem, free)
+def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
+    """A pool of the devices that serve in none of the pipelines."""
+    used = {shard.device for p in pipelines for stage in p.stages for shard in stage.shards}
+    devices = pool.problem.devices
+    left = [number for number in pool.devices if devices[number].id not in used]
+    return Pool(pool.problem, pool.cost, left)
+
+
+def throughput_plan(pool: Pool, stop: StopRule, seed: int, *, patient: bool = True) -> Plan:
+    """Most tokens per second; never fewer than the plans of the rivals."""
+    goal = Goal(pool, "throughput")
+    rivals = [rival(pool, "throughput") for rival in RIVALS.values()]
+    layout = best_partition(goal, [], stop if patient else _at_once, seed)[1]
+    plans = [goal.plan(layout), *rivals]
+    return max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
+
+
+def _at_once(best_cost: float) -> bool:
+    return True
+
+
+MANY_LEFT = 12  # devices for which further pipelines are dealt out rather than searched
+SEARCHES = {"latency": latency_plan, "throughput": throughput_plan, "slo": throughput_plan}

@@ -1,0 +1,207 @@
+"""HexGen as the paper describes it: dynamic programming inside, genetic search outside.
+
+Jiang et al., ICML 2024, sections 4.1 and 4.2. A chromosome is a partition of the devices into
+groups; each group becomes one pipeline by dynamic programming over device counts, with even
+tensor-parallel shares inside a machine; groups merge, split and swap. Our own search
+(`partition.py`, `exact.py`) differs by uneven shares, groups over machines and balanced layers.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from planner.atoms import Atom, atom_with, even_shards
+from planner.chains import Chains, Link, best_chain
+from planner.classes import Classes, classes_of
+from planner.criterion import latency_criterion
+from planner.exact import back_seconds, hop_seconds
+from planner.pool import Pool, value_of
+from planner.problem import Numbers
+from planner.stage_table import Row
+from planner.stop import StopRule
+from swarm.plan import Pipeline, Plan, Stage
+
+Groups = tuple[tuple[int, ...], ...]
+POPULATION = 8
+GENERATIONS = 120
+PATIENCE = 25  # generations without a gain
+DEGREES = (1, 2, 4, 8)
+MOST_STATES = 1500  # larger groups are not searched: they would never finish in the paper either
+
+
+class HexGen:
+    """One run of the paper's search over the devices of a pool."""
+
+    def __init__(self, pool: Pool, objective: str, seed: int) -> None:
+        self.pool = pool
+        self.problem = pool.problem
+        self.objective = objective
+        self.draw = random.Random(seed)
+        self._pipelines: dict[tuple[int, ...], Pipeline | None] = {}
+        self._values: dict[tuple[tuple[int, ...], ...], tuple[float, list[Link]]] = {}
+
+    # ---- outer: genetic search (section 4.2)
+
+    def plan(self, stop: StopRule) -> Plan:
+        """The best plan after the population no longer improves or the stop rule says so."""
+        population = [self.start(count) for count in range(1, POPULATION + 1)]
+        best, quiet = max(map(self.fitness, population)), 0
+        for _ in range(GENERATIONS):
+            if quiet >= PATIENCE or stop(-best):
+                break
+            children = [self.mutated(self.draw.choice(population)) for _ in range(POPULATION)]
+            healthy = [child for child in children if self.may_hold(child)]
+            ranked = sorted({*population, *healthy}, key=lambda g: (-self.fitness(g), g))
+            population = ranked[:POPULATION]
+            quiet = quiet + 1 if self.fitness(population[0]) <= best else 0
+            best = max(best, self.fitness(population[0]))
+        built = [self.pipeline(group) for group in max(population, key=self.fitness)]
+        return Plan(tuple(pipeline for pipeline in built if pipeline))
+
+    def fitness(self, groups: Groups) -> float:
+        """The objective's value over all groups."""
+        values = [self.value(group) for group in groups]
+        return max(values) if self.objective == "latency" else sum(values)
+
+    def value(self, group: tuple[int, ...]) -> float:
+        """What the group is worth as one pipeline."""
+        pipeline = self.pipeline(group)
+        return value_of(self.pool.cost, pipeline, self.objective) if pipeline else 0.0
+
+    def start(self, count: int) -> Groups:
+        """k-means of devices by their links, then groups that can hold the model."""
+        clusters = k_means(self.link_rows(), min(count, len(self.pool.devices)), self.draw)
+        groups: list[tuple[int, ...]] = []
+        for number in sorted(set(clusters)):
+            members = [d for d, c in zip(self.pool.devices, clusters, strict=True) if c == number]
+            groups += self.filled(members)
+        return tuple(groups)
+
+    def link_rows(self) -> Numbers:
+        """Every device's latencies to all others."""
+        machines = self.problem.machine_of[list(self.pool.devices)]
+        rows: Numbers = np.log10(1e-6 + self.problem.latency[np.ix_(machines, machines)])
+        return rows
+
+    def filled(self, members: Sequence[int]) -> list[tuple[int, ...]]:
+        """Members in turn into groups that just hold the model; what is left joins the last."""
+        groups: list[list[int]] = [[]]
+        for device in members:
+            groups[-1].append(device)
+            if self.may_hold((tuple(groups[-1]),)):
+                groups.append([])
+        if len(groups) > 1 and not self.may_hold((tuple(groups[-1]),)):
+            last = groups.pop()
+            groups[-1] += last
+        return [tuple(group) for group in groups]
+
+    def may_hold(self, groups: Groups) -> bool:
+        """The early memory cut: every group's memory in sum holds the model."""
+        model, load = self.problem.model, self.problem.workload
+        need = model.layers * (model.layer_bytes + model.kv_bytes * load.context)
+        need += 2 * model.end_bytes
+        memory = self.problem.devices
+        return all(sum(memory[d].memory_bytes for d in group) >= need for group in groups)
+
+    def mutated(self, groups: Groups) -> Groups:
+        """Merge two groups, split one, or swap devices between two."""
+        kind = self.draw.choice(("merge", "split", "swap") if len(groups) > 1 else ("split",))
+        i, j = self.draw.sample(range(len(groups)), 2) if len(groups) > 1 else (0, 0)
+        rest = [group for n, group in enumerate(groups) if n not in (i, j)]
+        if kind == "merge":
+            return (*rest, tuple(sorted(groups[i] + groups[j])))
+        if kind == "split":
+            rest = [group for n, group in enumerate(groups) if n != i]
+            return (*rest, *self.halves(groups[i]))
+        return (*rest, *self.swapped(groups[i], groups[j]))
+
+    def halves(self, group: tuple[int, ...]) -> Groups:
+        """The group cut in two at a random place."""
+        if len(group) < 2:
+            return (group,)
+        at = self.draw.randint(1, len(group) - 1)
+        return group[:at], group[at:]
+
+    def swapped(self, a: tuple[int, ...], b: tuple[int, ...]) -> Groups:
+        """Up to as many devices of each group as the smaller has change places."""
+        count = self.draw.randint(1, min(len(a), len(b)))
+        out, back = set(self.draw.sample(a, count)), set(self.draw.sample(b, count))
+        return tuple(sorted((set(a) - out) | back)), tuple(sorted((set(b) - back) | out))
+
+    # ---- inner: dynamic programming over device counts (section 4.1)
+
+    def pipeline(self, group: tuple[int, ...]) -> Pipeline | None:
+        """The group's pipeline with the least latency, remembered."""
+        if group not in self._pipelines:
+            self._pipelines[group] = self._solve(group) if self.may_hold((group,)) else None
+        return self._pipelines[group]
+
+    def _solve(self, group: tuple[int, ...]) -> Pipeline | None:
+        classes = classes_of(self.problem, group)
+        if classes.states > MOST_STATES:
+            return None
+        rows, atoms = self._rows(classes)
+        if not rows:
+            return None
+        criterion = latency_criterion(self.problem)
+        hops = hop_seconds(self.problem, classes, criterion, rows)
+        backs = back_seconds(self.problem, classes, criterion, rows)
+        floor = min(atom.request_seconds for atom in atoms)
+        links = best_chain(Chains(classes, rows, hops, backs, floor))[1]
+        return self._built(classes, links) if links else None
+
+    def _rows(self, classes: Classes) -> tuple[list[Row], list[Atom]]:
+        """Tensor-parallel groups of 1, 2, 4, 8 equal devices of one machine."""
+        rows, atoms = [], []
+        for number, members in enumerate(classes.members):
+            for degree in DEGREES:
+                chosen = members[:degree]
+                if len(chosen) < degree or len(set(self.problem.machine_of[list(chosen)])) > 1:
+                    break
+                shards = even_shards(self.problem, chosen)
+                if shards:
+                    counts = tuple(degree * (n == number) for n in range(len(classes.members)))
+                    atoms.append(atom_with(self.problem, chosen, shards, -1))
+                    rows.append(self._row(counts, atoms[-1]))
+        return rows, atoms
+
+    def _row(self, counts: tuple[int, ...], atom: Atom) -> Row:
+        layers = np.arange(0.0, self.problem.model.layers + 1)
+
+        def seconds(most: float, head: float) -> Numbers:
+            fits = (layers > 0) & (layers <= most)
+            return np.where(fits, layers * atom.request_seconds + head, np.inf)
+
+        head = atom.head_request_seconds
+        return Row(
+            counts,
+            atom.members,
+            atom.members[:1],
+            seconds(atom.layers[0], 0.0),
+            seconds(atom.first_layers[0], 0.0)[None, :],
+            seconds(atom.last_layers[0], head)[None, :],
+            seconds(atom.only_layers[0], head)[None, :],
+        )
+
+    def _built(self, classes: Classes, links: Sequence[Link]) -> Pipeline:
+        taken = np.zeros(len(classes.counts), dtype=np.int64)
+        stages, at = [], 0
+        for link in links:
+            members = classes.pick(link.row.counts, tuple(taken.tolist()))
+            stages.append(Stage(at, at + link.layers, even_shards(self.problem, members)))
+            taken += link.row.counts
+            at += link.layers
+        return Pipeline(tuple(stages))
+
+
+def k_means(rows: Numbers, count: int, draw: random.Random, rounds: int = 20) -> list[int]:
+    """The cluster of every row after Lloyd's rounds from randomly drawn centres."""
+    centres = rows[sorted(draw.sample(range(len(rows)), count))]
+    nearest = np.zeros(len(rows), dtype=np.int64)
+    for _ in range(rounds):
+        distance = ((rows[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2)
+        nearest = distance.argmin(axis=1)
+        for number in set(nearest.tolist()):
+            centres[number] = rows[nearest == number].mean(axis=0)
+    return [int(cluster) for cluster in nearest]

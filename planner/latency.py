@@ -1,0 +1,106 @@
+"""least_latency: the pipeline that answers one request soonest, for few devices or for many."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from planner.atoms import Atom
+from planner.classes import classes_of
+from planner.exact import FEW_DEVICES, is_small, least_latency_pipeline
+from planner.moves import Layout
+from planner.partition import Goal, tilings
+from planner.pool import Pool
+from planner.stop import StopRule
+from swarm.plan import Pipeline
+
+MOST_LOCAL_STATES = 1500  # groups of devices, if groups stay within machines
+MOST_POOLS = 4  # neighbourhoods that exact search looks at
+FEW_STATES = 82  # in each of them
+CHAINS_KEPT = 2
+
+
+def least_latency(
+    pool: Pool, given: Sequence[Pipeline], stop: StopRule, seed: int
+) -> Pipeline | None:
+    """The quickest pipeline over the pool's devices, never slower than the given ones.
+
+    Few devices: exact. Many: exact within neighbourhoods, then chains improved by local moves.
+    """
+    classes = classes_of(pool.problem, pool.devices)
+    if is_small(classes) and len(pool.devices) <= FEW_DEVICES:
+        exact = least_latency_pipeline(pool.problem, list(pool.devices))
+        return _quickest(pool, [*given, *_some(exact)])
+    chains = [*given, *_some(_best_chain(pool, stop, seed))]
+    if classes.states <= MOST_LOCAL_STATES:
+        local = least_latency_pipeline(pool.problem, list(pool.devices), is_local=True)
+        chains += _some(local)
+    best = _quickest(pool, chains)
+    for near in neighbourhoods(pool):
+        if stop(pool.cost.latency(best) if best else float("inf")):
+            break
+        limit = pool.cost.latency(best) if best else float("inf")
+        best = _quickest(pool, [*_some(best), *_some(_exact(pool, near, limit))])
+    return best
+
+
+def _some(pipeline: Pipeline | None) -> list[Pipeline]:
+    return [pipeline] if pipeline else []
+
+
+def _exact(pool: Pool, devices: Sequence[int], limit: float) -> Pipeline | None:
+    return least_latency_pipeline(pool.problem, list(devices), limit)
+
+
+def _quickest(pool: Pool, pipelines: Sequence[Pipeline]) -> Pipeline | None:
+    fitting = [pipeline for pipeline in pipelines if pool.cost.room(pipeline) >= 1]
+    return min(fitting, key=pool.cost.latency, default=None)
+
+
+def neighbourhoods(pool: Pool) -> Iterator[tuple[int, ...]]:
+    """Sets of near devices that exact search can take on, around the quickest machines first."""
+    problem, seen = pool.problem, set[tuple[tuple[int, int], ...]]()
+    machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.power)
+    for machine in reversed(machines):
+        size = 64.0 * problem.model.hidden
+        far = problem.latency[machine] + size / problem.bandwidth[machine]
+        order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.power(m)))
+        chosen = _grown(pool, order)
+        signature = pool.signature(chosen)
+        if signature not in seen:
+            seen.add(signature)
+            yield chosen
+        if len(seen) >= MOST_POOLS:
+            return
+
+
+def _grown(pool: Pool, machines: Sequence[int]) -> tuple[int, ...]:
+    """Devices of the first machines that together stay small enough for exact search."""
+    chosen: list[int] = []
+    for machine in machines:
+        more = [d for d in pool.devices if pool.problem.machine_of[d] == machine]
+        if classes_of(pool.problem, [*chosen, *more]).states > FEW_STATES:
+            break
+        chosen += more
+    return tuple(chosen) or tuple(pool.devices[:2])
+
+
+def _best_chain(pool: Pool, stop: StopRule, seed: int) -> Pipeline | None:
+    """Local search from the quickest atoms that together hold the model."""
+    goal, draw = Goal(pool, "latency"), random.Random(seed)
+    starts = [Layout((part,), spare) for part, spare in _prefixes(pool)]
+    ranked = sorted(starts, key=lambda layout: -goal.total(layout))[:CHAINS_KEPT]
+    layouts = [goal.improved(goal.settled(start), stop, draw) for start in ranked]
+    plans = [goal.plan(layout) for layout in layouts]
+    return _quickest(pool, [p for plan in plans for p in plan.pipelines])
+
+
+def _prefixes(pool: Pool) -> Iterator[tuple[tuple[Atom, ...], tuple[Atom, ...]]]:
+    """For every tiling, the quickest atoms, and the nearest of some, that just hold the model."""
+    for atoms in tilings(pool):
+        quick = sorted(atoms, key=lambda atom: (atom.request_seconds, atom.members))
+        orders = [quick, pool.in_order(atoms)]
+        for order in orders:
+            held, count = 0.0, 0
+            while held < pool.problem.model.layers + 2 and count < len(order):
+                held += float(order[count].layers[0])
+                count += 1
+            yield tuple(order[:count]), tuple(order[count:])

@@ -1,0 +1,120 @@
+"""Rivals: placements that other schedulers would make, as baselines and as starts of our search."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from planner.atoms import Atom, atom_with, even_shards
+from planner.balance import pipeline_of
+from planner.cost import CostModel
+from planner.pool import Pool, value_of
+from swarm.plan import Pipeline, Plan
+
+
+def symmetric_plan(pool: Pool, objective: str) -> Plan:
+    """One tensor-parallel degree and one number of stages everywhere, layers in equal parts.
+
+    The best of all such plans: HexGen's symmetric baseline (ICML 2024, section 5).
+    """
+    plans = [
+        _symmetric(pool, degree, stages)
+        for degree in (1, 2, 4, 8)
+        for stages in range(1, pool.problem.model.layers + 1)
+        if pool.problem.model.layers % stages == 0
+    ]
+    return max(plans, key=lambda plan: plan_value(pool.cost, plan, objective))
+
+
+def _symmetric(pool: Pool, degree: int, stages: int) -> Plan:
+    layers = pool.problem.model.layers // stages
+    groups = [a for a in _even_groups(pool, degree) if a.layers[0] >= layers]
+    ordered = pool.in_order(groups)
+    runs = [ordered[i : i + stages] for i in range(0, len(ordered) - stages + 1, stages)]
+    return _valid(pool.cost, [pipeline_of(run, [layers] * stages) for run in runs])
+
+
+def _even_groups(pool: Pool, degree: int) -> Iterator[Atom]:
+    machines: dict[int, list[int]] = {}
+    for device in pool.devices:
+        machines.setdefault(int(pool.problem.machine_of[device]), []).append(device)
+    for members in machines.values():
+        for at in range(0, len(members) - degree + 1, degree):
+            chosen = tuple(members[at : at + degree])
+            shards = even_shards(pool.problem, chosen)
+            if shards:
+                yield atom_with(pool.problem, chosen, shards, -1)
+
+
+def petals_plan(pool: Pool, objective: str) -> Plan:
+    """Every server in turn takes as many layers as it holds where the next ones are missing.
+
+    After Petals (NeurIPS 2023): whole layers on single devices, filled by memory, fastest first.
+    """
+    fast = sorted(_even_groups(pool, 1), key=lambda atom: (atom.request_seconds, atom.members))
+    pipelines: list[Pipeline] = []
+    chain: list[tuple[Atom, int]] = []
+    for atom in fast:
+        held = int(atom.only_layers[0])
+        left = pool.problem.model.layers - sum(count for _, count in chain)
+        if held:
+            chain.append((atom, min(held, left)))
+        if chain and sum(count for _, count in chain) == pool.problem.model.layers:
+            pipelines.append(pipeline_of([a for a, _ in chain], [count for _, count in chain]))
+            chain = []
+    return _valid(pool.cost, pipelines)
+
+
+def parallax_plan(pool: Pool, objective: str) -> Plan:
+    """k pipelines with the fewest stages, k**2 / stages largest, layers by water-filling.
+
+    After Parallax (arXiv 2509.26182): single devices, layers in proportion to FLOP/s within
+    memory.
+    """
+    roomy = sorted(_even_groups(pool, 1), key=lambda a: (-a.only_layers[0], a.members))
+    best: tuple[float, list[list[Atom]]] = (0.0, [])
+    for count in range(1, len(roomy) + 1):
+        chains = _fewest_stages(pool, roomy, count)
+        if not chains:
+            break
+        score = count**2 / sum(map(len, chains))
+        best = max(best, (score, chains), key=lambda pair: pair[0])
+    filled = [_water_filled(pool, pool.in_order(chain)) for chain in best[1]]
+    return _valid(pool.cost, [pipeline for pipeline in filled if pipeline])
+
+
+def _fewest_stages(pool: Pool, roomy: Sequence[Atom], count: int) -> list[list[Atom]]:
+    """Devices, largest first, to the pipeline that lacks most layers; empty if too few."""
+    chains: list[list[Atom]] = [[] for _ in range(count)]
+    lacks = [float(pool.problem.model.layers)] * count
+    for atom in roomy:
+        neediest = max(range(count), key=lambda i: lacks[i])
+        if lacks[neediest] <= 0:
+            break
+        chains[neediest].append(atom)
+        lacks[neediest] -= float(atom.only_layers[0])
+    return chains if max(lacks) <= 0 else []
+
+
+def _water_filled(pool: Pool, chain: Sequence[Atom]) -> Pipeline | None:
+    layers = pool.problem.model.layers
+    flops = [pool.problem.devices[atom.members[0]].flops for atom in chain]
+    most = [int(atom.only_layers[0]) for atom in chain]
+    counts = [0] * len(chain)
+    for _ in range(layers):
+        open_ = [i for i in range(len(chain)) if counts[i] < most[i]]
+        if not open_:
+            return None
+        counts[min(open_, key=lambda i: ((counts[i] + 1) / flops[i], i))] += 1
+    return pipeline_of(chain, counts)
+
+
+def _valid(cost: CostModel, pipelines: Sequence[Pipeline]) -> Plan:
+    return Plan(tuple(pipeline for pipeline in pipelines if cost.room(pipeline) >= 1))
+
+
+def plan_value(cost: CostModel, plan: Plan, objective: str) -> float:
+    """The plan's value, higher is better: tokens per second, or 1 / seconds of a request alone."""
+    values = [value_of(cost, pipeline, objective) for pipeline in plan.pipelines]
+    return max(values, default=0.0) if objective == "latency" else math.fsum(values)
+
+
+RIVALS = {"symmetric": symmetric_plan, "petals": petals_plan, "parallax": parallax_plan}
