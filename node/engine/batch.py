@@ -1,5 +1,6 @@
 """One ragged step: the tokens of many sessions in a row, prefill chunks and decodes together."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import torch
 from node.engine.attention import Options, attend_chunk, attend_singles
 from node.engine.cache import KVStore, Slot
 
-SPARSEST = 0.5  # of a run of blocks, at least this share decodes: the rest is wasted work
+CALL_VALUES = 64_000  # a batched call costs as much as reading so many keys and values
 
 
 @dataclass(slots=True)
@@ -55,7 +56,9 @@ class Batch:
         self._store = store
         self._like = like  # dtype and device of masks
         self._tokens = sum(chunk.count for chunk in chunks)
-        runs = _runs_of([chunk for chunk in chunks if chunk.count == 1])
+        runs = _runs_of(
+            [chunk for chunk in chunks if chunk.count == 1], CALL_VALUES // max(1, store.row_values)
+        )
         self._parts: list[Chunk | Singles] = [chunk for chunk in chunks if chunk.count > 1]
         self._parts += [run[0] if len(run) == 1 else self._singles_of(run) for run in runs]
         self._is_simple = len(self._parts) == 1 and isinstance(self._parts[0].here, slice)
@@ -178,18 +181,35 @@ def _window_start(position: int, window: int | None) -> int:
     return 0 if window is None else max(0, position - window + 1)
 
 
-def _runs_of(singles: Sequence[Chunk]) -> list[list[Chunk]]:
-    """Group decodes by block size and nearness, so that few idle blocks lie between them."""
+def _runs_of(singles: Sequence[Chunk], call_tokens: int) -> list[list[Chunk]]:
+    """Cut decodes into runs of neighbouring blocks so that padding and calls cost least."""
+    by_size: dict[int, list[Chunk]] = defaultdict(list)
+    for chunk in singles:
+        by_size[chunk.slot.size].append(chunk)
     runs: list[list[Chunk]] = []
-    for chunk in sorted(singles, key=lambda each: (each.slot.size, each.slot.index)):
-        if runs and _belongs(chunk, runs[-1]):
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
+    for chunks in by_size.values():
+        runs += _cheapest_runs(sorted(chunks, key=lambda each: each.slot.index), call_tokens)
     return runs
 
 
-def _belongs(chunk: Chunk, run: list[Chunk]) -> bool:
-    if chunk.slot.size != run[0].slot.size:
-        return False
-    return (len(run) + 1) / (chunk.slot.index - run[0].slot.index + 1) >= SPARSEST
+def _cheapest_runs(chunks: list[Chunk], call_tokens: int) -> list[list[Chunk]]:
+    """Dynamic programming over the last run: it costs its blocks x its longest, plus a call."""
+    places = [(chunk.slot.index, chunk.end) for chunk in chunks]
+    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n chunks, start of their last run
+    for stop in range(1, len(places) + 1):
+        last, longest = places[stop - 1][0], 0
+        found = (1 << 62, 0)
+        for start in range(stop - 1, -1, -1):
+            index, end = places[start]
+            longest = max(longest, end)
+            padded = (last - index + 1) * longest + call_tokens
+            if padded >= found[0]:
+                break  # a longer run only pads more
+            found = min(found, (best[start][0] + padded, start))
+        best.append(found)
+    runs: list[list[Chunk]] = []
+    stop = len(places)
+    while stop:
+        runs.append(chunks[best[stop][1] : stop])
+        stop = best[stop][1]
+    return runs[::-1]

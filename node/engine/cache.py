@@ -93,6 +93,11 @@ class KVStore:
         return self._blocks.free_tokens
 
     @property
+    def row_values(self) -> int:
+        """Values in one token's keys, in one layer."""
+        return self._shape[0] * self._shape[1]
+
+    @property
     def sessions(self) -> list[str]:
         """The open sessions."""
         return list(self._slots)

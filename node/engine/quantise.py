@@ -13,7 +13,7 @@ LEVELS = 127
 
 
 class Int8Linear(nn.Linear):
-    """A linear layer whose weight is int8 [inputs, outputs] with one float32 scale per output."""
+    """A linear layer whose weight is int8 [outputs, inputs] with one float32 scale per output."""
 
     scale: nn.Parameter
 
@@ -22,7 +22,7 @@ class Int8Linear(nn.Linear):
         flat = input.reshape(-1, self.in_features).float()  # [rows, inputs]
         scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
         rounded = (flat / scales).round_().to(torch.int8)
-        sums = torch._int_mm(rounded, self.weight).float()
+        sums = torch._int_mm(rounded, self.weight.t()).float()
         out = sums.mul_(scales).mul_(self.scale).to(input.dtype)
         if self.bias is not None:
             out += self.bias
@@ -34,7 +34,7 @@ def quantise_layer(layer: nn.Module) -> None:
     for linear in _linears_of(layer):
         weight = linear.weight.float()  # [outputs, inputs]
         scale = weight.abs().amax(1).div_(LEVELS).clamp_(min=1e-10)
-        rounded = (weight / scale[:, None]).round_().to(torch.int8).t().contiguous()
+        rounded = (weight / scale[:, None]).round_().to(torch.int8)
         linear.__class__ = Int8Linear
         linear.weight = nn.Parameter(rounded, requires_grad=False)
         cast("Int8Linear", linear).scale = nn.Parameter(scale, requires_grad=False)
