@@ -90,7 +90,7 @@ class Answer(AsyncIterator[str]):
 
     async def aclose(self) -> None:
         """Stop generating, and wait until the stages are told."""
-        self._task.cancel()
+        end(self._task)
         await asyncio.wait([self._task])
         await self._pieces.aclose()
 
@@ -115,4 +115,10 @@ async def _pieces(progress: Progress, task: asyncio.Task[None]) -> AsyncGenerato
             yield piece
         await task
     finally:
+        end(task)
+
+
+def end(task: "asyncio.Task[None]") -> None:
+    """Cancel a session's task once: a second time would interrupt its goodbye to the stages."""
+    if not task.cancelling():
         task.cancel()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from client.answer import Answer, Progress
+from client.answer import Answer, Progress, end
 from client.directory import Directory
 from client.generation import Generation
 from client.invitation import choose_invite, own_environment
@@ -68,14 +68,14 @@ class Client:
         self,
         join: Invite | str | None = None,
         *,
-        model: str | None = None,
+        model: str | LocalModel | None = None,
         state: Path | None = None,
         connect: Connect = open_links,
     ) -> None:
         self._invite = choose_invite(join, own_environment(), state)
-        self._name = model or self._invite.model
+        self._name = model if isinstance(model, str) else self._invite.model
+        self._local = model if isinstance(model, LocalModel) else None
         self._connect = connect
-        self._local: LocalModel | None = None
         self._stack = AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -104,7 +104,7 @@ class Client:
     ) -> None:
         self._is_open = False
         for task in self._running:
-            task.cancel()
+            end(task)
         try:
             await asyncio.gather(*self._running, return_exceptions=True)
         finally:

@@ -1,27 +1,33 @@
 """Directory: what the board says of stages and links, remembered briefly; finds routes."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 
 from client.route import HopSeconds, Need, Route, choose_route, hop_seconds_of
 from swarm.board import Board
-from swarm.errors import BadModel
+from swarm.errors import BadInvite, BadModel
 from swarm.model import ModelSpec
 from swarm.records import Advert, Capability
 
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are
 LINKS_SECONDS = 30.0
+EMPTY_SECONDS = 20.0  # a swarm that has just begun shows its first peer sooner
 
 
 class Directory:
     """Routes for one model, by the adverts on a board."""
 
-    def __init__(self, board: Board, spec: ModelSpec) -> None:
+    def __init__(
+        self, board: Board, spec: ModelSpec, *, empty_seconds: float = EMPTY_SECONDS
+    ) -> None:
         self._board, self._spec = board, spec
         self._clock = asyncio.get_running_loop().time
+        self._empty_seconds = empty_seconds
         self._adverts: Mapping[str, Advert] = {}
-        self._read_at = self._links_at = float("-inf")
         self._hop_seconds: HopSeconds = hop_seconds_of({})
+        self._read_at = self._links_at = -math.inf
+        self._alone_since = math.inf  # no peer at all is on the board
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
@@ -30,29 +36,42 @@ class Directory:
         return self._spec.digest, self._spec.layers
 
     async def find(self, need: Need, *, fresh: bool) -> Route:
-        """Return the cheapest route; `fresh` asks the network anew; raises NoRoute, BadModel."""
+        """Return the cheapest route; `fresh` asks the network anew.
+
+        Raises NoRoute; BadModel or BadInvite if waiting would not help.
+        """
         asked_at = self._clock() if fresh else self._clock() - FRESH_SECONDS
         async with self._reading:
             if self._read_at < asked_at:
                 await self._read()
-        self._check_model()
+        self._check_swarm()
         return choose_route(self._adverts.values(), need, self._hop_seconds)
 
     async def _read(self) -> None:
         now = self._clock()
-        if self._links_at < now - LINKS_SECONDS:
-            self._hop_seconds = hop_seconds_of(await self._board.read(Capability))
+        if self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf:
+            adverts, capabilities = await asyncio.gather(
+                self._board.read(Advert), self._board.read(Capability)
+            )
+            self._hop_seconds = hop_seconds_of(capabilities)
             self._links_at = now
-        found = await self._board.read(Advert)
-        self._adverts = {peer: advert for peer, advert in found.items() if _is_own(peer, advert)}
+            self._alone_since = math.inf if capabilities else min(self._alone_since, now)
+        else:
+            adverts = await self._board.read(Advert)
+        self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}
         self._read_at = now
 
-    def _check_model(self) -> None:
+    def _check_swarm(self) -> None:
         served = {advert.model for advert in self._adverts.values()}
         if served and self._spec.digest not in served:
             raise BadModel(
                 f"The swarm serves other files than the copy of {self._spec.name} here.",
                 "Name the very model that the host serves with --model.",
+            )
+        if not served and self._clock() - self._alone_since > self._empty_seconds:
+            raise BadInvite(
+                "The peers at the invite's addresses know nothing of its swarm.",
+                "Ask for a fresh invite; the swarm is over, or the invite is of another one.",
             )
 
 

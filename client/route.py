@@ -106,18 +106,13 @@ def _offers(adverts: Iterable[Advert], need: Need) -> Iterator[tuple[StageAdvert
     """Every usable stage with its cost in seconds for one token."""
     for advert in adverts:
         for stage in advert.stages if advert.model == need.model else ():
-            if _is_usable(stage, need):
+            if stage.end <= need.layers and math.isfinite(stage.step_seconds):
                 leaving = LEAVING_SECONDS if advert.leaving else 0.0
                 yield stage, leaving + _seconds_of(stage, need)
 
 
-def _is_usable(stage: StageAdvert, need: Need) -> bool:
-    in_range = 0 <= stage.start < stage.end <= need.layers
-    return in_range and bool(stage.members) and 0 <= stage.step_seconds < math.inf
-
-
 def _seconds_of(stage: StageAdvert, need: Need) -> float:
-    seconds = stage.step_seconds * (1 + SESSION_SHARE * max(stage.sessions, 0))
+    seconds = stage.step_seconds * (1 + SESSION_SHARE * stage.sessions)
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)
     return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)

@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.connection import Links
+from client.connection import Client, Links
 from client.directory import Directory
 from client.pace import Patience
-from client.request import Request
+from client.request import LocalModel, Request
 from client.route import Route
 from client.session import Session
 from client.switchboard import Switchboard
+from client.tokenizer import ByteTokenizer
 from swarm.errors import PeerLost
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named
@@ -201,6 +202,12 @@ class ScriptedSwarm:
         session = Session(self.channel, self.directory, request, self.notes, QUICK)
         self.switchboard.add(session)
         return session
+
+    def client(self) -> Client:
+        """A whole client of this swarm, not yet connected."""
+        invite = Invite(("/ip4/127.0.0.1/tcp/1",), "scripted", "scripted")
+        local = LocalModel(SPEC, ByteTokenizer(), ())
+        return Client(invite, model=local, connect=self.connect)
 
     @asynccontextmanager
     async def connect(self, invite: Invite) -> AsyncIterator[Links]:

@@ -1,0 +1,93 @@
+"""Requests: what is refused before any peer is troubled."""
+
+from typing import Any, cast
+
+import pytest
+
+from client.request import LocalModel, Options, Question
+from client.tokenizer import ByteTokenizer
+from swarm.errors import BadInput, BadSampling, PromptTooLong
+from tests.client.scripted import SPEC
+
+LOCAL = LocalModel(SPEC, ByteTokenizer(), (2,))
+
+
+def question(
+    prompt: Any = "hello", messages: Any = None, seconds: float = 1.0, **options: Any
+) -> Any:
+    return Question(prompt, messages, seconds, cast("Options", options))
+
+
+def test_a_prompt_becomes_ids_and_options_become_sampling() -> None:
+    request = LOCAL.request(question(max_tokens=9, temperature=0.5, seed=1, stop="END"))
+    assert request.ids == tuple(b"hello")
+    assert (request.sampling.max_tokens, request.sampling.seed) == (9, 1)
+    assert request.sampling.stop == ("END",)
+    assert request.sampling.stop_ids == (2,)
+    assert request.capacity == 5 + 9
+
+
+def test_ids_may_be_given_instead_of_text() -> None:
+    assert LOCAL.request(question([1, 2, 299])).ids == (1, 2, 299)
+
+
+@pytest.mark.parametrize("prompt", ["", [], None])
+def test_an_empty_prompt_is_refused(prompt: object) -> None:
+    with pytest.raises(BadInput):
+        LOCAL.request(question(prompt))
+
+
+@pytest.mark.parametrize("ids", [[300], [-1], [1.0], ["a"], [True]])
+def test_ids_outside_the_vocabulary_are_refused(ids: object) -> None:
+    with pytest.raises(BadInput, match="outside"):
+        LOCAL.request(question(ids))
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_numbers() -> None:
+    with pytest.raises(PromptTooLong, match=r"4090 tokens.*4096 tokens"):
+        LOCAL.request(question("x" * 4090, max_tokens=7))
+    assert LOCAL.request(question("x" * 4090, max_tokens=6)).capacity == SPEC.context
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": 1.5},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"min_p": 2},
+        {"repetition_penalty": 0},
+        {"seed": -1},
+        {"stop": ""},
+        {"stop": 5},
+        {"stop": [1]},
+        {"stop": ["a"] * 17},
+        {"nonsense": 1},
+    ],
+)
+def test_sampling_options_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(BadSampling, match=next(iter(options))):
+        LOCAL.request(question(**options))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_timeout_that_is_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(BadInput, match="timeout_seconds"):
+        LOCAL.request(question(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [{}], [{"role": "user"}], [{"role": "user", "content": 5}], ["hi"]]
+)
+def test_malformed_messages_are_refused(messages: object) -> None:
+    with pytest.raises(BadInput):
+        LOCAL.request(question(None, messages))
+
+
+def test_prompt_and_messages_exclude_each_other() -> None:
+    with pytest.raises(BadInput, match="either"):
+        LOCAL.request(question("a", [{"role": "user", "content": "b"}]))
