@@ -8,13 +8,15 @@ tensor-parallel shares inside a machine; groups merge, split and swap. Our own s
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from planner.atoms import Atom, atom_with, even_shards
 from planner.chains import Chains, Link, best_chain
 from planner.classes import Classes, classes_of
-from planner.criterion import latency_criterion
+from planner.criterion import Criterion, latency_criterion
 from planner.exact import back_seconds, hop_seconds
 from planner.pool import Pool, value_of
 from planner.problem import Numbers
@@ -30,11 +32,52 @@ DEGREES = (1, 2, 4, 8)
 MOST_STATES = 1500  # larger groups are not searched: they would never finish in the paper either
 
 
+class Rules(Protocol):
+    """The cost model that the search asks: the paper's own or the reference one."""
+
+    @property
+    def returns_token(self) -> bool:
+        """Whether the sampled token's way back to the first stage counts."""
+
+    @property
+    def criterion(self) -> Criterion:
+        """How often hops are paid in prefill and in decode."""
+
+    def atom(self, members: tuple[int, ...]) -> Atom | None:
+        """A group with even shares; None if it cannot be divided so."""
+
+    def value(self, pipeline: Pipeline, objective: str) -> float:
+        """What a pipeline is worth; 0 if it does not fit."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ReferenceRules:
+    """Prices by the reference cost model, so that all searches are compared by one evaluator."""
+
+    pool: Pool
+    returns_token: bool = True
+
+    @property
+    def criterion(self) -> Criterion:
+        """One request alone."""
+        return latency_criterion(self.pool.problem)
+
+    def atom(self, members: tuple[int, ...]) -> Atom | None:
+        """The group with even shares."""
+        shards = even_shards(self.pool.problem, members)
+        return atom_with(self.pool.problem, members, shards, -1) if shards else None
+
+    def value(self, pipeline: Pipeline, objective: str) -> float:
+        """Tokens per second, or requests alone per second."""
+        return value_of(self.pool.cost, pipeline, objective)
+
+
 class HexGen:
     """One run of the paper's search over the devices of a pool."""
 
-    def __init__(self, pool: Pool, objective: str, seed: int) -> None:
+    def __init__(self, pool: Pool, objective: str, seed: int, rules: Rules | None = None) -> None:
         self.pool = pool
+        self.rules = rules or ReferenceRules(pool)
         self.problem = pool.problem
         self.objective = objective
         self.draw = random.Random(seed)
@@ -67,7 +110,7 @@ class HexGen:
     def value(self, group: tuple[int, ...]) -> float:
         """What the group is worth as one pipeline."""
         pipeline = self.pipeline(group)
-        return value_of(self.pool.cost, pipeline, self.objective) if pipeline else 0.0
+        return self.rules.value(pipeline, self.objective) if pipeline else 0.0
 
     def start(self, count: int) -> Groups:
         """k-means of devices by their links, then groups that can hold the model."""
@@ -144,9 +187,10 @@ class HexGen:
         rows, atoms = self._rows(classes)
         if not rows:
             return None
-        criterion = latency_criterion(self.problem)
+        criterion = self.rules.criterion
         hops = hop_seconds(self.problem, classes, criterion, rows)
         backs = back_seconds(self.problem, classes, criterion, rows)
+        backs = backs if self.rules.returns_token else 0 * backs
         floor = min(atom.request_seconds for atom in atoms)
         links = best_chain(Chains(classes, rows, hops, backs, floor))[1]
         return self._built(classes, links) if links else None
@@ -159,11 +203,11 @@ class HexGen:
                 chosen = members[:degree]
                 if len(chosen) < degree or len(set(self.problem.machine_of[list(chosen)])) > 1:
                     break
-                shards = even_shards(self.problem, chosen)
-                if shards:
+                atom = self.rules.atom(chosen)
+                if atom is not None:
                     counts = tuple(degree * (n == number) for n in range(len(classes.members)))
-                    atoms.append(atom_with(self.problem, chosen, shards, -1))
-                    rows.append(self._row(counts, atoms[-1]))
+                    atoms.append(atom)
+                    rows.append(self._row(counts, atom))
         return rows, atoms
 
     def _row(self, counts: tuple[int, ...], atom: Atom) -> Row:

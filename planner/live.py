@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
+from swarm.hardware import Device
 from swarm.model import ModelSpec
 from swarm.records import Capability
 
@@ -34,19 +35,30 @@ def _measured(capability: Capability, peer: str) -> tuple[float, float] | None:
     return None
 
 
-def _devices_of(peer: str, capability: Capability) -> list[PlanDevice]:
-    return [
-        PlanDevice(
-            id=f"{peer}/{device.index}",
-            machine=peer,
-            flops=device.flops,
-            bytes_per_second=device.bytes_per_second,
-            memory_bytes=device.memory_bytes,
-            kind=device.name,
-            region=capability.host,
-        )
-        for device in capability.devices
-    ]
+def _device_of(
+    peer: str, capability: Capability, device: Device, model: PlanModel, context: int
+) -> PlanDevice:
+    shrinking = max(1.0, model.bytes_per_weight / device.weight_bytes)
+    return PlanDevice(
+        id=f"{peer}/{device.index}",
+        machine=peer,
+        flops=device.flops,
+        bytes_per_second=device.bytes_per_second * shrinking,
+        memory_bytes=_memory_of(device, shrinking, model, context),
+        kind=device.name,
+        region=capability.host,
+    )
+
+
+def _memory_of(device: Device, shrinking: float, model: PlanModel, context: int) -> float:
+    """What a device of smaller weights counts as, where all weights count as equally large.
+
+    Only what layers may take beside the ends and the KV of a whole session stretches: a shard that
+    fits the sum then fits the device, whichever layers and ends it gets.
+    """
+    unshrunk = 2 * model.end_bytes + model.layers * model.kv_bytes * context
+    stretched = unshrunk + (device.memory_bytes - unshrunk) * shrinking
+    return max(device.memory_bytes, stretched)
 
 
 def live_problem(
@@ -63,13 +75,18 @@ def live_problem(
     problems. Raises ValueError on nonsensical records.
     """
     staying = {peer: c for peer, c in sorted(capabilities.items()) if not c.leaving and c.devices}
-    devices = tuple(d for peer, c in staying.items() for d in _devices_of(peer, c))
+    model = PlanModel.of_spec(
+        spec, bytes_per_weight=bytes_per_weight, bytes_per_value=bytes_per_value
+    )
+    devices = tuple(
+        _device_of(peer, capability, device, model, context)
+        for peer, capability in staying.items()
+        for device in capability.devices
+    )
     latency, bandwidth = link_tables(devices, MeasuredLinks(staying))
     prompt = max(1, context // INPUT_SHARE)
     return Problem(
-        model=PlanModel.of_spec(
-            spec, bytes_per_weight=bytes_per_weight, bytes_per_value=bytes_per_value
-        ),
+        model=model,
         devices=devices,
         latency=latency,
         bandwidth=bandwidth,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.atoms import Atom, atom_of
+from planner.atoms import Atom, atom_of, atom_with
 from planner.balance import latency_layers, pipeline_of, throughput_layers
 from planner.cost import CostModel
 from planner.problem import Problem
-from swarm.plan import Pipeline
+from swarm.plan import Pipeline, Shard
 
 Atoms = Sequence[Atom]
 NEAR_SECONDS = 2e-3  # one way; farther devices never share a layer in this search
@@ -43,6 +43,7 @@ class Pool:
         self._speeds = speed_classes(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._atoms: dict[tuple[int, ...], Atom | None] = {}
+        self._adopted = 0
         self._prices: dict[tuple[str, Key], Price] = {}
 
     def atom(self, members: Iterable[int]) -> Atom | None:
@@ -51,6 +52,11 @@ class Pool:
         if key not in self._atoms:
             self._atoms[key] = atom_of(self.problem, key, self._kind(key))
         return self._atoms[key]
+
+    def adopt(self, members: tuple[int, ...], shards: tuple[Shard, ...]) -> Atom:
+        """The atom of a group whose shares are dealt already; of a kind of its own."""
+        self._adopted += 1
+        return atom_with(self.problem, members, shards, -self._adopted)
 
     def _kind(self, members: tuple[int, ...]) -> int:
         where = self.problem.machine_of

@@ -9,6 +9,7 @@ from planner.partition import Goal, best_partition
 from planner.pool import Pool
 from planner.problem import Problem
 from planner.rivals import RIVALS, plan_value
+from planner.slo import attainment
 from planner.stop import StopRule as StopRule
 from planner.stop import never as never
 from swarm.plan import Pipeline, Plan
@@ -62,5 +63,12 @@ def _at_once(best_cost: float) -> bool:
     return True
 
 
+def slo_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
+    """Most requests within the deadline: the best of plans between low latency and high flow."""
+    plans = [latency_plan(pool, stop, seed), throughput_plan(pool, stop, seed)]
+    plans += [rival(pool, "throughput") for rival in RIVALS.values()]
+    return max(plans, key=lambda plan: attainment(pool.cost, plan))
+
+
 MANY_LEFT = 12  # devices for which further pipelines are dealt out rather than searched
-SEARCHES = {"latency": latency_plan, "throughput": throughput_plan, "slo": throughput_plan}
+SEARCHES = {"latency": latency_plan, "throughput": throughput_plan, "slo": slo_plan}

@@ -34,15 +34,22 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Layers `[start, end)` served together by the devices of `shards`; the first one leads."""
+    """Layers `[start, end)` served together by the devices of `shards`; the first one leads.
+
+    A segment has several `holders`, each of which serves all of its layers alone; any of them may
+    follow any holder of the stage before. Its `shards` are those of all holders.
+    """
 
     start: int
     end: int
     shards: tuple[Shard, ...]
+    holders: tuple[tuple[Shard, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end or not self.shards:
             raise ValueError(f"stage [{self.start},{self.end}) needs a layer and a shard")
+        if self.holders and sum(self.holders, ()) != self.shards:
+            raise ValueError(f"segment [{self.start},{self.end}): shards are those of its holders")
 
     @property
     def layers(self) -> int:
@@ -111,19 +118,18 @@ class Plan:
 
 
 def _pipeline_json(pipeline: Pipeline) -> dict[str, Any]:
-    return {
-        "stages": [
-            {
-                "start": stage.start,
-                "end": stage.end,
-                "shards": [
-                    {"device": shard.device, "kv": shard.kv, "mlp": shard.mlp}
-                    for shard in stage.shards
-                ],
-            }
-            for stage in pipeline.stages
-        ]
-    }
+    return {"stages": [_stage_json(stage) for stage in pipeline.stages]}
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    layers = {"start": stage.start, "end": stage.end}
+    if stage.holders:
+        return layers | {"holders": [_shards_json(holder) for holder in stage.holders]}
+    return layers | {"shards": _shards_json(stage.shards)}
+
+
+def _shards_json(shards: tuple[Shard, ...]) -> list[dict[str, Any]]:
+    return [{"device": s.device, "kv": s.kv, "mlp": s.mlp} for s in shards]
 
 
 def _pipeline_of(data: Mapping[str, Any]) -> Pipeline:
@@ -131,5 +137,12 @@ def _pipeline_of(data: Mapping[str, Any]) -> Pipeline:
 
 
 def _stage_of(data: Mapping[str, Any]) -> Stage:
-    shards = tuple(Shard(str(s["device"]), int(s["kv"]), int(s["mlp"])) for s in data["shards"])
-    return Stage(int(data["start"]), int(data["end"]), shards)
+    start, end = int(data["start"]), int(data["end"])
+    if "holders" not in data:
+        return Stage(start, end, _shards_of(data["shards"]))
+    holders = tuple(_shards_of(holder) for holder in data["holders"])
+    return Stage(start, end, sum(holders, ()), holders)
+
+
+def _shards_of(data: list[Mapping[str, Any]]) -> tuple[Shard, ...]:
+    return tuple(Shard(str(s["device"]), int(s["kv"]), int(s["mlp"])) for s in data)

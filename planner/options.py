@@ -1,0 +1,170 @@
+"""Options: the flags of `swarm plan --instance` and `swarm simulate`, and the problem they mean."""
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from planner.fields import Fields
+from planner.instances import Instance, instance_ids, read_file, read_instance
+from planner.outcome import SEARCH_NAMES
+from planner.problem import OBJECTIVES
+from swarm.errors import BadInput
+
+MODES = ("reference", "paper", "flow")
+ADDED = re.compile(r"(?:(\d+)x)?([^@]+)@(.+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises BadInput instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence, exit code 2."""
+        raise BadInput(f"{self.prog}: {message}.", f"See `{self.prog} --help`.")
+
+
+def plan_parser() -> Parser:
+    """Flags of `swarm plan --instance`."""
+    parser = Parser(prog="swarm plan", description="Plan a cluster described in a file.")
+    _common(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--explain", action="store_true", help="say where the time goes")
+    parser.add_argument("--pareto", action="store_true", help="latency against throughput")
+    parser.add_argument("--svg", metavar="FILE", help="write the picture of layers by device")
+    parser.add_argument("--pareto-svg", metavar="FILE", help="write the Pareto front")
+    return parser
+
+
+def simulate_parser() -> Parser:
+    """Flags of `swarm simulate`."""
+    parser = Parser(prog="swarm simulate", description="Play requests through a plan.")
+    _common(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--requests", type=_count, default=500)
+    parser.add_argument(
+        "--deadline-scale",
+        type=_positive,
+        default=5.0,
+        help="deadline of a request, as a multiple of its seconds alone on the best pipeline",
+    )
+    parser.add_argument("--batching", choices=("continuous", "none"), default="continuous")
+    parser.add_argument("--events", metavar="FILE", help="JSON list; default: the instance's own")
+    parser.add_argument("--svg", metavar="FILE", help="write attainment against deadline")
+    return parser
+
+
+def _common(parser: Parser) -> None:
+    parser.add_argument("--instance", required=True, metavar="FILE")
+    parser.add_argument("--id", help="which instance of the file; the only one by default")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="latency")
+    parser.add_argument("--search", choices=SEARCH_NAMES, default="swarm")
+    parser.add_argument("--cost", choices=MODES, default="reference")
+    parser.add_argument("--seconds", type=_at_least_zero, help="stop the search after so many")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", type=_count, help="refuse models with fewer layers than this")
+    parser.add_argument("--rate", type=_positive, default=1.0, help="requests per second")
+    parser.add_argument("--deadline", type=_positive, default=10.0, help="seconds, for slo")
+    parser.add_argument("--without", action="append", default=[], metavar="PEER")
+    parser.add_argument("--add", action="append", default=[], metavar="GPU@REGION")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} must be above zero")
+    return value
+
+
+def _at_least_zero(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} must be at least zero")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The instance that a command is about, after --without and --add."""
+
+    options: argparse.Namespace
+    instance: Instance
+
+
+def asked(parser: Parser, arguments: Sequence[str]) -> Asked:
+    """Parse the flags and read the instance; raises BadInput on anything wrong."""
+    options = parser.parse_args(arguments)
+    file = read_file(options.instance)
+    name = options.id or _only_id(file)
+    changed = changed_file(file, name, options.without, options.add)
+    instance = read_instance(changed, name, options.objective)
+    problem = instance.problem
+    if options.stages and options.stages > problem.model.layers:
+        raise BadInput(
+            f"--stages {options.stages}: {problem.model.name} in {file.file} has only"
+            f" {problem.model.layers} layers.",
+            "Ask for fewer stages.",
+        )
+    load = replace(
+        problem.workload,
+        requests_per_second=options.rate,
+        deadline_seconds=options.deadline if options.objective == "slo" else math.inf,
+    )
+    return Asked(options, replace(instance, problem=replace(problem, workload=load)))
+
+
+def _only_id(file: Fields) -> str:
+    ids = instance_ids(file)
+    if len(ids) != 1:
+        raise BadInput(f"{file.file}: instances holds {len(ids)} ids.", "Choose one with --id.")
+    return ids[0]
+
+
+def changed_file(file: Fields, name: str, without: Sequence[str], add: Sequence[str]) -> Fields:
+    """The file's data with machines (or single devices) left out and others added."""
+    entries = [dict(entry.values) for entry in file.sections("instances")]
+    for entry in entries:
+        if entry.get("id") == name:
+            machines = [dict(m.values) for m in Fields(entry, "", file.file).sections("machines")]
+            for peer in without:
+                machines = _without(machines, peer, file.file)
+            machines += [_added(text, number) for number, text in enumerate(add)]
+            entry["machines"] = machines
+    return Fields({**file.values, "instances": entries}, "", file.file)
+
+
+def _without(machines: list[dict[str, Any]], peer: str, file: str) -> list[dict[str, Any]]:
+    """Without a machine, or with one device fewer of it ("machine/index")."""
+    name = peer.partition("/")[0]
+    if name not in [machine.get("id") for machine in machines]:
+        raise BadInput(f"--without {peer}: {file} has no machine {name!r}.", "Name one it has.")
+    if peer == name:
+        return [machine for machine in machines if machine.get("id") != name]
+    return [_one_fewer(m) if m.get("id") == name else m for m in machines]
+
+
+def _one_fewer(machine: dict[str, Any]) -> dict[str, Any]:
+    count = machine.get("count")
+    return machine | {"count": count - 1} if isinstance(count, int) and count > 0 else machine
+
+
+def _added(text: str, number: int) -> dict[str, Any]:
+    match = ADDED.fullmatch(text)
+    if not match:
+        raise BadInput(f"--add {text!r} is not GPU@REGION.", 'Write it like "2x4090@eu".')
+    count, gpu, region = match.groups()
+    return {
+        "id": f"added-{number}",
+        "gpu": gpu,
+        "count": int(count or 1),
+        "region": region,
+        "intra": {"kind": "pcie4", "bw_GBps": 16, "lat_us": 10},
+    }

@@ -1,0 +1,107 @@
+"""Outcome: a plan with its value, its bound, and how both were obtained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.bounds import Bound, throughput_bound
+from planner.cost import CostModel
+from planner.hexgen import HexGen
+from planner.instances import Instance
+from planner.latency_bound import latency_bound
+from planner.pool import Pool
+from planner.problem import Problem
+from planner.rivals import RIVALS
+from planner.search import make_plan
+from planner.segments import segment_plan
+from planner.slo import attainment, slo_bound
+from planner.stop import StopRule
+from swarm.errors import BadInput, DoesNotFit
+from swarm.plan import Plan
+
+OUR_SEARCH = "swarm"
+SEARCH_NAMES = (OUR_SEARCH, "hexgen", *RIVALS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search found. `value`: seconds (latency), tokens/s (throughput, flow), share (slo)."""
+
+    plan: Plan
+    objective: str
+    value: float
+    bound: Bound
+    search: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """How far the value may be from the best one, at most: 0.1 is 10 %."""
+        if not self.value or not self.bound.value:
+            return float("inf")
+        best, worst = self.bound.value, self.value
+        return worst / best - 1 if self.objective == "latency" else best / worst - 1
+
+
+def solve(problem: Problem, search: str, stop: StopRule, seed: int = 0) -> Outcome:
+    """Search for a plan; one that does not fit is an outcome with reasons, not an error."""
+    try:
+        plan = _plan(problem, search, stop, seed)
+    except DoesNotFit as error:
+        return Outcome(
+            Plan(()), problem.objective, 0.0, Bound(0.0, "memory"), search, (str(error),)
+        )
+    if not plan.pipelines:
+        reason = f"{search} found no plan that fits"
+        return Outcome(plan, problem.objective, 0.0, bound_of(problem), search, (reason,))
+    cost = CostModel(problem)
+    reasons = tuple(cost.reasons(plan))
+    return Outcome(
+        plan, problem.objective, value_of(cost, plan), bound_of(problem), search, reasons
+    )
+
+
+def solve_segments(instance: Instance, stop: StopRule) -> Outcome:
+    """Helix's capacity mode: largest static flow over segments with several holders."""
+    if not instance.capacity:
+        raise BadInput(
+            f"{instance.fields.file}: {instance.fields.path}capacity_tokens_s is missing.",
+            "Helix capacity mode needs it.",
+        )
+    plan, flow, bound = segment_plan(instance.problem, instance.capacity, stop)
+    reasons = () if plan.pipelines else ("no set of segments covers all layers",)
+    return Outcome(plan, "flow", flow, bound, OUR_SEARCH, reasons)
+
+
+def _plan(problem: Problem, search: str, stop: StopRule, seed: int) -> Plan:
+    if search == OUR_SEARCH:
+        return make_plan(problem, stop, seed)
+    pool = Pool(problem, CostModel(problem))
+    objective = "latency" if problem.objective == "latency" else "throughput"
+    if search == "hexgen":
+        return HexGen(pool, objective, seed).plan(stop)
+    if search not in RIVALS:
+        known = ", ".join(SEARCH_NAMES)
+        raise BadInput(f"--search {search!r} is unknown.", f"Take one of {known}.")
+    return RIVALS[search](pool, objective)
+
+
+VALUES: dict[str, Callable[[CostModel, Plan], float]] = {
+    "latency": CostModel.best_latency,
+    "throughput": CostModel.total_throughput,
+    "slo": attainment,
+}
+BOUNDS: dict[str, Callable[[Problem], Bound]] = {
+    "latency": latency_bound,
+    "throughput": throughput_bound,
+    "slo": slo_bound,
+}
+
+
+def value_of(cost: CostModel, plan: Plan) -> float:
+    """The plan's value for the problem's objective."""
+    return VALUES[cost.problem.objective](cost, plan)
+
+
+def bound_of(problem: Problem) -> Bound:
+    """The certificate for the problem's objective."""
+    return BOUNDS[problem.objective](problem)

@@ -1,0 +1,123 @@
+"""play: a simulation as `swarm simulate` asks for it, and its report."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.cost import CostModel
+from planner.fields import Fields
+from planner.options import Asked
+from planner.problem import Problem
+from planner.simulate import Event, Report, Request, Simulation, poisson_trace, request_seconds
+from swarm.errors import BadInput
+from swarm.plan import Plan
+
+SCALES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 90.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came out: the report, shares in time by deadline scale, the scale asked for."""
+
+    report: Report
+    attainment: float
+    curve: tuple[tuple[float, float], ...]
+    rate: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures in seconds, tokens/s and shares; latencies that never end are null."""
+        return {
+            "requests": len(self.report.served),
+            "rate": self.rate,
+            "p50_seconds": _finite(self.report.percentile(0.5)),
+            "p90_seconds": _finite(self.report.percentile(0.9)),
+            "p99_seconds": _finite(self.report.percentile(0.99)),
+            "tokens_per_second": self.report.tokens_per_second,
+            "slo_attainment": self.attainment,
+            "attainment_by_scale": [list(point) for point in self.curve],
+        }
+
+    def text(self) -> str:
+        """The same in lines."""
+        report = self.report
+        return "\n".join(
+            [
+                f"{len(report.served)} requests at {self.rate:g}/s",
+                *(f"p{100 * q:.0f} {report.percentile(q):.3f} s" for q in (0.5, 0.9, 0.99)),
+                f"{report.tokens_per_second:.1f} tokens/s",
+                f"{self.attainment:.1%} within the deadline",
+            ]
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if value != float("inf") else None
+
+
+def play(problem: Problem, plan: Plan, ask: Asked) -> Played:
+    """Poisson arrivals of the instance's lengths through the plan, with its events."""
+    options = ask.options
+    cost = CostModel(problem)
+    inputs, outputs = _lengths(ask.instance.fields, problem)
+    trace = poisson_trace(options.rate, options.requests, inputs, outputs, options.seed)
+    events = _events(ask, problem)
+    simulation = Simulation(cost, plan, batching=options.batching == "continuous")
+    report = simulation.run(trace, events)
+    alone = _alone_seconds(cost, plan, trace)
+    curve = tuple((s, report.attainment([s * a for a in alone])) for s in SCALES)
+    share = report.attainment([options.deadline_scale * a for a in alone])
+    return Played(report, share, curve, options.rate)
+
+
+def _lengths(entry: Fields, problem: Problem) -> tuple[list[float], list[float]]:
+    load = entry.section("workload")
+    if load.has("input_tokens"):
+        return load.numbers("input_tokens"), load.numbers("output_tokens")
+    return [problem.workload.input_tokens], [problem.workload.output_tokens]
+
+
+def _alone_seconds(cost: CostModel, plan: Plan, trace: list[Request]) -> list[float]:
+    best = min(plan.pipelines, key=cost.latency)
+    known: dict[tuple[float, float], float] = {}
+    for request in trace:
+        key = (request.input_tokens, request.output_tokens)
+        if key not in known:
+            known[key] = request_seconds(cost.problem, best, request)
+    return [known[r.input_tokens, r.output_tokens] for r in trace]
+
+
+def _events(ask: Asked, problem: Problem) -> list[Event]:
+    """Leaves and joins of the file given, or of the instance itself."""
+    if ask.options.events:
+        try:
+            values = json.loads(Path(ask.options.events).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{ask.options.events}: {error}.", "Name a JSON file.") from error
+        entry = Fields({"events": values}, "", ask.options.events)
+    elif ask.instance.fields.has("events"):
+        entry = ask.instance.fields
+    else:
+        return []
+    return [
+        Event(
+            event.number("t_s", above=False),
+            leave=_devices(event, "leave", problem),
+            join=_devices(event, "join", problem),
+        )
+        for event in entry.sections("events")
+    ]
+
+
+def _devices(event: Fields, name: str, problem: Problem) -> tuple[str, ...]:
+    """The last so many devices of each machine named."""
+    if not event.has(name):
+        return ()
+    named: list[str] = []
+    for part in event.sections(name):
+        machine = part.text("machine")
+        ids = [device.id for device in problem.devices if device.machine == machine]
+        if not ids:
+            raise part.refuse("machine", f"names the unknown machine {machine!r}")
+        named += ids[-part.count("gpus") :] if part.has("gpus") else ids
+    return tuple(named)

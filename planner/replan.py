@@ -1,0 +1,185 @@
+"""replan: from the plan in force to the next one after peers left, joined or changed.
+
+Local repair first: whole pipelines stay, broken ones have their lost layers taken over by
+neighbours or spares. A full search replaces that only if it pays net of loading.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from planner.atoms import Atom
+from planner.cost import CostModel
+from planner.criterion import latency_criterion
+from planner.moved import load_seconds, moved_bytes
+from planner.pool import Pool, value_of
+from planner.problem import Problem
+from planner.rivals import plan_value
+from planner.search import make_plan
+from planner.shares import Group, share_out
+from planner.stop import StopRule
+from swarm.errors import DoesNotFit
+from swarm.plan import Pipeline, Plan, Stage
+
+WORTH_MOVING = 0.10  # a full search must gain this much, net of loading (design, section 9)
+PLAN_LIFE_SECONDS = 3600.0
+SHORT_LIFE_SECONDS = 1800.0  # layers on peers that stay no longer want a second holder
+
+
+@dataclass(frozen=True, slots=True)
+class Replanned:
+    """The next plan and what it costs to get there."""
+
+    plan: Plan
+    moved: dict[str, float]  # bytes by device
+    value: float  # of the objective, higher is better
+    repaired: bool  # by local repair rather than by a full search
+
+    @property
+    def moved_bytes(self) -> float:
+        """Bytes that all devices load."""
+        return sum(self.moved.values())
+
+
+def replan(
+    problem: Problem, current: Plan, stop: StopRule, seed: int = 0, *, search: bool = True
+) -> Replanned:
+    """The best next plan for the problem as it is now, given the plan in force.
+
+    Value counts net of loading over the plan's expected life; fewer layers that hang on one
+    short-lived peer win, then net value, then fewer bytes. Raises DoesNotFit if nothing fits.
+    """
+    pool = Pool(problem, CostModel(problem))
+    repaired = [_judged(pool, current, plan, repaired=True) for plan in repairs(pool, current)]
+    best = max(repaired, key=lambda r: _rank(problem, r), default=None)
+    if best is not None and (not search or stop(-best.value)):
+        return best
+    try:
+        found = _judged(pool, current, make_plan(problem, stop, seed), repaired=False)
+    except DoesNotFit:
+        if best is None:
+            raise
+        return best
+    if best is None or _net(problem, found) > _net(problem, best) * (1 + WORTH_MOVING):
+        return found
+    return best
+
+
+def _judged(pool: Pool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
+    value = plan_value(pool.cost, plan, _objective(pool.problem))
+    return Replanned(plan, moved_bytes(pool.problem, current, plan), value, repaired)
+
+
+def _objective(problem: Problem) -> str:
+    return "latency" if problem.objective == "latency" else "throughput"
+
+
+def _rank(problem: Problem, made: Replanned) -> tuple[int, float, float]:
+    return -thin_layers(problem, made.plan), _net(problem, made), -made.moved_bytes
+
+
+def _net(problem: Problem, made: Replanned) -> float:
+    """Value over the plan's life when the time to load is lost; rounded, so that ties are ties."""
+    lives = [d.lifetime_seconds for d in problem.devices if d.lifetime_seconds < math.inf]
+    life = min([PLAN_LIFE_SECONDS, *lives])
+    lost = min(1.0, load_seconds(problem, made.moved) / life)
+    return float(f"{made.value * (1 - lost):.6g}")
+
+
+def thin_layers(problem: Problem, plan: Plan) -> int:
+    """Layers that only one pipeline holds, and there on a short-lived peer."""
+    lives = {device.id: device.lifetime_seconds for device in problem.devices}
+    safe, holders = [0] * problem.model.layers, [0] * problem.model.layers
+    for pipeline in plan.pipelines:
+        for stage in pipeline.stages:
+            short = min(lives[shard.device] for shard in stage.shards) < SHORT_LIFE_SECONDS
+            for layer in range(stage.start, stage.end):
+                holders[layer] += 1
+                safe[layer] += not short
+    return sum(h < 2 and not s for h, s in zip(holders, safe, strict=True))
+
+
+# ---- local repair
+
+
+def repairs(pool: Pool, current: Plan) -> Iterator[Plan]:
+    """Plans that keep every whole pipeline: broken ones dropped, mended or balanced anew."""
+    here = set(pool.problem.index_of)
+    whole: list[Pipeline] = []
+    broken: list[Pipeline] = []
+    for pipeline in current.pipelines:
+        ids = {s.device for stage in pipeline.stages for s in stage.shards}
+        fits = ids <= here and pool.cost.room(pipeline) >= 1
+        (whole if fits else broken).append(pipeline)
+    spares = _spares(pool, current)
+    mended, balanced = list(whole), list(whole)
+    for pipeline in broken:
+        mended += _some(mended_pipeline(pool, pipeline))
+        balanced += _some(_balanced(pool, pipeline, spares))
+    for pipelines in (mended, balanced, whole):
+        if pipelines:
+            yield Plan(tuple(pipelines))
+    grown = _balanced(pool, None, spares)
+    if grown:
+        yield Plan((*mended, grown))
+
+
+def _some(pipeline: Pipeline | None) -> list[Pipeline]:
+    return [pipeline] if pipeline else []
+
+
+def _spares(pool: Pool, current: Plan) -> list[int]:
+    used = {shard.device for _, shard in current.shards()}
+    return [n for n in pool.devices if pool.problem.devices[n].id not in used]
+
+
+def mended_pipeline(pool: Pool, broken: Pipeline) -> Pipeline | None:
+    """The stages that are left take over lost layers at their edges; nothing else moves."""
+    stages = [_survivors(pool, stage) for stage in broken.stages]
+    left = [stage for stage in stages if stage is not None]
+    if not left:
+        return None
+    best: tuple[float, Pipeline | None] = (0.0, None)
+    for share in (0.5, 0.0, 1.0, 0.25, 0.75):
+        pipeline = _closed(left, broken.layers, share)
+        value = value_of(pool.cost, pipeline, _objective(pool.problem))
+        best = max(best, (value, pipeline), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _survivors(pool: Pool, stage: Stage) -> Stage | None:
+    """The stage as its remaining members can serve it, shares dealt anew if one is gone."""
+    known = pool.problem.index_of
+    members = tuple(known[s.device] for s in stage.shards if s.device in known)
+    if len(members) == len(stage.shards):
+        return stage
+    if not members:
+        return None
+    criterion = latency_criterion(pool.problem)
+    shards = share_out(pool.problem, Group(members), criterion, stage.layers)
+    return replace(stage, shards=shards) if shards else None
+
+
+def _closed(left: Sequence[Stage], layers: int, share: float) -> Pipeline:
+    """Stages with the gaps between them divided: that share to the stage before."""
+    edges = [0]
+    for before, after in itertools.pairwise(left):
+        edges.append(before.end + round((after.start - before.end) * share))
+    edges.append(layers)
+    closed = [
+        replace(stage, start=a, end=b) for stage, a, b in zip(left, edges, edges[1:], strict=False)
+    ]
+    return Pipeline(tuple(closed))
+
+
+def _balanced(pool: Pool, broken: Pipeline | None, spares: Sequence[int]) -> Pipeline | None:
+    """A pipeline of the stages' groups that are left and all spares, layers balanced anew."""
+    atoms: list[Atom | None] = [pool.atom((spare,)) for spare in spares]
+    stages = [_survivors(pool, stage) for stage in broken.stages] if broken else []
+    for stage in stages:
+        if stage is not None:
+            members = tuple(pool.problem.index_of[s.device] for s in stage.shards)
+            atoms.append(pool.adopt(members, stage.shards))
+    usable = [atom for atom in atoms if atom is not None]
+    return pool.build(usable, _objective(pool.problem)) if usable else None
