@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from planner.election import PlanOrder, is_later
+from planner.election import PlanOrder, is_credible, is_later
 from swarm.errors import BadInput
 
 
@@ -19,12 +19,15 @@ class Ledger:
         """The latest accepted plan of a swarm."""
         return self._orders.get(swarm)
 
-    def accept(self, swarm: str, order: PlanOrder) -> bool:
+    def accept(self, swarm: str, order: PlanOrder, *, common_term: int = 0) -> bool:
         """Persist `order` and return True, or return False if it is not later than the last.
 
+        `common_term` is what most others follow: who was away for long may catch up with them.
         Raises BadInput if the disk takes nothing in; the order is not accepted then.
         """
-        if not is_later(order, self.order_of(swarm)):
+        last = self.order_of(swarm)
+        catches_up = last and order > last and is_credible(order.term, common_term)
+        if not is_later(order, last) and not catches_up:
             return False
         orders = self._orders | {swarm: order}
         try:

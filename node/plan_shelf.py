@@ -7,9 +7,9 @@ from node.duties import Assignment
 from node.ledger import Ledger
 from node.neighbourhood import Neighbourhood
 from node.planning import PlanDocument, digest_of
-from planner.election import PlanOrder
+from planner.election import PlanOrder, is_credible
 from swarm.channel import Channel
-from swarm.errors import BadInput, PeerError
+from swarm.errors import BadInput, PeerError, RemoteProtocolError
 from swarm.records import PlanRef
 
 logger = logging.getLogger(__name__)
@@ -54,30 +54,35 @@ class PlanShelf:
 
     async def adopt_latest(self, neighbourhood: Neighbourhood) -> bool:
         """Accept the latest plan on offer; True if that changed anything."""
-        offers = neighbourhood.plans().items()
+        common = _common_term(neighbourhood)
+        verified = max(self.term, common)
+        offers = [o for o in neighbourhood.plans().items() if _is_sound(o[1], verified)]
         best = max(offers, key=lambda offer: _order_of(offer[1]), default=None)
         if best is None or not self._is_wanted(_order_of(best[1])):
             return False
-        return await self._adopt(*best)
+        return await self._adopt(*best, common)
 
     def _is_wanted(self, order: PlanOrder) -> bool:
         known = self._ledger.order_of(self._swarm)
-        if self.accepted is None and known == order:
-            return True  # restarted: the plan is known by name, its text is not
-        return known is None or order > known
+        return known is None or order > known or self._is_restored_by(order)
 
-    async def _adopt(self, planner: str, reference: PlanRef) -> bool:
+    def _is_restored_by(self, order: PlanOrder) -> bool:
+        """Whether we have restarted, and know this plan by name but not its text."""
+        return self.accepted is None and self._ledger.order_of(self._swarm) == order
+
+    async def _adopt(self, planner: str, reference: PlanRef, common_term: int) -> bool:
         try:
             data = await self._fetch(planner, reference)
             document = PlanDocument.of_bytes(data)
-        except (PeerError, ValueError) as error:
+        except (PeerError, RemoteProtocolError, ValueError) as error:
             logger.info("the plan of %s cannot be had: %s", planner, error)
             return False
         if document.planner != planner or document.term != reference.term:
             logger.warning("%s offers a plan that is not its own", planner)
             return False
         order = _order_of(reference)
-        if not self._ledger.accept(self._swarm, order) and self.accepted is not None:
+        is_known = self._is_restored_by(order)
+        if not is_known and not self._ledger.accept(self._swarm, order, common_term=common_term):
             return False
         logger.info("accepted the plan of %s, term %d", planner, reference.term)
         self.put(data)
@@ -97,6 +102,17 @@ class PlanShelf:
         if copy is None:
             raise BadInput("This plan is not here.", "Read the board for the latest one.")
         return copy
+
+
+def _is_sound(reference: PlanRef, verified: int) -> bool:
+    """Whether a stranger's reference can be ordered at all, and is not absurdly far ahead."""
+    return reference.rank >= 0 and is_credible(reference.term, verified)
+
+
+def _common_term(neighbourhood: Neighbourhood) -> int:
+    """The term that at least half of the others follow: it fences lies where we know nothing."""
+    others = [c.term for p, c in neighbourhood.capabilities.items() if p != neighbourhood.me]
+    return sorted(others)[(len(others) - 1) // 2] if others else 0
 
 
 def _order_of(reference: PlanRef) -> PlanOrder:

@@ -29,6 +29,13 @@ class PlanDocument:
     objective: str = "latency"
     reason: str = ""  # why there is no pipeline, if there is none
 
+    def __post_init__(self) -> None:
+        words = (self.planner, self.model, self.objective, self.reason)
+        if type(self.term) is not int or not all(isinstance(word, str) for word in words):
+            raise ValueError("a plan document has a term and words")
+        if any(not shard.peer or shard.index < 0 for _, shard in self.plan.shards()):
+            raise ValueError("a plan names every device as <peer>/<index>")
+
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         values = {
@@ -48,7 +55,7 @@ class PlanDocument:
             values: dict[str, Any] = json.loads(data)
             plan = Plan.from_json(values.pop("plan"))
             return cls(plan=plan, **values)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"not a plan document: {error!r}") from error
 
 
