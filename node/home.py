@@ -22,11 +22,14 @@ from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import ModelSpec
 from swarm.peer_process import Network, PeerProcess, open_p2p
+from swarm.records import Capability, Manifest
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
 
 LAST_INVITE = "last_invite"
+KNOWN_SECONDS = 5.0  # for a swarm to be found on its own board
+LOOK_SECONDS = 0.5
 NODES_CAP = 32  # nodes of one user on one machine
 
 OnAnswer = Callable[[int, Message], None]
@@ -97,12 +100,32 @@ async def open_links(config: NodeConfig, served: Served) -> AsyncIterator[Links]
         known = invite.addresses if invite else ()
         board = await DhtBoard.open(process, swarm, identity, key=key, initial_peers=known)
         stack.push_async_callback(board.close)
+        if config.founds:
+            await board.publish(manifest_of(served))
+        else:
+            await _require_swarm(board, swarm)
         channel = await LibP2PChannel.open(process, swarm, key)
         stack.push_async_callback(channel.close)
         addresses = (*await process.addresses(), *known)[:8]
         fresh = Invite(addresses, swarm, served.name, key)
         (config.state / LAST_INVITE).write_text(fresh.encode())
         yield Links(process, board, channel, fresh, folder)
+
+
+def manifest_of(served: Served) -> Manifest:
+    """The founder's word on what its swarm serves."""
+    return Manifest(served.name, served.spec.digest, "f32", time.time())
+
+
+async def _require_swarm(board: Board, swarm: str) -> None:
+    """Raise BadInvite if the peers in the invite have never heard of its swarm."""
+    deadline = time.monotonic() + KNOWN_SECONDS
+    while not (len(await board.read(Manifest)) or len(await board.read(Capability))):
+        if time.monotonic() > deadline:
+            raise BadInvite(
+                f"The peers in the invite know no swarm {swarm}.", "Ask for a fresh invite."
+            )
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def open_identity(state: Path) -> tuple[Identity, Path]:
@@ -149,13 +172,13 @@ async def open_equipment(
 async def _open_device(
     config: NodeConfig, found: Detected, on_answer: OnAnswer, stack: AsyncExitStack
 ) -> tuple[Detected, WorkerProcess]:
-    place = WorkerPlace(found.torch_name, config.threads, config.slowdown)
+    place = WorkerPlace(found.torch_name, config.threads, config.slowdown, config.sessions_per_step)
     worker = await WorkerProcess.spawn(place, lambda answer: on_answer(found.index, answer))
     stack.push_async_callback(worker.close)
     return found, worker
 
 
-def _device_of(found: Detected, speed: Measured) -> Device:
+def _device_of(found: Detected, speed: Measured, width: float) -> Device:
     return Device(
         index=found.index,
         kind=found.kind,
@@ -163,4 +186,5 @@ def _device_of(found: Detected, speed: Measured) -> Device:
         memory_bytes=found.memory_bytes,
         bytes_per_second=speed.bytes_per_second,
         flops=speed.flops,
+        weight_bytes=width,
     )

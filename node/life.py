@@ -12,7 +12,7 @@ import msgpack
 from node.candidacy import Candidacy
 from node.config import NodeConfig
 from node.herald import Herald
-from node.home import Equipment, Links, Served
+from node.home import Equipment, Links, Served, manifest_of
 from node.neighbourhood import Neighbourhood
 from node.office import Office
 from node.own_device import Home, OwnDevice
@@ -21,7 +21,7 @@ from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.server import Server
 from node.story import Story
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
-from swarm.records import Capability, Manifest
+from swarm.records import Capability
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -224,13 +224,11 @@ class Life:
         assert self._herald is not None
         while True:
             try:
-                await self._herald.publish_due(self._manifest() if self._config.founds else None)
+                founder = self._config.founds
+                await self._herald.publish_due(manifest_of(self._served) if founder else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
             await asyncio.sleep(TEND_SECONDS)
-
-    def _manifest(self) -> Manifest:
-        return Manifest(self._served.name, self._served.spec.digest, "f32", time.time())
 
     async def _measure(self) -> None:
         assert self._herald is not None
