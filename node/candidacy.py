@@ -14,7 +14,7 @@ from node.duties import (
     next_election_duty,
 )
 from node.neighbourhood import Neighbourhood
-from planner.election import LEASE_SECONDS
+from planner.election import LEASE_SECONDS, may_act
 from swarm.board import Board
 from swarm.errors import SwarmError
 from swarm.records import Lease
@@ -51,7 +51,9 @@ class Candidacy:
         return isinstance(duty, Act | Renew)
 
     async def raise_term(self) -> int:
-        """Renew the lease under a new term, for a new plan; raises SwarmError if refused."""
+        """Renew the lease under a new term, for a new plan; raises SwarmError if it has run out."""
+        if not self.holds or not may_act(time.monotonic(), self._confirmed_at):
+            raise SwarmError("The planner's lease ran out while the plan was made.")
         self.term = max(self.term, self._neighbourhood.term) + 1
         await self._publish()
         return self.term

@@ -16,6 +16,7 @@ HEARTBEAT_SECONDS = 15.0
 ERA_SECONDS = 3600.0
 ALIVE_SECONDS = 2.0  # between questions to a peer that matters, and for its answer
 MISSES = 2  # unanswered questions in a row that make a peer lost
+AGAIN_SECONDS = 5.0  # between questions to a lost peer whose record is still there
 
 
 class Neighbourhood:
@@ -31,6 +32,7 @@ class Neighbourhood:
         self._leases: dict[str, Lease] = {}
         self._plans: dict[str, PlanRef] = {}
         self._misses: dict[str, int] = {}
+        self._lost_at: dict[str, float] = {}
         self._vacant_since = _now()
         self.verified_term = 0
         channel.answer("alive", _alive)
@@ -109,8 +111,12 @@ class Neighbourhood:
         self._capabilities[self.me] = capability
 
     async def ask_whether_alive(self, peers: list[str]) -> None:
-        """Ask these peers whether they are there; two misses in a row make a peer lost."""
-        await asyncio.gather(*(self._ask(peer) for peer in peers if peer != self.me))
+        """Ask these peers whether they are there; two misses in a row make a peer lost.
+
+        Lost peers with a record are asked too, now and then: most have only been slow.
+        """
+        asked = {*peers, *self._lost()} - {self.me}
+        await asyncio.gather(*(self._ask(peer) for peer in sorted(asked)))
         self._note_vacancy()
 
     async def tell_news(self, peers: Iterable[str]) -> None:
@@ -126,8 +132,13 @@ class Neighbourhood:
             await self._channel.ask(peer, "alive", b"", timeout_seconds=ALIVE_SECONDS)
         except PeerError:
             self._misses[peer] = self._misses.get(peer, 0) + 1
+            self._lost_at[peer] = _now()
         else:
             self._misses[peer] = 0
+
+    def _lost(self) -> list[str]:
+        there = [p for p, c in self._capabilities.items() if not c.leaving and not self.answers(p)]
+        return [peer for peer in there if _now() - self._lost_at[peer] > AGAIN_SECONDS]
 
     def _note_vacancy(self) -> None:
         if self.holders():
