@@ -47,7 +47,7 @@ class ModelTokenizer:
 
     def ids_of_text(self, text: str) -> list[int]:
         """The ids of a prompt."""
-        return [int(token) for token in self._inner(text)["input_ids"]]
+        return [int(token) for token in self._inner(text, verbose=False)["input_ids"]]
 
     def ids_of_messages(self, messages: Messages) -> list[int]:
         """The ids of a chat, up to where the assistant is to speak."""
@@ -58,6 +58,7 @@ class ModelTokenizer:
             tokenize=True,
             add_generation_prompt=True,
             return_dict=False,
+            tokenizer_kwargs={"verbose": False},
         )
         return [int(token) for token in ids]
 

@@ -1,0 +1,65 @@
+"""Coroutines in a thread of their own: results, errors, interrupts, orderly ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from client.background import Background
+
+
+def test_results_and_errors_come_back() -> None:
+    async def work(value: int) -> int:
+        await asyncio.sleep(0)
+        if value < 0:
+            raise ValueError(value)
+        return value + 1
+
+    with Background() as background:
+        assert background.run(work(1)) == 2
+        with pytest.raises(ValueError, match="-1"):
+            background.run(work(-1))
+
+
+def test_plain_calls_work_inside_a_running_loop() -> None:
+    async def inner() -> str:
+        return "inner"
+
+    async def outer() -> str:
+        with Background() as background:
+            return background.run(inner())
+
+    assert asyncio.run(outer()) == "inner"
+
+
+def test_leaving_waits_for_what_was_cancelled_to_clean_up() -> None:
+    said: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)
+            said.append("goodbye")
+
+    with Background() as background:
+        future = background.start(work())
+        background.run(asyncio.sleep(0.01))
+        future.cancel()
+    assert said == ["goodbye"]
+
+
+def test_managers_are_held_open_and_closed() -> None:
+    said: list[str] = []
+
+    @asynccontextmanager
+    async def door() -> AsyncIterator[int]:
+        said.append("open")
+        yield 5
+        said.append("closed")
+
+    with Background() as background:
+        with background.hold(door()) as value:
+            assert (value, said) == (5, ["open"])
+        assert said == ["open", "closed"]

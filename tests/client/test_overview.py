@@ -1,0 +1,130 @@
+"""The board at a glance: peers, stages, planner, plan."""
+
+import asyncio
+import hashlib
+import json
+import time
+from typing import Any
+
+import pytest
+
+from client.connection import Links
+from client.overview import read_overview, read_plan
+from client.pictures import (
+    route_line,
+    show_peers,
+    show_plan,
+    show_plan_table,
+    show_planner,
+    show_stages,
+)
+from client.screen import Screen
+from swarm.errors import NoRoute
+from swarm.hardware import Device
+from swarm.invites import Invite
+from swarm.memory import MemoryWorld, peer_named
+from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.records import Advert, Capability, Lease, Member, PlanRef, StageAdvert
+
+ONE, TWO, ME = peer_named("one"), peer_named("two"), peer_named("me")
+INVITE = Invite((), "forest-abc", "swarm-tiny")
+DEVICE = Device(0, "cpu", "CPU", 2_000_000, 1e9, 2e9)
+PLAN = Plan((Pipeline((Stage(0, 6, (Shard(f"{ONE}/0", 1, 1), Shard(f"{TWO}/0", 1, 0))),)),))
+MEMBERS = [Member(ONE, 0, 1, 1), Member(TWO, 0, 1, 0)]
+
+
+async def fill(world: MemoryWorld) -> Links:
+    """Two peers that serve one stage together."""
+    for peer, name in ((ONE, "oak"), (TWO, "")):
+        known = Capability("m", [DEVICE], [], "host", True, 0.0, name=name)
+        await world.board(peer).publish(known)
+    gone = Capability("m", [DEVICE], [], "host", True, 0.0, leaving=True)
+    await world.board(peer_named("gone")).publish(gone)
+    stage = StageAdvert(0, 6, MEMBERS, 0.002, 512, 1)
+    await world.board(ONE).publish(Advert("m", [stage], 3))
+    await world.board(ONE).publish(Lease(3, time.time() + 10))
+    await world.board(TWO).publish(Lease(9, time.time() - 1))
+    return Links(world.board(ME), world.channel(ME))
+
+
+async def offer(world: MemoryWorld, holder: str, term: int, **changes: Any) -> None:
+    """Let a peer announce and hold a plan."""
+    document = {"plan": PLAN.to_json(), "term": term, "planner": holder, "model": "m"}
+    data = json.dumps(document).encode()
+    announced = hashlib.sha256(data).hexdigest()
+
+    async def answer(_peer: str, payload: bytes) -> bytes:
+        assert payload.decode() == announced
+        return bytes(changes.get("says", data))
+
+    if changes.get("is_there", True):
+        channel = world.channel(holder)
+        channel.listen(lambda peer, message: None, lambda peer, reason: None)
+        channel.answer("plan", answer)
+    await world.board(holder).publish(PlanRef(term, 0, announced, len(data)))
+
+
+def test_the_holder_of_the_live_lease_plans_and_the_leaving_are_not_shown() -> None:
+    async def story() -> None:
+        links = await fill(MemoryWorld())
+        overview = await read_overview(links.board, INVITE)
+        assert (overview.planner, overview.term) == (ONE, 3)
+        assert set(overview.capabilities) == {ONE, TWO}
+        assert overview.name_of(ONE) == "oak"
+        assert overview.name_of(TWO) == TWO[-8:]
+        values = json.loads(json.dumps(overview.to_json()))
+        assert {peer["peer"] for peer in values["peers"]} == {ONE, TWO}
+        assert values["stages"][0]["members"][1]["kv"] == 1
+
+    asyncio.run(story())
+
+
+def test_the_latest_plan_is_fetched_or_the_one_before() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        with pytest.raises(NoRoute, match="no plan yet"):
+            await read_plan(links)
+        await offer(world, ONE, 3)
+        assert (await read_plan(links)).term == 3
+        await offer(world, TWO, 4)
+        live = await read_plan(links)
+        assert (live.term, live.planner, live.plan) == (4, TWO, PLAN)
+        world.kill(TWO)
+        assert (await read_plan(links)).term == 3
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("says", [b"", b"{}", b"[]", b"not json"])
+def test_a_plan_that_is_not_the_announced_one_is_refused(says: bytes) -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        await offer(world, ONE, 3, says=says)
+        with pytest.raises(NoRoute, match="not the one that was announced"):
+            await read_plan(links)
+
+    asyncio.run(story())
+
+
+def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        await offer(world, ONE, 3)
+        overview, live = await read_overview(links.board, INVITE), await read_plan(links)
+        screen = Screen()
+        for show in (show_planner, show_peers, show_stages):
+            show(screen, overview)
+        show_plan(screen, live, overview, lambda plan, names: f"PICTURE {sorted(names.values())}")
+        show_plan_table(screen, live, overview)
+        screen.line(route_line(overview.stages, overview))
+
+    asyncio.run(story())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"planner: oak ({ONE[-8:]}), term 3"
+    assert any("oak" in line and "2 MB" in line and "[0,6)" in line for line in lines)
+    assert any("1:1" in line and "512" in line for line in lines)
+    assert any(line.startswith("PICTURE") for line in lines)
+    assert lines[-1] == f"[0,6) oak+{TWO[-8:]}"
