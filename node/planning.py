@@ -4,12 +4,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.live import live_problem
 from planner.problem import Problem
-from planner.search import make_plan
+from planner.replan import replan
+from planner.search import StopRule, make_plan
 from swarm.errors import DoesNotFit
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan
@@ -65,24 +67,43 @@ def digest_of(data: bytes) -> str:
 
 
 def next_plan(
-    spec: ModelSpec, capabilities: Mapping[str, Capability], current: Plan | None
+    spec: ModelSpec,
+    capabilities: Mapping[str, Capability],
+    current: Plan | None,
+    *,
+    may_move: bool = True,
 ) -> tuple[Plan, str]:
     """The plan for these peers, and a reason if it is empty.
 
-    Pipelines whose peers are all here stay as they are, so that nothing moves without need; the
-    devices in none of them form further pipelines.
+    Whole pipelines stay and broken ones are repaired; with `may_move` a plan that is better by
+    10 % net of loading may replace them. Devices in no pipeline form further ones.
     """
-    kept = [p for p in current.pipelines if _is_whole(p, capabilities)] if current else []
-    used = {shard.device for _, shard in Plan(tuple(kept)).shards()}
+    deadline = time.monotonic() + SEARCH_SECONDS
+
+    def stop(best_cost: float) -> bool:
+        return time.monotonic() > deadline
+
+    try:
+        base = _base_of(problem_of(spec, capabilities), current, stop, may_move=may_move)
+    except DoesNotFit as error:
+        return Plan(()), str(error)
+    used = {shard.device for _, shard in base.shards()}
     idle = {peer: _without(peer, capability, used) for peer, capability in capabilities.items()}
     if not any(capability.devices for capability in idle.values()):
-        return Plan(tuple(kept)), ""
-    deadline = time.monotonic() + SEARCH_SECONDS
-    try:
-        added = make_plan(problem_of(spec, idle), lambda _cost: time.monotonic() > deadline)
-    except DoesNotFit as error:
-        return Plan(tuple(kept)), "" if kept else str(error)
-    return Plan((*kept, *added.pipelines)), ""
+        return base, ""
+    with suppress(DoesNotFit):  # then the idle devices are spares
+        added = make_plan(problem_of(spec, idle), stop)
+        return Plan((*base.pipelines, *added.pipelines)), ""
+    return base, ""
+
+
+def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move: bool) -> Plan:
+    if current is None or not current.pipelines:
+        return make_plan(problem, stop)
+    whole = all(_is_whole(pipeline, problem) for pipeline in current.pipelines)
+    if whole and not may_move:
+        return current
+    return replan(problem, current, stop).plan
 
 
 def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Problem:
@@ -96,8 +117,8 @@ def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Probl
     )
 
 
-def _is_whole(pipeline: Pipeline, capabilities: Mapping[str, Capability]) -> bool:
-    there = {f"{p}/{device.index}" for p, c in capabilities.items() for device in c.devices}
+def _is_whole(pipeline: Pipeline, problem: Problem) -> bool:
+    there = problem.index_of
     return all(shard.device in there for stage in pipeline.stages for shard in stage.shards)
 
 
