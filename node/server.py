@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
-from node.sessions import Hop, Seat, Seats, route_of, trouble_with
+from node.outbox import Outbox
+from node.sessions import Hop, Seat, Seats, check_open, route_of, trouble_with
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
-from swarm.errors import Deadline, PeerLost, RemoteProtocolError
+from swarm.errors import RemoteProtocolError
 from swarm.rate_limit import RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.tensors import ids_to_bytes
@@ -19,7 +18,7 @@ from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-SEND_SECONDS = 5.0
+LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
 
 
@@ -32,7 +31,11 @@ class LedStage:
     end: int
     members: tuple[Member, ...]
     step_seconds: float
-    free_tokens: int
+    free_tokens: int  # as of the worker's last answer: it says nothing of released sessions
+    all_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.all_tokens = self.free_tokens
 
 
 class Server:
@@ -46,7 +49,7 @@ class Server:
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox = Outbox(channel, self.on_lost)
         channel.listen(self.on_message, self.on_lost)
 
     # ------------------------------------------------------------------ stages
@@ -64,17 +67,18 @@ class Server:
 
     def adverts(self) -> list[StageAdvert]:
         """What clients may route by, as of now."""
-        return [
-            StageAdvert(
-                start=stage.start,
-                end=stage.end,
-                members=list(stage.members),
-                step_seconds=stage.step_seconds,
-                free_tokens=stage.free_tokens,
-                sessions=sum(seat.device == device for seat in self._seats),
-            )
-            for device, stage in self._stages.items()
-        ]
+        return [self._advert_of(device, stage) for device, stage in self._stages.items()]
+
+    def _advert_of(self, device: int, stage: LedStage) -> StageAdvert:
+        sessions = sum(seat.device == device for seat in self._seats)
+        return StageAdvert(
+            start=stage.start,
+            end=stage.end,
+            members=list(stage.members),
+            step_seconds=stage.step_seconds,
+            free_tokens=stage.free_tokens if sessions else stage.all_tokens,
+            sessions=sessions,
+        )
 
     @property
     def sessions(self) -> int:
@@ -90,8 +94,7 @@ class Server:
         """Dismiss every session and wait for what is being sent."""
         for device in list(self._stages):
             self.retire(device)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+        await self._outbox.close(LEAVE_SECONDS)
 
     # ------------------------------------------------------------------ from the channel
 
@@ -105,6 +108,8 @@ class Server:
             case Close() | Cancel():
                 for seat in self._seats.of(message, peer):
                     self._free(seat)
+            case Fail():
+                self._hear_fail(peer, message)
             case _:
                 logger.debug("ignored %s of %s", type(message).__name__, peer)
 
@@ -117,11 +122,12 @@ class Server:
 
     def _open(self, peer: str, message: Open) -> None:
         try:
+            check_open(message)
             route = route_of(message)
         except RemoteProtocolError as error:
             return self._fail(peer, message, "bad_frame", str(error))
         old = self._seats.get(message.session, message.stage)
-        if old and (old.message.epoch >= message.epoch or old.message.key != message.key):
+        if old and not old.gives_way_to(message, peer):
             return self._fail(peer, message, "stale_epoch", "A newer epoch is open.")
         if message.model != self._digest:
             return self._fail(peer, message, "wrong_model", "This swarm serves another model.")
@@ -132,11 +138,11 @@ class Server:
             self._free(old)
         if not self._rate.allows(peer):
             return self._busy(peer, message, "You open sessions too quickly.")
-        if self._seats.is_full or message.capacity > self._stages[device].free_tokens:
-            return self._busy(peer, message, "The KV cache is full.")
-        seat = Seat(message, peer, route, device, _now())
-        self._seats.add(seat)
-        self._stages[device].worker.order(_reserve_of(seat))
+        if self._seats.is_full or message.capacity > self._stages[device].all_tokens:
+            return self._busy(peer, message, "There is no room for the session.")
+        seat = Seat(replace(message, body=b""), peer, route, device, _now())
+        self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
+        self._stages[device].worker.order(_reserve_of(seat, message.body))
         return None
 
     def _device_of(self, hop: Hop) -> int | None:
@@ -161,6 +167,13 @@ class Server:
         seat.pending[step.position] = (step.hops, int(network / 2 * 1e6))
         rows = (step.position, step.tokens, step.sample, step.dtype)
         self._stages[seat.device].worker.order(Compute(seat.name, *rows, body=step.body))
+
+    def _hear_fail(self, peer: str, fail: Fail) -> None:
+        """A stage could not use our step: only we know whose it was."""
+        for seat in self._seats:
+            told = (seat.message.session, seat.message.epoch) == (fail.session, fail.epoch)
+            if told and peer == seat.route[seat.next_stage].leader and peer != seat.client:
+                self._outbox.refuse(seat.client, replace(fail, peer=peer))
 
     # ------------------------------------------------------------------ from the workers
 
@@ -198,7 +211,7 @@ class Server:
                 self._fail(seat.client, opened, answer.code, answer.reason)
             return
         reply = Opened(opened.session, opened.epoch, opened.key, opened.stage)
-        self._send(seat.client, reply)
+        self._outbox.send(seat.client, reply)
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
         hops, network = seat.pending.pop(answer.position, ([], 0))
@@ -228,7 +241,8 @@ class Server:
         opened = seat.message
         position = answer.position + answer.tokens
         common = (opened.session, opened.epoch, opened.key)
-        self._send(seat.client, Token(*common, position, answer.ids, answer.finish, hops))
+        token = Token(*common, position, answer.ids, answer.finish, hops)
+        self._outbox.send(seat.client, token)
         if not answer.finish:
             body = ids_to_bytes(answer.ids)
             ring = Step(*common, 0, position, len(answer.ids), True, "i32", body=body)
@@ -241,37 +255,21 @@ class Server:
         if leader == self._channel.peer:
             self.on_message(leader, step)
         else:
-            self._spawn(self._deliver(leader, seat.client, step))
-
-    async def _deliver(self, leader: str, client: str, step: Step) -> None:
-        try:
-            await self._channel.send(leader, step, timeout_seconds=SEND_SECONDS)
-        except (PeerLost, Deadline) as error:
-            logger.info("%s is out of reach (%s): its client relays", leader, error)
-            await self._try(client, step)
-
-    async def _try(self, peer: str, message: Message) -> None:
-        try:
-            await self._channel.send(peer, message, timeout_seconds=SEND_SECONDS)
-        except (PeerLost, Deadline) as error:
-            self.on_lost(peer, str(error))
-
-    def _send(self, peer: str, message: Message) -> None:
-        self._spawn(self._try(peer, message))
+            self._outbox.pass_on(leader, seat.client, step)
 
     def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:
-        self._send(peer, Fail(message.session, message.epoch, code, reason))
+        self._outbox.refuse(peer, Fail(message.session, message.epoch, code, reason))
 
     def _busy(self, peer: str, opened: Open, reason: str) -> None:
         common = (opened.session, opened.epoch, opened.key, opened.stage)
-        self._send(peer, Busy(*common, RETRY_SECONDS, reason))
+        self._outbox.refuse(peer, Busy(*common, RETRY_SECONDS, reason))
 
     def _dismiss(self, seat: Seat, code: str) -> None:
         opened = seat.message
         if code:
             self._fail(seat.client, opened, code, "The stage is lost.")
         else:
-            self._send(seat.client, Moved(opened.session, opened.epoch))
+            self._outbox.send(seat.client, Moved(opened.session, opened.epoch))
         self._free(seat)
 
     def _free(self, seat: Seat) -> None:
@@ -279,16 +277,11 @@ class Server:
         if stage := self._stages.get(seat.device):
             stage.worker.order(Release(seat.name))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-
-def _reserve_of(seat: Seat) -> Reserve:
+def _reserve_of(seat: Seat, body: bytes | memoryview) -> Reserve:
     opened = seat.message
     sampling = opened.sampling if seat.is_last else {}
-    return Reserve(seat.name, opened.capacity, opened.generated, sampling, body=opened.body)
+    return Reserve(seat.name, opened.capacity, opened.generated, sampling, body=body)
 
 
 def _now() -> float:

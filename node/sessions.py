@@ -5,12 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarm.errors import RemoteProtocolError
-from swarm.wire import Open, SessionMessage, Step
+from swarm.errors import BadSampling, RemoteProtocolError
+from swarm.sampling import Sampling
+from swarm.wire import SESSION_CAP, Open, SessionMessage, Step
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
 SESSIONS_CAP = 1024
 CAPACITY_CAP = 1 << 20  # tokens
+CHUNK_CAP = 512  # tokens in one step: a long prompt never holds the others up for longer
+ROW_CAP = 1 << 17  # bytes of one hidden row
+ID_BYTES = 4
+REASON_CAP = 300  # characters of what a stranger wrote
+HOP_FIGURES = 3  # queue, compute, network
 Hops = list[list[int]]
 
 
@@ -38,7 +44,7 @@ class Seat:
     @property
     def name(self) -> str:
         """What the worker calls the session: unlike epochs never mix."""
-        return f"{self.message.session}:{self.message.epoch}"
+        return _name_of(self.message)
 
     @property
     def hop(self) -> Hop:
@@ -58,6 +64,11 @@ class Seat:
     def may_send(self, peer: str) -> bool:
         """Whether `peer` is the client or the hop before this one."""
         return peer in (self.client, self.route[self.message.stage - 1].leader)
+
+    def gives_way_to(self, message: Open, peer: str) -> bool:
+        """Whether an OPEN replaces this seat: only its client's may, though stages know the key."""
+        is_later = message.epoch > self.message.epoch
+        return is_later and message.key == self.message.key and peer == self.client
 
 
 class Seats:
@@ -110,6 +121,29 @@ class Seats:
         return [seat for seat in self if now_seconds - seat.seen_seconds > IDLE_SECONDS]
 
 
+def check_open(message: Open) -> None:
+    """Refuse an OPEN that our worker could not be told or would choke on: RemoteProtocolError."""
+    if len(_name_of(message)) > SESSION_CAP:
+        raise RemoteProtocolError("The name of a session is too long.")
+    if len(message.body) % ID_BYTES or len(message.body) > message.capacity * ID_BYTES:
+        raise RemoteProtocolError("An OPEN carries more ids than it wants room for.")
+    if not all(_is_plain(value) for value in message.sampling.values()):
+        raise RemoteProtocolError("A sampling option is neither a value nor a list of values.")
+    try:
+        Sampling.from_map(message.sampling)
+    except BadSampling as error:
+        raise RemoteProtocolError(str(error)[:REASON_CAP]) from error
+
+
+def _is_plain(value: object) -> bool:
+    nested = (list, dict)
+    return not any(isinstance(each, nested) for each in (value if type(value) is list else [value]))
+
+
+def _name_of(message: Open) -> str:
+    return f"{message.session}:{message.epoch}"
+
+
 def route_of(message: Open) -> tuple[Hop, ...]:
     """The route of an OPEN; raises RemoteProtocolError unless it covers its layers in order."""
     hops = tuple(_hop_of(entry) for entry in message.route)
@@ -141,8 +175,14 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
         return "wrong_sender"
     if step.position < seat.next_position:
         return "seen"
-    if step.position > seat.next_position or step.tokens < 1:
+    if step.position > seat.next_position or not _is_sized(step, len(seat.route)):
         return "bad_frame"
     if step.position + step.tokens > seat.message.capacity:
         return "overflow"
     return ""
+
+
+def _is_sized(step: Step, stages: int) -> bool:
+    if not 0 < step.tokens <= CHUNK_CAP or len(step.body) > step.tokens * ROW_CAP:
+        return False
+    return len(step.hops) <= stages and all(len(hop) <= HOP_FIGURES for hop in step.hops)

@@ -1,0 +1,127 @@
+"""The server among clients and stages that mean it harm, or are merely broken."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from node.orders import Compute, Release, Reserve, Reserved
+from swarm.clock import settle
+from swarm.tensors import ids_of_bytes
+from swarm.wire import Close, Fail, Opened
+from tests.node.conftest import RunStand
+from tests.node.stands import FIRST, KEY, LAST, STRANGER, Stand
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session": "x" * 63},
+        {"session": "x" * 50, "epoch": 2**60},
+        {"body": bytes(4 * 65)},
+        {"body": b"odd"},
+        {"sampling": {"temperature": "x" * 60_000}},
+        {"sampling": {"seed": 2**64 - 1}},
+        {"sampling": {"stop": [["deep"]]}},
+        {"sampling": {"unknown": 1}},
+        {"capacity": 0},
+    ],
+)
+def test_an_open_that_would_harm_the_worker_is_refused_and_leaves_nothing(
+    at_stand: RunStand, change: dict[str, Any]
+) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.send(replace(stand.open(), **change))
+        fail = stand.client.last(Fail)
+        assert fail.code == "bad_frame"
+        assert len(fail.reason) < 400
+        assert stand.server.sessions == 0
+        assert stand.worker.orders == []
+        await stand.seat()
+
+    at_stand(story)
+
+
+def test_a_seat_does_not_keep_the_ids_of_its_open(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        assert ids_of_bytes(stand.worker.last(Reserve).body) == [5, 6, 7]
+        assert [bytes(seat.message.body) for seat in stand.server._seats] == [b""]
+
+    at_stand(story)
+
+
+def test_a_peer_that_knows_the_key_cannot_take_a_session_over(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        await stand.send(stand.open(epoch=2), sender=FIRST)
+        assert stand.ears[FIRST].last(Fail).code == "stale_epoch"
+        await stand.send(stand.step(), sender=FIRST)
+        assert stand.worker.count(Compute) == 1
+
+    at_stand(story)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": 513, "body": bytes(4 * 513)},
+        {"body": bytes(1 << 20)},
+        {"hops": [[1, 2, 3]] * 4},
+        {"hops": [[1] * 4]},
+    ],
+)
+def test_a_step_beyond_all_measure_is_not_computed(
+    at_stand: RunStand, change: dict[str, Any]
+) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.send(replace(stand.open(), capacity=1000))
+        await stand.answer(Reserved("s:1", 0))
+        await stand.send(replace(stand.step(), **change))
+        assert stand.client.last(Fail).code == "bad_frame"
+        assert stand.worker.count(Compute) == 0
+
+    at_stand(story)
+
+
+def test_room_that_was_released_is_offered_again(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.send(replace(stand.open(), capacity=1000))
+        await stand.answer(Reserved("s:1", 0))
+        assert stand.server.adverts()[0].free_tokens == 0
+        await stand.send(Close("s", 1, KEY))
+        assert stand.server.adverts()[0].free_tokens == 1000
+        await stand.send(replace(stand.open(session="t"), capacity=1000))
+        assert [type(order) for order in stand.worker.orders] == [Reserve, Release, Reserve]
+
+    at_stand(story)
+
+
+def test_the_client_hears_that_the_next_stage_does_not_know_its_session(
+    at_stand: RunStand,
+) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        fail = Fail("s", 1, "unknown_session", "who?")
+        for sender, told in [(STRANGER, fail), (LAST, replace(fail, epoch=2))]:
+            await stand.send(told, sender=sender)
+        assert stand.client.heard == [Opened("s", 1, KEY, 1)]
+        await stand.send(fail, sender=LAST)
+        assert stand.client.last(Fail) == replace(fail, peer=LAST)
+
+    at_stand(story)
+
+
+def test_a_flood_of_bad_frames_does_not_pile_up(
+    at_stand: RunStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.outbox.REFUSALS_CAP", 10)
+
+    async def story(stand: Stand) -> None:
+        for _ in range(100):
+            stand.server.on_message(STRANGER, stand.step())
+        assert len(stand.server._outbox._tasks) == 10
+        await settle()
+        assert len(stand.ears[STRANGER].heard) == 10
+
+    at_stand(story)
