@@ -11,6 +11,7 @@ from swarm.hardware import bytes_of
 from swarm.model import BUILT_IN
 
 EVERY_ADDRESS = "0.0.0.0"
+QUANTS = ("", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class NodeConfig:
     memory_bytes: int = 0  # declared limit per device; 0 = what is free
     slowdown: float = 1.0  # emulated: every step takes so many times as long
     threads: int = 1
+    quant: str = ""  # of the layers' weights: "" or "int8"
+    sessions_per_step: int = 0  # most sessions in one step; 0 = as many as wait
     name: str = ""
     listen: str = EVERY_ADDRESS
     port: int = 0
@@ -38,6 +41,10 @@ class NodeConfig:
             )
         if self.threads < 1:
             raise BadInput(f"--threads {self.threads} is out of range.", "Give 1 or more.")
+        if self.quant not in QUANTS:
+            raise BadInput(f"--quant {self.quant} is not known.", "Give int8, or leave it out.")
+        if self.sessions_per_step < 0:
+            raise BadInput("--sessions-per-step is negative.", "Give 1 or more, or 0 for all.")
         if not 0 <= self.port < 65536:
             raise BadInput(f"--port {self.port} is out of range.", "Give a port from 1 to 65535.")
 
@@ -66,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--memory", metavar="SIZE", help="most memory for weights and KV, like 2GB")
     made.add_argument("--slowdown", type=float, default=1.0, help="emulate a slower device")
     made.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    made.add_argument("--quant", default="", metavar="int8", help="hold weights as 8 bit integers")
+    made.add_argument("--sessions-per-step", type=int, default=0, help=argparse.SUPPRESS)
     made.add_argument("--name", default="", help="what others see, besides the peer id")
     made.add_argument("--listen", default=EVERY_ADDRESS, metavar="ADDRESS")
     made.add_argument("--port", type=int, default=0)
@@ -86,6 +95,8 @@ def read_config(arguments: Sequence[str]) -> NodeConfig:
         memory_bytes=_memory_of(given.memory),
         slowdown=given.slowdown,
         threads=given.threads,
+        quant=given.quant,
+        sessions_per_step=given.sessions_per_step,
         name=given.name,
         listen=given.listen,
         port=given.port,

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import NodeConfig
+from node.engine.quantise import bytes_per_weight
 from node.orders import Measured
 from node.probe import Detected, detect
 from node.worker_process import WorkerPlace, WorkerProcess
@@ -154,17 +156,20 @@ def network_of(config: NodeConfig, invite: Invite | None) -> Network:
 
 @asynccontextmanager
 async def open_equipment(
-    config: NodeConfig, spec: ModelSpec, on_answer: OnAnswer
+    config: NodeConfig, served: Served, on_answer: OnAnswer
 ) -> AsyncIterator[list[Equipment]]:
-    """Hold a measured worker for every device of this machine."""
+    """Hold a measured worker for every device of this machine; raises BadInput, BadModel."""
+    detected = detect(config.memory_bytes)
+    if config.quant and any(found.kind != "cpu" for found in detected):
+        raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
+    width = await asyncio.to_thread(bytes_per_weight, served.folder, config.quant)
     async with AsyncExitStack() as stack:
-        opened = [
-            await _open_device(config, found, on_answer, stack)
-            for found in detect(config.memory_bytes)
-        ]
-        measured = await asyncio.gather(*(worker.measure(spec) for _, worker in opened))
+        opened = [await _open_device(config, found, on_answer, stack) for found in detected]
+        measured = await asyncio.gather(
+            *(worker.measure(served.spec, config.quant) for _, worker in opened)
+        )
         yield [
-            Equipment(_device_of(found, speed), worker)
+            Equipment(_device_of(found, speed, width), worker)
             for (found, worker), speed in zip(opened, measured, strict=True)
         ]
 

@@ -83,7 +83,8 @@ class Life:
         host = self._config.listen
         folder = str(self._served.folder)
         channel = self._links.channel
-        home = Home(channel, self._server, self._shelf, folder, host, machine_id())
+        quant = self._config.quant
+        home = Home(channel, self._server, self._shelf, folder, quant, host, machine_id())
         for each in equipment:
             device = each.device
             own = OwnDevice(home, device.index, device.memory_bytes, each.worker)

@@ -192,7 +192,9 @@ class LoadedShard:
         )
 
 
-def batches(orders: Sequence[Message], most_tokens: int) -> Iterator[list[Message]]:
+def batches(
+    orders: Sequence[Message], most_tokens: int, most_sessions: int = 1 << 30
+) -> Iterator[list[Message]]:
     """Cut orders into steps: a session once a step, its open and close never beside its rows."""
     batch: list[Message] = []
     sessions: set[str] = set()
@@ -200,7 +202,8 @@ def batches(orders: Sequence[Message], most_tokens: int) -> Iterator[list[Messag
     for order in orders:
         session = getattr(order, "session", "")
         new = order.tokens if isinstance(order, Compute) else 0
-        if batch and (session in sessions or tokens + new > most_tokens):
+        is_full = tokens + new > most_tokens or len(sessions) >= most_sessions
+        if batch and (session in sessions or is_full):
             yield batch
             batch, sessions, tokens = [], set(), 0
         batch.append(order)

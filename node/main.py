@@ -78,7 +78,7 @@ async def serve(
     story.swarm(links.invite.swarm)
     if config.founds:
         story.invite(links.invite.encode())
-    async with open_equipment(config, served.spec, on_answer) as equipment:
+    async with open_equipment(config, served, on_answer) as equipment:
         for each in equipment:
             story.offer(each.device)
         await life.run(equipment, stop)

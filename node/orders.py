@@ -11,6 +11,7 @@ class Measure(Message):
     """Node: how fast is your device on these layer shapes?"""
 
     model: dict[str, Any]  # ModelSpec by field
+    quant: str = ""  # what the weights will be held as
 
 
 @dataclass(frozen=True, slots=True)

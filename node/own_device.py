@@ -35,6 +35,7 @@ class Home:
     server: Server
     shelf: PlanShelf
     folder: str  # of the model
+    quant: str  # what its weights are held as: "" or "int8"
     host: str  # where group sockets listen
     machine: str  # machine id: equal ones reach each other over loopback
 
@@ -223,6 +224,7 @@ class OwnDevice:
             "start": stage.start,
             "end": stage.end,
             "rank": rank,
+            "quant": self._home.quant,
             "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
         }

@@ -61,10 +61,13 @@ class Arrived:
 class Worker:
     """One device: at most one shard, one compute thread (the main one), one reading thread."""
 
-    def __init__(self, node: socket.socket, *, device: str, slowdown: float) -> None:
+    def __init__(
+        self, node: socket.socket, *, device: str, slowdown: float, most_sessions: int = 0
+    ) -> None:
         self._node = node
         self._device = device
         self._slowdown = slowdown
+        self._most_sessions = most_sessions or INBOX_ORDERS
         self._inbox: queue.Queue[Arrived | None] = queue.Queue(INBOX_ORDERS)
         self._listener: GroupListener | None = None
         self._link: GroupLink | None = None
@@ -121,8 +124,8 @@ class Worker:
 
     def _control(self, order: Message) -> None:
         match order:
-            case Measure(model=model):
-                self._answer(self._measured(ModelSpec(**model)))
+            case Measure(model=model, quant=quant):
+                self._answer(self._measured(ModelSpec(**model), quant))
             case Prepare(group=group, host=host):
                 self._drop()
                 self._listener = GroupListener(host)
@@ -133,9 +136,9 @@ class Worker:
             case Unload():
                 self._drop()
 
-    def _measured(self, model: ModelSpec) -> Measured:
+    def _measured(self, model: ModelSpec, quant: str) -> Measured:
         bytes_per_second, flops = measure(
-            model, threads=torch.get_num_threads(), device=self._device
+            model, threads=torch.get_num_threads(), quant=quant, device=self._device
         )
         return Measured(bytes_per_second / self._slowdown, flops / self._slowdown)
 
@@ -197,7 +200,8 @@ class Worker:
 
     def _compute(self, arrived: Sequence[Arrived]) -> None:
         came = {getattr(each.order, "session", ""): each.seconds for each in arrived}
-        for batch in batches([each.order for each in arrived], MOST_TOKENS):
+        orders = [each.order for each in arrived]
+        for batch in batches(orders, MOST_TOKENS, self._most_sessions):
             if self._shard is None or not self._shard.leads:
                 self._refuse(batch)
                 continue
@@ -233,11 +237,12 @@ def _spec_of(order: Load) -> StageSpec:
 
 
 def main() -> None:
-    """Run the worker on the inherited socket: descriptor, device, threads, slowdown."""
-    descriptor, device, threads, slowdown = sys.argv[1:5]
+    """Run the worker on the inherited socket: descriptor, device, threads, slowdown, sessions."""
+    descriptor, device, threads, slowdown, sessions = sys.argv[1:6]
     torch.set_num_threads(int(threads))
     node = socket.socket(fileno=int(descriptor))
-    Worker(node, device=device, slowdown=float(slowdown)).run()
+    worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))
+    worker.run()
 
 
 if __name__ == "__main__":

@@ -21,11 +21,18 @@ OnAnswer = Callable[[Message], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlace:
-    """What a worker is started with: its device, torch threads, and the emulated slowdown."""
+    """What a worker is started with: its device, torch threads, slowdown, sessions in a step."""
 
     device: str
     threads: int
     slowdown: float
+    sessions_per_step: int = 0  # 0 = as many as wait
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The worker's command line."""
+        numbers = (self.threads, self.slowdown, self.sessions_per_step)
+        return (self.device, *map(str, numbers))
 
 
 class WorkerProcess:
@@ -57,9 +64,9 @@ class WorkerProcess:
         if not self.ended.is_set():
             self._writer.writelines(CODEC.encode(message))
 
-    async def measure(self, model: ModelSpec) -> Measured:
+    async def measure(self, model: ModelSpec, quant: str = "") -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
-        answer = await self._ask(Measure(model.to_json()), Measured, MEASURE_SECONDS)
+        answer = await self._ask(Measure(model.to_json(), quant), Measured, MEASURE_SECONDS)
         assert isinstance(answer, Measured)
         return answer
 
@@ -83,10 +90,15 @@ class WorkerProcess:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        place = (self._place.device, str(self._place.threads), str(self._place.slowdown))
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "node.worker", str(theirs.fileno()), *place),
+                *(
+                    sys.executable,
+                    "-m",
+                    "node.worker",
+                    str(theirs.fileno()),
+                    *self._place.arguments,
+                ),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first

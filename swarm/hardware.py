@@ -14,13 +14,14 @@ class Device:
     memory_bytes: int  # for weights and KV cache together
     bytes_per_second: float  # weight bytes streamed per second in decode
     flops: float  # FLOP/s in prefill
+    weight_bytes: float = 4.0  # of one weight in a layer as this device holds it: less if quantised
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.memory_bytes < 0:
             raise ValueError(f"device {self.name}: index and memory cannot be negative")
-        speeds = (self.bytes_per_second, self.flops)
+        speeds = (self.bytes_per_second, self.flops, self.weight_bytes)
         if not all(math.isfinite(speed) and speed > 0 for speed in speeds):
-            raise ValueError(f"device {self.name}: speeds must be positive numbers")
+            raise ValueError(f"device {self.name}: speeds and weight_bytes must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional
+from torch import nn
 
+from node.engine.quantise import quantise_layer
 from swarm.model import ModelSpec
-from swarm.tensors import DTYPES
+
+WIDTH = 4  # bytes of a float32
 
 SLICE_BYTES = 64 << 20  # of one weight matrix, at most
 CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache answers
@@ -26,7 +28,7 @@ def measure(
     *,
     threads: int,
     seconds: float = 1.0,
-    dtype: str = "f32",
+    quant: str = "",
     device: str = "cpu",
 ) -> tuple[float, float]:
     """Return (bytes per second, FLOP per second); takes about `seconds`, and restores threads."""
@@ -34,36 +36,42 @@ def measure(
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            return _measure(spec, seconds / 2, DTYPES[dtype], torch.device(device))
+            return _measure(spec, seconds / 2, torch.device(device), quant)
     finally:
         torch.set_num_threads(before)
 
 
 def _measure(
-    spec: ModelSpec, seconds: float, dtype: torch.dtype, device: torch.device
+    spec: ModelSpec, seconds: float, device: torch.device, quant: str
 ) -> tuple[float, float]:
-    rows = max(1, min(spec.ffn, SLICE_BYTES // (spec.hidden * dtype.itemsize)))
-    matrix_bytes = rows * spec.hidden * dtype.itemsize
-    copies = -(-CACHE_BYTES // matrix_bytes)
-    weights = [
-        torch.ones(rows, spec.hidden, dtype=dtype, device=device) for _ in range(min(copies, 64))
-    ]
-    one = torch.ones(1, spec.hidden, dtype=dtype, device=device)
-    many = torch.ones(PREFILL_TOKENS, spec.hidden, dtype=dtype, device=device)
+    rows = max(1, min(spec.ffn, SLICE_BYTES // (spec.hidden * WIDTH)))
+    copies = -(-CACHE_BYTES // (rows * spec.hidden * WIDTH))
+    linears = [_linear(spec.hidden, rows, device, quant) for _ in range(min(copies, 64))]
+    matrix_bytes = linears[0].weight.numel() * linears[0].weight.element_size()
+    one = torch.ones(1, spec.hidden, device=device)
+    many = torch.ones(PREFILL_TOKENS, spec.hidden, device=device)
 
     def decode() -> None:
-        for weight in weights:
-            functional.linear(one, weight)
+        for linear in linears:
+            linear(one)
 
-    part = weights[0][: max(1, PREFILL_BYTES // (spec.hidden * dtype.itemsize))]
+    columns = max(1, min(rows, PREFILL_BYTES // (spec.hidden * WIDTH)))
+    part = _linear(spec.hidden, columns, device, quant)
 
     def prefill() -> None:
-        functional.linear(many, part)
+        part(many)
 
     decode_seconds = _median_seconds(decode, seconds, device)
     prefill_seconds = _median_seconds(prefill, seconds, device)
-    operations = 2.0 * PREFILL_TOKENS * part.numel()
-    return len(weights) * matrix_bytes / decode_seconds, operations / prefill_seconds
+    operations = 2.0 * PREFILL_TOKENS * part.weight.numel()
+    return len(linears) * matrix_bytes / decode_seconds, operations / prefill_seconds
+
+
+def _linear(inputs: int, outputs: int, device: torch.device, quant: str) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs, bias=False, device=device)
+    if quant == "int8":
+        quantise_layer(linear)
+    return linear
 
 
 def _median_seconds(run: Callable[[], None], seconds: float, device: torch.device) -> float:

@@ -386,4 +386,5 @@ def test_batches_keep_every_order_and_the_order_of_each_session(
 def test_orders_of_unlike_sessions_run_in_one_step() -> None:
     steps = [rows_of(session, 0, [1]) for session in "abcd"]
     assert [len(batch) for batch in batches(steps, 512)] == [4]
+    assert [len(batch) for batch in batches(steps, 512, 1)] == [1, 1, 1, 1]
     assert list(batches([], 512)) == []

@@ -1,5 +1,7 @@
 """The live door: from what peers advertise to a plan that a swarm can load."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.cost import CostModel
@@ -119,3 +121,28 @@ def test_the_picture_shows_every_shard_and_every_spare() -> None:
     assert "anna" in text
     assert "bert" in text
     assert text.splitlines()[-1].endswith("spare")
+
+
+def test_an_int8_peer_takes_more_layers_within_its_memory_and_reads_them_faster() -> None:
+    ends = 2 * SPEC.embedding_parameters * 4 + 8 * 256 * SPEC.kv_bytes(8, 4)
+    room = LAYER_BYTES * 3 + ends  # three layers in float32, any of them and both ends
+    small = quantised(capability(room), weight_bytes=1.25)
+    problem = problem_of({"a": small, "b": capability(room)})
+    of_int8, of_f32 = problem.devices
+    assert of_f32.memory_bytes == room
+    assert of_int8.memory_bytes == pytest.approx(LAYER_BYTES * 3 * 3.2 + ends)
+    assert of_int8.bytes_per_second == pytest.approx(3.2 * of_f32.bytes_per_second)
+    plan = make_plan(problem_of({"a": small}), never)
+    assert sum(stage.end - stage.start for stage in plan.pipelines[0].stages) == 8
+    with pytest.raises(DoesNotFit):
+        make_plan(problem_of({"b": capability(room)}), never)
+
+
+def test_a_small_int8_peer_never_counts_as_less_than_its_memory() -> None:
+    tiny = quantised(capability(1.4 * MIB), weight_bytes=1.25)
+    assert problem_of({"a": tiny}).devices[0].memory_bytes == int(1.4 * MIB)
+
+
+def quantised(given: Capability, weight_bytes: float) -> Capability:
+    devices = [replace(device, weight_bytes=weight_bytes) for device in given.devices]
+    return replace(given, devices=devices)
