@@ -16,6 +16,7 @@ MOST_KINDS = 48  # beyond that, speeds and memory are rounded up
 ROUNDING = 1.1
 LARGEST_GROUP = 16  # larger tensor-parallel groups are taken to cost only their all-reduce
 STEPS = 48
+NEVER = 1e30  # seconds; finite, so that nothing times it is defined
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def _kind(problem: Problem, number: int, device: PlanDevice) -> Kind:
     count = int(problem.devices_in[machine])
     latency, bandwidth = problem.latency, problem.bandwidth
     others = np.arange(len(problem.machines)) != machine
-    outside = (np.inf, 1.0)
+    outside = (NEVER, 1.0)
     if others.any():
         near = np.minimum(latency[machine], latency[:, machine])[others].min()
         wide = np.maximum(bandwidth[machine], bandwidth[:, machine])[others].max()
@@ -55,7 +56,7 @@ def _kind(problem: Problem, number: int, device: PlanDevice) -> Kind:
         1 / (device.bytes_per_second * device.memory_efficiency),
         1 / (device.flops * device.compute_efficiency),
         device.memory_bytes,
-        own if count > 1 else (np.inf, 1.0, 1),
+        own if count > 1 else (NEVER, 1.0, 1),
         outside,
     )
 
@@ -194,7 +195,7 @@ def _grouped(problem: Problem, kinds: Counter[Kind], batch: Numbers) -> Numbers:
     speeds = [1 / (phases[0][i] + phases[1][i])[:, 0, :] for i in (0, 1)]
     order = [np.repeat(s, list(kinds.values()), axis=0) for s in speeds]
     fastest = [np.cumsum(np.sort(s, axis=0)[::-1], axis=0) for s in order]
-    best = np.full((len(kinds), 1, len(batch)), np.inf)
+    best = np.full((len(kinds), 1, len(batch)), NEVER)
     devices = len(order[0])
     for members in range(2, min(devices, LARGEST_GROUP + 1) + 1):
         work = np.max([1 / (s + f[members - 2]) for s, f in zip(speeds, fastest, strict=True)], 0)

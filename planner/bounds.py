@@ -83,7 +83,7 @@ def _shares(rates: Rates, layers: int, low: float, high: float, given: Numbers) 
         grouped = _held_grouped(rates, layers, high, weight)
         for price in PRICES:
             u = _priced(rates, layers, (alone, grouped), low, price)
-            alive &= np.tensordot(rates.counts, u, axes=1) >= low
+            alive &= np.tensordot(rates.counts, u, axes=1) >= low * (1 - 1e-9)
             whole = np.tensordot(rates.counts, np.maximum(u, floor), axes=1)
             better = whole < least
             least = np.where(better, whole, least)

@@ -10,6 +10,7 @@ from planner.problem import Numbers, Problem
 from planner.stage_form import StageForm, chain_seconds, form_stage
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
+Shards = tuple[Shard, ...]
 BATCH_CAP = 4096  # sequences in one pipeline
 FORMS_KEPT = 200_000
 GROUPS_PER_STAGE = 4  # batches in flight tried, for each stage
@@ -26,7 +27,7 @@ class CostModel:
         self._held: dict[StageForm, float] = {}
         self._prefills: dict[StageForm, float] = {}
         self._places: dict[tuple[Shard, ...], tuple[int, ...]] = {}
-        self._hops: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[Numbers, Numbers]] = {}
+        self._hops: dict[tuple[Shards, Shards], tuple[Numbers, Numbers]] = {}
 
     def form(self, stage: Stage) -> StageForm:
         """The stage as arrays, remembered."""
@@ -66,9 +67,9 @@ class CostModel:
         return best
 
     def _hop_terms(self, a: Stage, b: Stage) -> tuple[Numbers, Numbers]:
-        key = (self._machines(a.shards), self._machines(b.shards))
+        key = (a.shards, b.shards)
         if key not in self._hops:
-            grid = np.ix_(*key)
+            grid = np.ix_(self._machines(a.shards), self._machines(b.shards))
             latency, bandwidth = self.problem.latency[grid], self.problem.bandwidth[grid]
             self._hops[key] = (latency.ravel(), 1 / bandwidth.ravel())
         return self._hops[key]

@@ -12,6 +12,7 @@ from swarm.plan import Plan
 
 PATIENCE = 300  # tries without a gain before the search rests, and more for each part
 PATIENCE_PER_PART = 40
+MOST_WORK = 6_000  # atoms priced from one start, so that large pools end, too
 STARTS_KEPT = 3
 MOST_STARTS = 24
 GAIN = 1e-6
@@ -42,7 +43,9 @@ class Goal:
         """Try random moves until many in a row gain nothing or the stop rule says so."""
         value, failures = self.total(layout), 0
         names, weights = [kind for kind, _ in MOVES], [weight for _, weight in MOVES]
-        while failures < PATIENCE + PATIENCE_PER_PART * len(layout.parts) and not stop(-value):
+        patience = PATIENCE + PATIENCE_PER_PART * len(layout.parts)
+        budget = self.pool.work + MOST_WORK
+        while failures < patience and self.pool.work < budget and not stop(-value):
             failures += 1
             if not layout.parts:
                 break

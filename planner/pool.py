@@ -44,6 +44,7 @@ class Pool:
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._atoms: dict[tuple[int, ...], Atom | None] = {}
         self._adopted = 0
+        self.work = 0  # atoms priced so far: what a search has cost, without a clock
         self._prices: dict[tuple[str, Key], Price] = {}
 
     def atom(self, members: Iterable[int]) -> Atom | None:
@@ -98,6 +99,7 @@ class Pool:
         stays = [a == b for a, b in zip([-1, *where], where, strict=False)]
         key = (objective, tuple((a.kind, stay) for a, stay in zip(ordered, stays, strict=True)))
         if key not in self._prices:
+            self.work += len(ordered)
             turns = [self._priced(ordered, turn, objective) for turn in _turns(ordered)]
             self._prices[key] = max(turns, key=lambda price: price.value)
         return self._prices[key]

@@ -1,0 +1,168 @@
+"""The command line: one JSON object, pictures, and one sentence for every bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from planner.commands import main
+
+Mend = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def mended(cluster_file: Path, tmp_path: Path) -> Callable[[Mend], str]:
+    """Write the cluster file with something changed in it."""
+
+    def write(change: Mend) -> str:
+        data = json.loads(cluster_file.read_text())
+        change(data)
+        path = tmp_path / "mended.json"
+        path.write_text(json.dumps(data))
+        return str(path)
+
+    return write
+
+
+def case_study(data: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = data["instances"][0]
+    return entry
+
+
+@pytest.mark.parametrize("search", ["swarm", "hexgen", "symmetric", "petals", "parallax"])
+def test_json_is_one_object_that_the_oracle_accepts(
+    cluster_file: Path, oracle: ModuleType, capsys: pytest.CaptureFixture[str], search: str
+) -> None:
+    arguments = ["plan", "--instance", str(cluster_file), "--id", "hexgen-case-study"]
+    arguments += ["--objective", "throughput", "--search", search, "--json"]
+    assert main(arguments) == 0
+    said = json.loads(capsys.readouterr().out)
+    judge = oracle.Evaluator(*oracle.load(cluster_file, "hexgen-case-study"))
+    assert judge.problems(said["plan"]) == []
+    assert said["value"] == pytest.approx(judge.report(said["plan"])["tokens_per_s"], rel=1e-6)
+    assert said["value"] <= said["bound"]
+    assert said["gap"] == pytest.approx(said["bound"] / said["value"] - 1)
+    assert said["feasible"]
+    assert said["search"] == search
+
+
+def test_infeasible_says_how_many_bytes_are_missing(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--instance", str(cluster_file), "--id", "prima-home-4"]
+    assert main(arguments) == 2
+    assert "INFEASIBLE" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert not said["feasible"]
+    assert "27833860608 bytes are missing" in said["reasons"][0]
+
+
+def test_zero_seconds_still_gives_a_valid_plan(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for objective in ("latency", "throughput"):
+        flags = ["--id", "hexgen-hetero-half-30", "--seconds", "0", "--json"]
+        arguments = ["plan", "--instance", str(cluster_file), *flags, "--objective", objective]
+        assert main(arguments) == 0
+        assert json.loads(capsys.readouterr().out)["feasible"]
+
+
+def remove(field: str) -> Mend:
+    def change(data: dict[str, Any]) -> None:
+        del case_study(data)["machines"][1][field]
+
+    return change
+
+
+def machine(**values: Any) -> Mend:
+    return lambda data: case_study(data)["machines"][1].update(values)
+
+
+def no_devices(data: dict[str, Any]) -> None:
+    for entry in case_study(data)["machines"]:
+        entry["count"] = 0
+
+
+def far_apart(data: dict[str, Any]) -> None:
+    case_study(data)["machines"][1]["region"] = "moon"
+
+
+def negative_memory(data: dict[str, Any]) -> None:
+    data["gpu_types"]["A5000"]["mem_GB"] = -24
+
+
+def unknown_model(data: dict[str, Any]) -> None:
+    case_study(data)["model"] = "gpt-9"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (remove("count"), "instances[0].machines[1].count"),
+        (remove("intra"), "intra"),
+        (machine(count=-2), "machines[1].count"),
+        (machine(count="two"), "machines[1].count"),
+        (machine(gpu="H900"), "H900"),
+        (negative_memory, "gpu_types.A5000.mem_GB"),
+        (unknown_model, "gpt-9"),
+        (no_devices, "machines"),
+        (far_apart, "inter_region_pairs"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_file(
+    mended: Callable[[Mend], str], capsys: pytest.CaptureFixture[str], change: Mend, named: str
+) -> None:
+    path = mended(change)
+    assert main(["plan", "--instance", path, "--id", "hexgen-case-study"]) == 2
+    said = capsys.readouterr().err
+    assert path in said
+    assert named in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--id", "nope"],
+        [],
+        ["--id", "hexgen-case-study", "--search", "magic"],
+        ["--id", "hexgen-case-study", "--without", "nobody"],
+        ["--id", "hexgen-case-study", "--add", "nonsense"],
+        ["--id", "hexgen-case-study", "--add", "H900@dc"],
+        ["--id", "hexgen-case-study", "--seconds", "-1"],
+        ["--id", "hexgen-case-study", "--stages", "81"],
+        ["--id", "hexgen-case-study", "--cost", "flow"],
+    ],
+)
+def test_bad_flags_end_with_code_two(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert main(["plan", "--instance", str(cluster_file), *flags]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_what_if_and_pictures(
+    cluster_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["plan", "--instance", str(cluster_file), "--id", "hexgen-case-study", "--explain"]
+    assert main([*base, "--svg", str(tmp_path / "layers.svg")]) == 0
+    assert (tmp_path / "layers.svg").read_text().startswith("<svg")
+    assert main([*base, "--without", "a4000-0", "--add", "2xA5000@dc"]) == 0
+    assert "added-0/0" in capsys.readouterr().out
+
+
+def test_simulation_prints_shares_and_percentiles(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["simulate", "--instance", str(cluster_file), "--id", "hexgen-case-study"]
+    arguments += ["--search", "symmetric", "--rate", "0.2", "--requests", "50", "--json"]
+    for batching in ("continuous", "none"):
+        assert main([*arguments, "--batching", batching]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert 0 <= said["slo_attainment"] <= 1
+        assert said["p50_seconds"] <= said["p99_seconds"]
