@@ -74,8 +74,7 @@ class Office:
         term = await self._candidacy.raise_term()
         me, rank = self._neighbourhood.me, self._candidacy.rank
         document = PlanDocument(plan, term, me, self._spec.digest, reason=reason)
-        data = document.to_bytes()
-        reference = PlanRef(term=term, rank=rank, digest=self._shelf.put(data), size=len(data))
+        reference = self._shelf.propose(document, rank)
         pipelines = len(plan.pipelines)
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference

@@ -9,7 +9,7 @@ from node.neighbourhood import Neighbourhood
 from node.planning import PlanDocument, digest_of
 from planner.election import PlanOrder, is_credible
 from swarm.channel import Channel
-from swarm.errors import BadInput, PeerError, RemoteProtocolError
+from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.records import PlanRef
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ class PlanShelf:
         self._ledger = Ledger(folder)
         self._channel = channel
         self._copies: dict[str, bytes] = {}
+        self._taken: PlanOrder | None = None  # of the accepted document
         self.accepted: PlanDocument | None = None
         channel.answer("plan", self._answer)
 
@@ -42,6 +43,17 @@ class PlanShelf:
         for old in list(self._copies)[:-COPIES]:
             del self._copies[old]
         return digest
+
+    def propose(self, document: PlanDocument, rank: int) -> PlanRef:
+        """Vote for a plan of our own, on disk before anyone hears of it; raises SwarmError.
+
+        A planner that restarts between the two would give one term two plans.
+        """
+        data = document.to_bytes()
+        reference = PlanRef(document.term, rank, self.put(data), len(data))
+        if not self._ledger.accept(self._swarm, _order_of(reference)):
+            raise SwarmError(f"A later plan than our own of term {document.term} is accepted.")
+        return reference
 
     def assignment_of(self, device: str) -> Assignment | None:
         """The part of one of our devices in the accepted plan."""
@@ -64,11 +76,11 @@ class PlanShelf:
 
     def _is_wanted(self, order: PlanOrder) -> bool:
         known = self._ledger.order_of(self._swarm)
-        return known is None or order > known or self._is_restored_by(order)
+        return known is None or order > known or self._is_known_by_name(order)
 
-    def _is_restored_by(self, order: PlanOrder) -> bool:
-        """Whether we have restarted, and know this plan by name but not its text."""
-        return self.accepted is None and self._ledger.order_of(self._swarm) == order
+    def _is_known_by_name(self, order: PlanOrder) -> bool:
+        """Whether we have voted for this plan but not taken its text: our own, or we restarted."""
+        return order == self._ledger.order_of(self._swarm) and order != self._taken
 
     async def _adopt(self, planner: str, reference: PlanRef, common_term: int) -> bool:
         try:
@@ -81,12 +93,12 @@ class PlanShelf:
             logger.warning("%s offers a plan that is not its own", planner)
             return False
         order = _order_of(reference)
-        is_known = self._is_restored_by(order)
+        is_known = self._is_known_by_name(order)
         if not is_known and not self._ledger.accept(self._swarm, order, common_term=common_term):
             return False
         logger.info("accepted the plan of %s, term %d", planner, reference.term)
         self.put(data)
-        self.accepted = document
+        self.accepted, self._taken = document, order
         return True
 
     async def _fetch(self, planner: str, reference: PlanRef) -> bytes:
