@@ -1,0 +1,297 @@
+"""A world of nodes that elect and plan over a faulty DHT, on virtual clocks.
+
+Real are Candidacy, Neighbourhood, PlanShelf with its Ledger, and Office; the board is a set of
+later-expiry-wins replicas that lose reads and writes, the channel knows who can be reached.
+"""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from node.candidacy import Candidacy
+from node.ledger import Ledger
+from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
+from node.office import Office
+from node.plan_shelf import PlanShelf
+from node.planning import digest_of
+from planner.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
+from swarm.channel import Answer, OnLost, OnMessage
+from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
+from swarm.hardware import Device
+from swarm.memory import peer_named
+from swarm.model import ModelSpec
+from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.records import Capability, Lease, PlanRef, Record
+from swarm.wire import Message
+
+SWARM = "simulated"
+SPEC = ModelSpec("m", "digest", "llama", 1, 8, 2, 2, 4, 16, 64, 64, 10, 10)
+LOOK_SECONDS = 1.0
+EPOCH = 1_000_000.0  # wall clock at the start of the world
+R = TypeVar("R", bound=Record)
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass
+class World:
+    """Time, faults, and every node that is there."""
+
+    folder: Path
+    draw: Random
+    now: float = 0.0  # monotonic on every machine
+    loss: float = 0.0  # share of reads and writes that a replica misses
+    sides: dict[str, int] = field(default_factory=dict)  # of a partition, by peer
+    nodes: dict[str, "Node"] = field(default_factory=dict)
+    running: str = ""  # whose step it is
+    slow_plan: float = 0.0  # the next plan takes so long
+    kills_planner: bool = False  # once others have its plan and it has not yet noted that itself
+    news: set[str] = field(default_factory=set)  # peers that were told to look at once
+    offered: dict[tuple[int, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def time(self) -> float:
+        """The wall clock of the node whose step it is."""
+        return EPOCH + self.now + self.nodes[self.running].skew
+
+    def monotonic(self) -> float:
+        """Its monotonic clock."""
+        return self.now
+
+    def reaches(self, one: str, other: str) -> bool:
+        """Whether two live nodes can talk."""
+        both = (self.nodes.get(one), self.nodes.get(other))
+        up = all(node is not None and node.is_up for node in both)
+        return up and self.sides.get(one, 0) == self.sides.get(other, 0)
+
+    def is_lost(self) -> bool:
+        """Whether one read or write of one replica fails."""
+        return self.draw.random() < self.loss
+
+    def next_plan(
+        self,
+        _spec: ModelSpec,
+        capabilities: Mapping[str, Capability],
+        _current: Plan | None,
+        *,
+        may_move: bool,
+    ) -> tuple[Plan, str]:
+        """Stands for the search: one stage over everybody; may take long."""
+        self.now += self.slow_plan
+        self.slow_plan = 0.0
+        shards = tuple(Shard(f"{peer}/0", 1, 1) for peer in sorted(capabilities))
+        return Plan((Pipeline((Stage(0, 1, shards),)),) if shards else ()), ""
+
+    async def let(self, name: str) -> None:
+        """Let one node take a step, if it is up and not paused."""
+        node = self.nodes.get(name)
+        if node is not None and node.is_up and self.now >= node.paused_until:
+            self.running = name
+            await node.step()
+            node.check()
+            if self.kills_planner and (planner := self._planner_behind(node)):
+                planner.is_up = self.kills_planner = False
+
+    def _planner_behind(self, node: "Node") -> "Node | None":
+        """The planner whose plan `node` has accepted before the planner itself."""
+        accepted = node.shelf.accepted
+        planner = self.nodes.get(accepted.planner) if accepted else None
+        if accepted is None or planner is None or planner.shelf.accepted == accepted:
+            return None
+        return planner
+
+
+class Replica:
+    """The board as one node sees it: its own copy and those that it can reach."""
+
+    def __init__(self, world: World, node: "Node") -> None:
+        self.peer = node.peer
+        self._world, self._node = world, node
+        self.copies: dict[tuple[type[Record], str], tuple[Record, float]] = {}
+        self._last: dict[type[Record], float] = defaultdict(float)
+
+    async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
+        world, kind = self._world, type(record)
+        self._node.check_publish(record)
+        ttl = kind.TTL_SECONDS if ttl_seconds is None else ttl_seconds
+        expiration = max(world.time() + ttl, self._last[kind] + 0.001)
+        self._last[kind] = expiration
+        for node in world.nodes.values():
+            own = node is self._node
+            if own or (world.reaches(self.peer, node.peer) and not world.is_lost()):
+                node.board.take((kind, self.peer), record, expiration)
+
+    def take(self, key: tuple[type[Record], str], record: Record, expiration: float) -> None:
+        before = self.copies.get(key)
+        if before is None or before[1] < expiration:
+            self.copies[key] = record, expiration
+
+    async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
+        world, wall = self._world, self._world.time()
+        found: dict[str, tuple[R, float]] = {}
+        for node in world.nodes.values():
+            if node is not self._node and (
+                not world.reaches(self.peer, node.peer) or world.is_lost()
+            ):
+                continue
+            for (_, peer), (record, expiration) in node.board.copies.items():
+                if isinstance(record, kind) and expiration > wall:
+                    before = found.get(peer)
+                    if before is None or before[1] < expiration:
+                        found[peer] = record, expiration
+        return {peer: record for peer, (record, _) in found.items()}
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Line:
+    """The channel of one node: questions to whoever can be reached."""
+
+    def __init__(self, world: World, peer: str) -> None:
+        self.peer = peer
+        self._world = world
+        self.handlers: dict[str, Answer] = {}
+
+    def answer(self, name: str, handler: Answer) -> None:
+        self.handlers[name] = handler
+
+    async def ask(
+        self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
+    ) -> bytes:
+        world = self._world
+        if not world.reaches(self.peer, peer):
+            raise PeerLost("out of reach", peer=peer)
+        other = world.nodes[peer]
+        if world.now < other.paused_until or world.is_lost():
+            raise Deadline("no answer", peer=peer)
+        handler = other.line.handlers.get(name)
+        if handler is None:
+            raise PeerRefused("unknown question", peer=peer)
+        try:
+            return await handler(self.peer, payload)
+        except SwarmError as error:
+            raise PeerRefused(str(error), peer=peer) from error
+
+    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
+        """No streams here."""
+
+    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
+        """No streams here."""
+
+    def round_trip_seconds(self, peer: str) -> float | None:
+        """Not measured."""
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Node:
+    """The electing and planning part of one node; a restart keeps its folder and its peer id."""
+
+    def __init__(self, world: World, name: str, skew: float) -> None:
+        self.name, self.peer = name, peer_named(name)
+        self.skew = skew
+        self.is_up = True
+        self.paused_until = 0.0
+        self.orders: list[PlanOrder] = []
+        self._world = world
+        self.folder = world.folder / name
+        self.folder.mkdir(exist_ok=True)
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what is on disk, and nothing else."""
+        world = self._world
+        world.nodes[self.peer] = self
+        world.running = self.peer
+        self.is_up = True
+        self.board = Replica(world, self)
+        self.line = Line(world, self.peer)
+        self.line.answer("news", self._hear_news)
+        self.shelf = PlanShelf(SWARM, self.folder, self.line)
+        self.neighbourhood = Neighbourhood(SWARM, SPEC.digest, self.board, self.line)
+        self.candidacy = Candidacy(self.peer, self.board, self.neighbourhood)
+        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
+        self.acts = False
+        self._since = world.time()
+        self._spoken_at = -HEARTBEAT_SECONDS
+        self._confirmed_at: float | None = None  # our own account of the last lease
+        self._held = False
+
+    async def step(self) -> None:
+        """One look at the board, as Life does it."""
+        neighbourhood, world = self.neighbourhood, self._world
+        capability = self._capability()
+        if world.now - self._spoken_at >= HEARTBEAT_SECONDS:
+            self._spoken_at = world.now
+            await self.board.publish(capability)
+        self.acts, self._held = False, self.candidacy.holds
+        neighbourhood.verified_term = max(self.shelf.term, self.candidacy.term)
+        await neighbourhood.refresh()
+        neighbourhood.note_own(capability)
+        planner = neighbourhood.planner
+        asked = list(neighbourhood.capabilities) if self.candidacy.holds else [planner or ""]
+        await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
+        try:
+            if await self.candidacy.pursue():
+                self._check_lease("acts")
+                self.acts = True
+                await self.office.work()
+            elif not self.candidacy.holds:
+                self.office.forget()
+        except SwarmError:
+            self.acts = False  # Life logs it and looks again
+            return
+        if await self.shelf.adopt_latest(neighbourhood):
+            self._spoken_at = -HEARTBEAT_SECONDS
+
+    async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
+        self._world.news.add(self.peer)
+        return b""
+
+    def check(self) -> None:
+        """What must be true after every step."""
+        order = Ledger(self.folder).order_of(SWARM)
+        if order is not None and (not self.orders or order != self.orders[-1]):
+            if self.orders and not order > self.orders[-1]:
+                raise Broken(f"S1: {self.name} accepted {order} after {self.orders[-1]}")
+            self.orders.append(order)
+        accepted = self.shelf.accepted
+        if accepted is None:
+            return
+        digest = digest_of(accepted.to_bytes())
+        if (accepted.term, digest) not in {(each.term, each.digest) for each in self.orders}:
+            raise Broken(f"S1: {self.name} follows a plan that was not persisted")
+        votes = self._world.offered[accepted.term, accepted.planner]
+        votes.add(digest)
+        if len(votes) > 1:
+            raise Broken(f"S2: two plans of term {accepted.term} of {accepted.planner}")
+
+    def check_publish(self, record: Record) -> None:
+        """What must be true when something is published."""
+        if isinstance(record, PlanRef):
+            self._check_lease("publishes a plan")
+        elif isinstance(record, Lease):
+            if self._held:
+                self._check_lease("renews its lease")
+            self._confirmed_at = self._world.now
+            self._held = True
+
+    def _check_lease(self, what: str) -> None:
+        since = self._confirmed_at
+        if since is None or self._world.now - since >= LEASE_SECONDS - SKEW_SECONDS:
+            raise Broken(f"S6: {self.name} {what} at {self._world.now}, confirmed at {since}")
+
+    def _capability(self) -> Capability:
+        device = Device(0, "cpu", "cpu", 1, 1.0, 1.0)
+        made = Capability(SPEC.digest, [device], [], "host", True, self._since)
+        return replace(made, term=self.shelf.term)
+
+
+Fault = Callable[[World], Awaitable[None]]

@@ -1,0 +1,86 @@
+"""A worker that is told nonsense, or something else halfway, says so and lives on."""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import pytest
+
+from node.orders import CODEC, Broken, Load, Loaded, Reserved, Unload
+from node.worker import Arrived, Worker
+from swarm.wire import TEXT_CAP, Decoder, Message
+from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, spec_of
+
+
+class Bench:
+    """A worker in this process, and what it answers."""
+
+    def __init__(self) -> None:
+        self.node, theirs = socket.socketpair()
+        self.worker = Worker(theirs, device="cpu", slowdown=1.0)
+        self._decoder = Decoder(CODEC)
+
+    def tell(self, orders: Sequence[Message]) -> list[Message]:
+        """Let the worker handle orders that came at once; returns its answers."""
+        told = [order for order in orders if isinstance(order, Load | Unload)]
+        self.worker._told += len(told)
+        self.worker._handle([Arrived(order, time.perf_counter()) for order in orders])
+        self.node.setblocking(False)
+        return list(self._decoder.feed(self.node.recv(1 << 20)))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.node.close()
+
+
+def load_order(**changes: object) -> Load:
+    spec = asdict(spec_of(0, 8)) | {
+        "folder": str(FOLDER),
+        "kv_bounds": [0, 8],
+        "mlp_bounds": [0, 8],
+    }
+    return Load("g", spec | changes, BUDGET)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": 5, "end": 2},
+        {"kv_bounds": [0]},
+        {"kv_bounds": [0, 9]},
+        {"rank": 7},
+        {"dtype": "f8"},
+        {"unknown": 1},
+        {"end": 99},
+    ],
+)
+def test_a_shard_that_cannot_be_is_reported_and_the_next_one_loads(
+    bench: Bench, changes: dict[str, object]
+) -> None:
+    (broken,) = bench.tell([load_order(**changes)])
+    assert isinstance(broken, Broken)
+    assert isinstance(bench.tell([load_order()])[-1], Loaded)
+
+
+def test_a_load_is_given_up_when_the_node_wants_something_else(bench: Bench) -> None:
+    answers = bench.tell([load_order(), Unload()])
+    assert not any(isinstance(each, Loaded) for each in answers)
+    broken = answers[-1]
+    assert isinstance(broken, Broken)
+    assert "other plans" in broken.reason
+    assert bench.worker._shard is None
+    assert isinstance(bench.tell([load_order()])[-1], Loaded)
+
+
+def test_a_refusal_that_quotes_a_stranger_fits_into_a_frame() -> None:
+    order = reserve("s", [1])
+    order.sampling["temperature"] = "x" * 60_000
+    (answer,) = lone_shard(0, 8).apply([order])
+    assert isinstance(answer, Reserved)
+    assert answer.code == "bad_frame"
+    assert len(answer.reason) == TEXT_CAP
+    assert CODEC.encode(answer)
