@@ -22,30 +22,24 @@ class Chat:
         self.turns: list[dict[str, str]] = []
 
     async def say(self, line: str, show: Callable[[str], None]) -> None:
-        """Add a line of the person and the answer to it; raises SwarmError."""
-        self.turns.append({"role": "user", "content": line})
-        try:
-            await self._answer(show)
-        except BaseException:
-            del self.turns[-1]  # unanswered: the person may say it again
-            raise
-
-    async def _answer(self, show: Callable[[str], None]) -> None:
-        async with self._client.ask(await self._fitting_question()) as pieces:
+        """Add a line of the person and the answer to it; raises SwarmError, and adds nothing."""
+        asked = {"role": "user", "content": line}
+        question = await self._fitting_question(asked)
+        async with self._client.ask(question) as pieces:
             async for piece in pieces:
                 show(piece)
-            self.turns.append({"role": "assistant", "content": pieces.generation.text})
+            self.turns += [asked, {"role": "assistant", "content": pieces.generation.text}]
 
-    async def _fitting_question(self) -> Question:
+    async def _fitting_question(self, asked: dict[str, str]) -> Question:
         """The conversation, without its oldest turns once it outgrows the context."""
         local = await self._client.model()
         while True:
-            turns = tuple(self.turns)
+            turns = (*self.turns, asked)
             question = Question(None, turns, self._timeout_seconds, self._options)
             try:
                 local.request(question)
             except PromptTooLong:
-                if len(self.turns) < 3:
+                if not self.turns:
                     raise
                 del self.turns[:2]
             else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 from client.route import HopSeconds, Need, Route, choose_route, hop_seconds_of
@@ -28,6 +29,7 @@ class Directory:
         self._hop_seconds: HopSeconds = hop_seconds_of({})
         self._read_at = self._links_at = -math.inf
         self._alone_since = math.inf  # no peer at all is on the board
+        self._own: Counter[str] = Counter()  # sessions of ours by leader
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
@@ -45,7 +47,15 @@ class Directory:
             if self._read_at < asked_at:
                 await self._read()
         self._check_swarm()
-        return choose_route(self._adverts.values(), need, self._hop_seconds)
+        return choose_route(self._adverts.values(), need, self._hop_seconds, self._own)
+
+    def enter(self, route: Route) -> None:
+        """Count a session of ours on its route: adverts are seconds old."""
+        self._own.update(route.leaders)
+
+    def leave(self, route: Route) -> None:
+        """The session is over, or goes elsewhere."""
+        self._own.subtract(route.leaders)
 
     async def _read(self) -> None:
         now = self._clock()

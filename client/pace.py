@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Clock = Callable[[], float]
+MOST_DOUBLINGS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Pace:
     def expect(self, chunks: int = 1) -> None:
         """Wait for an answer from now on; a prompt of several chunks may take as much longer."""
         least = max(self._patience.step_seconds, self._patience.averages * self._average)
-        self._due = self._clock() + least * chunks * 2**self.replays
+        self._due = self._clock() + least * chunks * 2 ** min(self.replays, MOST_DOUBLINGS)
         self._token_at = None
 
     def token(self) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from swarm.errors import NoRoute
 from swarm.records import Advert, Capability, StageAdvert
@@ -15,6 +16,7 @@ NO_ROOM_SECONDS = 1e4
 AVOIDED_SECONDS = 1e6
 
 HopSeconds = Callable[[str, str], float]
+NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,17 @@ class Route:
 
 
 def choose_route(
-    adverts: Iterable[Advert], need: Need, hop_seconds: HopSeconds | None = None
+    adverts: Iterable[Advert],
+    need: Need,
+    hop_seconds: HopSeconds | None = None,
+    own: Mapping[str, int] = NOBODY,
 ) -> Route:
-    """Return the route of the least time per token; raises NoRoute and says what is missing."""
+    """Return the route of the least time per token; raises NoRoute and says what is missing.
+
+    `own` counts the asker's own sessions by leader, which adverts may not show yet.
+    """
     hop = hop_seconds or hop_seconds_of({})
-    offers = sorted(_offers(adverts, need), key=lambda offer: (offer[0].start, offer[0].end))
+    offers = sorted(_offers(adverts, need, own), key=lambda offer: (offer[0].start, offer[0].end))
     costs: list[float] = []
     before: list[int] = []
     ends: dict[int, list[int]] = {}  # boundary -> the stages that end there and can be reached
@@ -102,17 +110,20 @@ def no_route(stages: Iterable[StageAdvert], layers: int) -> NoRoute:
     return NoRoute(cause, "Wait until peers have loaded them (`swarm status`), or join with more.")
 
 
-def _offers(adverts: Iterable[Advert], need: Need) -> Iterator[tuple[StageAdvert, float]]:
+def _offers(
+    adverts: Iterable[Advert], need: Need, own: Mapping[str, int]
+) -> Iterator[tuple[StageAdvert, float]]:
     """Every usable stage with its cost in seconds for one token."""
     for advert in adverts:
         for stage in advert.stages if advert.model == need.model else ():
             if stage.end <= need.layers and math.isfinite(stage.step_seconds):
                 leaving = LEAVING_SECONDS if advert.leaving else 0.0
-                yield stage, leaving + _seconds_of(stage, need)
+                sessions = max(stage.sessions, own.get(_leader(stage), 0))
+                yield stage, leaving + _seconds_of(stage, need, sessions)
 
 
-def _seconds_of(stage: StageAdvert, need: Need) -> float:
-    seconds = stage.step_seconds * (1 + SESSION_SHARE * stage.sessions)
+def _seconds_of(stage: StageAdvert, need: Need, sessions: int) -> float:
+    seconds = stage.step_seconds * (1 + SESSION_SHARE * sessions)
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)
     return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)

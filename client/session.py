@@ -6,12 +6,12 @@ import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from client.pace import Pace, Patience
 from client.refusal import refusal_of, short
 from client.request import Request
 from client.route import Need, Route
+from client.surroundings import Listener, Routes
 from client.transcript import Transcript
 from swarm.channel import Channel
 from swarm.errors import Deadline, NoRoute, PeerError, PeerLost, PeerRefused, SwarmError
@@ -37,30 +37,6 @@ LONGEST_PAUSE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Routes(Protocol):
-    """Where a session finds its way: the board, or a list in tests."""
-
-    @property
-    def model(self) -> tuple[str, int]:
-        """Digest and number of layers of the model in question."""
-
-    async def find(self, need: Need, *, fresh: bool) -> Route:
-        """Return the cheapest route; `fresh` asks the network anew; raises NoRoute."""
-
-
-class Listener(Protocol):
-    """Who is told what a session does: new ids, and how long each hop took."""
-
-    def take(self, token: int) -> bool:
-        """Take one new id; True ends the generation there (a stop string is complete)."""
-
-    def use(self, route: Route) -> None:
-        """The session goes over this route now."""
-
-    def time(self, route: Route, hops: list[list[int]]) -> None:
-        """A token came with the time that every hop took."""
-
-
 class Session:
     """One generation; `run` it as a task and hand it what the channel says of it."""
 
@@ -78,13 +54,15 @@ class Session:
         self._key = secrets.token_bytes(16)
         self._channel, self._routes, self._listener = channel, routes, listener
         self._request, self._patience = request, patience
-        self._pace = Pace(patience, request.timeout_seconds, asyncio.get_running_loop().time)
+        self._clock = asyncio.get_running_loop().time
+        self._pace = Pace(patience, request.timeout_seconds, self._clock)
         self._inbox: asyncio.Queue[tuple[str, Message | PeerError]] = asyncio.Queue()
         self._route: Route | None = None
         self._epoch = 0
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
         self._lost: set[str] = set()  # peers of the route that are gone
-        self._blamed: frozenset[str] = frozenset()
+        self._rests: dict[str, float] = {}  # who failed us -> not to be asked before
+        self._trouble: SwarmError = NoRoute("No peer was found.")
         self._faults = 0
 
     @property
@@ -119,21 +97,33 @@ class Session:
             await self._leave()
 
     async def _find_route(self) -> Route:
-        digest, layers = self._routes.model
-        need = Need(digest, layers, self._request.capacity, self._blamed)
+        """Wait for a route, and for those of its peers that asked to be left alone a while."""
         fresh = self._epoch > 0
         while True:
             try:
-                return await self._routes.find(need, fresh=fresh)
-            except NoRoute:
-                if self._pace.left_seconds() <= self._patience.pause_seconds:
-                    raise
+                route = await self._routes.find(self._need(), fresh=fresh)
+            except NoRoute as error:
+                self._trouble, pause = error, self._patience.pause_seconds
+            else:
+                pause = self._rest_seconds(route)
+                if pause <= 0:
+                    return route
+            if pause >= self._pace.left_seconds():
+                raise self._trouble
             fresh = True
-            await asyncio.sleep(self._patience.pause_seconds)
+            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+    def _need(self) -> Need:
+        return Need(*self._routes.model, self._request.capacity, frozenset(self._rests))
+
+    def _rest_seconds(self, route: Route) -> float:
+        now = self._clock()
+        return max(self._rests.get(leader, now) - now for leader in route.leaders)
 
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
         self._route = route
+        self._routes.enter(route)
         self._lost.clear()
         self._inbox = asyncio.Queue()  # what the old route still says does not count
         self.transcript.begin_epoch()
@@ -236,17 +226,18 @@ class Session:
         self._faults += type(error) is PeerRefused and not retry_after
         if self._pace.left_seconds() <= 0 or self._faults >= self._patience.faults:
             raise error
-        is_repeated = suspects <= self._blamed
-        self._blamed |= suspects
+        self._trouble = error
         self._pace.replays += not retry_after
-        pause = max(retry_after, self._patience.pause_seconds if is_repeated else 0.0)
-        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS, self._pace.left_seconds()))
+        for peer in suspects:  # who fails for the first time may be tried again at once
+            rest = self._patience.pause_seconds if peer in self._rests else 0.0
+            self._rests[peer] = self._clock() + max(rest, retry_after)
 
     async def _leave(self) -> None:
         """Tell every stage of the route that it may free the session; never raises."""
         route, self._route = self._route, None
         if route is None:
             return
+        self._routes.leave(route)
         kind = Close if self.transcript.finish else Cancel
         goodbye = kind(self.id, self._epoch, self._key)
         there = [(leader, goodbye) for leader in set(route.leaders) - self._lost]

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,14 @@ def test_blamed_peers_are_avoided_while_there_is_another_way() -> None:
     adverts = [advert(stage("a", 0, 6)), advert(stage("b", 0, 6, 3.0, free=0), leaving=True)]
     assert choose_route(adverts, blamed).leaders == ("b",)
     assert choose_route(adverts[:1], blamed).leaders == ("a",)
+
+
+def test_own_sessions_spread_over_equal_pipelines() -> None:
+    adverts = [advert(stage("a", 0, 6)), advert(stage("b", 0, 6, 0.0101))]
+    own: Counter[str] = Counter()
+    for _ in range(10):
+        own.update(choose_route(adverts, NEED, None, own).leaders)
+    assert own == {"a": 5, "b": 5}
 
 
 def test_a_blamed_member_counts_though_another_leads() -> None:

@@ -295,6 +295,24 @@ def test_a_busy_stage_is_asked_again_after_a_while(in_swarm: Run) -> None:
     in_swarm(story)
 
 
+def test_another_stage_is_asked_at_once_while_one_is_busy(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        busy = await swarm.stage("busy", 0, LAYERS)
+        await swarm.stage("free", 0, LAYERS, step_seconds=1.0)
+
+        def refuse(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                common = (message.session, message.epoch, message.key, message.stage)
+                stage.spawn(stage.channel.send(peer, Busy(*common, 3600.0)))
+            return isinstance(message, Open)
+
+        busy.hook = refuse
+        await swarm.session(PROMPT, max_tokens=3).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
 def test_a_swarm_that_stays_busy_is_reported_as_such(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         only = await swarm.stage("only", 0, LAYERS)
