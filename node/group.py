@@ -89,7 +89,12 @@ class GroupListener:
             plain.close()
             return {}
         shown = accepted.getpeercert(binary_form=True)
-        return {next(i for i, each in enumerate(ranks) if each.certificate == shown): accepted}
+        for number, each in enumerate(ranks):
+            if each.certificate == shown:
+                return {number: accepted}
+        logger.warning("refused a certificate that only a member of the group has signed")
+        accepted.close()
+        return {}
 
     def _context(self, protocol: int, ranks: Sequence[Rank]) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)

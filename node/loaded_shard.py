@@ -11,10 +11,10 @@ from node.engine.runner import StageRunner
 from node.engine.spec import StepItem, StepResult
 from node.group import GroupLink
 from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
-from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError
+from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError
 from swarm.sampling import Sampling
 from swarm.tensors import ids_of_bytes, rows_of_bytes, rows_to_bytes
-from swarm.wire import Decoder, Message
+from swarm.wire import TEXT_CAP, Decoder, Message
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +138,9 @@ class LoadedShard:
                 sampling=Sampling.from_map(order.sampling) if order.sampling else None,
             )
         except NoRoom as error:
-            return Reserved(order.session, self.free_tokens, "no_room", str(error))
+            return Reserved(order.session, self.free_tokens, "no_room", _short(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
-            return Reserved(order.session, self.free_tokens, "bad_frame", str(error))
+            return Reserved(order.session, self.free_tokens, "bad_frame", _short(error))
         return Reserved(order.session, self.free_tokens)
 
     def _step(self, orders: Sequence[Message]) -> list[Message]:
@@ -150,7 +150,7 @@ class LoadedShard:
             try:
                 items.append(self._item(order))
             except RemoteProtocolError as error:
-                failed.append(Failed(order.session, "bad_frame", str(error)))
+                failed.append(Failed(order.session, "bad_frame", _short(error)))
         start = time.perf_counter()
         results = self._slowly(items) if items else []
         spent = int((time.perf_counter() - start) * 1e6)
@@ -176,7 +176,7 @@ class LoadedShard:
 
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
-            return Failed(order.session, "bad_frame", str(result.error))
+            return Failed(order.session, "bad_frame", _short(result.error))
         dtype, body = ("", memoryview(b"")) if result.rows is None else rows_to_bytes(result.rows)
         return Computed(
             order.session,
@@ -190,6 +190,11 @@ class LoadedShard:
             free_tokens=self.free_tokens,
             body=body,
         )
+
+
+def _short(error: SwarmError) -> str:
+    """An error as it fits into a frame: a stranger's words in it may be long."""
+    return str(error)[:TEXT_CAP]
 
 
 def batches(

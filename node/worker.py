@@ -39,7 +39,7 @@ from node.orders import (
     Unload,
 )
 from swarm.checkpoint import load_config
-from swarm.errors import SwarmError
+from swarm.errors import EngineError, SwarmError
 from swarm.model import ModelSpec
 from swarm.wire import Decoder, Message
 
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 MOST_TOKENS = 512  # rows in one step: a long prompt never holds the others up for longer
 READ_BYTES = 1 << 20
 INBOX_ORDERS = 4096
+LOAD_ERRORS = (SwarmError, OSError, RuntimeError, MemoryError)
+NONSENSE = (ValueError, TypeError, LookupError)  # what a plan or a leader of others may cause
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Worker:
         self._shard: LoadedShard | None = None
         self._runner: StageRunner | None = None
         self._group = ""
+        self._told = self._heard = 0  # orders about the shard: read off the socket, begun
 
     def run(self) -> None:
         """Serve until the node closes the socket."""
@@ -90,8 +93,10 @@ class Worker:
         decoder = Decoder(CODEC)
         while data := self._received():
             for order in decoder.feed(data):
-                if isinstance(order, Load | Unload | Prepare) and self._link:
-                    self._link.close()  # wakes a rank that follows its leader
+                if isinstance(order, Load | Unload | Prepare):
+                    self._told += 1  # before the look at the link: `_heed` looks after setting it
+                    if self._link:
+                        self._link.close()  # wakes a rank that follows its leader
                 self._inbox.put(Arrived(order, time.perf_counter()))
         os._exit(0)  # the node is gone: nothing here is worth keeping
 
@@ -119,6 +124,7 @@ class Worker:
                 continue
             self._compute(data)
             data = []
+            self._heard += isinstance(each.order, Load | Unload | Prepare)
             self._control(each.order)
         self._compute(data)
 
@@ -151,8 +157,9 @@ class Worker:
                 self._answer(self._report(order.group, self._shard.self_test()))
                 return
             self._answer(self._report(order.group, 0.0))
+            self._heed()
             self._shard.follow()
-        except (SwarmError, OSError, RuntimeError, MemoryError) as error:
+        except (*LOAD_ERRORS, *NONSENSE) as error:
             logger.warning("shard of group %s is lost: %s", order.group, error)
             self._drop()
             self._answer(Broken(order.group, str(error)[:2000]))
@@ -168,12 +175,21 @@ class Worker:
             budget_bytes=order.budget_bytes,
             device=self._device,
             reducer=reducer,
-            on_progress=lambda share: self._answer(Progress(order.group, share)),
+            on_progress=lambda share: self._progress(order.group, share),
         )
         self._runner = runner
         hidden = int(load_config(spec.folder).hidden_size)
         place = Place(spec.rank, spec.ranks, hidden)
         return LoadedShard(runner, place, link, self._slowdown)
+
+    def _progress(self, group: str, share: float) -> None:
+        self._answer(Progress(group, share))
+        self._heed()
+
+    def _heed(self) -> None:
+        """Give up a shard if the node has meanwhile said something else; raises EngineError."""
+        if self._told != self._heard:
+            raise EngineError("The node has other plans with this device.")
 
     def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, SocketReducer | None]:
         if len(order.ranks) < 2 or self._listener is None:

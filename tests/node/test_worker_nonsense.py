@@ -17,8 +17,8 @@ class Bench:
     """A worker in this process, and what it answers."""
 
     def __init__(self) -> None:
-        self.node, theirs = socket.socketpair()
-        self.worker = Worker(theirs, device="cpu", slowdown=1.0)
+        self.node, self.theirs = socket.socketpair()
+        self.worker = Worker(self.theirs, device="cpu", slowdown=1.0)
         self._decoder = Decoder(CODEC)
 
     def tell(self, orders: Sequence[Message]) -> list[Message]:
@@ -33,8 +33,8 @@ class Bench:
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     made = Bench()
-    yield made
-    made.node.close()
+    with made.node, made.theirs:
+        yield made
 
 
 def load_order(**changes: object) -> Load:
