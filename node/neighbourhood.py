@@ -9,7 +9,7 @@ from node.duties import Holder
 from planner.election import candidates, is_credible, rank
 from swarm.board import Board
 from swarm.channel import Channel
-from swarm.errors import PeerError
+from swarm.errors import PeerError, RemoteProtocolError
 from swarm.records import Capability, Lease, PlanRef
 
 HEARTBEAT_SECONDS = 15.0
@@ -54,7 +54,8 @@ class Neighbourhood:
     @property
     def has_misses(self) -> bool:
         """Whether a peer that we still count has just failed to answer."""
-        return any(0 < misses < MISSES for misses in self._misses.values())
+        there = [p for p, c in self._capabilities.items() if not c.leaving]
+        return any(0 < self._misses.get(peer, 0) < MISSES for peer in there)
 
     def answers(self, peer: str) -> bool:
         """Whether a peer has not failed to answer too often."""
@@ -124,13 +125,13 @@ class Neighbourhood:
         await asyncio.gather(*(self._tell(peer) for peer in peers if peer != self.me))
 
     async def _tell(self, peer: str) -> None:
-        with suppress(PeerError):
+        with suppress(PeerError, RemoteProtocolError):
             await self._channel.ask(peer, "news", b"", timeout_seconds=ALIVE_SECONDS)
 
     async def _ask(self, peer: str) -> None:
         try:
             await self._channel.ask(peer, "alive", b"", timeout_seconds=ALIVE_SECONDS)
-        except PeerError:
+        except (PeerError, RemoteProtocolError):
             self._misses[peer] = self._misses.get(peer, 0) + 1
             self._lost_at[peer] = _now()
         else:

@@ -14,10 +14,11 @@ import msgpack
 from node.duties import Assignment, Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.orders import Broken, Load, Loaded, Progress, Unload
 from node.plan_shelf import PlanShelf
+from node.rendezvous import door_of, ranks_of
 from node.server import LedStage, Server
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
-from swarm.errors import PeerError, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.errors import PeerRefused, SwarmError
 from swarm.plan import Shard, Stage
 from swarm.records import Member
 from swarm.wire import Message
@@ -105,7 +106,7 @@ class OwnDevice:
         try:
             ranks = await self._gather(assignment.stage, group)
             await self._tell(assignment.stage, group, ranks)
-        except (PeerError, RemoteProtocolError, SwarmError) as error:
+        except SwarmError as error:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
             self._lose()
             return
@@ -115,11 +116,12 @@ class OwnDevice:
         if len(stage.shards) == 1:
             return []
         own = await self.worker.prepare(group, self._home.host)
-        answers = await asyncio.gather(
+        given = await asyncio.gather(
             *(self._call(stage, rank, "prepare", group) for rank in range(1, len(stage.shards)))
         )
+        answers = [door_of(answer) for answer in given]
         near = all(answer["machine"] == self._home.machine for answer in answers)
-        hosts = [self._home.host, *(str(answer["host"]) for answer in answers)]
+        hosts = [self._home.host, *(answer["host"] for answer in answers)]
         doors = [(own.port, own.certificate), *((a["port"], a["certificate"]) for a in answers)]
         return [
             {"host": "127.0.0.1" if near else host, "port": port, "certificate": certificate}
@@ -139,14 +141,13 @@ class OwnDevice:
         word: str,
         group: str,
         ranks: Sequence[dict[str, Any]] = (),
-    ) -> dict[str, Any]:
+    ) -> bytes:
         shard = stage.shards[rank]
         request = {"word": word, "group": group, "device": shard.index, "ranks": list(ranks)}
         request |= {"start": stage.start, "end": stage.end, "rank": rank}
-        answer = await self._home.channel.ask(
+        return await self._home.channel.ask(
             shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
         )
-        return dict(msgpack.unpackb(answer))
 
     # ------------------------------------------------------------------ following
 
@@ -158,7 +159,7 @@ class OwnDevice:
                 return await self._prepare(assignment, str(request["group"]))
             if self.holding is None or self.holding.group != request["group"]:
                 raise PeerRefused("This group is not the one that we prepared.")
-            self._load(request["ranks"])
+            self._load(ranks_of(request["ranks"], len(assignment.stage.shards)))
             return {}
 
     def expects(self, peer: str, request: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from swarm.channel import Channel
-from swarm.errors import PeerError
+from swarm.errors import PeerError, RemoteProtocolError
 from swarm.hardware import Link
 
 USABLE_SHARE = 0.8  # of the memory that is free now
@@ -76,7 +76,7 @@ async def measure_link(channel: Channel, peer: str) -> Link | None:
         round_trip = echoes[len(echoes) // 10]
         await _timed(channel, peer, LARGE_BYTES // 4)
         large = [await _timed(channel, peer, LARGE_BYTES) for _ in range(ROUNDS)]
-    except PeerError:
+    except (PeerError, RemoteProtocolError):
         return None
     seconds = max(median(large) - round_trip, 1e-6)
     return Link(peer, round_trip, LARGE_BYTES / seconds)

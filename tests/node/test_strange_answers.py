@@ -1,0 +1,53 @@
+"""Peers whose answers are no answers cost a node what it asked for, and nothing else."""
+
+import asyncio
+from dataclasses import replace
+
+from node.neighbourhood import MISSES, Neighbourhood
+from node.probe import measure_link
+from swarm.errors import RemoteProtocolError
+from swarm.hardware import Device
+from swarm.memory import MemoryWorld, peer_named
+from swarm.records import Capability
+from tests.node.stands import DIGEST, STRANGER
+
+ME = peer_named("me")
+CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)
+
+
+async def babble(*_: object, **__: object) -> bytes:
+    raise RemoteProtocolError("An answer's header is not understood.")
+
+
+def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        channel = world.channel(ME)
+        channel.ask = babble  # type: ignore[method-assign]
+        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), channel)
+        await world.board(STRANGER).publish(CAPABILITY)
+        await neighbourhood.refresh()
+        assert await measure_link(channel, STRANGER) is None
+        await neighbourhood.tell_news([STRANGER])
+        for _ in range(MISSES):
+            assert STRANGER in neighbourhood.capabilities
+            await neighbourhood.ask_whether_alive([STRANGER])
+        assert STRANGER not in neighbourhood.capabilities
+
+    asyncio.run(story())
+
+
+def test_a_peer_that_missed_one_question_and_left_no_longer_counts() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), world.channel(ME))
+        board = world.board(STRANGER)
+        await board.publish(CAPABILITY)
+        await neighbourhood.refresh()
+        await neighbourhood.ask_whether_alive([STRANGER])  # nobody is there
+        assert neighbourhood.has_misses
+        await board.publish(replace(CAPABILITY, leaving=True))
+        await neighbourhood.refresh()
+        assert not neighbourhood.has_misses
+
+    asyncio.run(story())
