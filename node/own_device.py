@@ -25,6 +25,7 @@ from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
 
+RESTART_SECONDS = 2.0
 GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
 
 
@@ -64,6 +65,7 @@ class OwnDevice:
         self.holding: Holding | None = None
         self.loaded: Loaded | None = None
         self._since = time.monotonic()
+        self._restarted_at = 0.0
         self._failures = 0
         self._lock = asyncio.Lock()
 
@@ -73,8 +75,19 @@ class OwnDevice:
         """Do what the accepted plan asks of this device now."""
         async with self._lock:
             if self.worker.ended.is_set():
-                await self.worker.restart()
-            await self._do(next_shard_duty(self._facts()))
+                await self._restart()
+            else:
+                await self._do(next_shard_duty(self._facts()))
+
+    async def _restart(self) -> None:
+        """Start the worker again, not more often than every RESTART_SECONDS."""
+        if time.monotonic() - self._restarted_at < RESTART_SECONDS:
+            return
+        self._restarted_at = time.monotonic()
+        try:
+            await self.worker.restart()
+        except OSError as error:
+            logger.warning("the worker of device %d does not start: %s", self.index, error)
 
     def _facts(self) -> ShardFacts:
         holding = self.holding

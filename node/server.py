@@ -161,12 +161,17 @@ class Server:
                 reason = f"A step at {step.position} does not fit the session."
                 self._fail(seat.client if seat else peer, step, trouble, reason)
             return
+        worker = self._stages[seat.device].worker
+        if worker.is_behind:
+            self._busy(seat.client, seat.message, "The worker is behind.")
+            self._free(seat)
+            return
         seat.seen_seconds = _now()
         seat.next_position = step.position + step.tokens
         network = self._channel.round_trip_seconds(peer) or 0.0
         seat.pending[step.position] = (step.hops, int(network / 2 * 1e6))
         rows = (step.position, step.tokens, step.sample, step.dtype)
-        self._stages[seat.device].worker.order(Compute(seat.name, *rows, body=step.body))
+        worker.order(Compute(seat.name, *rows, body=step.body))
 
     def _hear_fail(self, peer: str, fail: Fail) -> None:
         """A stage could not use our step: only we know whose it was."""

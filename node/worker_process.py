@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -14,9 +15,12 @@ from swarm.wire import PREFIX, Message, read_prefix
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
 PREPARE_SECONDS = 30.0
+BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
 
 OnAnswer = Callable[[Message], None]
+Question = tuple[type[Message], str]  # kind of the answer, and its group if it has one
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class WorkerProcess:
     def __init__(self, place: WorkerPlace, on_answer: OnAnswer) -> None:
         self._place = place
         self._on_answer = on_answer
-        self._waiting: dict[type[Message], asyncio.Future[Message]] = {}
+        self._waiting: dict[Question, asyncio.Future[Message]] = {}
         self._closing = False
         self.ended = asyncio.Event()
 
@@ -56,13 +60,20 @@ class WorkerProcess:
         """Start the process again after it has ended."""
         await self.close()
         self._closing = False
-        self.ended.clear()
         await self._start()
+        self.ended.clear()  # not before: whoever fails to start again has still ended
 
     def order(self, message: Message) -> None:
         """Send an order; a worker that has ended ignores it."""
         if not self.ended.is_set():
             self._writer.writelines(CODEC.encode(message))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many orders wait to be read that the worker should not get more rows."""
+        if self.ended.is_set():
+            return False
+        return self._writer.transport.get_write_buffer_size() > BACKLOG_BYTES
 
     async def measure(self, model: ModelSpec, quant: str = "") -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
@@ -90,7 +101,8 @@ class WorkerProcess:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
                 *(
                     sys.executable,
@@ -103,19 +115,24 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
+            undo.pop_all()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self._reading = asyncio.create_task(self._read(reader))
+        self._reading.add_done_callback(self._reap)
 
     async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
+        if self.ended.is_set():
+            raise EngineError("The worker process has ended.")
         future = asyncio.get_running_loop().create_future()
-        self._waiting[kind] = future
+        question = kind, getattr(order, "group", "")
+        self._waiting[question] = future
         self.order(order)
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError as error:
             raise Deadline(f"The worker did not answer within {seconds:.0f} s.") from error
         finally:
-            self._waiting.pop(kind, None)
+            self._waiting.pop(question, None)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -124,7 +141,13 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionError, RemoteProtocolError) as error:
             self._lose(error)
 
-    def _lose(self, error: Exception) -> None:
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        """Nobody hears the worker any more: without this it would be deaf, not ended."""
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("an answer of the worker could not be handled", exc_info=error)
+            self._lose(error)
+
+    def _lose(self, error: BaseException) -> None:
         self.ended.set()
         for future in self._waiting.values():
             if not future.done():
@@ -133,7 +156,7 @@ class WorkerProcess:
             self._on_answer(Broken("", f"the worker process ended: {error}"))
 
     def _dispatch(self, answer: Message) -> None:
-        future = self._waiting.get(type(answer))
+        future = self._waiting.get((type(answer), getattr(answer, "group", "")))
         if future and not future.done():
             future.set_result(answer)
         else:

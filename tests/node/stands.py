@@ -34,6 +34,8 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 class ScriptedWorker(WorkerProcess):
     """Stands for a worker process: keeps the orders; a test says what it answers."""
 
+    is_behind = False
+
     def __init__(self) -> None:
         self.orders: list[Message] = []
         self.ended = asyncio.Event()

@@ -1,0 +1,123 @@
+"""The node's side of a worker that is slow, answers late, or cannot be started."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from node.orders import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
+from node.worker_process import WorkerPlace, WorkerProcess
+from swarm.errors import EngineError
+from swarm.wire import Busy, Message
+from tests.node.conftest import RunStand
+from tests.node.stands import CLIENT, FIRST, Stand, until
+
+
+class Puppet(WorkerProcess):
+    """A WorkerProcess whose other end a test holds."""
+
+    theirs: socket.socket
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def held(cls, answers: list[Message]) -> AsyncIterator["Puppet"]:
+        made = cls(WorkerPlace("cpu", 1, 1.0), answers.append)
+        ours, made.theirs = socket.socketpair()
+        reader, made._writer = await asyncio.open_unix_connection(sock=ours)
+        made._reading = asyncio.create_task(made._read(reader))
+        made._reading.add_done_callback(made._reap)
+        with made.theirs:
+            yield made
+            made._reading.cancel()
+            made._writer.transport.abort()
+
+    def say(self, answer: Message) -> None:
+        self.theirs.sendall(b"".join(CODEC.encode(answer)))
+
+
+def test_a_door_that_was_asked_for_earlier_is_not_taken_for_the_new_one() -> None:
+    async def story() -> None:
+        async with Puppet.held([]) as worker:
+            asking = asyncio.create_task(worker.prepare("new", "127.0.0.1"))
+            await asyncio.sleep(0)
+            worker.say(Prepared("old", 1, b"old"))
+            worker.say(Prepared("new", 2, b"new"))
+            assert await asking == Prepared("new", 2, b"new")
+
+    asyncio.run(story())
+
+
+def test_an_answer_that_cannot_be_handled_ends_the_worker_instead_of_deafening_us(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> None:
+        heard: list[Message] = []
+        async with Puppet.held(heard) as worker:
+
+            def stumble(answer: Message) -> None:
+                heard.append(answer)
+                if isinstance(answer, Computed):
+                    raise KeyError("a bug")
+
+            worker._on_answer = stumble
+            worker.say(Computed("s:1", 0, 1, False))
+            await until(worker.ended.is_set)
+            assert [type(each) for each in heard] == [Computed, Broken]
+            with pytest.raises(EngineError, match="ended"):
+                await worker.prepare("g", "127.0.0.1")
+
+    asyncio.run(story())
+    assert "could not be handled" in caplog.text
+
+
+def test_a_worker_that_reads_nothing_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.worker_process.BACKLOG_BYTES", 1 << 20)
+
+    async def story() -> None:
+        async with Puppet.held([]) as worker:
+            assert not worker.is_behind
+            for position in range(4):
+                worker.order(Compute("s:1", position, 1, False, "f32", body=bytes(1 << 20)))
+            assert worker.is_behind
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_cannot_be_started_again_has_still_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        async with Puppet.held([]) as worker:
+            worker.ended.set()
+
+            async def close() -> None:
+                return None
+
+            async def fail(*_: object, **__: object) -> None:
+                raise OSError("no more processes")
+
+            monkeypatch.setattr(worker, "close", close)
+            monkeypatch.setattr("asyncio.create_subprocess_exec", fail)
+            with pytest.raises(OSError, match="no more processes"):
+                await worker.restart()
+            assert worker.ended.is_set()
+
+    asyncio.run(story())
+
+
+def test_rows_for_a_worker_that_is_behind_send_the_client_elsewhere(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        stand.worker.is_behind = True
+        await stand.send(stand.step(), sender=FIRST)
+        assert stand.client.last(Busy).reason == "The worker is behind."
+        assert stand.worker.count(Compute) == 0
+        assert stand.worker.count(Release) == 1
+        stand.worker.is_behind = False
+        await stand.send(stand.open(epoch=2), sender=CLIENT)
+        await stand.answer(Reserved("s:2", 900))
+        assert stand.server.sessions == 1
+
+    at_stand(story)
