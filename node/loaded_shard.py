@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -195,24 +195,3 @@ class LoadedShard:
 def _short(error: SwarmError) -> str:
     """An error as it fits into a frame: a stranger's words in it may be long."""
     return str(error)[:TEXT_CAP]
-
-
-def batches(
-    orders: Sequence[Message], most_tokens: int, most_sessions: int = 1 << 30
-) -> Iterator[list[Message]]:
-    """Cut orders into steps: a session once a step, its open and close never beside its rows."""
-    batch: list[Message] = []
-    sessions: set[str] = set()
-    tokens = 0
-    for order in orders:
-        session = getattr(order, "session", "")
-        new = order.tokens if isinstance(order, Compute) else 0
-        is_full = tokens + new > most_tokens or len(sessions) >= most_sessions
-        if batch and (session in sessions or is_full):
-            yield batch
-            batch, sessions, tokens = [], set(), 0
-        batch.append(order)
-        sessions.add(session)
-        tokens += new
-    if batch:
-        yield batch

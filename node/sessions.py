@@ -12,7 +12,7 @@ from swarm.wire import SESSION_CAP, Open, SessionMessage, Step
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
 SESSIONS_CAP = 1024
 CAPACITY_CAP = 1 << 20  # tokens
-CHUNK_CAP = 512  # tokens in one step: a long prompt never holds the others up for longer
+CHUNK_CAP = 256  # tokens in one STEP: a long prompt never holds the others up for longer
 ROW_CAP = 1 << 17  # bytes of one hidden row
 ID_BYTES = 4
 REASON_CAP = 300  # characters of what a stranger wrote

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from node.engine.measure import measure
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from node.group import GroupLink, GroupListener, Rank
-from node.loaded_shard import LoadedShard, Place, batches
+from node.loaded_shard import LoadedShard, Place
 from node.orders import (
     CODEC,
     Broken,
@@ -38,6 +38,7 @@ from node.orders import (
     Reserved,
     Unload,
 )
+from node.schedule import Arrived, Schedule
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError, SwarmError
 from swarm.model import ModelSpec
@@ -45,19 +46,10 @@ from swarm.wire import Decoder, Message
 
 logger = logging.getLogger(__name__)
 
-MOST_TOKENS = 512  # rows in one step: a long prompt never holds the others up for longer
 READ_BYTES = 1 << 20
 INBOX_ORDERS = 4096
 LOAD_ERRORS = (SwarmError, OSError, RuntimeError, MemoryError)
 NONSENSE = (ValueError, TypeError, LookupError)  # what a plan or a leader of others may cause
-
-
-@dataclass(slots=True)
-class Arrived:
-    """An order and when it came."""
-
-    order: Message
-    seconds: float
 
 
 class Worker:
@@ -69,8 +61,8 @@ class Worker:
         self._node = node
         self._device = device
         self._slowdown = slowdown
-        self._most_sessions = most_sessions or INBOX_ORDERS
-        self._inbox: queue.Queue[Arrived | None] = queue.Queue(INBOX_ORDERS)
+        self._schedule = Schedule(most_sessions=most_sessions)
+        self._inbox: queue.Queue[Arrived] = queue.Queue(INBOX_ORDERS)
         self._listener: GroupListener | None = None
         self._link: GroupLink | None = None
         self._shard: LoadedShard | None = None
@@ -79,13 +71,12 @@ class Worker:
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
 
     def run(self) -> None:
-        """Serve until the node closes the socket."""
+        """Serve until the node closes the socket, which ends the process."""
         threading.Thread(target=self._read, daemon=True).start()
         while True:
-            arrived = self._take()
-            if arrived is None:
-                return
-            self._handle(arrived)
+            for each in self._take():
+                self._handle(each)
+            self._step()
 
     # ------------------------------------------------------------------ orders in, answers out
 
@@ -106,27 +97,26 @@ class Worker:
         except OSError:
             return b""
 
-    def _take(self) -> list[Arrived] | None:
-        taken = [self._inbox.get()]
-        while not self._inbox.empty():
+    def _take(self) -> list[Arrived]:
+        """What has come, as far as there is room to hold it; waits if there is nothing to do."""
+        taken = [] if self._schedule else [self._inbox.get()]
+        room = INBOX_ORDERS - len(self._schedule)
+        while len(taken) < room and not self._inbox.empty():
             taken.append(self._inbox.get_nowait())
-        return None if None in taken else [each for each in taken if each]
+        return taken
 
     def _answer(self, message: Message) -> None:
         for part in CODEC.encode(message):
             self._node.sendall(part)
 
-    def _handle(self, arrived: Sequence[Arrived]) -> None:
-        data: list[Arrived] = []
-        for each in arrived:
-            if isinstance(each.order, Reserve | Release | Compute):
-                data.append(each)
-                continue
-            self._compute(data)
-            data = []
-            self._heard += isinstance(each.order, Load | Unload | Prepare)
-            self._control(each.order)
-        self._compute(data)
+    def _handle(self, arrived: Arrived) -> None:
+        if isinstance(arrived.order, Reserve | Release | Compute):
+            self._schedule.add(arrived)
+            return
+        while self._schedule:
+            self._step()
+        self._heard += isinstance(arrived.order, Load | Unload | Prepare)
+        self._control(arrived.order)
 
     def _control(self, order: Message) -> None:
         match order:
@@ -214,13 +204,13 @@ class Worker:
         self._group = ""
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
-    def _compute(self, arrived: Sequence[Arrived]) -> None:
-        came = {getattr(each.order, "session", ""): each.seconds for each in arrived}
-        orders = [each.order for each in arrived]
-        for batch in batches(orders, MOST_TOKENS, self._most_sessions):
-            if self._shard is None or not self._shard.leads:
-                self._refuse(batch)
-                continue
+    def _step(self) -> None:
+        step = self._schedule.next_step()
+        batch = [each.order for each in step]
+        if self._shard is None or not self._shard.leads:
+            self._refuse(batch)
+        elif batch:
+            came = {getattr(each.order, "session", ""): each.seconds for each in step}
             self._run(self._shard, batch, came)
 
     def _run(self, shard: LoadedShard, batch: list[Message], came: dict[str, float]) -> None:

@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.loaded_shard import batches
 from node.orders import Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import PeerError
 from swarm.sampling import Sampling
 from swarm.tensors import rows_to_bytes
-from swarm.wire import Message
 from tests.node.shards import (
     BUDGET,
     FOLDER,
@@ -355,36 +351,3 @@ def test_a_group_survives_malformed_orders_of_every_kind(
         made.leader.apply([step])
     made.leader.apply([Release("bad")])
     assert generate([made.leader], PROMPT, GREEDY) == expected(PROMPT, GREEDY)
-
-
-# ---------------------------------------------------------------- cutting orders into steps
-
-sessions = st.sampled_from(["a", "b", "c", "d"])
-some_orders = st.lists(
-    st.one_of(
-        st.builds(lambda s: Reserve(s, 64, 0, {}), sessions),
-        st.builds(Release, sessions),
-        st.builds(lambda s, n: Compute(s, 0, n, False, "i32"), sessions, st.integers(1, 300)),
-    ),
-    max_size=20,
-)
-
-
-@given(some_orders, st.integers(1, 512))
-def test_batches_keep_every_order_and_the_order_of_each_session(
-    orders: list[Message], most: int
-) -> None:
-    cut = list(batches(orders, most))
-    assert [order for batch in cut for order in batch] == orders
-    for batch in cut:
-        named = [getattr(order, "session", "") for order in batch]
-        assert len(named) == len(set(named))
-        tokens = [order.tokens for order in batch if isinstance(order, Compute)]
-        assert sum(tokens) <= most or len(batch) == 1
-
-
-def test_orders_of_unlike_sessions_run_in_one_step() -> None:
-    steps = [rows_of(session, 0, [1]) for session in "abcd"]
-    assert [len(batch) for batch in batches(steps, 512)] == [4]
-    assert [len(batch) for batch in batches(steps, 512, 1)] == [1, 1, 1, 1]
-    assert list(batches([], 512)) == []

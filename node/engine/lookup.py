@@ -1,0 +1,43 @@
+"""Guesses the next ids of a text from what followed the same ids earlier (prompt lookup)."""
+
+from collections.abc import Sequence
+
+MOST_DRAFTS = 8  # ids guessed at once
+LONGEST_GRAM = 3  # ids that must have occurred before; longer ones are tried first
+
+
+class Lookup:
+    """Where every n-gram of one session's ids was last followed by another id."""
+
+    def __init__(self) -> None:
+        self._ids: list[int] = []
+        self._follows: dict[tuple[int, ...], int] = {}  # n-gram -> place of the id behind it
+
+    def guess(self, ids: Sequence[int], most: int) -> list[int]:
+        """Return up to `most` ids that may follow `ids`, which only ever grow between calls."""
+        self._learn(ids)
+        at = self._match()
+        if at is None:
+            return []
+        whole = [*self._ids[at:], *([0] * most)]  # a repeating text runs on into its own guesses
+        period = len(self._ids) - at
+        for place in range(period, period + most):
+            whole[place] = whole[place - period]
+        return whole[:most]
+
+    def _learn(self, ids: Sequence[int]) -> None:
+        if len(ids) < len(self._ids):  # rolled back
+            self._ids, self._follows = [], {}
+        for place in range(len(self._ids), len(ids)):
+            for gram in _suffixes(self._ids):
+                self._follows[gram] = place
+            self._ids.append(ids[place])
+
+    def _match(self) -> int | None:
+        found = (self._follows.get(gram) for gram in _suffixes(self._ids))
+        return next((place for place in found if place is not None), None)
+
+
+def _suffixes(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    lengths = range(min(LONGEST_GRAM, len(ids)), 0, -1)
+    return [tuple(ids[-length:]) for length in lengths]

@@ -1,0 +1,104 @@
+"""Schedule: orders of many sessions in, one step after the other out; decided without I/O."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from node.orders import Compute, Release, Reserve
+from node.sessions import CHUNK_CAP
+from swarm.wire import Message
+
+MOST_TOKENS = 512  # rows in one step
+CHUNK_TOKENS = CHUNK_CAP  # rows of prompts in one step: what a decode waits for at most
+DECODE_TOKENS = 16  # a STEP of so few rows is a decode, guesses and short prompts included
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An order and when it came."""
+
+    order: Message
+    seconds: float
+
+
+class Schedule:
+    """Waiting orders by session; sessions take turns, decodes go before chunks of prompts.
+
+    A session is in a step at most once, so its open and close are never beside its rows.
+    """
+
+    def __init__(self, most_tokens: int = MOST_TOKENS, most_sessions: int = 0) -> None:
+        self._most_tokens = most_tokens
+        self._most_sessions = most_sessions or None  # None: all that wait
+        self._waiting: dict[str, deque[Arrived]] = {}  # whose turn is next comes first
+        self._has_passed_over = False  # the chunk whose turn it was
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, arrived: Arrived) -> None:
+        """Take an order; a session that is released needs none of its waiting rows."""
+        session = _session_of(arrived.order)
+        orders = self._waiting.setdefault(session, deque())
+        if isinstance(arrived.order, Release):
+            kept = [each for each in orders if not isinstance(each.order, Compute)]
+            orders.clear()
+            orders.extend(kept)
+        orders.append(arrived)
+
+    def next_step(self) -> list[Arrived]:
+        """Return what runs now, room given back before room taken; nothing if nothing waits."""
+        heads = [orders[0] for orders in self._waiting.values()][: self._most_sessions]
+        chunks = self._next_chunks([each for each in heads if _is_chunk(each)])
+        left = self._most_tokens - sum(map(_tokens_of, chunks))
+        step = [
+            *(each for each in heads if isinstance(each.order, Release)),
+            *(each for each in heads if isinstance(each.order, Reserve)),
+            *_within((each for each in heads if _is_decode(each)), left),
+            *chunks,
+        ]
+        for each in step:
+            self._end_turn(_session_of(each.order))
+        return step
+
+    def _next_chunks(self, waiting: list[Arrived]) -> list[Arrived]:
+        """At most CHUNK_TOKENS rows of prompts, the shortest first, every second time by turn.
+
+        A short prompt hardly delays a long one, but a row of them must not starve it.
+        """
+        ordered = waiting if self._has_passed_over else sorted(waiting, key=_tokens_of)
+        chunks = list(_within(ordered, min(CHUNK_TOKENS, self._most_tokens)))
+        self._has_passed_over = bool(waiting) and waiting[0] not in chunks
+        return chunks
+
+    def _end_turn(self, session: str) -> None:
+        orders = self._waiting.pop(session)
+        orders.popleft()
+        if orders:
+            self._waiting[session] = orders
+
+
+def _session_of(order: Message) -> str:
+    return str(getattr(order, "session", ""))
+
+
+def _tokens_of(arrived: Arrived) -> int:
+    return arrived.order.tokens if isinstance(arrived.order, Compute) else 0
+
+
+def _is_decode(arrived: Arrived) -> bool:
+    return isinstance(arrived.order, Compute) and arrived.order.tokens <= DECODE_TOKENS
+
+
+def _is_chunk(arrived: Arrived) -> bool:
+    return isinstance(arrived.order, Compute) and not _is_decode(arrived)
+
+
+def _within(arrived: Iterable[Arrived], most_tokens: int) -> Iterator[Arrived]:
+    """The first ones that fit; at least one, so that an order beyond every limit still runs."""
+    tokens = 0
+    for each in arrived:
+        if tokens and tokens + _tokens_of(each) > most_tokens:
+            return
+        tokens += _tokens_of(each)
+        yield each
