@@ -42,6 +42,12 @@ def least_latency(
     return best
 
 
+def next_latency(pool: Pool, limit: float) -> Pipeline | None:
+    """A pipeline below that many seconds over what is left, found in one neighbourhood."""
+    near = next(neighbourhoods(pool), None) if pool.devices else None
+    return _exact(pool, near, limit) if near else None
+
+
 def _some(pipeline: Pipeline | None) -> list[Pipeline]:
     return [pipeline] if pipeline else []
 

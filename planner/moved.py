@@ -1,7 +1,13 @@
 """moved_bytes: what every device must load to get from one plan to another."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
 from planner.problem import Problem
-from swarm.plan import Plan, Stage
+from swarm.plan import Pipeline, Plan, Stage
 
 Interval = tuple[float, float]
 
@@ -10,7 +16,7 @@ def moved_bytes(problem: Problem, old: Plan, new: Plan) -> dict[str, float]:
     """Weight bytes that each device of the new plan lacks; devices that lack none are left out."""
     before = {shard.device: stage for stage, shard in old.shards()}
     lacks = {
-        shard.device: _lacking(problem, before.get(shard.device), stage, shard.device)
+        shard.device: _lacking(problem, before.get(shard.device), stage, shard.device, shard.device)
         for stage, shard in new.shards()
     }
     return {device: size for device, size in lacks.items() if size > 0}
@@ -23,9 +29,45 @@ def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
     return max((size / rates[device] for device, size in moved.items()), default=0.0)
 
 
-def _lacking(problem: Problem, old: Stage | None, new: Stage, device: str) -> float:
+def settled_in_place(problem: Problem, old: Plan, new: Plan) -> Plan:
+    """The new plan with equal devices of one machine exchanged so that least is loaded."""
+    slots: dict[tuple[str, float, float, float], list[tuple[Stage, str]]] = {}
+    for stage, shard in new.shards():
+        device = problem.devices[problem.index_of[shard.device]]
+        key = (device.machine, device.flops, device.bytes_per_second, device.memory_bytes)
+        slots.setdefault(key, []).append((stage, shard.device))
+    before = {shard.device: stage for stage, shard in old.shards()}
+    renamed: dict[str, str] = {}
+    for key, places in slots.items():
+        alike = [
+            d.id
+            for d in problem.devices
+            if (d.machine, d.flops, d.bytes_per_second, d.memory_bytes) == key
+        ]
+        cost = [
+            [_lacking(problem, before.get(d), stage, place, d) for d in alike]
+            for stage, place in places
+        ]
+        rows, columns = linear_sum_assignment(np.array(cost))
+        renamed |= {places[r][1]: alike[c] for r, c in zip(rows, columns, strict=True)}
+    return _renamed(new, renamed)
+
+
+def _renamed(plan: Plan, names: Mapping[str, str]) -> Plan:
+    pipelines = []
+    for pipeline in plan.pipelines:
+        stages = [
+            replace(stage, shards=tuple(replace(s, device=names[s.device]) for s in stage.shards))
+            for stage in pipeline.stages
+        ]
+        pipelines.append(Pipeline(tuple(stages)))
+    return Plan(tuple(pipelines))
+
+
+def _lacking(problem: Problem, old: Stage | None, new: Stage, place: str, device: str) -> float:
+    """Bytes that a device lacks to take the place of a shard of the new stage."""
     model = problem.model
-    heads, columns = _held(new, device)
+    heads, columns = _held(new, place)
     known = 0
     common_heads = common_columns = 0.0
     if old is not None:

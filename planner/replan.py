@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from planner.atoms import Atom
 from planner.cost import CostModel
 from planner.criterion import latency_criterion
-from planner.moved import load_seconds, moved_bytes
+from planner.moved import load_seconds, moved_bytes, settled_in_place
 from planner.pool import Pool, value_of
 from planner.problem import Problem
 from planner.rivals import plan_value
@@ -23,6 +23,7 @@ from swarm.errors import DoesNotFit
 from swarm.plan import Pipeline, Plan, Stage
 
 WORTH_MOVING = 0.10  # a full search must gain this much, net of loading (design, section 9)
+ROUNDS = 2  # over all gaps of a broken pipeline
 PLAN_LIFE_SECONDS = 3600.0
 SHORT_LIFE_SECONDS = 1800.0  # layers on peers that stay no longer want a second holder
 
@@ -48,11 +49,12 @@ def replan(
     """The best next plan for the problem as it is now, given the plan in force.
 
     Value counts net of loading over the plan's expected life; fewer layers that hang on one
-    short-lived peer win, then net value, then fewer bytes. Raises DoesNotFit if nothing fits.
+    short-lived peer win; more bytes are moved only for a gain of a tenth, net of loading.
+    Raises DoesNotFit if nothing fits.
     """
     pool = Pool(problem, CostModel(problem))
     repaired = [_judged(pool, current, plan, repaired=True) for plan in repairs(pool, current)]
-    best = max(repaired, key=lambda r: _rank(problem, r), default=None)
+    best = _worth_it(problem, repaired)
     if best is not None and (not search or stop(-best.value)):
         return best
     try:
@@ -66,7 +68,18 @@ def replan(
     return best
 
 
+def _worth_it(problem: Problem, made: Sequence[Replanned]) -> Replanned | None:
+    """The plan that moves least, unless one that moves more gains enough."""
+    best: Replanned | None = None
+    for one in sorted(made, key=lambda r: r.moved_bytes):
+        gains = best is None or _rank(problem, one)[0] > _rank(problem, best)[0]
+        if gains or (best and _net(problem, one) > _net(problem, best) * (1 + WORTH_MOVING)):
+            best = one
+    return best
+
+
 def _judged(pool: Pool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
+    plan = settled_in_place(pool.problem, current, plan)
     value = plan_value(pool.cost, plan, _objective(pool.problem))
     return Replanned(plan, moved_bytes(pool.problem, current, plan), value, repaired)
 
@@ -75,8 +88,8 @@ def _objective(problem: Problem) -> str:
     return "latency" if problem.objective == "latency" else "throughput"
 
 
-def _rank(problem: Problem, made: Replanned) -> tuple[int, float, float]:
-    return -thin_layers(problem, made.plan), _net(problem, made), -made.moved_bytes
+def _rank(problem: Problem, made: Replanned) -> tuple[int, bool]:
+    return -thin_layers(problem, made.plan), made.value > 0
 
 
 def _net(problem: Problem, made: Replanned) -> float:
@@ -141,11 +154,31 @@ def mended_pipeline(pool: Pool, broken: Pipeline) -> Pipeline | None:
     if not left:
         return None
     best: tuple[float, Pipeline | None] = (0.0, None)
-    for share in (0.5, 0.0, 1.0, 0.25, 0.75):
-        pipeline = _closed(left, broken.layers, share)
+    for share in (0.5, 0.0, 1.0):
+        gaps = [share] * (len(left) - 1)
+        pipeline = _closed(left, broken.layers, gaps)
+        for _ in range(ROUNDS):
+            gaps, pipeline = _better_gaps(pool, left, broken.layers, gaps)
         value = value_of(pool.cost, pipeline, _objective(pool.problem))
         best = max(best, (value, pipeline), key=lambda pair: pair[0])
     return best[1]
+
+
+def _better_gaps(
+    pool: Pool, left: Sequence[Stage], layers: int, gaps: list[float]
+) -> tuple[list[float], Pipeline]:
+    """Every gap in turn divided as is best while the others stay."""
+    objective = _objective(pool.problem)
+    for place in range(len(gaps)):
+        width = left[place + 1].start - left[place].end
+        tried = [
+            [*gaps[:place], part / width, *gaps[place + 1 :]] for part in range(width + 1) if width
+        ]
+        gaps = max(
+            [gaps, *tried],
+            key=lambda g: value_of(pool.cost, _closed(left, layers, g), objective),
+        )
+    return gaps, _closed(left, layers, gaps)
 
 
 def _survivors(pool: Pool, stage: Stage) -> Stage | None:
@@ -161,10 +194,10 @@ def _survivors(pool: Pool, stage: Stage) -> Stage | None:
     return replace(stage, shards=shards) if shards else None
 
 
-def _closed(left: Sequence[Stage], layers: int, share: float) -> Pipeline:
-    """Stages with the gaps between them divided: that share to the stage before."""
+def _closed(left: Sequence[Stage], layers: int, gaps: Sequence[float]) -> Pipeline:
+    """Stages with the gaps between them divided: that share of each to the stage before."""
     edges = [0]
-    for before, after in itertools.pairwise(left):
+    for (before, after), share in zip(itertools.pairwise(left), gaps, strict=True):
         edges.append(before.end + round((after.start - before.end) * share))
     edges.append(layers)
     closed = [

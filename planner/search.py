@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from planner.cost import CostModel
 from planner.fit import require_room
-from planner.latency import least_latency
+from planner.latency import least_latency, next_latency
 from planner.partition import Goal, best_partition
 from planner.pool import Pool
 from planner.problem import Problem
@@ -38,8 +38,17 @@ def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
         pipelines.append(pipeline)
         pool, starts = without(pool, pipelines), []
         if len(pool.devices) > MANY_LEFT or stop(pool.cost.latency(pipelines[0])):
-            return Plan((*pipelines, *throughput_plan(pool, stop, seed, patient=False).pipelines))
+            return Plan((*pipelines, *_rest(pool, pipelines[0], stop, seed)))
     return Plan(tuple(pipelines))
+
+
+def _rest(pool: Pool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipeline, ...]:
+    """Further pipelines about as quick as the first while there are any, then for throughput."""
+    limit, near = NEARLY * pool.cost.latency(first), list[Pipeline]()
+    while not stop(limit) and (pipeline := next_latency(pool, limit)) is not None:
+        near.append(pipeline)
+        pool = without(pool, near)
+    return (*near, *throughput_plan(pool, stop, seed, patient=False).pipelines)
 
 
 def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
@@ -70,5 +79,6 @@ def slo_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
     return max(plans, key=lambda plan: attainment(pool.cost, plan))
 
 
+NEARLY = 1.5  # times the best latency
 MANY_LEFT = 12  # devices for which further pipelines are dealt out rather than searched
 SEARCHES = {"latency": latency_plan, "throughput": throughput_plan, "slo": slo_plan}

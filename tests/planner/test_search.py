@@ -1,0 +1,81 @@
+"""The door: valid, deterministic, and never below the rivals that it starts from."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.cost import CostModel
+from planner.hexgen import HexGen
+from planner.instances import read_file, read_instance
+from planner.outcome import solve
+from planner.pareto import pareto_front
+from planner.pool import Pool
+from planner.problem import Problem
+from planner.rivals import RIVALS, plan_value
+from planner.search import make_plan, never
+from swarm.errors import DoesNotFit
+
+World = Callable[..., Problem]
+QUICK = ["hexgen-case-study", "parallax-7-qwen32b", "thunderserve-8-30b", "helix-tiny-10-30b"]
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+@pytest.mark.parametrize("name", QUICK)
+def test_is_never_below_hexgen_and_the_other_rivals(
+    cluster_file: Path, name: str, objective: str
+) -> None:
+    problem = read_instance(read_file(cluster_file), name, objective).problem
+    cost = CostModel(problem)
+    pool = Pool(problem, cost)
+    plan = make_plan(problem, never)
+    assert cost.reasons(plan) == []
+    ours = plan_value(cost, plan, objective) * (1 + 1e-9)
+    assert ours >= plan_value(cost, HexGen(pool, objective, 0).plan(never), objective)
+    for rival in RIVALS.values():
+        placed = rival(pool, objective)
+        assert cost.reasons(placed) == []
+        assert ours >= plan_value(cost, placed, objective)
+
+
+def test_case_study_beats_the_published_plan_in_both(cluster_file: Path) -> None:
+    file = read_file(cluster_file)
+    quick = solve(read_instance(file, QUICK[0], "latency").problem, "swarm", never)
+    busy = solve(read_instance(file, QUICK[0], "throughput").problem, "swarm", never)
+    assert quick.value < 2.6
+    assert quick.gap < 0.02
+    assert busy.value > 690
+    assert busy.gap < 0.05
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["latency", "throughput", "slo"]))
+def test_equal_arguments_give_equal_valid_plans(world: World, seed: int, objective: str) -> None:
+    problem = world(seed, devices=4, layers=4, objective=objective)
+    try:
+        plan = make_plan(problem, never, seed)
+    except DoesNotFit:
+        return
+    assert CostModel(problem).reasons(plan) == []
+    again = world(seed, devices=4, layers=4, objective=objective)
+    assert make_plan(again, never, seed).digest == plan.digest
+
+
+def test_the_pareto_front_rises_in_both_figures(cluster_file: Path) -> None:
+    problem = read_instance(read_file(cluster_file), "hexgen-case-study").problem
+    front = pareto_front(problem, never, 0)
+    assert len(front) >= 2
+    for a, b in itertools.pairwise(front):
+        assert a.latency_seconds <= b.latency_seconds
+        assert a.tokens_per_second < b.tokens_per_second
+
+
+def test_stops_at_once_when_told_and_still_has_a_plan(cluster_file: Path) -> None:
+    for objective in ("latency", "throughput"):
+        problem = read_instance(read_file(cluster_file), "hexgen-hetero-half-30", objective).problem
+        plan = make_plan(problem, lambda best: True)
+        assert plan.pipelines
+        assert CostModel(problem).reasons(plan) == []
