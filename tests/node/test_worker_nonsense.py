@@ -8,7 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from node.orders import CODEC, Broken, Load, Loaded, Reserved, Unload
-from node.worker import Arrived, Worker
+from node.schedule import Arrived
+from node.worker import Worker
 from swarm.wire import TEXT_CAP, Decoder, Message
 from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, spec_of
 
@@ -25,7 +26,10 @@ class Bench:
         """Let the worker handle orders that came at once; returns its answers."""
         told = [order for order in orders if isinstance(order, Load | Unload)]
         self.worker._told += len(told)
-        self.worker._handle([Arrived(order, time.perf_counter()) for order in orders])
+        for order in orders:
+            self.worker._handle(Arrived(order, time.perf_counter()))
+        while self.worker._schedule:
+            self.worker._step()
         self.node.setblocking(False)
         return list(self._decoder.feed(self.node.recv(1 << 20)))
 
