@@ -7,7 +7,7 @@ from typing import NoReturn, cast
 
 from client.background import Background
 from client.chat import run_chat
-from client.connection import TIMEOUT_SECONDS, Client, open_links
+from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.invitation import choose_invite, own_environment
 from client.overview import read_overview, read_plan
 from client.pictures import (
@@ -33,14 +33,14 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
 
 
-def main(arguments: Sequence[str], draw: DrawLayers) -> int:
+def main(arguments: Sequence[str], draw: DrawLayers, connect: Connect = open_links) -> int:
     """Run one command; returns the exit code; raises SwarmError."""
     given = parser().parse_args(arguments)
     run = {"generate": run_generate, "chat": run_chat_command, "status": run_status}
     screen = Screen()
     if given.command == "plan":
-        return run_plan(given, screen, draw)
-    return run[given.command](given, screen)
+        return run_plan(given, screen, connect, draw)
+    return run[given.command](given, screen, connect)
 
 
 def parser() -> Parser:
@@ -61,9 +61,9 @@ def parser() -> Parser:
     return made
 
 
-def run_generate(given: argparse.Namespace, screen: Screen) -> int:
+def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
     """`swarm generate PROMPT`."""
-    client = client_of(given)
+    client = client_of(given, connect)
     question = Question(given.prompt, None, given.timeout, options_of(given))
     is_streamed = screen.is_terminal and not (given.json or given.no_stream)
     with Background() as background:
@@ -78,16 +78,16 @@ def run_generate(given: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def run_chat_command(given: argparse.Namespace, screen: Screen) -> int:
+def run_chat_command(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
     """`swarm chat`."""
-    run_chat(client_of(given), screen, given.timeout, options_of(given))
+    run_chat(client_of(given, connect), screen, given.timeout, options_of(given))
     return 0
 
 
-def run_status(given: argparse.Namespace, screen: Screen) -> int:
+def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
     """`swarm status`."""
     invite = invite_of(given)
-    with Background() as background, background.hold(open_links(invite)) as links:
+    with Background() as background, background.hold(connect(invite)) as links:
         overview = background.run(read_overview(links.board, invite))
     if given.json:
         screen.json(overview.to_json())
@@ -99,10 +99,10 @@ def run_status(given: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
-def run_plan(given: argparse.Namespace, screen: Screen, draw: DrawLayers) -> int:
+def run_plan(given: argparse.Namespace, screen: Screen, connect: Connect, draw: DrawLayers) -> int:
     """`swarm plan`."""
     invite = invite_of(given)
-    with Background() as background, background.hold(open_links(invite)) as links:
+    with Background() as background, background.hold(connect(invite)) as links:
         live = background.run(read_plan(links))
         overview = background.run(read_overview(links.board, invite))
     if given.json:
@@ -124,9 +124,9 @@ def invite_of(given: argparse.Namespace) -> Invite:
     return choose_invite(given.join, own_environment(), given.state)
 
 
-def client_of(given: argparse.Namespace) -> Client:
+def client_of(given: argparse.Namespace, connect: Connect) -> Client:
     """A client as a command line wants it, not yet connected."""
-    return Client(invite_of(given), model=given.model)
+    return Client(invite_of(given), model=given.model, connect=connect)
 
 
 def _add_swarm(made: argparse.ArgumentParser) -> None:

@@ -27,9 +27,9 @@ from swarm.invites import Invite
 from swarm.model import BUILT_IN
 
 PROMPT = "Once upon a time"
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 LOOK_SECONDS = 0.5
-TELLING = ("offer:", "plan:", "ready:", "lost:", "error:")
+TELLING = ("node:", "offer:", "plan:", "ready:", "lost:", "error:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,10 @@ class Demo:
         self._screen = screen
         self._draw = draw
         self._is_quiet = is_quiet
+        self._started = perf_counter()
 
     async def play(self, prompt: str, max_tokens: int) -> Outcome:
         """Start nodes, wait for their plan, generate, compare, stop; raises SwarmError."""
-        started = perf_counter()
         torch.set_num_threads(1)
         local = await asyncio.to_thread(LocalModel.read, BUILT_IN)
         question = Question(prompt, None, READY_SECONDS, {"max_tokens": max_tokens})
@@ -106,7 +106,8 @@ class Demo:
                     self._show(overview, live)
                     generation = await self._generate(invite, links, question)
                 complaints = await crew.stop()
-        return Outcome(overview, live, generation, uncut, complaints, perf_counter() - started)
+        seconds = perf_counter() - self._started
+        return Outcome(overview, live, generation, uncut, complaints, seconds)
 
     async def _assemble(self, crew: Crew, cast: Sequence[Role]) -> Invite:
         self._say(f"Starting {len(cast)} nodes on this machine, with unlike memory and speed:")
@@ -157,7 +158,8 @@ class Demo:
 
     def _tell(self, name: str, line: str) -> None:
         if line.startswith(TELLING):
-            self._say(f"{name:>8}  {line}")
+            seconds = perf_counter() - self._started
+            self._say(f"{seconds:5.1f} s  {name:>6}  {line}")
 
 
 def _is_served(live: LivePlan, overview: Overview, nodes: int) -> bool:

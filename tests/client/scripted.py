@@ -58,8 +58,9 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
 class ScriptedStage:
     """A stage that follows the protocol; `hook` sees every message first and may take it."""
 
-    def __init__(self, world: MemoryWorld, name: str, start: int, end: int) -> None:
+    def __init__(self, world: MemoryWorld, name: str, start: int, end: int, digest: str) -> None:
         self.peer = peer_named(name)
+        self.digest = digest
         self.start, self.end = start, end
         self.channel = world.channel(self.peer)
         self.board = world.board(self.peer)
@@ -76,7 +77,7 @@ class ScriptedStage:
         """Publish what is served here."""
         values = {"step_seconds": 0.01, "free_tokens": 10_000, "sessions": 0} | facts
         stage = StageAdvert(self.start, self.end, [Member(self.peer, 0, 2, 1)], **values)
-        await self.board.publish(Advert(SPEC.digest, [stage], 1))
+        await self.board.publish(Advert(self.digest, [stage], 1))
 
     def on_message(self, peer: str, message: Message) -> None:
         """Behave like a stage."""
@@ -182,15 +183,16 @@ class ScriptedSwarm:
 
     world: MemoryWorld = field(default_factory=MemoryWorld)
     notes: Notes = field(default_factory=Notes)
+    spec: ModelSpec = SPEC
 
     def __post_init__(self) -> None:
         self.channel = self.world.channel(peer_named("client"))
-        self.directory = Directory(self.world.board(peer_named("client")), SPEC)
+        self.directory = Directory(self.world.board(peer_named("client")), self.spec)
         self.switchboard = Switchboard(self.channel)
 
     async def stage(self, name: str, start: int, end: int, **facts: Any) -> ScriptedStage:
         """Add a stage and its advert."""
-        stage = ScriptedStage(self.world, name, start, end)
+        stage = ScriptedStage(self.world, name, start, end, self.spec.digest)
         await stage.advertise(**facts)
         return stage
 
@@ -206,7 +208,7 @@ class ScriptedSwarm:
     def client(self) -> Client:
         """A whole client of this swarm, not yet connected."""
         invite = Invite(("/ip4/127.0.0.1/tcp/1",), "scripted", "scripted")
-        local = LocalModel(SPEC, ByteTokenizer(), ())
+        local = LocalModel(self.spec, ByteTokenizer(), ())
         return Client(invite, model=local, connect=self.connect)
 
     @asynccontextmanager

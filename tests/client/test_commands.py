@@ -1,0 +1,80 @@
+"""Commands against a scripted swarm: what they print, and nothing else."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from client.commands import main
+from client.connection import Links
+from swarm.checkpoint import find_model, read_spec
+from swarm.errors import NoRoute
+from swarm.hardware import Device
+from swarm.identity import Identity
+from swarm.invites import Invite
+from swarm.model import BUILT_IN
+from swarm.plan import Plan
+from swarm.records import Capability
+from tests.client.scripted import ScriptedSwarm
+
+SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)
+ADDRESS = f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.throwaway().peer}"
+JOIN = ["--join", Invite((ADDRESS,), "forest-abcdefgh", BUILT_IN).encode()]
+DEVICE = Device(0, "cpu", "CPU", 10**9, 1e9, 1e9)
+
+
+@asynccontextmanager
+async def connect(invite: Invite) -> AsyncIterator[Links]:
+    """Two stages of the built-in model, by name."""
+    swarm = ScriptedSwarm(spec=SPEC)
+    for name, start, end in (("oak", 0, 5), ("elm", 5, 8)):
+        stage = await swarm.stage(name, start, end)
+        known = Capability(SPEC.digest, [DEVICE], [], "host", True, 0.0, name=name)
+        await stage.board.publish(known)
+    async with swarm.connect(invite) as links:
+        yield links
+
+
+def draw(plan: Plan, names: object) -> str:
+    return f"{plan} {names}"
+
+
+def test_generate_prints_the_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "Once", *JOIN, "--max-tokens", "5"], draw, connect) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.strip()) > 3
+    assert shown.err == ""
+
+
+def test_generate_prints_one_object_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "Once", *JOIN, "--max-tokens", "5", "--json", "--temperature", "0"]
+    assert main(arguments, draw, connect) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert len(values["token_ids"]) == 5
+    assert values["finish_reason"] == "length"
+    assert [(stage["start"], stage["end"]) for stage in values["route"]] == [(0, 5), (5, 8)]
+    assert set(values["route"][0]["shards"][0]) == {"peer", "device", "kv", "mlp"}
+    assert values["text"]
+    assert 0 < values["ttft_seconds"] < 5
+    assert values["tokens_per_second"] > 0
+
+
+def test_status_names_peers_and_what_they_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", *JOIN], draw, connect) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["forest-abcdefgh serves swarm-tiny", "planner: none elected yet"]
+    assert any(line.startswith("oak") and line.endswith("[0,5)") for line in lines)
+
+
+def test_status_is_one_object_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json", *JOIN], draw, connect) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {peer["name"] for peer in values["peers"]} == {"oak", "elm"}
+    assert [(stage["start"], stage["end"]) for stage in values["stages"]] == [(0, 5), (5, 8)]
+    assert (values["planner"], values["term"]) == ("", 0)
+
+
+def test_plan_says_that_there_is_none_yet() -> None:
+    with pytest.raises(NoRoute, match="no plan yet"):
+        main(["plan", *JOIN], draw, connect)
