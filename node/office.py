@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import time
 
 from node.candidacy import Candidacy
+from node.duties import RENEW_SECONDS
 from node.neighbourhood import Neighbourhood
 from node.plan_shelf import PlanShelf
 from node.planning import PlanDocument, next_plan
@@ -16,7 +18,9 @@ from swarm.records import Capability, PlanRef
 logger = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.5  # peers that join together are planned together
+DWELL_SECONDS = 300.0  # what works is left alone for so long
 REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
+SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 
 Snapshot = dict[str, Capability]
 
@@ -42,17 +46,20 @@ class Office:
         self._planned: dict[str, tuple[int, ...]] | None = None
         self._reference: PlanRef | None = None
         self._published_at = 0.0
+        self._reconsider_at = math.inf  # when whole pipelines may move for a better plan
 
     async def work(self) -> None:
         """Plan if the peers have changed and calmed down; else keep the last plan on the board."""
-        snapshot = dict(self._neighbourhood.capabilities)
+        known = self._neighbourhood.capabilities
+        snapshot = {peer: c for peer, c in known.items() if _makes_sense(c)}
         shape = {peer: tuple(d.memory_bytes for d in c.devices) for peer, c in snapshot.items()}
         now = time.monotonic()
         if shape != self._seen:
             lost = set(self._seen) - set(shape)
             self._seen = shape
             self._changed_at = now - CALM_SECONDS if lost else now
-        if shape != self._planned and now - self._changed_at >= CALM_SECONDS:
+        calm = now - self._changed_at >= CALM_SECONDS
+        if calm and (shape != self._planned or now > self._reconsider_at):
             await self._plan(snapshot)
             self._planned = shape
         elif self._reference and now - self._published_at > REPUBLISH_SECONDS:
@@ -65,10 +72,31 @@ class Office:
     async def _plan(self, snapshot: Snapshot) -> None:
         accepted = self._shelf.accepted
         current = accepted.plan if accepted else None
-        plan, reason = await asyncio.to_thread(next_plan, self._spec, snapshot, current)
+        may_move = time.monotonic() > self._reconsider_at
+        if may_move:
+            self._reconsider_at = math.inf
+        try:
+            plan, reason = await self._searched(snapshot, current, may_move=may_move)
+        except SEARCH_ERRORS:  # others' records: they may cost a plan, not the node
+            logger.exception("no plan could be made for these peers")
+            return
         if accepted and (plan, reason) == (accepted.plan, accepted.reason) and self._reference:
             return
         await self._announce(plan, reason)
+
+    async def _searched(
+        self, snapshot: Snapshot, current: Plan | None, *, may_move: bool
+    ) -> tuple[Plan, str]:
+        """Search in a thread and keep the lease meanwhile: a large swarm may outlast it."""
+        search = asyncio.create_task(
+            asyncio.to_thread(next_plan, self._spec, snapshot, current, may_move=may_move)
+        )
+        try:
+            while not (await asyncio.wait([search], timeout=RENEW_SECONDS))[0]:
+                await self._candidacy.pursue()
+            return search.result()
+        finally:
+            search.cancel()
 
     async def _announce(self, plan: Plan, reason: str) -> None:
         term = await self._candidacy.raise_term()
@@ -78,9 +106,16 @@ class Office:
         pipelines = len(plan.pipelines)
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference
+        self._reconsider_at = time.monotonic() + DWELL_SECONDS
         await self._publish(reference)
         await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
 
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)
         self._published_at = time.monotonic()
+
+
+def _makes_sense(capability: Capability) -> bool:
+    """Whether the search can take a peer's record at its word."""
+    indices = [device.index for device in capability.devices]
+    return len(set(indices)) == len(indices)

@@ -1,0 +1,126 @@
+"""The planner's office among records that make no sense, and searches that take long."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.candidacy import Candidacy
+from node.neighbourhood import Neighbourhood
+from node.office import Office
+from node.plan_shelf import PlanShelf
+from swarm.clock import settle
+from swarm.hardware import Device
+from swarm.memory import MemoryWorld, peer_named
+from swarm.model import ModelSpec
+from swarm.plan import Plan
+from swarm.records import Capability, Lease, PlanRef
+from tests.node.stands import STRANGER, until
+
+ME = peer_named("me")
+SPEC = ModelSpec("m", "digest", "llama", 1, 8, 2, 2, 4, 16, 64, 64, 10, 10)
+DEVICE = Device(0, "cpu", "cpu", 1, 1.0, 1.0)
+CAPABILITY = Capability(SPEC.digest, [DEVICE], [], "host", True, 0.0)
+
+
+class Bureau:
+    """An office whose node holds the lease."""
+
+    def __init__(self, folder: Path) -> None:
+        self.world = MemoryWorld()
+        self.board = self.world.board(ME)
+        channel = self.world.channel(ME)
+        self.neighbourhood = Neighbourhood("swarm", SPEC.digest, self.board, channel)
+        self.candidacy = Candidacy(ME, self.board, self.neighbourhood)
+        shelf = PlanShelf("swarm", folder, channel)
+        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, shelf)
+
+    async def open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("node.duties.SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr("node.office.CALM_SECONDS", 0.0)
+        await self.board.publish(CAPABILITY)
+        await self.neighbourhood.refresh()
+        await self.candidacy.pursue()
+        assert self.candidacy.holds
+
+    async def plans(self) -> list[PlanRef]:
+        return list((await self.board.read(PlanRef)).values())
+
+
+def test_a_record_with_a_device_twice_is_planned_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[set[str]] = []
+
+    def search(
+        _spec: ModelSpec, peers: Mapping[str, Capability], *_: object, **__: object
+    ) -> object:
+        planned.append(set(peers))
+        return Plan(()), "a reason"
+
+    monkeypatch.setattr("node.office.next_plan", search)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        await bureau.world.board(STRANGER).publish(replace(CAPABILITY, devices=[DEVICE, DEVICE]))
+        await bureau.neighbourhood.refresh()
+        await bureau.office.work()
+        assert planned == [{ME}]
+        assert len(await bureau.plans()) == 1
+
+    asyncio.run(story())
+
+
+def test_a_search_that_fails_costs_the_plan_only_and_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[int] = []
+
+    def search(*_: object, **__: object) -> object:
+        tries.append(1)
+        raise ValueError("a record makes no sense")
+
+    monkeypatch.setattr("node.office.next_plan", search)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        for _ in range(3):
+            await bureau.office.work()
+        assert await bureau.plans() == []
+
+    asyncio.run(story())
+    assert len(tries) == 1
+    assert "no plan could be made" in caplog.text
+
+
+def test_the_lease_is_renewed_while_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    for room in ("office", "duties"):
+        monkeypatch.setattr(f"node.{room}.RENEW_SECONDS", 0.01)
+
+    def search(*_: object, **__: object) -> object:
+        done.wait(5)
+        return Plan(()), "a reason"
+
+    monkeypatch.setattr("node.office.next_plan", search)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        first = (await bureau.board.read(Lease))[ME].until
+        working = asyncio.create_task(bureau.office.work())
+        await until(lambda: bureau.world.records[Lease, ME][0].until > first)  # type: ignore[attr-defined]
+        assert not working.done()
+        done.set()
+        await working
+        await settle()
+        assert len(await bureau.plans()) == 1
+
+    asyncio.run(story())
