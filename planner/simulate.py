@@ -4,7 +4,7 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -81,6 +81,9 @@ def poisson_trace(
     return trace
 
 
+Alone = Callable[[Pipeline, Request], float]
+
+
 @dataclass
 class Server:
     """One pipeline at work: its queue, who is in it, and when it is free."""
@@ -102,11 +105,18 @@ class Server:
 class Simulation:
     """One run of a trace through a plan."""
 
-    def __init__(self, cost: CostModel, plan: Plan, *, batching: bool) -> None:
+    def __init__(
+        self, cost: CostModel, plan: Plan, *, batching: bool, alone: Alone | None = None
+    ) -> None:
+        """`alone` gives seconds of a request alone in a pipeline, else the cost model does."""
         self.cost = cost
         self.batching = batching
-        self.servers = [Server(p, min(cost.room(p), BATCH_CAP)) for p in plan.pipelines]
-        self.speeds = [cost.latency(p) for p in plan.pipelines]
+        self.alone = alone or self._by_cost
+        room = cost.room if batching else _room_for_one
+        self.servers = [Server(p, min(room(p), BATCH_CAP)) for p in plan.pipelines]
+        load = cost.workload
+        standing = Request(0.0, load.input_tokens, load.output_tokens)
+        self.speeds = [self.alone(p, standing) for p in plan.pipelines]
         self.events: list[tuple[float, int, str, tuple[object, ...]]] = []
         self.order = itertools.count()
         self.done: dict[int, float] = {}
@@ -181,10 +191,11 @@ class Simulation:
     def _alone_seconds(self, index: int, request: Request) -> float:
         key = (index, request.input_tokens, request.output_tokens)
         if key not in self._alone:
-            self._alone[key] = request_seconds(
-                self.cost.problem, self.servers[index].pipeline, request
-            )
+            self._alone[key] = self.alone(self.servers[index].pipeline, request)
         return self._alone[key]
+
+    def _by_cost(self, pipeline: Pipeline, request: Request) -> float:
+        return request_seconds(self.cost.problem, pipeline, request)
 
     # ---- continuous batching: prefills join between decode steps
 
@@ -249,6 +260,10 @@ class Simulation:
         server.alive, server.era = False, server.era + 1
         server.active, server.queue, server.free_at = {}, [], now
         self.homeless += lost
+
+
+def _room_for_one(pipeline: Pipeline) -> float:
+    return 1.0
 
 
 def cycle_seconds(cost: CostModel, pipeline: Pipeline, batch: int) -> float:
