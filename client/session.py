@@ -14,7 +14,15 @@ from client.route import Need, Route
 from client.surroundings import Listener, Routes
 from client.transcript import Transcript
 from swarm.channel import Channel
-from swarm.errors import Deadline, NoRoute, PeerError, PeerLost, PeerRefused, SwarmError
+from swarm.errors import (
+    Deadline,
+    NoRoute,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    SwarmError,
+    Unreachable,
+)
 from swarm.tensors import ids_to_bytes
 from swarm.wire import (
     Busy,
@@ -102,7 +110,7 @@ class Session:
         while True:
             try:
                 route = await self._routes.find(self._need(), fresh=fresh)
-            except NoRoute as error:
+            except (NoRoute, Unreachable) as error:
                 self._trouble, pause = error, self._patience.pause_seconds
             else:
                 pause = self._rest_seconds(route)
