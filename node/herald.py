@@ -12,6 +12,7 @@ from swarm.hardware import Link
 from swarm.records import Advert, Capability, Manifest
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
+RETRY_SECONDS = 1.0  # after an advert that nobody took
 MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 
 
@@ -22,7 +23,7 @@ class Spoken:
     capability_at: float = 0.0
     advert_at: float = 0.0
     manifest_at: float = 0.0
-    stages: object = field(default_factory=list)
+    stages: object = field(default_factory=list)  # None: the last advert was not taken
     joined: bool = False
 
 
@@ -80,10 +81,13 @@ class Herald:
     async def _publish_advert(self, now: float) -> None:
         stages = self._server.adverts()
         shape = [(stage.start, stage.end, stage.members) for stage in stages]
-        changed = shape != self._spoken.stages
+        pause = RETRY_SECONDS if self._spoken.stages is None else 0.0
+        changed = shape != self._spoken.stages and now - self._spoken.advert_at >= pause
         if changed or (stages and now - self._spoken.advert_at > ADVERT_SECONDS):
-            self._spoken.advert_at, self._spoken.stages = now, shape
+            self._spoken.advert_at = now
+            self._spoken.stages = None  # until somebody has taken it
             await self._board.publish(Advert(self.capability.model, stages, self._shelf.term))
+            self._spoken.stages = shape
 
     async def _tell_that_we_joined(self) -> None:
         others = list(self._neighbourhood.capabilities)

@@ -1,0 +1,45 @@
+"""The herald says again what nobody took."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from node.herald import Herald
+from node.neighbourhood import Neighbourhood
+from node.plan_shelf import PlanShelf
+from swarm.errors import Unreachable
+from swarm.hardware import Device
+from swarm.records import Advert, Capability, Record
+from tests.node.stands import DIGEST, MIDDLE, Stand
+
+CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)
+
+
+def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.herald.RETRY_SECONDS", 0.0)
+
+    async def story() -> None:
+        stand = Stand()
+        board = stand.world.board(MIDDLE)
+        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel)
+        shelf = PlanShelf("swarm", tmp_path, stand.channel)
+        herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
+        await herald.publish_due(None)
+        assert len((await board.read(Advert))[MIDDLE].stages) == 1
+        stand.server.retire(0)
+        publish = board.publish
+
+        async def refuse(record: Record, *, ttl_seconds: float | None = None) -> None:
+            raise Unreachable("No peer takes our record.")
+
+        monkeypatch.setattr(board, "publish", refuse)
+        with pytest.raises(Unreachable):
+            await herald.publish_due(None)
+        monkeypatch.setattr(board, "publish", publish)
+        await herald.publish_due(None)
+        assert (await board.read(Advert))[MIDDLE].stages == []
+
+    asyncio.run(story())
