@@ -72,7 +72,9 @@ class Base:
         low, high = 0.0, 400.0
         for _ in range(13):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.least_scale(setup, middle) <= scale else (low, middle)
+            low, high = (
+                (middle, high) if self.least_scale(setup, middle) <= scale else (low, middle)
+            )
         return low
 
 
@@ -180,10 +182,7 @@ def _charts(folder: Path, made: dict[str, Setup]) -> None:
     base = Base(made["homogeneous: hexgen, paper model"])
     names = [f"{pool}: hexgen, paper model" for pool in POOLS]
     by_rate = {
-        name: [
-            (rate, _share(base, made[name], rate, 8.0)) for rate in RATES
-        ]
-        for name in names
+        name: [(rate, _share(base, made[name], rate, 8.0)) for rate in RATES] for name in names
     }
     by_scale = {
         name: [(scale, _share(base, made[name], 4.0, scale)) for scale in (1, 2, 4, *SCALES)]

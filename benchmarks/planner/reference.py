@@ -19,22 +19,23 @@ Model of time (seconds; bytes; FLOP):
   allreduce(x) over n shards, worst pair (alpha, beta):  min( 2(n-1)(alpha + x/(n*beta)),  alpha + (n-1)*x/beta )
   hop of x bytes between two stages: min over pairs of alpha + x/beta; the sampled token returns to the first stage (4 bytes)
 """
+
 import json
 import math
 import sys
 from dataclasses import dataclass
 
 E_MEM, E_FLOP, USABLE = 0.8, 0.5, 0.92
-COLUMNS = 128                                   # FFN columns per block
+COLUMNS = 128  # FFN columns per block
 
 
 @dataclass(frozen=True)
 class Device:
     id: str
     machine: dict
-    flops: float                                # FLOP/s, dense 16-bit
-    bandwidth: float                            # bytes/s
-    memory: float                               # usable bytes
+    flops: float  # FLOP/s, dense 16-bit
+    bandwidth: float  # bytes/s
+    memory: float  # usable bytes
 
 
 def load(path, instance_id):
@@ -47,7 +48,9 @@ def load(path, instance_id):
         for k in range(m["count"]):
             g = data["gpu_types"][m["gpu"]]
             memory = min(g["mem_GB"], m.get("ram_free_GB", math.inf)) * 1e9 * USABLE
-            devices[f"{m['id']}/{k}"] = Device(f"{m['id']}/{k}", m, g["tflops_dense_16bit"] * 1e12, g["hbm_GBps"] * 1e9, memory)
+            devices[f"{m['id']}/{k}"] = Device(
+                f"{m['id']}/{k}", m, g["tflops_dense_16bit"] * 1e12, g["hbm_GBps"] * 1e9, memory
+            )
     return data["models"][instance["model"]], instance, devices
 
 
@@ -57,7 +60,9 @@ def shape(instance):
     if "mean_input" in w:
         return w["mean_input"], w["mean_output"]
     if "input_tokens" in w:
-        return round(sum(w["input_tokens"]) / len(w["input_tokens"])), round(sum(w["output_tokens"]) / len(w["output_tokens"]))
+        return round(sum(w["input_tokens"]) / len(w["input_tokens"])), round(
+            sum(w["output_tokens"]) / len(w["output_tokens"])
+        )
     return 512, 128
 
 
@@ -73,11 +78,16 @@ def link(instance, a, b):
         entry = net["same_region"]
     else:
         pair = {ma["region"], mb["region"]}
-        entry = next((p for p in net["inter_region_pairs"] if {p["a"], p["b"]} == pair), net["inter_region_default"])
+        entry = next(
+            (p for p in net["inter_region_pairs"] if {p["a"], p["b"]} == pair),
+            net["inter_region_default"],
+        )
     latency, bandwidth = entry["lat_ms"] * 1e-3, entry["bw_Gbps"] * 1e9 / 8
     if ma.get("nat") and mb.get("nat"):
-        latency *= 2                            # through a relay
-    bandwidth = min(bandwidth, ma.get("up_Mbps", math.inf) * 1e6 / 8, mb.get("down_Mbps", math.inf) * 1e6 / 8)
+        latency *= 2  # through a relay
+    bandwidth = min(
+        bandwidth, ma.get("up_Mbps", math.inf) * 1e6 / 8, mb.get("down_Mbps", math.inf) * 1e6 / 8
+    )
     return latency, bandwidth
 
 
@@ -103,8 +113,13 @@ class Evaluator:
                 if stage["start"] != at or stage["end"] <= stage["start"]:
                     out.append(f"{where}: expected to start at {at} and hold at least one layer")
                 at = stage["end"]
-                if sum(s["kv"] for s in stage["shards"]) != self.kv_heads or sum(s["mlp"] for s in stage["shards"]) != self.blocks:
-                    out.append(f"{where}: shards do not add up to {self.kv_heads} KV heads and {self.blocks} MLP blocks")
+                if (
+                    sum(s["kv"] for s in stage["shards"]) != self.kv_heads
+                    or sum(s["mlp"] for s in stage["shards"]) != self.blocks
+                ):
+                    out.append(
+                        f"{where}: shards do not add up to {self.kv_heads} KV heads and {self.blocks} MLP blocks"
+                    )
                 for s in stage["shards"]:
                     if s["device"] not in self.devices:
                         out.append(f"{where}: no device {s['device']}")
@@ -119,18 +134,25 @@ class Evaluator:
             s_in, s_out = shape(self.instance)
             for p, pipeline in enumerate(plan["pipelines"]):
                 if self.max_sequences(pipeline, s_in + s_out) < 1:
-                    out.append(f"pipeline {p}: no room for the weights and the KV cache of one sequence of {s_in + s_out} tokens")
+                    out.append(
+                        f"pipeline {p}: no room for the weights and the KV cache of one sequence of {s_in + s_out} tokens"
+                    )
         return out
 
     # ---- parts ----------------------------------------------------------------------------------------------------------------------------
     def params(self, shard):
-        return self.attn_params * shard["kv"] / self.kv_heads + self.mlp_params * shard["mlp"] / self.blocks
+        return (
+            self.attn_params * shard["kv"] / self.kv_heads
+            + self.mlp_params * shard["mlp"] / self.blocks
+        )
 
     def kv(self, shard):
         return self.kv_bytes * shard["kv"] / self.kv_heads
 
     def ends(self, stage, rank):
-        return (rank == 0) * self.head_bytes * ((stage["start"] == 0) + (stage["end"] == self.layers))
+        return (
+            (rank == 0) * self.head_bytes * ((stage["start"] == 0) + (stage["end"] == self.layers))
+        )
 
     def max_sequences(self, pipeline, context):
         """Sequences of `context` tokens whose KV fits beside the weights on every shard."""
@@ -138,7 +160,11 @@ class Evaluator:
         for stage in pipeline["stages"]:
             n = stage["end"] - stage["start"]
             for rank, s in enumerate(stage["shards"]):
-                free = self.devices[s["device"]].memory - n * self.params(s) * self.weight_bytes - self.ends(stage, rank)
+                free = (
+                    self.devices[s["device"]].memory
+                    - n * self.params(s) * self.weight_bytes
+                    - self.ends(stage, rank)
+                )
                 if free < 0:
                     return 0
                 if s["kv"]:
@@ -163,32 +189,53 @@ class Evaluator:
             flop = 2 * tokens * self.params(s) + extra_flops * s["kv"] / self.kv_heads
             t = n * max(read / (E_MEM * d.bandwidth), flop / (E_FLOP * d.flops))
             if rank == 0 and stage["end"] == self.layers:
-                t += max(self.head_bytes / (E_MEM * d.bandwidth), self.head_bytes * sampled / (E_FLOP * d.flops))
+                t += max(
+                    self.head_bytes / (E_MEM * d.bandwidth),
+                    self.head_bytes * sampled / (E_FLOP * d.flops),
+                )
             slowest = max(slowest, t)
         return slowest + 2 * n * self.allreduce(stage, tokens * self.h * 2)
 
     def hop(self, a, b, size):
-        return min(x[0] + size / x[1] for x in (link(self.instance, self.devices[s["device"]], self.devices[t["device"]])
-                                                for s in a["shards"] for t in b["shards"])) if a is not b else 0.0
+        return (
+            min(
+                x[0] + size / x[1]
+                for x in (
+                    link(self.instance, self.devices[s["device"]], self.devices[t["device"]])
+                    for s in a["shards"]
+                    for t in b["shards"]
+                )
+            )
+            if a is not b
+            else 0.0
+        )
 
     def hops(self, pipeline, tokens):
         stages = pipeline["stages"]
-        return sum(self.hop(a, b, tokens * self.h * 2) for a, b in zip(stages, stages[1:])) + self.hop(stages[-1], stages[0], 4)
+        return sum(
+            self.hop(a, b, tokens * self.h * 2) for a, b in zip(stages, stages[1:])
+        ) + self.hop(stages[-1], stages[0], 4)
 
     # ---- values ---------------------------------------------------------------------------------------------------------------------------
     def decode_step(self, pipeline, batch, context):
         """Seconds per token of one sequence alone in the pipeline with `batch` sequences per pass."""
-        return sum(self.stage_time(s, batch, batch * context, batch) for s in pipeline["stages"]) + self.hops(pipeline, batch)
+        return sum(
+            self.stage_time(s, batch, batch * context, batch) for s in pipeline["stages"]
+        ) + self.hops(pipeline, batch)
 
     def prefill(self, pipeline, s_in):
-        return sum(self.prefill_stage(s, s_in) for s in pipeline["stages"]) + self.hops(pipeline, s_in)
+        return sum(self.prefill_stage(s, s_in) for s in pipeline["stages"]) + self.hops(
+            pipeline, s_in
+        )
 
     def prefill_stage(self, stage, s_in):
         return self.stage_time(stage, s_in, s_in, 1, extra_flops=2.0 * s_in * s_in * self.h)
 
     def latency(self, pipeline, s_in, s_out):
         """Seconds of one request alone: prefill, then s_out - 1 decode steps at the mean context."""
-        return self.prefill(pipeline, s_in) + (s_out - 1) * self.decode_step(pipeline, 1, s_in + s_out / 2)
+        return self.prefill(pipeline, s_in) + (s_out - 1) * self.decode_step(
+            pipeline, 1, s_in + s_out / 2
+        )
 
     def throughput(self, pipeline, s_in, s_out):
         """Output tokens per second at saturation with continuous batching: n sequences fill the KV memory, split in g groups that chase each other."""
@@ -196,16 +243,32 @@ class Evaluator:
         n = min(n, 4096)
         for g in range(1, min(n, 4 * len(pipeline["stages"])) + 1):
             b = n / g
-            times = [self.stage_time(s, b, b * (s_in + s_out / 2), b) + b * self.prefill_stage(s, s_in) / s_out for s in pipeline["stages"]]
+            times = [
+                self.stage_time(s, b, b * (s_in + s_out / 2), b)
+                + b * self.prefill_stage(s, s_in) / s_out
+                for s in pipeline["stages"]
+            ]
             best = max(best, n / max(sum(times) + self.hops(pipeline, b), g * max(times)))
         return best
 
     def report(self, plan):
         s_in, s_out = shape(self.instance)
-        rows = [{"latency_s": self.latency(p, s_in, s_out), "ms_per_token": 1e3 * self.decode_step(p, 1, s_in + s_out / 2),
-                 "tokens_per_s": self.throughput(p, s_in, s_out), "sequences": self.max_sequences(p, s_in + s_out)} for p in plan["pipelines"]]
-        return {"input_tokens": s_in, "output_tokens": s_out, "pipelines": rows,
-                "best_latency_s": min(r["latency_s"] for r in rows), "tokens_per_s": sum(r["tokens_per_s"] for r in rows)}
+        rows = [
+            {
+                "latency_s": self.latency(p, s_in, s_out),
+                "ms_per_token": 1e3 * self.decode_step(p, 1, s_in + s_out / 2),
+                "tokens_per_s": self.throughput(p, s_in, s_out),
+                "sequences": self.max_sequences(p, s_in + s_out),
+            }
+            for p in plan["pipelines"]
+        ]
+        return {
+            "input_tokens": s_in,
+            "output_tokens": s_out,
+            "pipelines": rows,
+            "best_latency_s": min(r["latency_s"] for r in rows),
+            "tokens_per_s": sum(r["tokens_per_s"] for r in rows),
+        }
 
 
 if __name__ == "__main__":
