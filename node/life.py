@@ -54,6 +54,8 @@ class Life:
         self._herald: Herald | None = None
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
+        self._catching_up = asyncio.Lock()
+        self._caught_up_at = -QUICK_SECONDS
         answer_probes(channel)
         channel.answer("group", self._called)
         channel.answer("news", self._hear_news)
@@ -178,11 +180,18 @@ class Life:
             if device is None:
                 raise PeerRefused("There is no such device here.")
             if not device.expects(peer, request):
-                await self._neighbourhood.refresh()
-                await self._shelf.adopt_latest(self._neighbourhood)
+                await self._catch_up()
             return bytes(msgpack.packb(await device.called(peer, request)))
         except (ValueError, KeyError, TypeError) as error:
             raise RemoteProtocolError(f"Not a group request: {error!r}.") from error
+
+    async def _catch_up(self) -> None:
+        """Look for a later plan; not at every word of a stranger."""
+        async with self._catching_up:  # who comes meanwhile profits from the same look
+            if time.monotonic() - self._caught_up_at > QUICK_SECONDS:
+                await self._neighbourhood.refresh()
+                await self._shelf.adopt_latest(self._neighbourhood)
+                self._caught_up_at = time.monotonic()
 
     # ------------------------------------------------------------------ our own devices
 
@@ -193,6 +202,7 @@ class Life:
             for index, device in self._devices.items():
                 if index not in tending or tending[index].done():
                     tending[index] = asyncio.create_task(device.tend())
+                    tending[index].add_done_callback(_report)
                 self._tell_load(device, told)
             self._server.free_idle()
             await asyncio.sleep(TEND_SECONDS)
@@ -256,3 +266,9 @@ class Life:
         except (SwarmError, TimeoutError) as error:
             logger.warning("left without saying so: %r", error)
         self._story.left()
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    """Say that tending a device failed: it is tended again, but never in silence."""
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("a device could not be tended", exc_info=error)

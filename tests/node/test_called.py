@@ -1,0 +1,60 @@
+"""Strangers who ask a node to join groups cannot make it read the board without end."""
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import msgpack
+import pytest
+
+from node.life import Life, _report
+from swarm.errors import PeerRefused
+from tests.node.stands import STRANGER
+
+REQUEST = msgpack.packb({"device": 0, "word": "prepare"})
+
+
+class Deaf:
+    """A device that no plan knows."""
+
+    def expects(self, _peer: str, _request: dict[str, Any]) -> bool:
+        return False
+
+    async def called(self, _peer: str, _request: dict[str, Any]) -> dict[str, Any]:
+        raise PeerRefused("The plan that we accepted does not say so (yet).")
+
+
+def test_a_flood_of_group_requests_reads_the_board_once() -> None:
+    reads: list[int] = []
+
+    async def read(*_: object) -> None:
+        reads.append(1)
+
+    async def story() -> None:
+        life = Life.__new__(Life)
+        life._devices = {0: Deaf()}  # type: ignore[dict-item]
+        life._catching_up = asyncio.Lock()
+        life._caught_up_at = -1.0
+        life._neighbourhood = SimpleNamespace(refresh=read)  # type: ignore[assignment]
+        life._shelf = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
+        for _ in range(10):
+            with pytest.raises(PeerRefused):
+                await life._called(STRANGER, REQUEST)
+
+    asyncio.run(story())
+    assert len(reads) == 2
+
+
+def test_a_device_that_cannot_be_tended_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    async def stumble() -> None:
+        raise KeyError("a bug")
+
+    async def story() -> None:
+        task = asyncio.create_task(stumble())
+        task.add_done_callback(_report)
+        await asyncio.wait([task])
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(story())
+    assert "could not be tended" in caplog.text
