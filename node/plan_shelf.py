@@ -15,6 +15,7 @@ from swarm.records import PlanRef
 logger = logging.getLogger(__name__)
 
 COPIES = 8  # documents kept for others
+TRIES = 3  # offers looked into at a time, the latest first
 DOCUMENT_CAP = 1 << 20  # bytes
 
 
@@ -69,10 +70,13 @@ class PlanShelf:
         common = _common_term(neighbourhood)
         verified = max(self.term, common)
         offers = [o for o in neighbourhood.plans().items() if _is_sound(o[1], verified)]
-        best = max(offers, key=lambda offer: _order_of(offer[1]), default=None)
-        if best is None or not self._is_wanted(_order_of(best[1])):
-            return False
-        return await self._adopt(*best, common)
+        offers.sort(key=lambda offer: _order_of(offer[1]), reverse=True)
+        for planner, reference in offers[:TRIES]:  # the latest may be a lie that nobody can fetch
+            if not self._is_wanted(_order_of(reference)):
+                return False
+            if await self._adopt(planner, reference, common):
+                return True
+        return False
 
     def _is_wanted(self, order: PlanOrder) -> bool:
         known = self._ledger.order_of(self._swarm)

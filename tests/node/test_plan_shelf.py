@@ -151,3 +151,17 @@ def test_a_restarted_node_takes_up_the_plan_that_it_knows_by_name(tmp_path: Path
         assert not await again.look()
 
     asyncio.run(story())
+
+
+def test_a_later_plan_that_nobody_can_fetch_does_not_hide_the_real_one(tmp_path: Path) -> None:
+    async def story() -> None:
+        library = Library(tmp_path)
+        for peer in (PLANNER, STRANGER):
+            await library.join(peer)
+        await library.offer(PLANNER, 1)
+        await library.world.board(STRANGER).publish(PlanRef(900, 0, "f" * 64, 100))
+        assert await library.look()
+        assert library.shelf.accepted is not None
+        assert library.shelf.accepted.planner == PLANNER
+
+    asyncio.run(story())
