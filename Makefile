@@ -19,6 +19,10 @@ check: $(READY)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+bench: $(READY)  ## short runs of both benchmarks; `python -m benchmarks.swarm` measures everything
+	$(BIN)/python -m benchmarks.engine --quick
+	$(BIN)/python -m benchmarks.swarm --quick
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

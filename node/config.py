@@ -24,6 +24,7 @@ class NodeConfig:
     swarm: str = "swarm"
     key: str = ""  # of a private swarm
     memory_bytes: int = 0  # declared limit per device; 0 = what is free
+    sessions_bytes: int = 0  # per device for KV besides that; plans know nothing of it
     slowdown: float = 1.0  # emulated: every step takes so many times as long
     threads: int = 1
     quant: str = ""  # of the layers' weights: "" or "int8"
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--swarm", default="swarm", metavar="NAME", help="name of a new swarm")
     made.add_argument("--key", default="", help="secret of a private swarm (with --host)")
     made.add_argument("--memory", metavar="SIZE", help="most memory for weights and KV, like 2GB")
+    made.add_argument("--sessions-memory", metavar="SIZE", help=argparse.SUPPRESS)
     made.add_argument("--slowdown", type=float, default=1.0, help="emulate a slower device")
     made.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     made.add_argument("--quant", default="", metavar="int8", help="hold weights as 8 bit integers")
@@ -93,6 +95,7 @@ def read_config(arguments: Sequence[str]) -> NodeConfig:
         swarm=given.swarm,
         key=given.key,
         memory_bytes=_memory_of(given.memory),
+        sessions_bytes=_memory_of(given.sessions_memory),
         slowdown=given.slowdown,
         threads=given.threads,
         quant=given.quant,

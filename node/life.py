@@ -89,7 +89,8 @@ class Life:
         home = Home(channel, self._server, self._shelf, folder, quant, host, machine_id())
         for each in equipment:
             device = each.device
-            own = OwnDevice(home, device.index, device.memory_bytes, each.worker)
+            budget = device.memory_bytes + self._config.sessions_bytes
+            own = OwnDevice(home, device.index, budget, each.worker)
             self._devices[device.index] = own
         capability = Capability(
             model=self._served.spec.digest,
