@@ -9,12 +9,13 @@ from planner.criterion import Criterion, latency_criterion
 from planner.polish import Place, polished, true_seconds
 from planner.problem import Numbers, Problem
 from planner.shares import SLACK, Group, share_out
-from planner.stage_table import Row, corrected, floor_seconds, led_by, row_of
+from planner.stage_table import Row, Tables, corrected, floor_seconds, led_by, row_of
 from swarm.plan import Pipeline, Stage
 
 MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is
 FEW_DEVICES = 8  # groups of any size over any machines are tried
-MOST_FAR_MEMBERS = 4  # of a group over several machines, if there are more devices
+FEW_STATES = 40  # the same
+MOST_FAR_MEMBERS = 5  # of a group over several machines, if there are more devices
 MOST_STATES = 256  # groups of devices that exact search takes on: 8 unlike devices
 
 
@@ -24,27 +25,33 @@ def is_small(classes: Classes) -> bool:
 
 
 def least_latency_pipeline(
-    problem: Problem, devices: list[int], limit: float = np.inf, *, is_local: bool = False
+    problem: Problem,
+    devices: list[int],
+    limit: float = np.inf,
+    *,
+    is_local: bool = False,
+    tables: Tables | None = None,
 ) -> Pipeline | None:
     """The pipeline over some of the devices with the least seconds of one request, if any fits.
 
     Exact over order, groups and layers; shares are exact for the greatest sum of a member's
     prefill and decode seconds. Only pipelines below `limit` seconds are looked for, and with
-    `is_local` only groups within machines.
+    `is_local` only groups within machines. `tables` remember groups from one call to the next.
     """
     if not devices:
         return None
     classes = classes_of(problem, devices)
-    criterion = latency_criterion(problem)
-    wide = _Wide(problem, classes, criterion)
+    wide = _Wide(classes, tables or Tables(problem, latency_criterion(problem)))
     return wide.settle(limit, is_local=is_local)
 
 
 class _Wide:
     """One search: groups inside a machine first, then those across machines that may pay."""
 
-    def __init__(self, problem: Problem, classes: Classes, criterion: Criterion) -> None:
+    def __init__(self, classes: Classes, tables: Tables) -> None:
+        problem, criterion = tables.problem, tables.criterion
         self.problem, self.classes, self.criterion = problem, classes, criterion
+        self.tables = tables
         self.rows: dict[Counts, Row] = {}
         self.floors = {
             counts: floor_seconds(problem, criterion, self.members(counts))
@@ -52,7 +59,9 @@ class _Wide:
         }
         self.floor = min(self.floors.values())
         model, few = problem.model, sum(classes.counts) <= FEW_DEVICES
-        self.most_members = FEW_DEVICES if few else MOST_FAR_MEMBERS
+        small = classes.states <= FEW_STATES
+        whole = sum(classes.counts)
+        self.most_members = whole if few or small else MOST_FAR_MEMBERS
         self.layer_bytes = model.layer_bytes + model.kv_bytes * problem.workload.context
 
     def members(self, counts: Counts) -> tuple[int, ...]:
@@ -118,7 +127,7 @@ class _Wide:
         """The best chain below the limit over the given groups."""
         for counts in groups:
             if counts not in self.rows:
-                self.rows[counts] = row_of(self.problem, self.classes, counts, self.criterion)
+                self.rows[counts] = row_of(self.tables, self.classes, counts)
         rows = [row for counts in groups if (row := self.rows[counts]).is_possible]
         if not rows:
             return limit, []

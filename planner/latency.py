@@ -13,7 +13,7 @@ from planner.stop import StopRule
 from swarm.plan import Pipeline
 
 MOST_LOCAL_STATES = 1500  # groups of devices, if groups stay within machines
-MOST_POOLS = 4  # neighbourhoods that exact search looks at
+MOST_POOLS = 3  # neighbourhoods that exact search looks at
 FEW_STATES = 82  # in each of them
 CHAINS_KEPT = 2
 
@@ -53,7 +53,7 @@ def _some(pipeline: Pipeline | None) -> list[Pipeline]:
 
 
 def _exact(pool: Pool, devices: Sequence[int], limit: float) -> Pipeline | None:
-    return least_latency_pipeline(pool.problem, list(devices), limit)
+    return least_latency_pipeline(pool.problem, list(devices), limit, tables=pool.tables)
 
 
 def _quickest(pool: Pool, pipelines: Sequence[Pipeline]) -> Pipeline | None:

@@ -43,17 +43,21 @@ def polished(
     """The shards after every move of KV heads and MLP blocks that lowers the stage's seconds."""
     if not _is_mixed(problem, shards):
         return shards
-    best = true_seconds(problem, criterion, place, shards)
     for step in STEPS:
-        improved = True
-        while improved:
-            improved = False
-            for moved in _moves(problem, shards, step):
-                seconds = true_seconds(problem, criterion, place, moved)
-                if seconds < best * (1 - GAIN):
-                    shards, best, improved = moved, seconds, True
-                    break
+        while better := _better(problem, criterion, place, shards, step):
+            shards = better
     return shards
+
+
+def _better(
+    problem: Problem, criterion: Criterion, place: Place, shards: tuple[Shard, ...], step: int
+) -> tuple[Shard, ...]:
+    """The first move that lowers the seconds, made; nothing if there is none."""
+    best = true_seconds(problem, criterion, place, shards)
+    for moved in _moves(problem, shards, step):
+        if true_seconds(problem, criterion, place, moved) < best * (1 - GAIN):
+            return moved
+    return ()
 
 
 def _is_mixed(problem: Problem, shards: tuple[Shard, ...]) -> bool:

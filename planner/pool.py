@@ -8,7 +8,9 @@ import numpy as np
 from planner.atoms import Atom, atom_of, atom_with
 from planner.balance import latency_layers, pipeline_of, throughput_layers
 from planner.cost import CostModel
+from planner.criterion import latency_criterion
 from planner.problem import Problem
+from planner.stage_table import Tables
 from swarm.plan import Pipeline, Shard
 
 Atoms = Sequence[Atom]
@@ -43,9 +45,17 @@ class Pool:
         self._speeds = speed_classes(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._atoms: dict[tuple[int, ...], Atom | None] = {}
+        self.tables = Tables(problem, latency_criterion(problem))
         self._adopted = 0
         self.work = 0  # atoms priced so far: what a search has cost, without a clock
         self._prices: dict[tuple[str, Key], Price] = {}
+
+    def without(self, devices: Iterable[str]) -> "Pool":
+        """A pool without these devices; what was solved for groups is kept."""
+        gone = {self.problem.index_of[device] for device in devices}
+        pool = Pool(self.problem, self.cost, [d for d in self.devices if d not in gone])
+        pool.tables = self.tables
+        return pool
 
     def atom(self, members: Iterable[int]) -> Atom | None:
         """The atom of a group, or None if the group cannot hold one layer."""

@@ -36,7 +36,7 @@ def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
     pipelines: list[Pipeline] = []
     while (pipeline := least_latency(pool, starts, stop, seed)) is not None:
         pipelines.append(pipeline)
-        pool, starts = without(pool, pipelines), []
+        pool, starts = without(pool, [pipeline]), []
         if len(pool.devices) > MANY_LEFT or stop(pool.cost.latency(pipelines[0])):
             return Plan((*pipelines, *_rest(pool, pipelines[0], stop, seed)))
     return Plan(tuple(pipelines))
@@ -47,16 +47,14 @@ def _rest(pool: Pool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipel
     limit, near = NEARLY * pool.cost.latency(first), list[Pipeline]()
     while not stop(limit) and (pipeline := next_latency(pool, limit)) is not None:
         near.append(pipeline)
-        pool = without(pool, near)
+        pool = without(pool, [pipeline])
     return (*near, *throughput_plan(pool, stop, seed, patient=False).pipelines)
 
 
 def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
     """A pool of the devices that serve in none of the pipelines."""
-    used = {shard.device for p in pipelines for stage in p.stages for shard in stage.shards}
-    devices = pool.problem.devices
-    left = [number for number in pool.devices if devices[number].id not in used]
-    return Pool(pool.problem, pool.cost, left)
+    stages = [stage for pipeline in pipelines for stage in pipeline.stages]
+    return pool.without({shard.device for stage in stages for shard in stage.shards})
 
 
 def throughput_plan(pool: Pool, stop: StopRule, seed: int, *, patient: bool = True) -> Plan:

@@ -6,6 +6,7 @@ are solved at once: arrays run over cases (layer counts) and units of KV heads.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -51,40 +52,54 @@ class Sharing:
         """MLP blocks that fit beside each number of packs: [cases, packs + 1]."""
         problem, model = self.problem, self.problem.model
         if self.is_memory_free:
-            return np.full((len(self.layers), len(self.heads())), float(model.mlp_blocks))
+            return np.full((len(self.layers), len(self.heads)), float(model.mlp_blocks))
         device = problem.devices[self.group.members[rank]]
         ends = end_bytes_of(problem, rank, first=self.group.first, last=self.group.last)
         head = model.attention_parameters * model.bytes_per_weight / model.kv_heads
         cache = model.kv_bytes / model.kv_heads * problem.workload.context
-        heads = self.heads() * (head + cache * self.criterion.sequences)
+        heads = self.heads * (head + cache * self.criterion.sequences)
         block = model.mlp_parameters * model.bytes_per_weight / model.mlp_blocks
         free = ((device.memory_bytes - ends) / self.layers)[:, None] - heads
         blocks: Numbers = np.floor(free / block + 1e-9)
         return np.where(free < 0, -np.inf, np.minimum(blocks, model.mlp_blocks))
 
+    @cached_property
+    def rooms(self) -> list[Numbers]:
+        """`room` of every member, worked out once."""
+        return [self.room(rank) for rank in range(len(self.group.members))]
+
+    @cached_property
+    def rates(self) -> list[tuple[Numbers, Numbers, float]]:
+        """Every member's seconds per head and per block, and those of the head it computes."""
+        problem, rates = self.problem, []
+        for rank, member in enumerate(self.group.members):
+            device = problem.devices[member]
+            leads = self.group.last and rank == 0
+            extra = head_seconds(problem, self.criterion, device) if leads else 0.0
+            rates.append((*unit_rates(problem, self.criterion, device), extra))
+        return rates
+
+    @cached_property
     def heads(self) -> Numbers:
         """KV heads in 0, 1, 2 ... packs."""
         return np.arange(0, self.problem.model.kv_heads + 1, self.pack, dtype=float)
 
+    @cached_property
     def least(self) -> Numbers:
         """MLP blocks that a shard must hold beside each number of packs."""
         units = self.problem.model.least_units
-        least = np.full(len(self.heads()), float(units))
+        least = np.full(len(self.heads), float(units))
         least[0] = np.inf if units else 1.0
         return least
 
 
-def _reach(sharing: Sharing, rank: int, limit: Numbers, room: Numbers) -> Numbers:
+def _reach(sharing: Sharing, rank: int, limit: Numbers) -> Numbers:
     """MLP blocks that a member finishes within `limit` beside each number of packs."""
-    problem, group = sharing.problem, sharing.group
-    device = problem.devices[group.members[rank]]
-    head, block = unit_rates(problem, sharing.criterion, device)
-    leads = group.last and rank == 0
-    extra = head_seconds(problem, sharing.criterion, device) if leads else 0.0
+    head, block, extra = sharing.rates[rank]
     left = ((limit - extra) / sharing.layers)[:, None, None]
-    blocks = (left - np.multiply.outer(sharing.heads(), head)) / block
-    reach = np.minimum(np.floor(blocks.min(axis=2) + 1e-9), room)
-    return np.where(reach >= sharing.least(), reach, -np.inf)
+    blocks = (left - np.multiply.outer(sharing.heads, head)) / block
+    reach = np.minimum(np.floor(blocks.min(axis=2) + 1e-9), sharing.rooms[rank])
+    return np.where(reach >= sharing.least, reach, -np.inf)
 
 
 def _most_blocks(reaches: list[Numbers]) -> list[Numbers]:
@@ -137,7 +152,7 @@ def _alone(problem: Problem, group: Group, criterion: Criterion, layers: Numbers
 def _meets(sharing: Sharing, limit: Numbers) -> NDBool:
     """For each case, whether the members together can hold a layer within the limit."""
     ranks = range(len(sharing.group.members))
-    reaches = [_reach(sharing, rank, limit, sharing.room(rank)) for rank in ranks]
+    reaches = [_reach(sharing, rank, limit) for rank in ranks]
     met: NDBool = _most_blocks(reaches)[-1][:, -1] >= sharing.problem.model.mlp_blocks
     return met
 
@@ -183,15 +198,15 @@ def share_out(
         return ()
     ranks = range(len(ids))
     loose = limit * (1 + SLACK)
-    fair = [_reach(sharing, rank, loose, sharing.room(rank))[0] for rank in ranks]
-    least = [_reach(sharing, rank, limit, sharing.room(rank))[0] for rank in ranks]
+    fair = [_reach(sharing, rank, loose)[0] for rank in ranks]
+    least = [_reach(sharing, rank, limit)[0] for rank in ranks]
     return _deal(sharing, ids, fair if _fair_packs(sharing, fair) else least)
 
 
 def _deal(sharing: Sharing, ids: list[str], reaches: list[Numbers]) -> tuple[Shard, ...]:
     packs = _fair_packs(sharing, reaches) or _best_packs(reaches)
     blocks = [int(reach[p]) for reach, p in zip(reaches, packs, strict=True)]
-    least = [int(sharing.least()[p]) for p in packs]
+    least = [int(sharing.least[p]) for p in packs]
     trimmed = _trim(blocks, least, sum(blocks) - sharing.problem.model.mlp_blocks)
     heads = [sharing.pack * p for p in packs]
     return tuple(Shard(i, kv, mlp) for i, kv, mlp in zip(ids, heads, trimmed, strict=True))

@@ -51,17 +51,36 @@ class Row:
         return self.leaders[int(np.argmin(self.table(place)[:, place.layers]))]
 
 
-def row_of(problem: Problem, classes: Classes, counts: Counts, criterion: Criterion) -> Row:
+class Tables:
+    """Solved seconds of groups, remembered for all groups of like devices over like links."""
+
+    def __init__(self, problem: Problem, criterion: Criterion) -> None:
+        self.problem = problem
+        self.criterion = criterion
+        self._known: dict[tuple[object, ...], Numbers] = {}
+
+    def seconds(self, group: Group) -> Numbers:
+        """Least seconds by layer count; below all layers infinite if the group holds both ends."""
+        kinds = tuple(_kind_of(self.problem, member) for member in group.members)
+        link = worst_link(self.problem, list(group.members))
+        key = (kinds, link, group.first, group.last)
+        if key not in self._known:
+            layers = self.problem.model.layers
+            begin = layers if group.first and group.last else 1
+            every = np.arange(float(begin), layers + 1)
+            solved = least_seconds(self.problem, group, self.criterion, every)
+            self._known[key] = np.concatenate([np.full(begin, np.inf), solved])
+        return self._known[key]
+
+
+def row_of(tables: Tables, classes: Classes, counts: Counts) -> Row:
     """Solve the group's shares for every layer count and place."""
+    problem = tables.problem
     members = tuple(classes.pick(counts, (0,) * len(counts)))
-    layers = problem.model.layers
     leaders = leader_choices(problem, members)
 
     def seconds(leader: int, *, first: bool, last: bool) -> Numbers:
-        group = Group(led_by(members, leader), first, last)
-        begin = layers if first and last else 1
-        solved = least_seconds(problem, group, criterion, np.arange(float(begin), layers + 1))
-        return np.concatenate([np.full(begin, np.inf), solved])
+        return tables.seconds(Group(led_by(members, leader), first, last))
 
     embeds = members[:1] if problem.model.embedding_everywhere else leaders
     return Row(
