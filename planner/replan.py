@@ -23,6 +23,7 @@ from swarm.errors import DoesNotFit
 from swarm.plan import Pipeline, Plan, Stage
 
 WORTH_MOVING = 0.10  # a full search must gain this much, net of loading (design, section 9)
+NO_LOSS = 0.01  # value given up, at most, for a pipeline more
 ROUNDS = 2  # over all gaps of a broken pipeline
 PLAN_LIFE_SECONDS = 3600.0
 SHORT_LIFE_SECONDS = 1800.0  # layers on peers that stay no longer want a second holder
@@ -35,6 +36,8 @@ class Replanned:
     plan: Plan
     moved: dict[str, float]  # bytes by device
     value: float  # of the objective, higher is better
+    net_value: float  # of it, what is left over the plan's life while pipelines load
+    net_flow: float  # tokens per second likewise: what counts between plans of equal value
     repaired: bool  # by local repair rather than by a full search
 
     @property
@@ -63,41 +66,55 @@ def replan(
         if best is None:
             raise
         return best
-    if best is None or _net(problem, found) > _net(problem, best) * (1 + WORTH_MOVING):
-        return found
-    return best
+    return found if best is None or _beats(problem, found, best) else best
 
 
 def _worth_it(problem: Problem, made: Sequence[Replanned]) -> Replanned | None:
     """The plan that moves least, unless one that moves more gains enough."""
     best: Replanned | None = None
     for one in sorted(made, key=lambda r: r.moved_bytes):
-        gains = best is None or _rank(problem, one)[0] > _rank(problem, best)[0]
-        if gains or (best and _net(problem, one) > _net(problem, best) * (1 + WORTH_MOVING)):
+        if best is None or _beats(problem, one, best):
             best = one
     return best
 
 
+def _beats(problem: Problem, one: Replanned, best: Replanned) -> bool:
+    thin = thin_layers(problem, one.plan) - thin_layers(problem, best.plan)
+    if thin or not best.value:
+        return thin < 0 or one.value > 0
+    more = one.net_flow > best.net_flow * (1 + WORTH_MOVING)
+    gains = one.net_value > best.net_value * (1 + WORTH_MOVING)
+    return gains or (more and one.net_value >= best.net_value * (1 - NO_LOSS))
+
+
 def _judged(pool: Pool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
-    plan = settled_in_place(pool.problem, current, plan)
-    value = plan_value(pool.cost, plan, _objective(pool.problem))
-    return Replanned(plan, moved_bytes(pool.problem, current, plan), value, repaired)
+    problem = pool.problem
+    plan = settled_in_place(problem, current, plan)
+    moved = moved_bytes(problem, current, plan)
+    kept = [_kept_share(problem, moved, pipeline) for pipeline in plan.pipelines]
+    values = [value_of(pool.cost, p, _objective(problem)) for p in plan.pipelines]
+    flows = [pool.cost.throughput(pipeline) for pipeline in plan.pipelines]
+    net = [value * share for value, share in zip(values, kept, strict=True)]
+    return Replanned(
+        plan,
+        moved,
+        value=plan_value(pool.cost, plan, _objective(problem)),
+        net_value=max(net, default=0.0) if problem.objective == "latency" else sum(net),
+        net_flow=sum(flow * share for flow, share in zip(flows, kept, strict=True)),
+        repaired=repaired,
+    )
+
+
+def _kept_share(problem: Problem, moved: dict[str, float], pipeline: Pipeline) -> float:
+    """The share of the plan's life that is left when a pipeline's devices have loaded."""
+    here = {shard.device for stage in pipeline.stages for shard in stage.shards}
+    lives = [d.lifetime_seconds for d in problem.devices if d.lifetime_seconds < math.inf]
+    seconds = load_seconds(problem, {d: size for d, size in moved.items() if d in here})
+    return max(0.0, 1 - seconds / min([PLAN_LIFE_SECONDS, *lives]))
 
 
 def _objective(problem: Problem) -> str:
     return "latency" if problem.objective == "latency" else "throughput"
-
-
-def _rank(problem: Problem, made: Replanned) -> tuple[int, bool]:
-    return -thin_layers(problem, made.plan), made.value > 0
-
-
-def _net(problem: Problem, made: Replanned) -> float:
-    """Value over the plan's life when the time to load is lost; rounded, so that ties are ties."""
-    lives = [d.lifetime_seconds for d in problem.devices if d.lifetime_seconds < math.inf]
-    life = min([PLAN_LIFE_SECONDS, *lives])
-    lost = min(1.0, load_seconds(problem, made.moved) / life)
-    return float(f"{made.value * (1 - lost):.6g}")
 
 
 def thin_layers(problem: Problem, plan: Plan) -> int:

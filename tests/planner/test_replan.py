@@ -70,3 +70,11 @@ def test_layers_on_one_short_lived_peer_are_counted(cluster_file: Path) -> None:
     problem = problem_of(cluster_file, "latency")
     plan = placed(problem, "latency")
     assert thin_layers(problem, plan) == 0
+
+
+def test_a_broken_pipeline_is_mended_beside_a_whole_one(cluster_file: Path) -> None:
+    before, after = problem_of(cluster_file, "latency"), problem_of(cluster_file, "latency", 1)
+    current = placed(before, "latency")
+    made = replan(after, current, never, search=False)
+    assert len(made.plan.pipelines) == len(current.pipelines)
+    assert CostModel(after).reasons(made.plan) == []
