@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from planner.cost import CostModel
 from planner.live import live_problem
 from planner.problem import Problem
 from planner.replan import replan
@@ -118,8 +119,10 @@ def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Probl
 
 
 def _is_whole(pipeline: Pipeline, problem: Problem) -> bool:
+    """Whether every device of it is here and still has room: one may be back with less memory."""
     there = problem.index_of
-    return all(shard.device in there for stage in pipeline.stages for shard in stage.shards)
+    is_here = all(shard.device in there for stage in pipeline.stages for shard in stage.shards)
+    return is_here and CostModel(problem).room(pipeline) >= 1
 
 
 def _without(peer: str, capability: Capability, used: set[str]) -> Capability:
