@@ -69,7 +69,7 @@ class Simulation:
             world.now = max(world.now, at)
             await world.let(peer)
             self.due[peer] = world.now + LOOK_SECONDS * world.draw.uniform(0.5, 3.0)
-            self.due |= {told: world.now for told in world.news}
+            self.due |= dict.fromkeys(world.news, world.now)
             world.news.clear()
         world.now = max(world.now, end)
 

@@ -1,167 +1,277 @@
-"""The plan shelf among peers that lie: what is fetched, believed and kept."""
+"""The plan shelf: the latest credible plan, fetched from its maker, under the ledger's fence."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from node.duties import Assignment
 from node.ledger import Ledger
 from node.neighbourhood import Neighbourhood
-from node.plan_shelf import PlanShelf
+from node.plan_shelf import COPIES, PlanShelf
 from node.planning import PlanDocument, digest_of
 from planner.election import TERM_JUMP, PlanOrder
-from swarm.channel import Channel
-from swarm.errors import RemoteProtocolError
-from swarm.hardware import Device
+from swarm.errors import PeerRefused, SwarmError
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import Capability, PlanRef
-from tests.node.stands import DIGEST, STRANGER
+from swarm.records import PlanRef
+from tests.node.neighbours import SPEC, SWARM, capability_of, neighbourhood_of
 
-ME, PLANNER = peer_named("me"), peer_named("planner")
-SWARM = "swarm"
-CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)
-PLAN = Plan((Pipeline((Stage(0, 8, (Shard(f"{ME}/0", 8, 8),)),)),))
+ME, PLANNER, OTHER = (peer_named(name) for name in ("me", "planner", "other"))
+STAGES = (
+    Stage(0, 3, (Shard(f"{OTHER}/0", 5, 5), Shard(f"{ME}/0", 3, 3))),
+    Stage(3, 8, (Shard(f"{ME}/1", 8, 8),)),
+)
+PLAN = Plan((Pipeline(STAGES),))
+Lie = dict[str, Any]
 
 
-class Library:
-    """A node's shelf, and others that publish whatever a test says."""
+class Shelves:
+    """Our shelf, and the shelves of a planner and of another peer."""
 
     def __init__(self, folder: Path) -> None:
         self.world = MemoryWorld()
-        channel = self.world.channel(ME)
-        self.neighbourhood = Neighbourhood(SWARM, DIGEST, self.world.board(ME), channel)
-        self.shelf = PlanShelf(SWARM, folder, channel)
-        self.channels: dict[str, Channel] = {}
+        self.folder = folder
+        self.views: dict[str, Neighbourhood] = {}
+        self.shelves: dict[str, PlanShelf] = {}
+        for name in ("me", "planner", "other"):
+            (folder / name).mkdir()
+            peer = peer_named(name)
+            self.views[peer] = neighbourhood_of(self.world, name)
+            channel = self.world.channels[peer]
+            self.shelves[peer] = PlanShelf(SWARM, folder / name, channel)
 
-    async def join(self, peer: str, term: int = 0) -> None:
-        await self.world.board(peer).publish(replace(CAPABILITY, term=term))
+    @property
+    def own(self) -> PlanShelf:
+        return self.shelves[ME]
 
-    async def offer(self, peer: str, term: int, data: bytes = b"", rank: int = 0) -> str:
-        """Publish a plan of a peer that may hold others' documents; returns its digest."""
-        data = data or PlanDocument(PLAN, term, peer, DIGEST).to_bytes()
+    async def offer(
+        self, term: int, peer: str = PLANNER, rank: int = 0, lie: Lie | None = None
+    ) -> PlanRef:
+        """Let a peer announce a plan; other fields of the reference make it a lie."""
+        document = PlanDocument(PLAN, term, peer, SPEC.digest)
+        data = document.to_bytes()
+        reference = PlanRef(term, rank, self.shelves[peer].put(data), len(data))
+        board = self.world.board(peer)
+        await board.publish(replace(capability_of(), term=0))
+        await board.publish(replace(reference, **(lie or {})))
+        return reference
 
-        async def give(_asker: str, _payload: bytes) -> bytes:
-            return data
+    async def adopt(self) -> bool:
+        """Look at the board and adopt what is there."""
+        await self.views[ME].refresh()
+        return await self.own.adopt_latest(self.views[ME])
 
-        self.channels[peer] = self.channels.get(peer) or self.world.channel(peer)
-        self.channels[peer].answer("plan", give)
-        reference = PlanRef(term, rank, digest_of(data), len(data))
-        await self.world.board(peer).publish(reference)
-        return reference.digest
-
-    async def look(self) -> bool:
-        await self.neighbourhood.refresh()
-        return await self.shelf.adopt_latest(self.neighbourhood)
-
-
-@pytest.mark.parametrize(("term", "rank"), [(-1, 0), (5, -1), (2**62, 0)])
-def test_a_reference_that_makes_no_sense_is_passed_over(
-    tmp_path: Path, term: int, rank: int
-) -> None:
-    async def story() -> None:
-        library = Library(tmp_path)
-        for peer in (STRANGER, PLANNER):
-            await library.join(peer, term=3)
-        await library.offer(STRANGER, term, rank=rank)
-        await library.offer(PLANNER, 4)
-        assert await library.look()
-        assert library.shelf.accepted is not None
-        assert library.shelf.accepted.planner == PLANNER
-
-    asyncio.run(story())
+    def restart(self) -> None:
+        """Our shelf after a restart: only the disk is left."""
+        self.shelves[ME] = PlanShelf(SWARM, self.folder / "me", self.world.channels[ME])
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        b"[" * 200_000,
-        b'{"plan": ' + b"[" * 200_000,
-        b'{"plan": {"pipelines": [{"stages": [{"start": Infinity, "end": 1, "shards": []}]}]}}',
-        b'{"plan": {"pipelines": []}, "term": 1, "planner": 7, "model": "m"}',
-        b'{"plan": {"pipelines": []}, "term": "1", "planner": "p", "model": "m"}',
-        PlanDocument(PLAN, 1, "p", "m").to_bytes().replace(f"{ME}/0".encode(), b"nobody"),
-        PlanDocument(PLAN, 1, "p", "m").to_bytes().replace(f"{ME}/0".encode(), b"x/y"),
-    ],
-)
-def test_a_hostile_document_is_refused_with_a_value_error(document: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the type is the promise
-        PlanDocument.of_bytes(document)
+Story = Callable[[Shelves], Awaitable[None]]
 
 
-def test_a_planner_that_answers_nonsense_costs_its_plan_only(tmp_path: Path) -> None:
-    async def story() -> None:
-        library = Library(tmp_path)
-        await library.join(PLANNER)
-        await library.offer(PLANNER, 1, b"[" * 200_000)
-        assert not await library.look()
+@pytest.fixture
+def with_shelves(tmp_path: Path) -> Callable[[Story], None]:
+    def run(story: Story) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(5):
+                await story(Shelves(tmp_path))
 
-        async def ask(*_: object, **__: object) -> bytes:
-            raise RemoteProtocolError("An answer's header is not understood.")
+        asyncio.run(whole())
 
-        library.shelf._channel.ask = ask  # type: ignore[method-assign]
-        assert not await library.look()
-        assert library.shelf.accepted is None
-
-    asyncio.run(story())
+    return run
 
 
-def test_a_node_that_was_away_for_long_catches_up_with_what_the_others_follow(
-    tmp_path: Path,
-) -> None:
-    async def story() -> None:
-        Ledger(tmp_path).accept(SWARM, PlanOrder(1, 0, "aa"))
-        library = Library(tmp_path)
-        far = 5 * TERM_JUMP
-        for peer in (PLANNER, STRANGER):
-            await library.join(peer, term=far)
-        for term in (far + 1, far + 2):
-            digest = await library.offer(PLANNER, term)
-            assert await library.look()
-            assert Ledger(tmp_path).order_of(SWARM) == PlanOrder(term, 0, digest)
-
-    asyncio.run(story())
+Run = Callable[[Story], None]
 
 
-def test_one_liar_does_not_lift_the_fence(tmp_path: Path) -> None:
-    async def story() -> None:
-        Ledger(tmp_path).accept(SWARM, PlanOrder(1, 0, "aa"))
-        library = Library(tmp_path)
-        await library.join(PLANNER, term=1)
-        await library.join(STRANGER, term=2**60)
-        await library.offer(STRANGER, 2**60)
-        assert not await library.look()
-        assert library.shelf.accepted is None
+def test_an_announced_plan_is_fetched_persisted_and_followed(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        assert not await shelves.adopt()
+        reference = await shelves.offer(3)
+        assert await shelves.adopt()
+        assert shelves.own.accepted is not None
+        assert shelves.own.accepted.plan == PLAN
+        assert shelves.own.term == 3
+        order = Ledger(shelves.folder / "me").order_of(SWARM)
+        assert order == PlanOrder(3, 0, reference.digest)
+        assert not await shelves.adopt()
 
-    asyncio.run(story())
-
-
-def test_a_restarted_node_takes_up_the_plan_that_it_knows_by_name(tmp_path: Path) -> None:
-    async def story() -> None:
-        library = Library(tmp_path)
-        await library.join(PLANNER)
-        await library.offer(PLANNER, 1)
-        assert await library.look()
-        again = Library(tmp_path)
-        await again.join(PLANNER, term=1)
-        await again.offer(PLANNER, 1)
-        assert await again.look()
-        assert again.shelf.accepted == library.shelf.accepted
-        assert not await again.look()
-
-    asyncio.run(story())
+    with_shelves(story)
 
 
-def test_a_later_plan_that_nobody_can_fetch_does_not_hide_the_real_one(tmp_path: Path) -> None:
-    async def story() -> None:
-        library = Library(tmp_path)
-        for peer in (PLANNER, STRANGER):
-            await library.join(peer)
-        await library.offer(PLANNER, 1)
-        await library.world.board(STRANGER).publish(PlanRef(900, 0, "f" * 64, 100))
-        assert await library.look()
-        assert library.shelf.accepted is not None
-        assert library.shelf.accepted.planner == PLANNER
+def test_devices_find_their_part_in_it(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        assert shelves.own.assignment_of(f"{ME}/0") is None
+        await shelves.offer(3)
+        await shelves.adopt()
+        assert shelves.own.assignment_of(f"{ME}/0") == Assignment(STAGES[0], 1)
+        assert shelves.own.assignment_of(f"{ME}/1") == Assignment(STAGES[1], 0)
+        assert shelves.own.assignment_of(f"{ME}/2") is None
 
-    asyncio.run(story())
+    with_shelves(story)
+
+
+def test_who_has_a_plan_hands_it_on(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        reference = await shelves.offer(3)
+        await shelves.adopt()
+        channel = shelves.world.channels[OTHER]
+        data = await channel.ask(ME, "plan", reference.digest.encode())
+        assert digest_of(data) == reference.digest
+        with pytest.raises(PeerRefused, match="not here"):
+            await channel.ask(ME, "plan", b"\xff" * 100)
+
+    with_shelves(story)
+
+
+def test_the_latest_of_several_offers_is_taken(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(3)
+        await shelves.offer(4, OTHER, rank=2)
+        assert await shelves.adopt()
+        assert shelves.own.accepted is not None
+        assert shelves.own.accepted.planner == OTHER
+        await shelves.offer(4, PLANNER, rank=1)
+        assert await shelves.adopt()
+        assert shelves.own.accepted.planner == PLANNER
+
+    with_shelves(story)
+
+
+def test_an_older_plan_is_refused_and_stays_refused_after_a_restart(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(4)
+        await shelves.adopt()
+        await shelves.offer(3)
+        assert not await shelves.adopt()
+        shelves.restart()
+        assert not await shelves.adopt()
+        assert shelves.own.accepted is None
+        assert shelves.own.term == 4
+
+    with_shelves(story)
+
+
+def test_a_restart_takes_up_the_plan_that_it_knows_by_name(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(4)
+        await shelves.adopt()
+        shelves.restart()
+        assert await shelves.adopt()
+        assert shelves.own.accepted is not None
+        assert shelves.own.accepted.plan == PLAN
+
+    with_shelves(story)
+
+
+def test_our_own_plan_is_voted_for_before_it_is_announced(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        reference = shelves.own.propose(PlanDocument(PLAN, 5, ME, SPEC.digest), 1)
+        assert shelves.own.term == 5
+        assert shelves.own.accepted is None
+        with pytest.raises(SwarmError, match="later plan"):
+            shelves.own.propose(PlanDocument(PLAN, 4, ME, SPEC.digest), 0)
+        board = shelves.world.board(ME)
+        await board.publish(capability_of())
+        await board.publish(reference)
+        assert await shelves.adopt()
+        assert shelves.own.accepted is not None
+        assert shelves.own.accepted.planner == ME
+        assert not await shelves.adopt()
+
+    with_shelves(story)
+
+
+@pytest.mark.parametrize("lie", [{"digest": "0" * 64}, {"term": 4}, {"digest": "no hex"}])
+def test_a_reference_that_lies_about_its_plan_is_not_followed(with_shelves: Run, lie: Lie) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(3, lie=lie)
+        assert not await shelves.adopt()
+        assert shelves.own.term == 0
+
+    with_shelves(story)
+
+
+def test_a_plan_that_another_made_is_not_followed(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        reference = await shelves.offer(3)
+        thief = shelves.world.board(OTHER)
+        document = PlanDocument(PLAN, 3, PLANNER, SPEC.digest)
+        shelves.shelves[OTHER].put(document.to_bytes())
+        await thief.publish(capability_of())
+        await thief.publish(replace(reference, rank=0, term=3, digest=reference.digest))
+        await shelves.world.board(PLANNER).publish(replace(reference, term=0))
+        assert not await shelves.adopt()
+
+    with_shelves(story)
+
+
+def test_an_offer_of_an_absurd_term_does_not_hide_an_honest_one(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(3, PLANNER)
+        assert await shelves.adopt()
+        await shelves.offer(4, PLANNER)
+        await shelves.offer(10 * TERM_JUMP, OTHER)
+        assert await shelves.adopt()
+        assert shelves.own.term == 4
+
+    with_shelves(story)
+
+
+def test_a_newcomer_does_not_believe_an_absurd_term_either(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(3, PLANNER)
+        await shelves.offer(10 * TERM_JUMP, OTHER)
+        assert await shelves.adopt()
+        assert shelves.own.term == 3
+
+    with_shelves(story)
+
+
+def test_a_newcomer_follows_the_high_term_that_the_others_follow(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        high = 10 * TERM_JUMP
+        await shelves.offer(high, PLANNER)
+        for peer in (PLANNER, OTHER):
+            await shelves.world.board(peer).publish(replace(capability_of(), term=high))
+        assert await shelves.adopt()
+        assert shelves.own.term == high
+
+    with_shelves(story)
+
+
+def test_a_plan_whose_maker_is_gone_is_left_for_later(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(3)
+        shelves.world.cut(ME, PLANNER)
+        assert not await shelves.adopt()
+        assert shelves.own.term == 0
+        shelves.world.heal(ME, PLANNER)
+        assert await shelves.adopt()
+
+    with_shelves(story)
+
+
+def test_a_plan_of_a_peer_without_a_capability_is_not_followed(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        data = PlanDocument(PLAN, 3, PLANNER, SPEC.digest).to_bytes()
+        reference = PlanRef(3, 0, shelves.shelves[PLANNER].put(data), len(data))
+        await shelves.world.board(PLANNER).publish(reference)
+        assert not await shelves.adopt()
+
+    with_shelves(story)
+
+
+def test_only_so_many_documents_are_kept_for_others(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        digests = [shelves.own.put(f"document {number}".encode()) for number in range(COPIES + 1)]
+        channel = shelves.world.channels[OTHER]
+        with pytest.raises(PeerRefused):
+            await channel.ask(ME, "plan", digests[0].encode())
+        assert await channel.ask(ME, "plan", digests[-1].encode())
+
+    with_shelves(story)

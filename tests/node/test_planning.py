@@ -1,0 +1,157 @@
+"""The planner's work: whole pipelines stay, the rest is planned, and what is missing is said."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.planning import PlanDocument, digest_of, next_plan
+from planner.cost import CostModel
+from planner.live import live_problem
+from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS
+from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.records import Capability
+from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
+
+WHOLE_ON_A = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
+
+
+def devices_of(plan: Plan) -> set[str]:
+    return {shard.device for _, shard in plan.shards()}
+
+
+def is_feasible(plan: Plan, capabilities: dict[str, Capability]) -> bool:
+    problem = live_problem(
+        SPEC,
+        capabilities,
+        bytes_per_weight=BYTES_PER_VALUE,
+        bytes_per_value=BYTES_PER_VALUE,
+        context=PLANNED_TOKENS,
+    )
+    return not CostModel(problem).reasons(plan)
+
+
+def test_unlike_peers_get_one_feasible_pipeline_over_all_layers() -> None:
+    peers = {"a": capability_of(6 * LAYER_BYTES), "b": capability_of(5 * LAYER_BYTES, speed=5e8)}
+    plan, reason = next_plan(SPEC, peers, None)
+    assert reason == ""
+    assert [pipeline.layers for pipeline in plan.pipelines] == [SPEC.layers]
+    assert devices_of(plan) == {"a/0", "b/0"}
+    assert is_feasible(plan, peers)
+
+
+def test_a_pipeline_whose_peers_are_all_here_stays_as_it_is() -> None:
+    peers = {"a": capability_of(), "b": capability_of(speed=4e9)}
+    plan, _ = next_plan(SPEC, peers, WHOLE_ON_A, may_move=False)
+    assert plan.pipelines[0] == WHOLE_ON_A.pipelines[0]
+    assert devices_of(plan) == {"a/0", "b/0"}
+
+
+def test_newcomers_that_fit_form_a_pipeline_of_their_own() -> None:
+    peers = {"a": capability_of(), "b": capability_of(5 * LAYER_BYTES)}
+    before, _ = next_plan(SPEC, peers, WHOLE_ON_A, may_move=False)
+    assert before == WHOLE_ON_A
+    peers["c"] = capability_of(6 * LAYER_BYTES)
+    after, _ = next_plan(SPEC, peers, before, may_move=False)
+    assert after.pipelines[0] == WHOLE_ON_A.pipelines[0]
+    assert len(after.pipelines) == 2
+    assert {"b/0", "c/0"} == devices_of(Plan(after.pipelines[1:]))
+
+
+def test_every_device_of_a_peer_is_planned_for() -> None:
+    plan, _ = next_plan(SPEC, {"a": capability_of(5 * LAYER_BYTES, 6 * LAYER_BYTES)}, None)
+    assert devices_of(plan) == {"a/0", "a/1"}
+
+
+def test_a_pipeline_that_lost_a_peer_is_repaired_with_those_that_are_left() -> None:
+    peers = {name: capability_of(6 * LAYER_BYTES) for name in "abc"}
+    plan, _ = next_plan(SPEC, peers, None)
+    used = sorted(devices_of(plan))
+    lost = used[-1].partition("/")[0]
+    del peers[lost]
+    repaired, reason = next_plan(SPEC, peers, plan, may_move=False)
+    assert reason == ""
+    assert repaired.pipelines[0].layers == SPEC.layers
+    assert lost not in {device.partition("/")[0] for device in devices_of(repaired)}
+    assert is_feasible(repaired, peers)
+
+
+def test_too_little_memory_says_how_many_bytes_are_missing() -> None:
+    plan, reason = next_plan(SPEC, {"a": capability_of(3 * LAYER_BYTES)}, None)
+    assert plan == Plan(())
+    assert "bytes are missing" in reason
+
+
+def test_too_little_memory_after_a_loss_says_so_too() -> None:
+    small = {"b": capability_of(LAYER_BYTES)}
+    plan, reason = next_plan(SPEC, small, WHOLE_ON_A, may_move=False)
+    assert plan == Plan(())
+    assert "bytes are missing" in reason
+
+
+def test_a_swarm_without_devices_is_told_what_it_needs() -> None:
+    plan, reason = next_plan(SPEC, {}, None)
+    assert plan == Plan(())
+    assert "missing" in reason
+
+
+def test_leftovers_that_do_not_fit_the_model_are_spares() -> None:
+    peers = {"a": capability_of(), "b": capability_of(LAYER_BYTES / 4)}
+    plan, reason = next_plan(SPEC, peers, None)
+    assert reason == ""
+    assert devices_of(plan) == {"a/0"}
+
+
+@pytest.mark.parametrize("may_move", [True, False])
+def test_the_same_peers_and_plan_make_the_same_plan_again(may_move: bool) -> None:
+    peers = {name: capability_of(5 * LAYER_BYTES, speed=1e9 + ord(name)) for name in "abcd"}
+    one, _ = next_plan(SPEC, peers, None)
+    again, _ = next_plan(SPEC, dict(reversed(peers.items())), one, may_move=may_move)
+    assert again == one
+
+
+def test_a_device_that_shrank_no_longer_holds_what_it_held() -> None:
+    peers = {"a": capability_of(3 * LAYER_BYTES), "b": capability_of(WHOLE)}
+    plan, reason = next_plan(SPEC, peers, WHOLE_ON_A, may_move=False)
+    assert reason == ""
+    assert is_feasible(plan, peers)
+
+
+# ---------------------------------------------------------------- documents
+
+
+def test_a_document_survives_the_wire_and_its_name_depends_on_every_field() -> None:
+    document = PlanDocument(WHOLE_ON_A, 4, "a", SPEC.digest, reason="why not")
+    data = document.to_bytes()
+    assert PlanDocument.of_bytes(data) == document
+    assert digest_of(data) != digest_of(PlanDocument(WHOLE_ON_A, 5, "a", SPEC.digest).to_bytes())
+
+
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_document_raise_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any of the many kinds
+        PlanDocument.of_bytes(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON, st.sampled_from(["plan", "term", "planner", "pipelines", "extra"]))
+def test_a_document_with_a_strange_field_is_read_or_refused(value: object, name: str) -> None:
+    values = json.loads(PlanDocument(WHOLE_ON_A, 4, "a", SPEC.digest).to_bytes())
+    if name == "pipelines":
+        values["plan"] = {"pipelines": value}
+    else:
+        values[name] = value
+    try:
+        document = PlanDocument.of_bytes(json.dumps(values).encode())
+    except ValueError:
+        return
+    assert type(document.term) is int
+    assert type(document.planner) is str
+    assert type(document.reason) is str
