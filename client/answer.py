@@ -63,6 +63,8 @@ class Progress:
             route=self._route.stages if self._route else (),
             timings=self._watch.timings(),
             replays=session.replays,
+            drafted=session.drafted,
+            accepted=session.accepted,
         )
 
 

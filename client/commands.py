@@ -144,6 +144,7 @@ def _add_sampling(made: argparse.ArgumentParser) -> None:
     made.add_argument("--repetition-penalty", type=float, metavar="R")
     made.add_argument("--seed", type=int, metavar="S")
     made.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
+    made.add_argument("--speculate", type=int, metavar="N", help="ids to guess ahead; 0 is off")
     made.add_argument(
         *("--timeout",),
         type=float,

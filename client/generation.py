@@ -31,6 +31,8 @@ class Generation:
     route: tuple[StageAdvert, ...]  # the last one, if there were several
     timings: tuple[StageTiming, ...] = ()
     replays: int = 0  # how often it started again on another route
+    drafted: int = 0  # ids that the last stage guessed ahead
+    accepted: int = 0  # those of them that came true
 
     def __str__(self) -> str:
         return self.text
@@ -46,6 +48,8 @@ class Generation:
             "route": [stage_json(stage) for stage in self.route],
             "timings": [asdict(timing) for timing in self.timings],
             "replays": self.replays,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
         }
 
 

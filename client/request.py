@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     stop: str | Sequence[str]
+    speculate: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class Session:
         self._rests: dict[str, float] = {}  # who failed us -> not to be asked before
         self._trouble: SwarmError = NoRoute("No peer was found.")
         self._faults = 0
+        self.drafted = self.accepted = 0  # ids that the last stage guessed, and those it got right
 
     @property
     def replays(self) -> int:
@@ -219,6 +220,8 @@ class Session:
             return
         self._pace.token()
         self._faults = 0
+        self.drafted += message.drafted
+        self.accepted += min(message.drafted, len(message.ids) - 1)
         self._listener.time(route, message.hops)
         for count, token in enumerate(fresh, 1):
             if self._listener.take(token):

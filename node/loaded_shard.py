@@ -172,7 +172,7 @@ class LoadedShard:
             rows = torch.tensor(ids)  # [tokens]
         else:
             rows = rows_of_bytes(order.dtype, order.body, order.tokens)  # [tokens, hidden]
-        return StepItem(order.session, order.position, rows, order.sample)
+        return StepItem(order.session, order.position, rows, order.sample, tuple(order.drafts))
 
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
@@ -184,8 +184,9 @@ class LoadedShard:
             order.tokens,
             order.sample,
             dtype=dtype,
-            ids=[] if result.token is None else [result.token],
+            ids=list(result.ids),
             finish=result.finish,
+            drafts=list(result.drafts),
             compute_us=spent,
             free_tokens=self.free_tokens,
             body=body,

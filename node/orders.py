@@ -117,11 +117,12 @@ class Compute(Message):
     tokens: int
     sample: bool
     dtype: str
+    drafts: list[int] = field(default_factory=list)  # the last rows are of these guessed ids
 
 
 @dataclass(frozen=True, slots=True)
 class Computed(Message):
-    """Worker: hidden rows in the body, or a sampled token id; -1 when none was asked for."""
+    """Worker: hidden rows in the body, or sampled ids; none when none was asked for."""
 
     session: str
     position: int
@@ -130,6 +131,7 @@ class Computed(Message):
     dtype: str = ""
     ids: list[int] = field(default_factory=list)
     finish: str = ""
+    drafts: list[int] = field(default_factory=list)  # guesses of what follows `ids`
     queue_us: int = 0
     compute_us: int = 0
     free_tokens: int = 0

@@ -4,16 +4,16 @@ import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 
+from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
-from node.sessions import Hop, Seat, Seats, check_open, route_of, trouble_with
+from node.sessions import Hop, Pending, Seat, Seats, check_open, route_of, trouble_with
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
 from swarm.rate_limit import RateLimit
 from swarm.records import Member, StageAdvert
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step
 
 logger = logging.getLogger(__name__)
 
@@ -166,11 +166,9 @@ class Server:
             self._busy(seat.client, seat.message, "The worker is behind.")
             self._free(seat)
             return
-        seat.seen_seconds = _now()
-        seat.next_position = step.position + step.tokens
         network = self._channel.round_trip_seconds(peer) or 0.0
-        seat.pending[step.position] = (step.hops, int(network / 2 * 1e6))
-        rows = (step.position, step.tokens, step.sample, step.dtype)
+        seat.accept(step, network / 2, _now())
+        rows = (step.position, step.tokens, step.sample, step.dtype, step.drafts)
         worker.order(Compute(seat.name, *rows, body=step.body))
 
     def _hear_fail(self, peer: str, fail: Fail) -> None:
@@ -219,39 +217,14 @@ class Server:
         self._outbox.send(seat.client, reply)
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
-        hops, network = seat.pending.pop(answer.position, ([], 0))
-        hops = [*hops, [answer.queue_us, answer.compute_us, network]]
+        pending = seat.pending.pop(answer.position, Pending())
         if not seat.is_last:
-            self._pass_on(seat, answer, hops)
+            self._send_step(seat, rows_onward(seat, answer, pending))
         elif answer.ids:
-            self._emit(seat, answer, hops)
-
-    def _pass_on(self, seat: Seat, answer: Computed, hops: list[list[int]]) -> None:
-        opened = seat.message
-        step = Step(
-            session=opened.session,
-            epoch=opened.epoch,
-            key=opened.key,
-            stage=seat.next_stage,
-            position=answer.position,
-            tokens=answer.tokens,
-            sample=answer.sample,
-            dtype=answer.dtype,
-            hops=hops,
-            body=answer.body,
-        )
-        self._send_step(seat, step)
-
-    def _emit(self, seat: Seat, answer: Computed, hops: list[list[int]]) -> None:
-        opened = seat.message
-        position = answer.position + answer.tokens
-        common = (opened.session, opened.epoch, opened.key)
-        token = Token(*common, position, answer.ids, answer.finish, hops)
-        self._outbox.send(seat.client, token)
-        if not answer.finish:
-            body = ids_to_bytes(answer.ids)
-            ring = Step(*common, 0, position, len(answer.ids), True, "i32", body=body)
-            self._send_step(seat, ring)
+            token, ring = ids_onward(seat, answer, pending, _now())
+            self._outbox.send(seat.client, token)
+            if ring:
+                self._send_step(seat, ring)
 
     # ------------------------------------------------------------------ out
 

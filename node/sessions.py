@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from node.speculation import Speculation
 from swarm.errors import BadSampling, RemoteProtocolError
 from swarm.sampling import Sampling
 from swarm.wire import SESSION_CAP, Open, SessionMessage, Step
@@ -29,6 +30,15 @@ class Hop:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is to be remembered of a step while the worker computes it."""
+
+    hops: Hops = field(default_factory=list)
+    network_us: int = 0
+    drafts: list[int] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Seat:
     """One session at one stage of ours."""
@@ -39,7 +49,9 @@ class Seat:
     device: int
     seen_seconds: float
     next_position: int = 0
-    pending: dict[int, tuple[Hops, int]] = field(default_factory=dict)  # hops so far, network us
+    rewinds: int = 0  # of the last step
+    pending: dict[int, Pending] = field(default_factory=dict)  # by position
+    speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
 
     @property
     def name(self) -> str:
@@ -64,6 +76,16 @@ class Seat:
     def may_send(self, peer: str) -> bool:
         """Whether `peer` is the client or the hop before this one."""
         return peer in (self.client, self.route[self.message.stage - 1].leader)
+
+    def accept(self, step: Step, network_seconds: float, now_seconds: float) -> None:
+        """Note a step that goes to the worker."""
+        self.seen_seconds = now_seconds
+        self.next_position = step.position + step.tokens
+        self.rewinds = step.rewinds
+        network_us = int(network_seconds * 1e6)
+        self.pending[step.position] = Pending(step.hops, network_us, step.drafts)
+        spent_us = sum(queue + compute for queue, compute, *_ in step.hops)
+        self.speculation.returned(now_seconds, spent_us / 1e6)
 
     def gives_way_to(self, message: Open, peer: str) -> bool:
         """Whether an OPEN replaces this seat: only its client's may, though stages know the key."""
@@ -173,7 +195,8 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
         return "unknown_session"
     if step.key != seat.message.key or not seat.may_send(peer):
         return "wrong_sender"
-    if step.position < seat.next_position:
+    is_rewind = step.rewinds > seat.rewinds
+    if step.rewinds < seat.rewinds or (step.position < seat.next_position and not is_rewind):
         return "seen"
     if step.position > seat.next_position or not _is_sized(step, len(seat.route)):
         return "bad_frame"
@@ -185,4 +208,6 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
 def _is_sized(step: Step, stages: int) -> bool:
     if not 0 < step.tokens <= CHUNK_CAP or len(step.body) > step.tokens * ROW_CAP:
         return False
-    return len(step.hops) <= stages and all(len(hop) <= HOP_FIGURES for hop in step.hops)
+    if len(step.drafts) >= step.tokens:
+        return False
+    return len(step.hops) <= stages and all(len(hop) == HOP_FIGURES for hop in step.hops)

@@ -25,9 +25,10 @@ class Speculation:
             self.away_seconds = _moved(self.away_seconds, away)
             self._emitted = None
 
-    def computed(self, seconds: float, ids: Sequence[int]) -> None:
-        """A step took so long at all stages and gave these ids: were they guessed?"""
-        self.compute_seconds = _moved(self.compute_seconds, seconds)
+    def computed(self, seconds: float, rows: int, ids: Sequence[int]) -> None:
+        """A step of `rows` took so long at all stages and gave these ids: were they guessed?"""
+        of_one_row = seconds / (1 + ROW_COST * (rows - 1))
+        self.compute_seconds = _moved(self.compute_seconds, of_one_row)
         for guess, drawn in zip(self._guesses, ids, strict=False):
             self.acceptance += FRESHNESS * ((guess == drawn) - self.acceptance)
             if guess != drawn:

@@ -8,6 +8,7 @@ from swarm.errors import BadSampling
 
 MOST_STOPS = 16  # stop strings, and stop ids times 16
 LONGEST_STOP = 256  # characters
+MOST_SPECULATED = 15  # ids guessed for one step
 MOST_TOKENS = 1 << 20
 
 
@@ -24,6 +25,7 @@ class Sampling:
     seed: int | None = None  # a replay repeats the same tokens only with a seed
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    speculate: int | None = None  # most ids to guess ahead; None: as many as pay
 
     def __post_init__(self) -> None:
         _check_whole("max_tokens", self.max_tokens, 1, MOST_TOKENS)
@@ -34,6 +36,8 @@ class Sampling:
         _check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True)
         if self.seed is not None:
             _check_whole("seed", self.seed, 0, (1 << 63) - 1)
+        if self.speculate is not None:
+            _check_whole("speculate", self.speculate, 0, MOST_SPECULATED)
         _check_stops(self.stop)
         _check_stop_ids(self.stop_ids)
 

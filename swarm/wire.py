@@ -77,6 +77,8 @@ class Step(SessionMessage):
     sample: bool  # the last row is to be sampled by the last stage
     dtype: str  # of the body: "i32" ids, else hidden rows "f32", "bf16", "f16", "i8"
     hops: list[list[int]] = field(default_factory=list)  # queue, compute, network microseconds
+    drafts: list[int] = field(default_factory=list)  # the last rows are of these guessed ids
+    rewinds: int = 0  # how often this session went back over guesses that were wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Token(SessionMessage):
     ids: list[int]
     finish: str = ""  # "", "stop" or "length"
     hops: list[list[int]] = field(default_factory=list)
+    drafted: int = 0  # ids that were guessed; all but one of `ids` were right
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,8 @@ class StageRunner:
             raise EngineError(f"Hidden rows have {self._config.hidden_size} values here.")
         if not 0 <= item.position <= slot.length:
             raise EngineError(f"Position {item.position} leaves a gap after {slot.length} rows.")
+        if len(item.drafts) >= len(rows):
+            raise EngineError("A step guesses more ids than it has rows for.")
         if item.position + len(rows) > slot.capacity:
             raise EngineError(f"The session's {slot.capacity} tokens are used up.")
 
@@ -212,7 +214,7 @@ class StageRunner:
     def _forward(
         self, items: Sequence[StepItem], chunks: Sequence[Chunk]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return hidden [tokens, hidden] and, on the last stage, logits [vocab] by session."""
+        """Return hidden [tokens, hidden]; on the last stage logits [rows, vocab] by session."""
         skeleton = self._skeleton
         skeleton.step.attend = Batch(self._store, chunks, self._like).attend
         rows = torch.cat([item.rows for item in items])
@@ -221,15 +223,16 @@ class StageRunner:
         inputs["position_ids"] = positions.to(self._device).unsqueeze(0)
         inputs |= {"use_cache": False, "past_key_values": None}
         sampled = [
-            (item.session, chunk.here.stop - 1)
+            (item.session, range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop))
             for item, chunk in zip(items, chunks, strict=True)
             if item.sample and skeleton.has_head
         ]
         logits: dict[str, torch.Tensor] = {}
         if sampled:
-            keep = torch.tensor([row for _, row in sampled], device=self._device)
-            output = skeleton.model(**inputs, logits_to_keep=keep)
-            logits = {name: row for (name, _), row in zip(sampled, output.logits[0], strict=True)}
+            keep = torch.tensor([row for _, rows in sampled for row in rows], device=self._device)
+            drawn = skeleton.model(**inputs, logits_to_keep=keep).logits[0]
+            parts = drawn.split([len(rows) for _, rows in sampled])
+            logits = {name: part for (name, _), part in zip(sampled, parts, strict=True)}
         else:
             skeleton.base(**inputs)
         assert skeleton.leaving is not None
@@ -245,11 +248,15 @@ class StageRunner:
     def _sample(self, item: StepItem, chunk: Chunk, logits: torch.Tensor | None) -> StepResult:
         if logits is None:
             return StepResult(item.session)
+        sampler = self._samplers[item.session]
+        first = chunk.end - len(item.drafts)
         try:
-            token, finish = self._samplers[item.session].next(chunk.end, logits)
+            ids, finish = sampler.verify(first, logits, item.drafts)
         except EngineError as error:
             return StepResult(item.session, error=error)
-        return StepResult(item.session, token=token, finish=finish)
+        end = first + len(ids)
+        drafts = [] if finish else sampler.guess(end, chunk.slot.capacity - end)
+        return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)
 
     def _decoder(self) -> Decode:
         if self._decode is None:

@@ -13,6 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from node.engine.lookup import MOST_DRAFTS, Lookup
 from swarm.errors import EngineError
 from swarm.sampling import Sampling
 
@@ -45,6 +46,7 @@ class Sampler:
         self._processors = processors_of(sampling)
         self._generator = torch.Generator()
         self._seed = sampling.seed if sampling.seed is not None else self._generator.seed()
+        self._lookup = Lookup()
         self._drawn = -1  # tokens that the random stream has given; -1: not yet seeded
 
     @property
@@ -62,6 +64,31 @@ class Sampler:
         if position == len(self._ids):
             self._ids.append(self._draw(logits))
         return self._ids[position], self._finish(position)
+
+    def verify(
+        self, position: int, logits: torch.Tensor, drafts: Sequence[int]
+    ) -> tuple[list[int], str]:
+        """Draw ids from `position` on, one after the other, while they equal their guesses.
+
+        `logits` [1 + drafts, vocab]: of the row before `position`, then of the rows of guesses.
+        """
+        ids: list[int] = []
+        for place, row in enumerate(logits):
+            token, finish = self.next(position + place, row)
+            ids.append(token)
+            if finish or [token] != list(drafts[place : place + 1]):
+                return ids, finish
+        return ids, ""
+
+    def guess(self, position: int, room: int) -> list[int]:
+        """Return guesses of the ids from `position` on, at most `room`, if that is where we are."""
+        speculate = self._sampling.speculate
+        wanted = MOST_DRAFTS if speculate is None else speculate
+        left = self._prompt + self._sampling.max_tokens - position - 1  # the last one is drawn
+        most = min(wanted, left, room)
+        if most < 1 or position != len(self._ids):
+            return []
+        return self._lookup.guess(self._ids, most)
 
     def rollback(self, length: int) -> None:
         """Forget the ids from `length` on; drawn again, they come out the same."""

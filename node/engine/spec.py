@@ -54,14 +54,21 @@ class StepItem:
     position: int
     rows: torch.Tensor  # ids [tokens] int64 on the first stage, else hidden [tokens, hidden]
     sample: bool = False  # the last stage draws the token after the last row
+    drafts: tuple[int, ...] = ()  # guessed ids of the last rows: draw after each that is right
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What became of one item: rows to pass on, a token, or the error of this item alone."""
+    """What became of one item: rows to pass on, drawn ids, or the error of this item alone."""
 
     session: str
     rows: torch.Tensor | None = None  # hidden [tokens, hidden] unless this is the last stage
-    token: int | None = None
+    ids: tuple[int, ...] = ()  # one, and one more for each guess that was right
+    drafts: tuple[int, ...] = ()  # guesses of what follows them
     finish: str = ""  # "", "stop" or "length"
     error: EngineError | None = field(default=None)
+
+    @property
+    def token(self) -> int | None:
+        """The first id that was drawn, if any."""
+        return self.ids[0] if self.ids else None
