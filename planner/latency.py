@@ -10,7 +10,7 @@ from planner.moves import Layout
 from planner.partition import Goal, tilings
 from planner.pool import Pool
 from planner.stop import StopRule
-from swarm.plan import Pipeline
+from swarm.plan import Pipeline, Plan
 
 MOST_LOCAL_STATES = 1500  # groups of devices, if groups stay within machines
 MOST_POOLS = 3  # neighbourhoods that exact search looks at
@@ -30,9 +30,7 @@ def least_latency(
         exact = least_latency_pipeline(pool.problem, list(pool.devices))
         return _quickest(pool, [*given, *_some(exact)])
     chains = [*given, *_some(_best_chain(pool, stop, seed))]
-    if classes.states <= MOST_LOCAL_STATES:
-        local = least_latency_pipeline(pool.problem, list(pool.devices), is_local=True)
-        chains += _some(local)
+    chains += [pipeline for plan in local_plans(pool) for pipeline in plan.pipelines]
     best = _quickest(pool, chains)
     for near in neighbourhoods(pool):
         if stop(pool.cost.latency(best) if best else float("inf")):
@@ -40,6 +38,16 @@ def least_latency(
         limit = pool.cost.latency(best) if best else float("inf")
         best = _quickest(pool, [*_some(best), *_some(_exact(pool, near, limit))])
     return best
+
+
+def local_plans(pool: Pool) -> list[Plan]:
+    """The quickest pipeline of groups within machines, exactly, if there are few enough groups."""
+    if classes_of(pool.problem, pool.devices).states > MOST_LOCAL_STATES:
+        return []
+    local = least_latency_pipeline(
+        pool.problem, list(pool.devices), is_local=True, tables=pool.tables
+    )
+    return [Plan((local,))] if local else []
 
 
 def next_latency(pool: Pool, limit: float) -> Pipeline | None:

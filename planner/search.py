@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from planner.cost import CostModel
 from planner.fit import require_room
-from planner.latency import least_latency, next_latency
+from planner.latency import least_latency, local_plans, next_latency
 from planner.partition import Goal, best_partition
 from planner.pool import Pool
 from planner.problem import Problem
+from planner.reorder import reordered_plan
 from planner.rivals import RIVALS, plan_value
 from planner.slo import attainment
 from planner.stop import StopRule as StopRule
@@ -62,8 +63,9 @@ def throughput_plan(pool: Pool, stop: StopRule, seed: int, *, patient: bool = Tr
     goal = Goal(pool, "throughput")
     rivals = [rival(pool, "throughput") for rival in RIVALS.values()]
     layout = best_partition(goal, [], stop if patient else _at_once, seed)[1]
-    plans = [goal.plan(layout), *rivals]
-    return max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
+    plans = [goal.plan(layout), *rivals, *local_plans(pool)]
+    best = max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
+    return reordered_plan(pool.cost, best, "throughput", stop) if patient else best
 
 
 def _at_once(best_cost: float) -> bool:

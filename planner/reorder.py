@@ -1,0 +1,67 @@
+"""reordered: exchange stages of a pipeline, and shift layers, while its value rises."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from planner.cost import CostModel
+from planner.pool import value_of
+from planner.stop import StopRule
+from swarm.plan import Pipeline, Plan, Stage
+
+GAIN = 1e-9
+MOST_STAGES = 24  # longer pipelines are left as they are
+
+
+def reordered_plan(cost: CostModel, plan: Plan, objective: str, stop: StopRule) -> Plan:
+    """Every pipeline of the plan, reordered."""
+    return Plan(tuple(reordered(cost, p, objective, stop) for p in plan.pipelines))
+
+
+def reordered(cost: CostModel, pipeline: Pipeline, objective: str, stop: StopRule) -> Pipeline:
+    """The pipeline after every exchange or shift that raises its value, first come first made."""
+    best = value_of(cost, pipeline, objective)
+    if len(pipeline.stages) > MOST_STAGES:
+        return pipeline
+    while not stop(-best):
+        found = next(_better(cost, pipeline, objective, best), None)
+        if found is None:
+            break
+        best, pipeline = found
+    return pipeline
+
+
+def _better(
+    cost: CostModel, pipeline: Pipeline, objective: str, best: float
+) -> Iterator[tuple[float, Pipeline]]:
+    for stages in _neighbours(pipeline.stages):
+        changed = _renumbered(stages)
+        value = value_of(cost, changed, objective)
+        if value > best * (1 + GAIN):
+            yield value, changed
+
+
+def _neighbours(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
+    """Two stages exchanged, a stretch of them turned round, or one layer shifted."""
+    for i, j in itertools.combinations(range(len(stages)), 2):
+        changed = list(stages)
+        changed[i], changed[j] = changed[j], changed[i]
+        yield changed
+        if j - i > 1:
+            yield [*stages[:i], *reversed(stages[i : j + 1]), *stages[j + 1 :]]
+    for i, j in itertools.permutations(range(len(stages)), 2):
+        if stages[i].layers > 1:
+            changed = list(stages)
+            changed[i] = replace(stages[i], end=stages[i].end - 1)
+            changed[j] = replace(stages[j], end=stages[j].end + 1)
+            yield changed
+
+
+def _renumbered(stages: Sequence[Stage]) -> Pipeline:
+    ends = list(itertools.accumulate(stage.layers for stage in stages))
+    return Pipeline(
+        tuple(
+            replace(stage, start=end - stage.layers, end=end)
+            for stage, end in zip(stages, ends, strict=True)
+        )
+    )
