@@ -24,6 +24,8 @@ HANDSHAKE_SECONDS = 5.0
 STEP_SECONDS = 30.0  # a rank that is silent for longer inside a step is lost
 
 
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # lost after 11 s
+
 logger = logging.getLogger(__name__)
 
 
@@ -186,6 +188,9 @@ def _left(deadline: float) -> float:
 def _without_delay(plain: socket.socket) -> socket.socket:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):  # not every system has all of them
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return plain
 
 

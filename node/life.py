@@ -17,6 +17,7 @@ from node.neighbourhood import Neighbourhood
 from node.office import Office
 from node.own_device import Home, OwnDevice
 from node.plan_shelf import PlanShelf
+from node.planning import is_possible
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.server import Server
 from node.story import Story
@@ -26,7 +27,8 @@ from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
 
-QUICK_SECONDS = 0.5  # between looks at the board while things change
+LEAST_SECONDS = 0.2  # however much news there is
+QUICK_SECONDS = 0.4  # between looks at the board while things change
 SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
 TEND_SECONDS = 0.2
@@ -46,7 +48,12 @@ class Life:
         self._story = story
         channel, board, swarm = links.channel, links.board, links.invite.swarm
         self._server = Server(channel, served.spec.digest)
-        self._shelf = PlanShelf(swarm, links.folder, channel)
+        self._shelf = PlanShelf(
+            swarm,
+            links.folder,
+            channel,
+            is_possible=lambda document: is_possible(document, served.spec),
+        )
         self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel)
         self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
         self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
@@ -125,6 +132,7 @@ class Life:
             except SwarmError as error:
                 logger.warning("the board is out of reach: %s", error)
             changing = time.monotonic() < self._changing_until
+            await asyncio.sleep(LEAST_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(
                     self._news.wait(), QUICK_SECONDS if changing else SLOW_SECONDS
@@ -264,7 +272,7 @@ class Life:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.gather(*last_words)
-        except (SwarmError, TimeoutError) as error:
+        except (SwarmError, TimeoutError, OSError) as error:
             logger.warning("left without saying so: %r", error)
         self._story.left()
 

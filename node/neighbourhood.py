@@ -74,6 +74,7 @@ class Neighbourhood:
             Holder(peer, lease.term, order.index(peer) if peer in order else len(order))
             for peer, lease in self._leases.items()
             if peer != self.me and self.answers(peer) and lease.until > time.time()
+            if is_credible(lease.term, self.verified_term)
         )
 
     @property

@@ -1,6 +1,7 @@
 """The plan shelf: fetches the latest plan, accepts it under the ledger's fence, hands copies on."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from node.duties import Assignment
@@ -22,7 +23,15 @@ DOCUMENT_CAP = 1 << 20  # bytes
 class PlanShelf:
     """The accepted plan, and the documents that others may ask for."""
 
-    def __init__(self, swarm: str, folder: Path, channel: Channel) -> None:
+    def __init__(
+        self,
+        swarm: str,
+        folder: Path,
+        channel: Channel,
+        *,
+        is_possible: Callable[[PlanDocument], bool] = lambda _document: True,
+    ) -> None:
+        self._is_possible = is_possible
         self._swarm = swarm
         self._ledger = Ledger(folder)
         self._channel = channel
@@ -95,6 +104,9 @@ class PlanShelf:
             return False
         if document.planner != planner or document.term != reference.term:
             logger.warning("%s offers a plan that is not its own", planner)
+            return False
+        if not self._is_possible(document):
+            logger.warning("%s offers a plan for another model", planner)
             return False
         order = _order_of(reference)
         is_known = self._is_known_by_name(order)

@@ -15,7 +15,7 @@ from planner.replan import replan
 from planner.search import StopRule, make_plan
 from swarm.errors import DoesNotFit
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
-from swarm.plan import Pipeline, Plan
+from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
 
 SEARCH_SECONDS = 5.0
@@ -84,10 +84,13 @@ def next_plan(
     def stop(best_cost: float) -> bool:
         return time.monotonic() > deadline
 
+    problem = problem_of(spec, capabilities)
     try:
-        base = _base_of(problem_of(spec, capabilities), current, stop, may_move=may_move)
+        base = _base_of(problem, current, stop, may_move=may_move)
     except DoesNotFit as error:
-        return Plan(()), str(error)
+        base = Plan(tuple(p for p in current.pipelines if _is_whole(p, problem)) if current else ())
+        if not base.pipelines:
+            return base, str(error)
     used = {shard.device for _, shard in base.shards()}
     idle = {peer: _without(peer, capability, used) for peer, capability in capabilities.items()}
     if not any(capability.devices for capability in idle.values()):
@@ -105,6 +108,19 @@ def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move
     if whole and not may_move:
         return current
     return replan(problem, current, stop).plan
+
+
+def is_possible(document: PlanDocument, spec: ModelSpec) -> bool:
+    """Whether a plan speaks of this model: all of its layers, KV heads and MLP blocks, once."""
+    plan = document.plan
+    whole = all(pipeline.layers == spec.layers for pipeline in plan.pipelines)
+    stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
+    return document.model == spec.digest and whole and all(_is_full(s, spec) for s in stages)
+
+
+def _is_full(stage: Stage, spec: ModelSpec) -> bool:
+    held = sum(s.kv for s in stage.shards), sum(s.mlp for s in stage.shards)
+    return not stage.holders and held == (spec.kv_heads, spec.mlp_blocks)
 
 
 def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Problem:
