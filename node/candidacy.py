@@ -1,6 +1,7 @@
 """Candidacy: acts on the election's duties - claims, renews and yields the planner's lease."""
 
 import logging
+import math
 import time
 
 from node.duties import (
@@ -30,7 +31,7 @@ class Candidacy:
         self._board = board
         self._neighbourhood = neighbourhood
         self._claimed_at: float | None = None
-        self._confirmed_at = 0.0
+        self._confirmed_at = -math.inf
         self.term = 0
 
     @property
@@ -82,6 +83,7 @@ class Candidacy:
             case Claim(term=term):
                 logger.info("claiming the planner's lease under term %d", term)
                 self.term, self._claimed_at = term, time.monotonic()
+                self._confirmed_at = -math.inf  # an earlier office confirms nothing
                 await self._renew()
             case Renew():
                 await self._renew()

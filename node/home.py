@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import NodeConfig
-from node.engine.quantise import bytes_per_weight
 from node.orders import Measured
 from node.probe import Detected, detect
 from node.worker_process import WorkerPlace, WorkerProcess
@@ -162,14 +161,12 @@ async def open_equipment(
     detected = detect(config.memory_bytes)
     if config.quant and any(found.kind != "cpu" for found in detected):
         raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
-    width = await asyncio.to_thread(bytes_per_weight, served.folder, config.quant)
     async with AsyncExitStack() as stack:
         opened = [await _open_device(config, found, on_answer, stack) for found in detected]
-        measured = await asyncio.gather(
-            *(worker.measure(served.spec, config.quant) for _, worker in opened)
-        )
+        model = (served.spec, config.quant, str(served.folder))
+        measured = await asyncio.gather(*(worker.measure(*model) for _, worker in opened))
         yield [
-            Equipment(_device_of(found, speed, width), worker)
+            Equipment(_device_of(found, speed), worker)
             for (found, worker), speed in zip(opened, measured, strict=True)
         ]
 
@@ -183,7 +180,7 @@ async def _open_device(
     return found, worker
 
 
-def _device_of(found: Detected, speed: Measured, width: float) -> Device:
+def _device_of(found: Detected, speed: Measured) -> Device:
     return Device(
         index=found.index,
         kind=found.kind,
@@ -191,5 +188,5 @@ def _device_of(found: Detected, speed: Measured, width: float) -> Device:
         memory_bytes=found.memory_bytes,
         bytes_per_second=speed.bytes_per_second,
         flops=speed.flops,
-        weight_bytes=width,
+        weight_bytes=speed.weight_bytes,
     )

@@ -12,6 +12,7 @@ class Measure(Message):
 
     model: dict[str, Any]  # ModelSpec by field
     quant: str = ""  # what the weights will be held as
+    folder: str = ""  # of the model; read only to see what a quantised weight takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Measured(Message):
 
     bytes_per_second: float
     flops: float
+    weight_bytes: float  # of one weight as the device will hold it
 
 
 @dataclass(frozen=True, slots=True)

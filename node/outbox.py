@@ -1,7 +1,8 @@
-"""Outbox: what a server says to its peers, in tasks: a stuck peer holds up no other."""
+"""Outbox: what a server says to its peers, in tasks where it must: a stuck peer stops no other."""
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -22,10 +23,12 @@ class Outbox:
         self._channel = channel
         self._on_lost = on_lost
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[str] = Counter()  # by peer: nothing may overtake them
 
     def send(self, peer: str, message: Message) -> None:
         """Send a message, or lose the peer."""
-        self._spawn(self._try(peer, message))
+        if self._under_way[peer] or not self._channel.send_now(peer, message):
+            self._spawn(peer, self._try(peer, message))
 
     def refuse(self, peer: str, message: Message) -> None:
         """Send a refusal, unless a flood of bad messages has already left too many under way."""
@@ -34,7 +37,8 @@ class Outbox:
 
     def pass_on(self, leader: str, client: str, step: Step) -> None:
         """Send a step to the next stage; if that is out of reach, to the client that relays it."""
-        self._spawn(self._deliver(leader, client, step))
+        if self._under_way[leader] or not self._channel.send_now(leader, step):
+            self._spawn(leader, self._deliver(leader, client, step))
 
     async def close(self, timeout_seconds: float) -> None:
         """Wait for what is being sent."""
@@ -54,12 +58,16 @@ class Outbox:
         except PeerError as error:
             self._on_lost(peer, str(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, peer: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._reap)
+        self._under_way[peer] += 1
+        task.add_done_callback(lambda done: self._reap(peer, done))
 
-    def _reap(self, task: "asyncio.Task[None]") -> None:
+    def _reap(self, peer: str, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        self._under_way[peer] -= 1
+        if not self._under_way[peer]:
+            del self._under_way[peer]
         if not task.cancelled() and (error := task.exception()):
             logger.error("a message was not sent", exc_info=error)

@@ -46,6 +46,12 @@ class Schedule:
             orders.extend(kept)
         orders.append(arrived)
 
+    @property
+    def decodes(self) -> int:
+        """How many sessions wait, if nothing but decodes is next; else 0."""
+        heads = [orders[0] for orders in self._waiting.values()]
+        return len(heads) if all(map(_is_decode, heads)) else 0
+
     def next_step(self) -> list[Arrived]:
         """Return what runs now, room given back before room taken; nothing if nothing waits."""
         heads = [orders[0] for orders in self._waiting.values()][: self._most_sessions]

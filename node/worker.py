@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 
+from node.company import Company
 from node.engine.allreduce import SocketReducer
 from node.engine.measure import measure
+from node.engine.quantise import bytes_per_weight
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from node.group import GroupLink, GroupListener, Rank
@@ -38,7 +40,7 @@ from node.orders import (
     Reserved,
     Unload,
 )
-from node.schedule import Arrived, Schedule
+from node.schedule import DECODE_TOKENS, Arrived, Schedule
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError, SwarmError
 from swarm.model import ModelSpec
@@ -68,6 +70,8 @@ class Worker:
         self._shard: LoadedShard | None = None
         self._runner: StageRunner | None = None
         self._group = ""
+        self._most_sessions = most_sessions
+        self._company = Company(1.0)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
 
     def run(self) -> None:
@@ -76,6 +80,7 @@ class Worker:
         while True:
             for each in self._take():
                 self._handle(each)
+            self._await_company()
             self._step()
 
     # ------------------------------------------------------------------ orders in, answers out
@@ -105,9 +110,18 @@ class Worker:
             taken.append(self._inbox.get_nowait())
         return taken
 
-    def _answer(self, message: Message) -> None:
-        for part in CODEC.encode(message):
-            self._node.sendall(part)
+    def _await_company(self) -> None:
+        """Let decodes wait a moment for those of other sessions."""
+        ends_at = time.perf_counter() + self._company.patience_seconds
+        while 0 < self._schedule.decodes < self._company.wanted:
+            try:
+                self._handle(self._inbox.get(timeout=max(0.0, ends_at - time.perf_counter())))
+            except queue.Empty:
+                return
+
+    def _answer(self, *messages: Message) -> None:
+        """Tell the node; what belongs together goes in one piece, and wakes it once."""
+        self._node.sendall(b"".join(part for each in messages for part in CODEC.encode(each)))
 
     def _handle(self, arrived: Arrived) -> None:
         if isinstance(arrived.order, Reserve | Release | Compute):
@@ -120,8 +134,8 @@ class Worker:
 
     def _control(self, order: Message) -> None:
         match order:
-            case Measure(model=model, quant=quant):
-                self._answer(self._measured(ModelSpec(**model), quant))
+            case Measure():
+                self._answer(self._measured(order))
             case Prepare(group=group, host=host):
                 self._drop()
                 self._listener = GroupListener(host)
@@ -132,11 +146,11 @@ class Worker:
             case Unload():
                 self._drop()
 
-    def _measured(self, model: ModelSpec, quant: str) -> Measured:
-        bytes_per_second, flops = measure(
-            model, threads=torch.get_num_threads(), quant=quant, device=self._device
-        )
-        return Measured(bytes_per_second / self._slowdown, flops / self._slowdown)
+    def _measured(self, order: Measure) -> Measured:
+        model, threads = ModelSpec(**order.model), torch.get_num_threads()
+        speeds = measure(model, threads=threads, quant=order.quant, device=self._device)
+        width = bytes_per_weight(Path(order.folder), order.quant)
+        return Measured(speeds[0] / self._slowdown, speeds[1] / self._slowdown, width)
 
     # ------------------------------------------------------------------ one shard
 
@@ -168,8 +182,10 @@ class Worker:
             on_progress=lambda share: self._progress(order.group, share),
         )
         self._runner = runner
-        hidden = int(load_config(spec.folder).hidden_size)
-        place = Place(spec.rank, spec.ranks, hidden)
+        config = load_config(spec.folder)
+        share = (spec.end - spec.start) / int(config.num_hidden_layers)
+        self._company = Company(share, self._most_sessions)
+        place = Place(spec.rank, spec.ranks, int(config.hidden_size))
         return LoadedShard(runner, place, link, self._slowdown)
 
     def _progress(self, group: str, share: float) -> None:
@@ -223,11 +239,16 @@ class Worker:
             self._drop()
             self._refuse(batch)
             return
-        for answer in answers:
-            if isinstance(answer, Computed):
-                waited = int((start - came[answer.session]) * 1e6)
-                answer = replace(answer, queue_us=max(0, waited))
-            self._answer(answer)
+        self._note(batch, time.perf_counter() - start)
+        self._answer(*(_with_queue(answer, start, came) for answer in answers))
+
+    def _note(self, batch: Sequence[Message], seconds: float) -> None:
+        for order in batch:
+            if isinstance(order, Release):
+                self._company.left(order.session)
+        rows = [order for order in batch if isinstance(order, Compute)]
+        if rows and max(order.tokens for order in rows) <= DECODE_TOKENS:
+            self._company.ran([order.session for order in rows], seconds)
 
     def _refuse(self, batch: Sequence[Message]) -> None:
         for order in batch:
@@ -235,6 +256,12 @@ class Worker:
                 self._answer(Failed(order.session, "stage_lost", "The shard is not loaded."))
             elif isinstance(order, Reserve):
                 self._answer(Reserved(order.session, 0, "stage_lost", "The shard is not loaded."))
+
+
+def _with_queue(answer: Message, start: float, came: dict[str, float]) -> Message:
+    if not isinstance(answer, Computed):
+        return answer
+    return replace(answer, queue_us=max(0, int((start - came[answer.session]) * 1e6)))
 
 
 def _spec_of(order: Load) -> StageSpec:

@@ -75,9 +75,10 @@ class WorkerProcess:
             return False
         return self._writer.transport.get_write_buffer_size() > BACKLOG_BYTES
 
-    async def measure(self, model: ModelSpec, quant: str = "") -> Measured:
+    async def measure(self, model: ModelSpec, quant: str = "", folder: str = "") -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
-        answer = await self._ask(Measure(model.to_json(), quant), Measured, MEASURE_SECONDS)
+        order = Measure(model.to_json(), quant, folder)
+        answer = await self._ask(order, Measured, MEASURE_SECONDS)
         assert isinstance(answer, Measured)
         return answer
 
