@@ -71,7 +71,7 @@ def invite_of(config: NodeConfig) -> Invite | None:
     text = config.invite
     if not text:
         try:
-            text = (config.state / LAST_INVITE).read_text()
+            text = (config.state / LAST_INVITE).read_text(errors="replace")
         except OSError as error:
             raise BadInvite(
                 "No invite is given, and none is remembered.",
