@@ -1,0 +1,221 @@
+"""Candidacy on a board in memory: claims, renewals, yields, and the end of a lease."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from node.candidacy import Candidacy
+from node.duties import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
+from planner.election import LEASE_SECONDS, SKEW_SECONDS
+from swarm.errors import SwarmError, Unreachable
+from swarm.memory import MemoryBoard, MemoryWorld, peer_named
+from swarm.records import Lease, Record
+from tests.node.neighbours import capability_of, neighbourhood_of
+
+ME, OTHER = peer_named("me"), peer_named("other")
+
+
+class Hand:
+    """A clock that a test moves; it is time's two clocks and the board's."""
+
+    def __init__(self) -> None:
+        self.seconds = time.time()
+
+    def time(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> float:
+        return self.seconds
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        raise AssertionError("nothing waits here")
+
+
+class FailingBoard(MemoryBoard):
+    """A board that takes nothing in while `fails`."""
+
+    fails = False
+
+    async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
+        if self.fails:
+            raise Unreachable("nobody took it")
+        await super().publish(record, ttl_seconds=ttl_seconds)
+
+
+class Office:
+    """Our candidacy, and what we know."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hand = Hand()
+        for room in ("candidacy", "neighbourhood"):
+            monkeypatch.setattr(f"node.{room}.time", self.hand)
+        self.world = MemoryWorld(clock=self.hand)
+        self.neighbourhood = neighbourhood_of(self.world, "me")
+        self.board = FailingBoard(self.world, ME)
+        self.candidacy = Candidacy(ME, self.board, self.neighbourhood)
+        self.neighbourhood.note_own(capability_of())
+
+    async def pursue(self, *, after: float = 0.0) -> bool:
+        """Let time pass, look, and do the next duty."""
+        self.hand.seconds += after
+        await self.neighbourhood.refresh()
+        self.neighbourhood.note_own(capability_of())
+        return await self.candidacy.pursue()
+
+    async def take_office(self) -> None:
+        assert not await self.pursue(after=SETTLE_SECONDS + JITTER_SECONDS)
+        assert await self.pursue(after=SETTLE_SECONDS)
+
+    async def leases(self) -> dict[str, Lease]:
+        return await self.board.read(Lease)
+
+
+Story = Callable[[Office], Awaitable[None]]
+Run = Callable[[Story], None]
+
+
+@pytest.fixture
+def in_office(monkeypatch: pytest.MonkeyPatch) -> Run:
+    def run(story: Story) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(5):
+                await story(Office(monkeypatch))
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_a_lone_peer_claims_settles_and_then_plans(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        assert not await office.pursue()
+        assert await office.leases() == {}
+        assert not await office.pursue(after=SETTLE_SECONDS)
+        assert office.candidacy.holds
+        assert (await office.leases())[ME] == Lease(1, office.hand.seconds + LEASE_SECONDS)
+        assert not await office.pursue(after=SETTLE_SECONDS / 2)
+        assert await office.pursue(after=SETTLE_SECONDS / 2)
+
+    in_office(story)
+
+
+def test_a_lease_is_renewed_before_it_is_over(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        for _ in range(10):
+            assert await office.pursue(after=RENEW_SECONDS)
+            assert (await office.leases())[ME].until == office.hand.seconds + LEASE_SECONDS
+        assert office.candidacy.term == 1
+
+    in_office(story)
+
+
+def test_a_later_lease_of_another_ends_ours(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        other = office.world.board(OTHER)
+        await other.publish(capability_of())
+        await other.publish(Lease(2, office.hand.seconds + LEASE_SECONDS))
+        assert not await office.pursue()
+        assert not office.candidacy.holds
+        assert not await office.pursue(after=1.0)
+
+    in_office(story)
+
+
+def test_an_earlier_lease_of_another_does_not(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        await office.candidacy.raise_term()
+        await office.world.board(OTHER).publish(Lease(1, office.hand.seconds + LEASE_SECONDS))
+        assert await office.pursue()
+
+    in_office(story)
+
+
+def test_a_board_out_of_reach_ends_the_office_before_the_lease_does(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        office.board.fails = True
+        passed = SETTLE_SECONDS  # since the claim was confirmed
+        while await office.pursue(after=1.0):
+            passed += 1.0
+        assert passed < LEASE_SECONDS - SKEW_SECONDS <= passed + 1.0
+        assert not office.candidacy.holds
+
+    in_office(story)
+
+
+def test_a_claim_that_nobody_took_gives_no_office(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        office.board.fails = True
+        for _ in range(10):
+            assert not await office.pursue(after=2.0)
+
+    in_office(story)
+
+
+def test_an_earlier_office_does_not_confirm_a_claim_that_nobody_took(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        other = office.world.board(OTHER)
+        await other.publish(Lease(2, office.hand.seconds + 0.5))
+        assert not await office.pursue()
+        office.board.fails = True
+        for _ in range(9):
+            assert not await office.pursue(after=1.0)
+
+    in_office(story)
+
+
+def test_a_new_plan_gets_a_higher_term_than_any_that_is_known(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        assert await office.candidacy.raise_term() == 2
+        office.neighbourhood.verified_term = 8
+        assert await office.candidacy.raise_term() == 9
+        assert (await office.leases())[ME].term == 9
+
+    in_office(story)
+
+
+def test_nobody_plans_under_a_lease_that_is_over(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        with pytest.raises(SwarmError, match="ran out"):
+            await office.candidacy.raise_term()
+        await office.take_office()
+        office.hand.seconds += LEASE_SECONDS - SKEW_SECONDS
+        before = await office.leases()
+        with pytest.raises(SwarmError, match="ran out"):
+            await office.candidacy.raise_term()
+        assert await office.leases() == before
+
+    in_office(story)
+
+
+def test_who_resigns_leaves_a_lease_that_is_over(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.candidacy.resign()
+        assert await office.leases() == {}
+        await office.take_office()
+        await office.candidacy.resign()
+        assert (await office.leases())[ME].until <= office.hand.seconds
+        assert not office.candidacy.holds
+
+    in_office(story)
+
+
+def test_the_rank_of_a_peer_that_is_no_candidate_is_behind_all_others(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        assert office.candidacy.rank == 0
+        office.neighbourhood.note_own(capability_of(model="d" * 64, age_seconds=0.0))
+        await office.world.board(OTHER).publish(capability_of())
+        await office.neighbourhood.refresh()
+        assert office.candidacy.rank == 1
+
+    in_office(story)

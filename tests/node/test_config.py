@@ -1,0 +1,167 @@
+"""The node's command line: what a person may type, and the sentence for what cannot work."""
+
+from pathlib import Path
+
+import pytest
+
+from node.config import NodeConfig, default_state, read_config
+from node.home import LAST_INVITE, invite_of, open_identity, read_model
+from swarm.errors import BadInput, BadInvite, BadModel
+from swarm.invites import Invite
+from swarm.memory import peer_named
+from swarm.model import BUILT_IN
+
+INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SWARM_INVITE", raising=False)
+    monkeypatch.setenv("SWARM_STATE", str(tmp_path))
+
+
+def test_a_host_needs_nothing_else(tmp_path: Path) -> None:
+    config = read_config(["--host"])
+    assert config.founds
+    assert config.model == BUILT_IN
+    assert config.memory_bytes == 0
+    assert config.slowdown == 1.0
+    assert config.state == tmp_path
+    assert invite_of(config) is None
+
+
+def test_every_choice_is_read() -> None:
+    words = "--join swarm1:x --memory 1.5MB --slowdown 2.5 --threads 3 --name anna"
+    more = "--listen 127.0.0.1 --port 4001 --announce /ip4/1.2.3.4/tcp/1 --announce /dns4/x/tcp/2"
+    config = read_config([*words.split(), *more.split(), "--state", "here", "--quant", "int8"])
+    assert not config.founds
+    assert config.invite == "swarm1:x"
+    assert config.memory_bytes == 1_500_000
+    assert (config.slowdown, config.threads, config.name) == (2.5, 3, "anna")
+    assert (config.listen, config.port) == ("127.0.0.1", 4001)
+    assert config.announce == ("/ip4/1.2.3.4/tcp/1", "/dns4/x/tcp/2")
+    assert config.state == Path("here")
+    assert config.quant == "int8"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--host --slowdown 0.5",
+        "--host --slowdown 1001",
+        "--host --slowdown nan",
+        "--host --threads 0",
+        "--host --port 65536",
+        "--host --port -1",
+        "--host --memory lots",
+        "--host --memory 0GB",
+        "--host --memory=-1GB",
+        "--host --memory 5XB",
+        "--host --memory nanGB",
+        "--host --quant int4",
+        "--host --sessions-per-step -1",
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence_and_a_next_step(words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        read_config(words.split())
+    assert caught.value.exit_code == 2
+    assert caught.value.next_step
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["", "--host --join x", "--port 1", "--host --slowdown fast"])
+def test_a_command_line_that_makes_no_sense_exits_with_code_2(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_config(words.split())
+    assert caught.value.code == 2
+    assert "usage: python -m swarm.node" in capsys.readouterr().err
+
+
+def test_joining_takes_the_given_invite_then_the_environment_then_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LAST_INVITE).write_text(Invite(INVITE.addresses, "last-one", BUILT_IN).encode())
+    found = invite_of(read_config(["--join"]))
+    assert found is not None
+    assert found.swarm == "last-one"
+    second = Invite(INVITE.addresses, "from-environment", BUILT_IN)
+    monkeypatch.setenv("SWARM_INVITE", second.encode())
+    assert invite_of(read_config(["--join"])) == second
+    assert invite_of(read_config(["--join", INVITE.encode()])) == INVITE
+
+
+def test_joining_without_any_invite_says_what_to_do() -> None:
+    with pytest.raises(BadInvite, match="Pass --join INVITE, set SWARM_INVITE"):
+        invite_of(read_config(["--join"]))
+
+
+@pytest.mark.parametrize("text", ["hello", "swarm1:", "swarm1:AAAA", "swarm9:AAAA", "\x00\udcff"])
+def test_a_malformed_invite_is_refused(text: str) -> None:
+    with pytest.raises(BadInvite):
+        invite_of(read_config(["--join", text]))
+
+
+def test_a_damaged_last_invite_is_refused(tmp_path: Path) -> None:
+    (tmp_path / LAST_INVITE).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInvite):
+        invite_of(read_config(["--join"]))
+
+
+def test_the_state_lies_where_other_programs_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SWARM_STATE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert default_state() == tmp_path / "xdg" / "swarm"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert default_state() == Path.home() / ".local" / "state" / "swarm"
+
+
+def test_two_nodes_of_one_state_folder_are_two_peers(tmp_path: Path) -> None:
+    one, first = open_identity(tmp_path)
+    other, second = open_identity(tmp_path)
+    assert first != second
+    assert one.peer != other.peer
+    one.close()
+    again, folder = open_identity(tmp_path)
+    assert (again.peer, folder) == (one.peer, first)
+    again.close()
+    other.close()
+
+
+def test_a_state_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.write_text("not a folder")
+    with pytest.raises(BadInput, match="Cannot use the state folder"):
+        open_identity(taken)
+
+
+def test_the_built_in_model_is_found_and_measured_by_its_headers() -> None:
+    served = read_model(BUILT_IN)
+    assert served.name == BUILT_IN
+    assert served.spec.kv_heads == 8
+    assert served.spec.layers >= 8
+
+
+def test_a_folder_is_shared_by_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.symlink_to(read_model(BUILT_IN).folder)
+    monkeypatch.chdir(tmp_path)
+    assert Path(read_model("model").name).is_absolute()
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match="There is no folder"):
+        read_model(str(tmp_path / "nowhere"))
+    with pytest.raises(BadModel, match=r"no config\.json"):
+        read_model(str(tmp_path))
+
+
+def test_a_config_made_by_a_program_is_checked_too() -> None:
+    with pytest.raises(BadInput):
+        NodeConfig(founds=True, port=1 << 20)

@@ -1,0 +1,113 @@
+"""The story of a node's start: short lines, each said once, in the order in which it happens."""
+
+import pytest
+
+from node.duties import Assignment
+from node.orders import Loaded
+from node.story import Story, amount, name_of, short
+from swarm.hardware import Device
+from swarm.memory import peer_named
+from swarm.plan import Shard, Stage
+from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
+
+ME, PLANNER = peer_named("me"), peer_named("planner")
+STAGE = Stage(0, 3, (Shard(f"{ME}/0", 5, 6), Shard(f"{PLANNER}/0", 3, 2)))
+LONE = Assignment(Stage(3, 8, (Shard(f"{ME}/0", 8, 8),)), 0)
+LOADED = Loaded("g", 3_500_000, 3_600_000, 512, 0.01)
+
+
+class Listener:
+    """Hears a story."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.story = Story(self.lines.append, lambda _fraction: None, SPEC)
+
+
+def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
+    heard = Listener()
+    story = heard.story
+    story.introduce("anna", ME, "reachable at 2 addresses")
+    story.swarm("swarm-abc")
+    story.invite("swarm1:xyz")
+    story.offer(Device(0, "cpu", "x86_64 CPU", 8_000_000, 2e9, 5e9))
+    story.waiting("waiting for peers")
+    story.assigned(Assignment(STAGE, 1), PLANNER, 4)
+    story.ready(Assignment(STAGE, 1), LOADED)
+    assert len(heard.lines) <= 10
+    assert all("\n" not in line and len(line) < 160 for line in heard.lines)
+    assert [line.partition(":")[0] for line in heard.lines] == [
+        *("node", "swarm", "invite", "join", "offer", "waiting", "plan", "ready"),
+    ]
+    text = "\n".join(heard.lines)
+    assert f"anna ({ME[-8:]}), reachable at 2 addresses" in text
+    assert "python -m swarm.node --join swarm1:xyz" in text
+    assert "8 MB, 2 GB/s decode, 5.0 GFLOP/s" in text
+    assert "layers [0,3) of 8, 3 of 8 KV heads, 2 of 8 blocks, rank 1 of 2" in text
+    assert f"term 4 of planner {PLANNER[-8:]}" in text
+    assert "(its leader takes the requests), 3.5 MB loaded, 3.6 MB read" in text
+
+
+def test_a_whole_stage_says_so() -> None:
+    heard = Listener()
+    heard.story.assigned(LONE, PLANNER, 1)
+    heard.story.ready(LONE, LOADED)
+    assert "layers [3,8) of 8, whole" in heard.lines[0]
+    assert "leader takes" not in heard.lines[1]
+
+
+def test_waiting_is_said_once_however_the_reason_changes() -> None:
+    heard = Listener()
+    for reason in ("", "100 bytes are missing", "100 bytes are missing", "90 bytes are missing"):
+        heard.story.waiting(reason)
+    assert heard.lines == ["waiting: 100 bytes are missing"]
+
+
+def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
+    small, large = Listener(), Listener()
+    for _ in range(2):
+        small.story.spare(0, LAYER_BYTES - 1)
+        large.story.spare(1, LAYER_BYTES)
+    assert small.lines == [
+        f"spare: device 0 is too small for one layer of {amount(LAYER_BYTES)}; it stands by"
+    ]
+    assert large.lines == ["spare: device 1 is not needed now; it stands by"]
+
+
+def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:
+    heard = Listener()
+    heard.story.spare(0, LAYER_BYTES)
+    heard.story.assigned(LONE, PLANNER, 1)
+    heard.story.spare(0, LAYER_BYTES)
+    assert [line.partition(":")[0] for line in heard.lines] == ["spare", "plan", "spare"]
+
+
+def test_the_end_is_told() -> None:
+    heard = Listener()
+    heard.story.lost("rank 1 is gone")
+    heard.story.left()
+    assert heard.lines == [
+        "lost: rank 1 is gone",
+        "left: record withdrawn, sessions handed over",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1 kB"),
+        (1234, "1.23 kB"),
+        (5e6, "5 MB"),
+        (999_999_999, "1 GB"),
+        (2.5e13, "25 TB"),
+    ],
+)
+def test_amounts_are_short_words(size: float, words: str) -> None:
+    assert amount(size) == words
+
+
+def test_people_see_names_and_else_the_end_of_an_id() -> None:
+    assert short(ME) == ME[-8:]
+    assert name_of(capability_of(), ME) == ME[-8:]
