@@ -9,10 +9,13 @@ from planner.bound_rates import Rates, rates_of
 from planner.problem import Numbers, Problem
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-FLOWS = 48  # steps of the flow of one pipeline that are told apart
+FLOWS = 32  # steps of the flow of one pipeline that are told apart
 RATIO = 1.16  # between two steps
 PRICES = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9])  # of a pipeline's time
 REFINEMENTS = 24
+FEW_KINDS = 8  # for which the shares' proportions are searched
+NEARLY = 0.6  # cells this near to the worst are looked at meanwhile
+FACTORS = (2.0, 1.5, 1.5, 1.2, 1.2, 1.1, 1.1, 1.05, 1.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,57 @@ def throughput_bound(problem: Problem) -> Bound:
     best = np.zeros(len(rates.counts))
     for high, low in itertools.pairwise(flows):
         best = _shares(rates, layers, low, high, best)
+    if len(best) <= FEW_KINDS:
+        best = _reshaped(rates, layers, flows, best)
     pipelines = max(1, _most_pipelines(problem))
     value = min(float(best @ rates.counts), pipelines * top)
     return Bound(value, "capped layer-flow")
+
+
+def _reshaped(rates: Rates, layers: int, flows: Numbers, given: Numbers) -> Numbers:
+    """Shares per kind that still cover every cell by some price, and sum to less.
+
+    Any shares are made valid by scaling them until every cell has a price that they cover; the
+    search is over their proportions.
+    """
+    cells = np.concatenate(
+        [_cells(rates, layers, low, high) for high, low in itertools.pairwise(flows)]
+    )
+    shares = np.maximum(given, 1e-9 * given.max())
+    over = _excess(cells, shares)
+    tight = cells[over >= NEARLY * over.max()]
+    best = float(_excess(tight, shares).max() * (shares @ rates.counts))
+    for factor in FACTORS:
+        for kind in range(len(shares)):
+            for change in (factor, 1 / factor):
+                tried = shares.copy()
+                tried[kind] *= change
+                value = float(_excess(tight, tried).max() * (tried @ rates.counts))
+                if value < best:
+                    best, shares = value, tried
+    scaled: Numbers = shares * _excess(cells, shares).max()
+    return scaled if scaled @ rates.counts < given @ rates.counts else given
+
+
+def _excess(cells: Numbers, shares: Numbers) -> Numbers:
+    """By how much shares fall short of each cell's cheapest price."""
+    worst: Numbers = (cells / shares).max(axis=2).min(axis=1)
+    return worst
+
+
+def _cells(rates: Rates, layers: int, low: float, high: float) -> Numbers:
+    """Every live cell's shares by price and kind: [cells, prices, kinds]."""
+    alone = _held_alone(rates, layers, low, high)
+    options = [
+        _priced(rates, layers, (alone, _held_grouped(rates, layers, high, weight)), low, price)
+        for weight in _part_weights(rates)
+        for price in PRICES
+    ]
+    shares = np.array(options)  # [prices, kinds, n, b]
+    alive = (np.tensordot(rates.counts, shares, axes=(0, 1)) >= low * (1 - 1e-9)).all(axis=0)
+    alive &= _is_cell(rates).any(axis=0)
+    chosen: Numbers = np.moveaxis(shares[:, :, alive], 2, 0)
+    return chosen
 
 
 def _most_pipelines(problem: Problem) -> int:
@@ -74,7 +125,7 @@ def _shares(rates: Rates, layers: int, low: float, high: float, given: Numbers) 
 
     In every cell that price is taken which adds least to the bound.
     """
-    alone = _held_alone(rates, layers, high)
+    alone = _held_alone(rates, layers, low, high)
     floor = given[:, None, None]
     least = np.full(alone.shape[1:], np.inf)
     alive = np.ones(alone.shape[1:], dtype=bool)
@@ -104,10 +155,12 @@ def _priced(
     return best / (1 - price)
 
 
-def _held_alone(rates: Rates, layers: int, high: float) -> Numbers:
-    """Flow times layers of a device that serves whole layers, at most."""
-    most = np.minimum(rates.layers_alone, layers) * high
-    flow_layers = np.minimum(most, 1 / rates.token_alone)
+def _held_alone(rates: Rates, layers: int, low: float, high: float) -> Numbers:
+    """Flow times layers of a device that serves whole layers alone, at most."""
+    most = np.minimum(rates.layers_alone, layers)
+    if low > 0:
+        most = np.minimum(most, np.floor(1 / (low * rates.token_alone) + 1e-9))
+    flow_layers = np.minimum(most * high, 1 / rates.token_alone)
     return np.where(_is_cell(rates), flow_layers, 0.0)
 
 
