@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     report = Report("engine, one thread")
-    rounds = 5 if options.quick else 9
+    rounds = options.rounds or (5 if options.quick else 9)
     names = ("tiny", BUILT_IN) if options.quick else ("mid", "tiny", BUILT_IN)
     for name in names:
         if options.only in name:

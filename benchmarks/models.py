@@ -60,4 +60,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=default, help="where random models are kept")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here too")
     parser.add_argument("--quick", action="store_true", help="small models only, few rounds")
+    parser.add_argument("--rounds", type=int, default=0, help="how often each figure is taken")
     parser.add_argument("--only", default="", metavar="WORDS", help="parts whose name has a word")

@@ -33,7 +33,7 @@ class SmallSwarm:
     async def ask(self, prompt: list[int], tokens: int) -> Generation:
         """One greedy generation."""
         return await self.client.generate(
-            prompt, max_tokens=tokens, temperature=0.0, timeout_seconds=300
+            prompt, max_tokens=tokens, temperature=0.0, speculate=0, timeout_seconds=300
         )
 
     def processes(self) -> dict[str, psutil.Process]:

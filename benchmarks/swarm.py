@@ -156,7 +156,7 @@ class Bench:
 
 async def measure(options: argparse.Namespace, report: Report) -> None:
     """Every part that was asked for."""
-    rounds = 3 if options.quick else 5
+    rounds = options.rounds or (3 if options.quick else 5)
     if options.only in "hop":
         found = [s * 1e3 for s in await hop_seconds(200 if options.quick else 1000)]
         report.add("hop", "STEP of 16 KiB, median", median(found), "ms", Gate(0.6))

@@ -28,6 +28,9 @@ class Channel(Protocol):
         Waits while the way to the peer is full; raises PeerLost, PeerRefused, Deadline.
         """
 
+    def send_now(self, peer: str, message: Message) -> bool:
+        """Hand a message over if the way is open and free; False means that `send` has to."""
+
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`; a SwarmError of the handler reaches the asker."""
 

@@ -76,7 +76,7 @@ class LibP2PChannel:
         """Queue a message in order; raises PeerLost, PeerRefused, Deadline."""
         buffers = self._codec.encode(message)
         if peer == self.peer:
-            self._send_to_myself(message)
+            asyncio.get_running_loop().call_soon(self._on_message, self.peer, message)
             return
         with self._way_of(peer) as way:
             try:
@@ -87,6 +87,11 @@ class LibP2PChannel:
                 raise Deadline(f"Peer {peer} takes nothing in.", peer=peer) from error
             except STREAM_ERRORS as error:
                 raise PeerLost(f"The stream to peer {peer} ended.", peer=peer) from error
+
+    def send_now(self, peer: str, message: Message) -> bool:
+        """Queue a message if the way is open and free; False means that `send` has to."""
+        way = self._ways.get(peer)
+        return way is not None and way.write_now(self._codec.encode(message))
 
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`."""
@@ -218,9 +223,6 @@ class LibP2PChannel:
             await self.send(peer, fail)
         except PeerError as error:
             logger.debug("cannot tell %s of its bad frame: %s", peer, error)
-
-    def _send_to_myself(self, message: Message) -> None:
-        asyncio.get_running_loop().call_soon(self._on_message, self.peer, message)
 
     async def _serve_question(
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

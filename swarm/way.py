@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from swarm.streams import FrameStream
@@ -23,6 +24,13 @@ class Way:
     ping: tuple[int, float] | None = None  # nonce and moment of a ping on an idle stream
     samples: int = 0
     round_trip_seconds: float | None = None
+
+    def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
+        """Queue a frame if the stream is open and free, and nobody is in line for it."""
+        if self.stream is None or self.users or not self.stream.write_now(buffers):
+            return False
+        self.stream.has_sent = True
+        return True
 
     def send_ping(self, *, measured: bool) -> None:
         """Ping if the stream is free; only a measured ping counts as a round trip."""

@@ -149,3 +149,11 @@ def test_rows_beyond_every_limit_run_alone() -> None:
 def test_one_session_a_step_takes_them_by_turn() -> None:
     schedule = scheduled([rows("a", 300), rows("b", 1), Release("c")], most_sessions=1)
     assert [session_of(step[0]) for step in all_steps(schedule)] == ["a", "b", "c"]
+
+
+def test_only_decodes_that_are_alone_are_counted() -> None:
+    schedule = scheduled([rows("a", 1), rows("a", 1, 1), rows("b", 4)])
+    assert schedule.decodes == 2
+    schedule.add(Arrived(rows("c", 100), 0.0))
+    assert schedule.decodes == 0
+    assert scheduled([]).decodes == 0

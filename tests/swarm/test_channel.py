@@ -105,6 +105,26 @@ def test_frames_of_many_senders_arrive_whole_and_in_order(
     swarm.run(story())
 
 
+def test_an_open_way_takes_messages_at_once_and_in_order(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        assert not host.channel.send_now("a peer never met", step(0))
+        await host.channel.send(other.id, step(0))
+        waiting = asyncio.create_task(host.channel.send(other.id, step(1)))
+        await asyncio.sleep(0)
+        await waiting
+        sent = [host.channel.send_now(other.id, step(at)) for at in range(2, 6)]
+        assert sent == [True] * 4
+        assert [await other.message() for _ in range(6)] == [(host.id, step(n)) for n in range(6)]
+        full = [host.channel.send_now(other.id, step(at, bytes(2**20))) for at in range(40)]
+        assert not all(full)
+        for at in (at for at, taken in enumerate(full) if taken):
+            assert (await other.message())[1] == step(at, bytes(2**20))
+
+    swarm.run(story())
+
+
 def test_a_peer_may_send_to_itself(swarm: Swarm, host: Peer) -> None:
     async def story() -> None:
         await host.channel.send(host.id, step(3))
