@@ -15,7 +15,7 @@ NDInt = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 HALVINGS = 14
 COARSE = 6  # steps of SEQUENCES at once
 KEPT = 12  # divisions looked at for distinct ones
-TRIED = 3  # most promising divisions that are priced exactly
+TRIED = 1  # most promising divisions that are priced exactly
 
 
 @dataclass(frozen=True, eq=False, slots=True)

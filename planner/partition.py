@@ -12,8 +12,8 @@ from swarm.plan import Plan
 
 PATIENCE = 300  # tries without a gain before the search rests, and more for each part
 PATIENCE_PER_PART = 40
-MOST_WORK = 6_000  # atoms priced from one start, so that large pools end, too
-STARTS_KEPT = 3
+MOST_WORK = 8_000  # atoms priced from one start, so that large pools end, too
+STARTS_KEPT = 2
 MOST_STARTS = 24
 GAIN = 1e-6
 

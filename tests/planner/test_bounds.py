@@ -21,7 +21,7 @@ World = Callable[..., Problem]
 RandomPlan = Callable[[Problem, random.Random], Plan]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_no_random_plan_beats_a_bound(
     world: World, any_plan: RandomPlan, seed: int, devices: int

@@ -51,7 +51,7 @@ def test_case_study_beats_the_published_plan_in_both(cluster_file: Path) -> None
     assert busy.gap < 0.05
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["latency", "throughput", "slo"]))
 def test_equal_arguments_give_equal_valid_plans(world: World, seed: int, objective: str) -> None:
     problem = world(seed, devices=4, layers=4, objective=objective)
