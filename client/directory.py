@@ -29,6 +29,7 @@ class Directory:
         self._hop_seconds: HopSeconds = hop_seconds_of({})
         self._read_at = self._links_at = -math.inf
         self._alone_since = math.inf  # no peer at all is on the board
+        self._peers: set[str] = set()  # whose capabilities we have read
         self._own: Counter[str] = Counter()  # sessions of ours by leader
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
@@ -59,15 +60,13 @@ class Directory:
 
     async def _read(self) -> None:
         now = self._clock()
-        if self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf:
-            adverts, capabilities = await asyncio.gather(
-                self._board.read(Advert), self._board.read(Capability)
-            )
+        adverts = await self._board.read(Advert)
+        is_old = self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf
+        if is_old or not adverts.keys() <= self._peers:  # a newcomer: learn where it is
+            capabilities = await self._board.read(Capability)
             self._hop_seconds = hop_seconds_of(capabilities)
-            self._links_at = now
+            self._links_at, self._peers = now, {*capabilities, *adverts}
             self._alone_since = math.inf if capabilities else min(self._alone_since, now)
-        else:
-            adverts = await self._board.read(Advert)
         self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}
         self._read_at = now
 

@@ -54,6 +54,7 @@ class Links:
     channel: Channel
     invite: Invite
     folder: Path  # this node's state
+    addresses: tuple[str, ...]  # where others reach us
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,10 @@ async def open_links(config: NodeConfig, served: Served) -> AsyncIterator[Links]
             await _require_swarm(board, swarm)
         channel = await LibP2PChannel.open(process, swarm, key)
         stack.push_async_callback(channel.close)
-        addresses = (*await process.addresses(), *known)[:8]
-        fresh = Invite(addresses, swarm, served.name, key)
+        own = (await process.addresses())[:8]
+        fresh = Invite((*own, *known)[:8], swarm, served.name, key)
         (config.state / LAST_INVITE).write_text(fresh.encode())
-        yield Links(process, board, channel, fresh, folder)
+        yield Links(process, board, channel, fresh, folder, own)
 
 
 def manifest_of(served: Served) -> Manifest:

@@ -108,6 +108,7 @@ class Life:
             since=time.time(),
             name=self._config.name,
             version=version("hexgen-swarm"),
+            addresses=[each.partition("/p2p/")[0] for each in self._links.addresses],
         )
         self._herald = Herald(
             self._links.board, self._neighbourhood, self._shelf, self._server, capability

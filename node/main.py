@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 def _reach_of(config: NodeConfig, links: Links) -> str:
     if config.listen.startswith("127."):
         return "reachable from this machine only"
-    return f"reachable at {len(links.invite.addresses)} addresses"
+    return f"reachable at {len(links.addresses)} addresses"
 
 
 def _stop(stop: asyncio.Event) -> None:

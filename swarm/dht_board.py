@@ -21,7 +21,7 @@ from swarm.hardening import harden
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
 from swarm.peer_process import PeerProcess
-from swarm.records import Record, record_of_map, record_to_list
+from swarm.records import Capability, Record, record_of_map, record_to_list
 from swarm.validator import SwarmValidator
 
 WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
@@ -101,7 +101,11 @@ class DhtBoard:
             keys = [plain_key(self._swarm, kind), *shard_keys(self._swarm, kind)]
             found = await self._read_keys(keys, latest)
         self._seen[kind] = len(found), time.monotonic()
-        return {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
+        records = {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
+        for peer, record in records.items():
+            if isinstance(record, Capability):
+                self._process.note_addresses(peer, record.addresses)
+        return records
 
     @property
     def neighbours(self) -> int:

@@ -5,6 +5,8 @@ import errno
 import logging
 import socket
 import sys
+from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,8 @@ from swarm.invites import peer_of_address
 START_SECONDS = 30.0
 CONTROL_SECONDS = 10.0  # for one word with the daemon
 CLOSE_SECONDS = 5.0
+ADDRESSES_CAP = 8  # of one peer
+PEERS_REMEMBERED = 1024
 SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
 LOOPBACK = "127.0.0.1"
@@ -63,6 +67,7 @@ class PeerProcess:
         self.peer: str = p2p.peer_id.to_base58()
         self.ended = asyncio.Event()
         self._closing = False
+        self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._watch = asyncio.create_task(self._watch_daemon())
 
     async def addresses(self) -> tuple[str, ...]:
@@ -75,10 +80,8 @@ class PeerProcess:
 
     async def connect(self, address: str) -> None:
         """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable."""
-        peer = PeerID.from_base58(peer_of_address(address))
-        bare = type(self.p2p.daemon_listen_maddr)(address.rpartition("/p2p/")[0])
         try:
-            await _in_time(self.p2p._client.connect(peer, [bare]))
+            await self._dial(peer_of_address(address), [address])
         except (ControlFailure, OSError, asyncio.IncompleteReadError) as error:
             raise Unreachable(f"{address} does not answer: {error}.") from error
 
@@ -93,8 +96,30 @@ class PeerProcess:
             try:
                 return await self._open_stream(peer, protocol)
             except _NotFound:  # a peer that has just joined is known to all a moment later
-                await asyncio.sleep(SEARCH_SECONDS)
+                if not await self._connect_to(peer):
+                    await asyncio.sleep(SEARCH_SECONDS)
         return await self._open_stream(peer, protocol)
+
+    def note_addresses(self, peer: str, addresses: Sequence[str]) -> None:
+        """Remember where a peer says it is: libp2p's own search passes some networks over."""
+        self._known.pop(peer, None)
+        self._known[peer] = tuple(addresses[:ADDRESSES_CAP])
+        if len(self._known) > PEERS_REMEMBERED:
+            self._known.popitem(last=False)
+
+    async def _connect_to(self, peer: str) -> bool:
+        """Try the addresses that a peer has given; whether one of them answered."""
+        try:
+            await self._dial(peer, self._known.get(peer, ()))
+        except (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable):
+            return False
+        return bool(self._known.get(peer))
+
+    async def _dial(self, peer: str, addresses: Sequence[str]) -> None:
+        kind = type(self.p2p.daemon_listen_maddr)
+        bare = [kind(address.partition("/p2p/")[0]) for address in addresses]
+        if bare:
+            await _in_time(self.p2p._client.connect(PeerID.from_base58(peer), bare))
 
     async def _open_stream(
         self, peer: str, protocol: str

@@ -2,7 +2,7 @@
 
 import math
 import typing
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar
 
@@ -52,6 +52,7 @@ class Capability(Record):
     version: str = ""
     leaving: bool = False
     term: int = 0  # of the last plan that it accepted
+    addresses: list[str] = field(default_factory=list)  # multiaddrs, for who cannot find it
 
 
 @dataclass(frozen=True, slots=True)
