@@ -6,7 +6,6 @@ import logging
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ CONTROL_SECONDS = 10.0  # for one word with the daemon
 CLOSE_SECONDS = 5.0
 ADDRESSES_CAP = 8  # of one peer
 PEERS_REMEMBERED = 1024
+UNFOUND = ("routing: not found", "failed to find any peer", "no addresses", "no good addresses")
 SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
 LOOPBACK = "127.0.0.1"
@@ -100,7 +100,7 @@ class PeerProcess:
                     await asyncio.sleep(SEARCH_SECONDS)
         return await self._open_stream(peer, protocol)
 
-    def note_addresses(self, peer: str, addresses: Sequence[str]) -> None:
+    def note_addresses(self, peer: str, addresses: list[str] | tuple[str, ...]) -> None:
         """Remember where a peer says it is: libp2p's own search passes some networks over."""
         self._known.pop(peer, None)
         self._known[peer] = tuple(addresses[:ADDRESSES_CAP])
@@ -115,7 +115,7 @@ class PeerProcess:
             return False
         return bool(self._known.get(peer))
 
-    async def _dial(self, peer: str, addresses: Sequence[str]) -> None:
+    async def _dial(self, peer: str, addresses: list[str] | tuple[str, ...]) -> None:
         kind = type(self.p2p.daemon_listen_maddr)
         bare = [kind(address.partition("/p2p/")[0]) for address in addresses]
         if bare:
@@ -199,7 +199,7 @@ async def _request_stream(
     cause = response.error.msg[-300:]
     if "protocols not supported" in cause:
         raise PeerRefused(f"Peer {peer} does not serve this swarm.", peer=peer)
-    kind = _NotFound if "routing: not found" in cause else PeerLost
+    kind = _NotFound if any(words in cause for words in UNFOUND) else PeerLost
     raise kind(f"Cannot reach peer {peer}: {cause}.", peer=peer)
 
 

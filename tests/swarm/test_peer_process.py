@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.errors import BadInput, BadInvite, Unreachable
+from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.identity import Identity
 from swarm.memory import peer_named
 from swarm.peer_process import Network, PeerProcess, open_p2p
@@ -91,3 +91,36 @@ def test_a_port_out_of_range_is_refused(port: int) -> None:
 def test_an_address_without_a_peer_is_refused() -> None:
     with pytest.raises(BadInvite):
         Network(initial_peers=("/ip4/127.0.0.1/tcp/1",))
+
+
+def test_a_peer_that_no_search_finds_is_reached_where_it_says_it_is() -> None:
+    async def story() -> None:
+        here, there = await opened(Network()), await opened(Network())  # they have never met
+
+        async def answer(_stream: object, _reader: object, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"here")
+            writer.close()
+
+        await there.p2p.add_binary_stream_handler("hello", answer)
+        with pytest.raises(PeerLost):
+            await here.open_stream(there.peer, "hello")
+        here.note_addresses(there.peer, await there.addresses())
+        reader, writer = await here.open_stream(there.peer, "hello")
+        assert await reader.read() == b"here"
+        writer.close()
+        await here.close()
+        await there.close()
+
+    asyncio.run(story())
+
+
+def test_wrong_addresses_are_a_lost_peer_and_nothing_worse() -> None:
+    async def story() -> None:
+        process = await opened(Network())
+        stranger = peer_named("stranger")
+        process.note_addresses(stranger, ["/ip4/127.0.0.1/tcp/9", "nonsense"])
+        with pytest.raises(PeerLost):
+            await process.open_stream(stranger, "hello")
+        await process.close()
+
+    asyncio.run(story())
