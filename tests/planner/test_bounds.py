@@ -21,7 +21,7 @@ World = Callable[..., Problem]
 RandomPlan = Callable[[Problem, random.Random], Plan]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_no_random_plan_beats_a_bound(
     world: World, any_plan: RandomPlan, seed: int, devices: int
@@ -36,7 +36,7 @@ def test_no_random_plan_beats_a_bound(
             assert cost.best_latency(plan) >= least * (1 - 1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(["latency", "throughput"]))
 def test_no_plan_found_beats_a_bound(world: World, seed: int, devices: int, objective: str) -> None:
     problem = world(seed, devices=devices, layers=4, objective=objective)

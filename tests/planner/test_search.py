@@ -20,7 +20,7 @@ from planner.search import make_plan, never
 from swarm.errors import DoesNotFit
 
 World = Callable[..., Problem]
-QUICK = ["hexgen-case-study", "parallax-7-qwen32b", "thunderserve-8-30b", "helix-tiny-10-30b"]
+QUICK = ["hexgen-case-study", "parallax-7-qwen32b", "thunderserve-8-30b"]
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
