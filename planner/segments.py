@@ -158,10 +158,8 @@ def _smallest(
                 rest = flow - sum(c * speeds[t] for c, t in zip(counts, free, strict=True))
                 needed = math.ceil(rest / speeds[last] - 1e-12)
                 if 1 <= needed <= available[last]:
-                    total = [0] * len(available)
-                    for t, count in zip(chosen, (*counts, needed), strict=True):
-                        total[t] = count
-                    yield tuple(total)
+                    held = dict(zip(chosen, (*counts, needed), strict=True))
+                    yield tuple(held.get(t, 0) for t in range(len(available)))
 
 
 def segment_plan(
