@@ -68,6 +68,7 @@ class Session:
         self._route: Route | None = None
         self._epoch = 0
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
+        self._held = 0  # leading ids whose rows every stage has
         self._lost: set[str] = set()  # peers of the route that are gone
         self._rests: dict[str, float] = {}  # who failed us -> not to be asked before
         self._trouble: SwarmError = NoRoute("No peer was found.")
@@ -146,6 +147,7 @@ class Session:
     async def _open(self, route: Route) -> None:
         self._pace.expect()
         self._unopened = set(range(len(route.stages)))
+        self._held = len(self.transcript.ids) - 1
         opens = [(leader, self._open_for(route, hop)) for hop, leader in enumerate(route.leaders)]
         await self._send_all(opens, self._pace.wait_seconds())
         while self._unopened:
@@ -168,8 +170,8 @@ class Session:
 
     async def _prefill(self, route: Route) -> None:
         ids = self.transcript.ids
-        self._pace.expect(-(-len(ids) // CHUNK_TOKENS))
-        for position in range(0, len(ids), CHUNK_TOKENS):
+        self._pace.expect(-(-(len(ids) - self._held) // CHUNK_TOKENS))
+        for position in range(self._held, len(ids), CHUNK_TOKENS):
             chunk = ids[position : position + CHUNK_TOKENS]
             step = Step(
                 self.id,
@@ -200,6 +202,7 @@ class Session:
         match message:
             case Opened() if self._route.leaders[message.stage : message.stage + 1] == (peer,):
                 self._unopened.discard(message.stage)
+                self._held = min(self._held, message.held)
             case Step():
                 await self._relay(self._route, message)
             case Token() if peer == self._route.leaders[-1]:

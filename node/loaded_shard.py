@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from node.engine.prefixes import Prompt
 from node.engine.runner import StageRunner
 from node.engine.spec import StepItem, StepResult
 from node.group import GroupLink
@@ -141,7 +142,8 @@ class LoadedShard:
             return Reserved(order.session, self.free_tokens, "no_room", _short(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
             return Reserved(order.session, self.free_tokens, "bad_frame", _short(error))
-        return Reserved(order.session, self.free_tokens)
+        held = self._runner.share(order.session, Prompt.of(order.owner, ids_of_bytes(order.body)))
+        return Reserved(order.session, self.free_tokens, held=held)
 
     def _step(self, orders: Sequence[Message]) -> list[Message]:
         items, failed = [], []

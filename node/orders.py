@@ -91,6 +91,7 @@ class Reserve(Message):
     capacity: int
     generated: int
     sampling: dict[str, Any]
+    owner: str = ""  # whose prompts may share rows with this one; "" is nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Reserved(Message):
     free_tokens: int
     code: str = ""
     reason: str = ""
+    held: int = 0  # leading tokens of the ids whose rows are here
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,8 @@ class Server:
             else:
                 self._fail(seat.client, opened, answer.code, answer.reason)
             return
-        reply = Opened(opened.session, opened.epoch, opened.key, opened.stage)
+        seat.held = answer.held
+        reply = Opened(opened.session, opened.epoch, opened.key, opened.stage, answer.held)
         self._outbox.send(seat.client, reply)
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
@@ -259,7 +260,8 @@ class Server:
 def _reserve_of(seat: Seat, body: bytes | memoryview) -> Reserve:
     opened = seat.message
     sampling = opened.sampling if seat.is_last else {}
-    return Reserve(seat.name, opened.capacity, opened.generated, sampling, body=body)
+    numbers = (opened.capacity, opened.generated)
+    return Reserve(seat.name, *numbers, sampling, seat.owner, body=body)
 
 
 def _now() -> float:

@@ -1,5 +1,6 @@
 """Sessions at this node: who may send what to which, decided without I/O."""
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Seat:
     seen_seconds: float
     next_position: int = 0
     rewinds: int = 0  # of the last step
+    held: int = 0  # rows that the worker had before the first step
     pending: dict[int, Pending] = field(default_factory=dict)  # by position
     speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
 
@@ -57,6 +59,12 @@ class Seat:
     def name(self) -> str:
         """What the worker calls the session: unlike epochs never mix."""
         return _name_of(self.message)
+
+    @property
+    def owner(self) -> str:
+        """Whose prompts share rows: the same client's, through the same stages before ours."""
+        way = (self.client, *self.route[: self.message.stage])
+        return hashlib.sha256(repr(way).encode()).hexdigest()
 
     @property
     def hop(self) -> Hop:
@@ -195,10 +203,12 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
         return "unknown_session"
     if step.key != seat.message.key or not seat.may_send(peer):
         return "wrong_sender"
+    is_first = seat.next_position == 0
+    expected = min(step.position, seat.held) if is_first else seat.next_position
     is_rewind = step.rewinds > seat.rewinds
-    if step.rewinds < seat.rewinds or (step.position < seat.next_position and not is_rewind):
+    if step.rewinds < seat.rewinds or (step.position < expected and not is_rewind):
         return "seen"
-    if step.position > seat.next_position or not _is_sized(step, len(seat.route)):
+    if step.position > expected or not _is_sized(step, len(seat.route)):
         return "bad_frame"
     if step.position + step.tokens > seat.message.capacity:
         return "overflow"

@@ -56,6 +56,7 @@ class Opened(SessionMessage):
     """Stage to client: KV is reserved."""
 
     stage: int
+    held: int = 0  # leading ids of the OPEN whose rows are here already
 
 
 @dataclass(frozen=True, slots=True)

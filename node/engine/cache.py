@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, NOBODYS, Prompt, Rows, longest
 from swarm.errors import EngineError, NoRoom
 
 SMALLEST_BLOCK = 64  # tokens
@@ -26,6 +27,12 @@ class Slot:
     capacity: int  # tokens asked for
     length: int = 0
     written: int = 0  # the most rows ever written
+    prompt: Prompt = NOBODYS
+
+    @property
+    def prefix(self) -> Rows:
+        """The rows of the prompt that others may copy."""
+        return Rows(self.start, self.prompt, min(self.length, len(self.prompt.ids)))
 
     @property
     def index(self) -> int:
@@ -41,6 +48,8 @@ class Blocks:
     free: dict[int, set[int]] = field(default_factory=dict)  # size -> starts
 
     def __post_init__(self) -> None:
+        if self.free:
+            return
         start = 0
         for size in _sizes_down(self.tokens):
             if start + size <= self.tokens:
@@ -51,6 +60,10 @@ class Blocks:
     def free_tokens(self) -> int:
         """Tokens in free blocks, of whatever size."""
         return sum(size * len(starts) for size, starts in self.free.items())
+
+    def copy(self) -> "Blocks":
+        """The same blocks, to try something."""
+        return Blocks(self.tokens, {size: set(starts) for size, starts in self.free.items()})
 
     def take(self, size: int) -> int | None:
         """Return the start of a block of `size`, lowest first, or None."""
@@ -83,14 +96,15 @@ class KVStore:
         self._tokens = tokens - tokens % SMALLEST_BLOCK
         self._blocks = Blocks(self._tokens)
         self._slots: dict[str, Slot] = {}
+        self._kept: dict[int, Slot] = {}  # of closed sessions by start, the latest used last
         count = self._tokens * kv_heads * head_dim
         self._arenas = {layer: _zeros((2, count), like) for layer in layers}
         self._views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that new sessions may reserve, in total."""
-        return self._blocks.free_tokens
+        """Tokens that new sessions may reserve, in total: kept prompts give way to them."""
+        return self._blocks.free_tokens + sum(slot.size for slot in self._kept.values())
 
     @property
     def row_values(self) -> int:
@@ -117,11 +131,25 @@ class KVStore:
         if capacity < 1:
             raise EngineError(f"A session of {capacity} tokens is no session.")
         size = block_of(capacity)
-        start = self._blocks.take(size)
+        start = self._place_for(size)
         if start is None:
             raise NoRoom(f"No room for {capacity} tokens, {self.free_tokens} are free.")
         slot = self._slots[session] = Slot(session, start, size, capacity)
         return slot
+
+    def share(self, session: str, prompt: Prompt) -> int:
+        """Give a new session the rows of its prompt that are here already; returns how many."""
+        slot = self.slot(session)
+        places = {each.start: each for each in (*self._kept.values(), *self._slots.values())}
+        del places[slot.start]
+        place, count = longest(prompt, (each.prefix for each in places.values()))
+        slot.prompt = prompt
+        if count:
+            self._copy(places[place], slot, count)
+            slot.length = slot.written = count
+        if place in self._kept:
+            self._kept[place] = self._kept.pop(place)
+        return count
 
     def slot(self, session: str) -> Slot:
         """The place of an open session; raises EngineError."""
@@ -141,6 +169,50 @@ class KVStore:
         slot = self._slots.pop(session, None)
         if slot is None:
             return
+        self._kept[slot.start] = slot
+        if slot.prefix.count < LEAST_KEPT or self._is_kept_elsewhere(slot):
+            self._drop(slot)
+        while len(self._kept) > MOST_KEPT:
+            self._drop(next(iter(self._kept.values())))
+
+    def _is_kept_elsewhere(self, slot: Slot) -> bool:
+        """Whether another kept prompt begins with this one; those that begin this one go."""
+        mine = slot.prefix.count
+        for other in [each for each in self._kept.values() if each is not slot]:
+            shared, theirs = slot.prompt.shared_with(other.prompt), other.prefix.count
+            if min(shared, theirs) >= mine:
+                self._kept[other.start] = self._kept.pop(other.start)
+                return True
+            if shared >= theirs:
+                self._drop(other)
+        return False
+
+    def _place_for(self, size: int) -> int | None:
+        """A free block, if need be in place of kept prompts; they stay if that does not help.
+
+        So a refusal changes nothing, and the ranks of a stage keep the same blocks.
+        """
+        start = self._blocks.take(size)
+        if start is None and self._kept:
+            trial = self._blocks.copy()
+            for slot in self._kept.values():
+                trial.give(slot.start, slot.size)
+            if trial.take(size) is None:
+                return None
+            while start is None:
+                self._drop(next(iter(self._kept.values())))
+                start = self._blocks.take(size)
+        return start
+
+    def _copy(self, source: Slot, target: Slot, count: int) -> None:
+        for layer in self._arenas:
+            views = zip(self.view(layer, source.size), self.view(layer, target.size), strict=True)
+            for theirs, mine in views:
+                mine[target.index, :, :count] = theirs[source.index, :, :count]
+
+    def _drop(self, slot: Slot) -> None:
+        """Forget a kept prompt and free its block."""
+        del self._kept[slot.start]
         for layer in self._arenas:  # what a stranger's NaN left must not meet the next session
             for view in self.view(layer, slot.size):
                 view[slot.index, :, : slot.written].zero_()

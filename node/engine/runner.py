@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 from node.engine.allreduce import Reducer
 from node.engine.batch import Batch, Chunk
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.prefixes import Prompt
 from node.engine.quantise import quantise_layer, saved_bytes
 from node.engine.quicken import quicken
 from node.engine.sampler import Decode, Sampler
@@ -129,6 +130,10 @@ class StageRunner:
         if sampler is not None:
             self._samplers[session] = sampler
 
+    def share(self, session: str, prompt: Prompt) -> int:
+        """Take over the rows of a new session's prompt that are here; returns how many."""
+        return self._store.share(session, prompt)
+
     def rollback(self, session: str, length: int) -> None:
         """Forget a session's rows, and drawn ids, from `length` on; raises EngineError."""
         self._store.rollback(session, length)
@@ -190,12 +195,10 @@ class StageRunner:
         return int(rows.min()) >= 0 and int(rows.max()) < int(self._config.vocab_size)
 
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
-        ends = list(itertools.accumulate(len(item.rows) for item in items))
+        starts = itertools.accumulate((len(item.rows) for item in items), initial=0)
         chunks = [
-            Chunk(
-                self._store.slot(item.session), item.position, len(item.rows), end - len(item.rows)
-            )
-            for item, end in zip(items, ends, strict=True)
+            Chunk(self._store.slot(item.session), item.position, len(item.rows), start)
+            for item, start in zip(items, starts, strict=False)
         ]
         hidden, logits = self._forward(items, chunks)
         for chunk in chunks:
@@ -217,10 +220,10 @@ class StageRunner:
         """Return hidden [tokens, hidden]; on the last stage logits [rows, vocab] by session."""
         skeleton = self._skeleton
         skeleton.step.attend = Batch(self._store, chunks, self._like).attend
-        rows = torch.cat([item.rows for item in items])
+        rows = torch.cat([item.rows for item in items]).to(self._device)
         positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
-        inputs = self._inputs(rows.to(self._device).unsqueeze(0))
-        inputs["position_ids"] = positions.to(self._device).unsqueeze(0)
+        inputs = self._inputs(rows.unsqueeze(0))
+        inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
         inputs |= {"use_cache": False, "past_key_values": None}
         sampled = [
             (item.session, range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop))
