@@ -75,10 +75,16 @@ class Recorder:
     def __init__(self, *_: object, **__: object) -> None:
         self.seen = {}
 
-    def next(self, position: int, logits: torch.Tensor) -> tuple[int, str]:
+    def verify(
+        self, position: int, logits: torch.Tensor, drafts: tuple[int, ...]
+    ) -> tuple[list[int], str]:
         """Keep the logits for `position`."""
-        self.seen[position] = logits.clone()
-        return 0, ""
+        self.seen[position] = logits[0].clone()
+        return [0], ""
+
+    def guess(self, position: int, room: int) -> list[int]:
+        """Guess nothing."""
+        return []
 
 
 @pytest.mark.parametrize("architecture", CASES)
