@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -46,10 +47,18 @@ class Local:
         return batch * tokens / seconds
 
 
+SEEDS = itertools.count()
+
+
+def fresh_prompt(tokens: int) -> list[int]:
+    """A prompt that no stage has seen before: none may profit from what is cached."""
+    return prompt_ids(tokens, next(SEEDS))
+
+
 async def crowd(swarm: SmallSwarm, clients: int, tokens: int) -> float:
     """Tokens per second of clients that start together."""
     start = perf_counter()
-    asks = [swarm.ask(prompt_ids(PROMPT, seed), tokens) for seed in range(clients)]
+    asks = [swarm.ask(fresh_prompt(PROMPT), tokens) for _ in range(clients)]
     answers = await asyncio.gather(*asks)
     return sum(len(each.token_ids) for each in answers) / (perf_counter() - start)
 
@@ -98,16 +107,22 @@ class Bench:
         """Tokens per second of 16 clients."""
         word = quant or "f32"
         alone, few, many = [], [], []
-        before = swarm.cpu_seconds()
+        spent: dict[int, list[float]] = {1: [], 16: []}
         for _ in range(self._rounds):
+            before = sum(swarm.cpu_seconds().values())
             alone.append(await crowd(swarm, 1, NEW))
+            between = sum(swarm.cpu_seconds().values())
             few.append(await crowd(swarm, 4, NEW))
+            after = sum(swarm.cpu_seconds().values())
             many.append(await crowd(swarm, 16, NEW))
+            spent[1].append((between - before) / NEW)
+            spent[16].append((sum(swarm.cpu_seconds().values()) - after) / (16 * NEW))
         for clients, speeds in ((1, alone), (4, few), (16, many)):
             self._add(f"{clients} clients, {word}", median(speeds), "tokens/s")
-        for kind, spent in swarm.cpu_seconds().items():
-            per_token = (spent - before[kind]) / (21 * NEW * self._rounds)
-            self._add(f"CPU of {kind}, {word}", per_token * 1e3, "ms/token")
+        for clients, each in spent.items():  # all processes: what two idle cores would allow
+            self._add(f"CPU, {clients} clients, {word}", median(each) * 1e3, "ms/token")
+        ideal = 2 * ratio_of(spent[1], spent[16])
+        self._add(f"16 clients / 1 by CPU, {word}", ideal, "x on two idle cores at most")
         is_gated = self._name == "mid"
         gate = Gate(GAIN_GATES[quant], at_most=False) if is_gated else None
         self._add(f"16 clients / 1, {word}", ratio_of(many, alone), "x", gate)
@@ -129,13 +144,14 @@ class Bench:
             return
         idle, busy, chunks = [], [], []
         for _ in range(self._rounds):
-            idle.append((await swarm.ask(prompt_ids(PROMPT), 1)).ttft_seconds)
-            chunks.append((await swarm.ask(prompt_ids(CHUNK), 1)).ttft_seconds - idle[-1])
-            long = asyncio.create_task(swarm.ask(prompt_ids(LONG), 1))
-            await asyncio.sleep(idle[-1] + chunks[-1])
-            busy.append((await swarm.ask(prompt_ids(PROMPT), 1)).ttft_seconds)
+            idle.append((await swarm.ask(fresh_prompt(PROMPT), 1)).ttft_seconds)
+            alone = (await swarm.ask(fresh_prompt(LONG), 1)).ttft_seconds
+            chunks.append(alone / (LONG // CHUNK + 1))  # two stages, one chunk behind the other
+            long = asyncio.create_task(swarm.ask(fresh_prompt(LONG), 1))
+            await asyncio.sleep(alone / 3)
+            busy.append((await swarm.ask(fresh_prompt(PROMPT), 1)).ttft_seconds)
             await long
-        chunk = median(chunks) / 2  # its time at one of the two stages
+        chunk = median(chunks)
         more = (median(busy) - median(idle)) / chunk
         self._add("first token, idle", median(idle) * 1e3, "ms")
         self._add("first token beside a long prompt", median(busy) * 1e3, "ms")
