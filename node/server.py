@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
-from node.sessions import Hop, Pending, Seat, Seats, check_open, route_of, trouble_with
+from node.sessions import (
+    ID_BYTES,
+    Hop,
+    Pending,
+    Seat,
+    Seats,
+    check_open,
+    route_of,
+    trouble_with,
+)
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
@@ -140,7 +149,8 @@ class Server:
             return self._busy(peer, message, "You open sessions too quickly.")
         if self._seats.is_full or message.capacity > self._stages[device].all_tokens:
             return self._busy(peer, message, "There is no room for the session.")
-        seat = Seat(replace(message, body=b""), peer, route, device, _now())
+        known = len(message.body) // ID_BYTES
+        seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)
         self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
         self._stages[device].worker.order(_reserve_of(seat, message.body))
         return None

@@ -52,6 +52,7 @@ class Seat:
     next_position: int = 0
     rewinds: int = 0  # of the last step
     held: int = 0  # rows that the worker had before the first step
+    known: int = 0  # ids that OPEN brought: nobody guesses these, so nobody goes back to them
     pending: dict[int, Pending] = field(default_factory=dict)  # by position
     speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
 
@@ -205,7 +206,7 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
         return "wrong_sender"
     is_first = seat.next_position == 0
     expected = min(step.position, seat.held) if is_first else seat.next_position
-    is_rewind = step.rewinds > seat.rewinds
+    is_rewind = step.rewinds > seat.rewinds and step.position >= seat.known
     if step.rewinds < seat.rewinds or (step.position < expected and not is_rewind):
         return "seen"
     if step.position > expected or not _is_sized(step, len(seat.route)):

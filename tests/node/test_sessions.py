@@ -164,3 +164,10 @@ def test_seats_are_full_at_the_cap() -> None:
     seats.add(seat_of())
     assert seats.is_full
     assert len(seats) == SESSIONS_CAP
+
+
+def test_nobody_goes_back_into_the_prompt() -> None:
+    seat = replace(seat_of(), next_position=6, known=4)
+    back = replace(STEP, tokens=1, rewinds=1)
+    assert trouble_with(replace(back, position=4), seat, "a") == ""
+    assert trouble_with(replace(back, position=3), seat, "a") == "seen"
