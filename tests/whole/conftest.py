@@ -1,0 +1,57 @@
+"""Swarms of real processes, shared by the tests of a file because every node costs seconds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import client
+from client.background import Background
+from swarm.checkpoint import find_model, read_spec
+from swarm.model import BUILT_IN
+from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes
+
+SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)
+WHOLE = (SPEC.kv_heads, SPEC.mlp_blocks)
+UNEVEN = (  # together they hold the model in one way: 2 layers, 2 layers 5 to 3, 4 layers
+    Part("large", shard_bytes(SPEC, 4, *WHOLE, ends=1)),
+    Part("medium", shard_bytes(SPEC, 2, *WHOLE, ends=1), slowdown=1.5),
+    Part("five", shard_bytes(SPEC, 2, 5, 5)),
+    Part("three", shard_bytes(SPEC, 2, 3, 3), slowdown=2.0),
+)
+SPARE = Part("spare", shard_bytes(SPEC, 8, *WHOLE, ends=2))
+
+
+@dataclass
+class Swarm:
+    """A running swarm of uneven nodes, and somebody who asks it."""
+
+    nodes: Nodes
+    invite: str
+    background: Background
+    client: client.Client
+
+    def node_of(self, peer: str) -> NodeProcess:
+        """The process behind a peer id."""
+        return next(node for node in self.nodes.started if peer.endswith(node.peer_tail))
+
+
+@pytest.fixture(scope="module")
+def background() -> Iterator[Background]:
+    with Background() as background:
+        yield background
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory, background: Background) -> Iterator[Swarm]:
+    """Four nodes that serve swarm-tiny in three stages, the middle one over an uneven pair."""
+    folder: Path = tmp_path_factory.mktemp("swarm")
+    with nodes_in(folder) as nodes:
+        host = nodes.start(UNEVEN[0], "--host")
+        invite = host.line("invite:")
+        others = [nodes.start(part, "--join", invite) for part in UNEVEN[1:]]
+        for node in (host, *others):
+            node.line("ready:")
+        with background.hold(client.Client(invite)) as asking:
+            yield Swarm(nodes, invite, background, asking)
