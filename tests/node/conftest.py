@@ -4,11 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import torch
 
 from tests.node.stands import MIDDLE, Stand
 
 Story = Callable[[Stand], Awaitable[None]]
 RunStand = Callable[..., None]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As many threads as there are cores already belong to the tests beside this one."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

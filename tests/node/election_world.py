@@ -183,6 +183,10 @@ class Line:
     async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
         """No streams here."""
 
+    def send_now(self, peer: str, message: Message) -> bool:
+        """No streams here."""
+        return False
+
     def round_trip_seconds(self, peer: str) -> float | None:
         """Not measured."""
         return None

@@ -51,14 +51,6 @@ def expected(prompt: list[int], sampling: Sampling) -> list[int]:
     return ids
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def group() -> Iterator[Callable[..., ShardGroup]]:
     """Load groups that are closed at the end of the test."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import client
 from client.background import Background
@@ -35,6 +36,12 @@ class Swarm:
     def node_of(self, peer: str) -> NodeProcess:
         """The process behind a peer id."""
         return next(node for node in self.nodes.started if peer.endswith(node.peer_tail))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As many threads as there are cores already belong to the tests beside this one."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

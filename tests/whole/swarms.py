@@ -19,7 +19,7 @@ from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 START_SECONDS = 150.0  # several nodes import torch at once on a busy machine
 STOP_SECONDS = 5.0  # what the design allows a node to leave
 KILL_SECONDS = 30.0
-MORE_KV = "6MB"  # per device for the sessions of the tests, beside what plans know of
+MORE_KV = "6MB"  # per device, beside what plans know of
 
 
 def shard_bytes(spec: ModelSpec, layers: int, kv: int, mlp: int, *, ends: int = 0) -> int:
@@ -38,6 +38,7 @@ class Part:
     name: str
     memory_bytes: int
     slowdown: float = 1.0
+    more_kv: bool = True  # so that the tests' sessions fit beside the one that is planned
 
 
 @dataclass
@@ -172,7 +173,8 @@ def nodes_in(folder: Path) -> Iterator[Nodes]:
 
 def flags_of(part: Part, folder: Path) -> Sequence[str]:
     return (
-        *("--memory", f"{part.memory_bytes}B", "--sessions-memory", MORE_KV),
+        *("--memory", f"{part.memory_bytes}B"),
+        *(("--sessions-memory", MORE_KV) if part.more_kv else ()),
         *("--slowdown", str(part.slowdown), "--name", part.name, "--threads", "1"),
         *("--listen", "127.0.0.1", "--state", str(folder / part.name)),
     )
