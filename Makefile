@@ -9,10 +9,10 @@ demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, che
 	$(BIN)/swarm demo
 
 test: $(READY)  ## the ordinary suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -23,8 +23,6 @@ from tests.whole.conftest import Swarm
 from tests.whole.swarms import Part, flags_of, nodes_in, shard_bytes, wait_until
 from tests.whole.uncut import TINY, expected
 
-pytestmark = pytest.mark.xdist_group("folder swarm")
-
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 

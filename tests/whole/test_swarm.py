@@ -1,7 +1,7 @@
 """Four real nodes, a real DHT, real streams: the tokens of the whole model, whatever happens.
 
 The tests run in this order, since the later ones take nodes away; they share one swarm if pytest
-keeps them in one process (--dist loadgroup).
+keeps the tests of a file in one process (--dist loadfile).
 """
 
 import asyncio
@@ -20,8 +20,6 @@ from tests.whole.conftest import SPARE, Swarm
 from tests.whole.hostile import be_hostile
 from tests.whole.swarms import NodeProcess, wait_until
 from tests.whole.uncut import expected, text_of
-
-pytestmark = pytest.mark.xdist_group("whole swarm")
 
 STORY = "Once upon a time"
 LONG = "The fox asked the owl about the river and the moon. " * 12
