@@ -2,7 +2,6 @@
 
 import argparse
 import multiprocessing
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch.nn import functional
 from transformers import LlamaConfig
 
 from benchmarks.models import add_options, model_folder, prompt_ids
+from benchmarks.ranks import Decode, together
 from benchmarks.report import Gate, Report, cpu_seconds_of, median_seconds, ratio_of, seconds_of
-from node.engine.allreduce import SocketReducer
 from node.engine.runner import StageRunner
 from node.engine.skeleton import build_skeleton
 from node.engine.spec import StageSpec, StepItem
@@ -158,37 +157,12 @@ def measure_prefill(report: Report, name: str, benches: tuple[Bench, Bench], rou
 
 
 def measure_tensor_parallel(report: Report, name: str, folder: Path, rounds: int) -> None:
-    """The same steps on two processes with half of every layer each."""
-    one = rank_seconds(folder, 0, None, rounds)
-    ours, theirs = socket.socketpair()
-    other = multiprocessing.get_context("spawn").Process(
-        target=rank_seconds, args=(folder, 1, theirs, rounds)
-    )
-    other.start()
-    two = rank_seconds(folder, 0, ours, rounds)
-    other.join()
-    for sessions, alone, together in zip((1, 16), one, two, strict=True):
-        report.add(name, f"decode {sessions}, 2 ranks / 1", together / alone, "x time")
-
-
-def rank_seconds(folder: Path, rank: int, peer: socket.socket | None, rounds: int) -> list[float]:
-    """Median seconds of a decode step with 1 and 16 sessions, as one rank of one or two."""
-    torch.set_num_threads(1)
-    spec = read_spec(folder, folder.name)
-    cut = [0, spec.kv_heads], [0, spec.mlp_blocks]
-    reducer = None
-    if peer is not None:
-        peer.settimeout(60)
-        cut = [0, spec.kv_heads // 2, spec.kv_heads], [0, spec.mlp_blocks // 2, spec.mlp_blocks]
-        reducer = SocketReducer(rank, {1 - rank: peer}, deadline_seconds=60)
-    bench = Bench.__new__(Bench)
-    shard = StageSpec(folder, 0, spec.layers, rank, tuple(cut[0]), tuple(cut[1]))
-    bench.runner = StageRunner.load(shard, budget_bytes=2 << 30, reducer=reducer)
-    found = []
-    for sessions in (1, 16):
-        with bench.decoding(sessions) as step:
-            found.append(median_seconds(step, rounds))
-    return found
+    """The same steps on two processes with half of every layer each, joined through memory."""
+    decode = Decode(folder, rounds)
+    for sessions, alone, two in zip(
+        (1, 16), decode(0, None), together(decode, near=True), strict=True
+    ):
+        report.add(name, f"decode {sessions}, 2 ranks / 1", two / alone, "x time")
 
 
 def measure_skeleton(report: Report) -> None:

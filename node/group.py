@@ -166,6 +166,7 @@ class GroupLink:
 
     def _send(self, rank: int, each: socket.socket, blob: bytes) -> None:
         try:
+            each.settimeout(STEP_SECONDS)
             each.sendall(PREFIX.pack(0, len(blob)) + blob)
         except OSError as error:
             raise PeerLost(f"Rank {rank} of the group is lost: {error}") from error

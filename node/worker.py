@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from node.company import Company
-from node.engine.allreduce import SocketReducer
+from node.engine.allreduce import Reducer
 from node.engine.measure import measure
 from node.engine.quantise import bytes_per_weight
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from node.group import GroupLink, GroupListener, Rank
 from node.loaded_shard import LoadedShard, Place
+from node.near import join_group
 from node.orders import (
     CODEC,
     Broken,
@@ -197,12 +198,12 @@ class Worker:
         if self._told != self._heard:
             raise EngineError("The node has other plans with this device.")
 
-    def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, SocketReducer | None]:
+    def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, Reducer | None]:
         if len(order.ranks) < 2 or self._listener is None:
             return None, None
         sockets = self._listener.connect([Rank(**each) for each in order.ranks], rank)
-        self._link = GroupLink(sockets)
-        return self._link, SocketReducer(rank, sockets)
+        self._link, reducer = join_group(sockets, rank)
+        return self._link, reducer
 
     def _report(self, group: str, seconds: float) -> Loaded:
         assert self._shard is not None

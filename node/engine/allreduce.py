@@ -119,17 +119,18 @@ class SocketReducer:
         return self._lost
 
 
-def sum_in_order(parts: list[torch.Tensor]) -> torch.Tensor:
+def sum_in_order(parts: list[torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
     """Return the sum of equal shapes, first to last; half precision is summed in float32."""
-    if parts[0].dtype == torch.float32:
-        total = parts[0] + parts[1] if len(parts) > 1 else parts[0]
+    if parts[0].dtype == torch.float32 and len(parts) > 1:
+        total = torch.add(parts[0], parts[1], out=out)
         for part in parts[2:]:
             total.add_(part)
         return total
     wide = parts[0].float()
     for part in parts[1:]:
         wide.add_(part)
-    return wide.to(parts[0].dtype)
+    total = wide.to(parts[0].dtype)
+    return total if out is None else out.copy_(total)
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

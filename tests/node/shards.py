@@ -5,13 +5,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
-from ssl import SSLSocket
+from socket import socket
 
-from node.engine.allreduce import SocketReducer
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from node.group import GroupLink, GroupListener, Rank
 from node.loaded_shard import LoadedShard, Place
+from node.near import join_group
 from node.orders import Compute, Computed, Release, Reserve, Reserved
 from swarm.checkpoint import find_model, load_config
 from swarm.errors import EngineError, PeerError
@@ -50,7 +50,7 @@ class ShardGroup:
     ends: list[Future[None]]
     pool: ThreadPoolExecutor
     links: list[GroupLink]
-    sockets: list[SSLSocket]
+    sockets: list[socket]
 
     def close(self) -> None:
         """Cut the group; every follower ends."""
@@ -69,18 +69,18 @@ def shard_group(
     """Load a stage over as many ranks as there are shares."""
     pool = ThreadPoolExecutor(len(shares))
     listeners = [GroupListener("127.0.0.1") for _ in shares]
-    opened: list[SSLSocket] = []
+    opened: list[socket] = []
     ranks = [Rank("127.0.0.1", each.port, each.certificate) for each in listeners]
 
     def load(rank: int) -> tuple[LoadedShard, StageRunner, GroupLink]:
         sockets = listeners[rank].connect(ranks, rank)
-        opened.extend(sockets.values())
+        link, reducer = join_group(sockets, rank)
+        opened.extend((*sockets.values(), *link._sockets.values()))
         runner = StageRunner.load(
             spec_of(start, end, shares, rank),
             budget_bytes=budgets[rank] if budgets else BUDGET,
-            reducer=SocketReducer(rank, sockets),
+            reducer=reducer,
         )
-        link = GroupLink(sockets)
         place = Place(rank, len(shares), HIDDEN)
         return LoadedShard(runner, place, link, 1.0), runner, link
 

@@ -1,0 +1,188 @@
+"""Ranks of one machine: they prove to each other that they are, and then share sockets and memory.
+
+Over the group's authenticated TLS every rank tells every other one the random name of a Unix
+socket and a secret. Who connects there and knows the secret runs under the same kernel; it must
+also belong to the same user. The name has a fixed form and lies in the kernel's own name space:
+nobody can make us open a path. Memory goes over that socket as a descriptor that cannot shrink.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import logging
+import mmap
+import os
+import secrets
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.engine.allreduce import Reducer, SocketReducer
+from node.engine.shared_reduce import MEMORY_BYTES, SharedReducer
+from node.group import GroupLink
+
+logger = logging.getLogger(__name__)
+
+MEET_SECONDS = 2.0  # all are there: they have just shaken hands
+TOKEN_BYTES = 16
+MACHINE_BYTES = 32
+GREETING_BYTES = MACHINE_BYTES + 2 * TOKEN_BYTES
+CREDENTIALS = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
+
+
+@dataclass(slots=True)
+class Neighbours:
+    """Sockets to the other ranks, and the memory of every rank."""
+
+    bells: dict[int, socket.socket] = field(default_factory=dict)
+    memories: dict[int, mmap.mmap] = field(default_factory=dict)
+
+
+def join_group(
+    sockets: Mapping[int, socket.socket], own: int, *, near: bool = True
+) -> tuple[GroupLink, Reducer]:
+    """Return the link and the reducer of a connected group, through memory if all are near.
+
+    The TLS sockets are closed when they are not needed any more; raises PeerLost and Deadline.
+    """
+    link = GroupLink(sockets)
+    found = meet(link, sorted(sockets), own, near=near)
+    if found is None:
+        return link, SocketReducer(own, sockets)
+    for each in sockets.values():
+        each.close()
+    logger.info("rank %d shares memory with the ranks of its stage", own)
+    return GroupLink(found.bells), SharedReducer(own, found.bells, found.memories)
+
+
+def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> Neighbours | None:
+    """Return what the ranks share if every one of them is on this machine, else None for all."""
+    with ExitStack() as stack:
+        door = Door(own, stack) if near and sys.platform == "linux" else None
+        for rank in others:
+            link.send(rank, door.greeting(rank) if door else b"")
+        greetings = {rank: link.receive(rank) for rank in others}
+        found = door.gather(greetings) if door else None
+        link.broadcast(b"\1" if found else b"\0")
+        answers = [link.receive(rank) for rank in others]
+        if found is None or set(answers) != {b"\1"}:
+            return None
+        stack.pop_all()
+        assert door is not None
+        door.close()
+        return found
+
+
+class Door:
+    """Where the higher ranks of this machine find us, and the memory that we show them."""
+
+    def __init__(self, own: int, stack: ExitStack) -> None:
+        self._own, self._stack = own, stack
+        self._token = secrets.token_bytes(TOKEN_BYTES)
+        self._secrets: dict[int, bytes] = {}
+        self._found = Neighbours()
+        self._socket = stack.enter_context(socket.socket(socket.AF_UNIX))
+        self._socket.bind(_address(self._token))
+        self._socket.listen(16)
+        self._memory = os.memfd_create("swarm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        stack.callback(os.close, self._memory)
+        os.ftruncate(self._memory, MEMORY_BYTES)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, seals)
+        self._found.memories[own] = mmap.mmap(self._memory, MEMORY_BYTES)
+
+    def greeting(self, rank: int) -> bytes:
+        """What `rank` must know to find us and to be believed."""
+        self._secrets[rank] = secrets.token_bytes(TOKEN_BYTES)
+        return _machine() + self._token + self._secrets[rank]
+
+    def gather(self, greetings: Mapping[int, bytes]) -> Neighbours | None:
+        """Connect to every rank; None if one is elsewhere or does not come in time."""
+        here = _machine()
+        for greeting in greetings.values():
+            if len(greeting) != GREETING_BYTES or greeting[:MACHINE_BYTES] != here:
+                return None
+        ends_at = time.monotonic() + MEET_SECONDS
+        try:
+            for rank in sorted(each for each in greetings if each < self._own):
+                self._dial(rank, greetings[rank][MACHINE_BYTES:], ends_at)
+            while len(self._found.bells) < len(greetings):
+                self._accept(ends_at)
+        except (OSError, ValueError) as error:
+            logger.info("rank %d shares no memory: %s", self._own, error)
+            return None
+        return self._found
+
+    def close(self) -> None:
+        """Close what only the meeting needed."""
+        self._socket.close()
+        os.close(self._memory)
+
+    def _dial(self, rank: int, greeting: bytes, ends_at: float) -> None:
+        token, secret = greeting[:TOKEN_BYTES], greeting[TOKEN_BYTES:]
+        bell = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        bell.settimeout(_left(ends_at))
+        bell.connect(_address(token))
+        _check_user(bell)
+        socket.send_fds(bell, [bytes([self._own]) + secret], [self._memory])
+        _, memory = _received(bell, 1)
+        self._keep(rank, bell, memory)
+
+    def _accept(self, ends_at: float) -> None:
+        self._socket.settimeout(_left(ends_at))
+        bell = self._stack.enter_context(self._socket.accept()[0])
+        bell.settimeout(_left(ends_at))
+        _check_user(bell)
+        words, memory = _received(bell, 1 + TOKEN_BYTES)
+        rank = words[0]
+        expected = self._secrets.get(rank, b"")
+        if rank <= self._own or not hmac.compare_digest(words[1:], expected):
+            raise ValueError("a stranger came to the door of the group")
+        socket.send_fds(bell, [b"\1"], [self._memory])
+        self._keep(rank, bell, memory)
+
+    def _keep(self, rank: int, bell: socket.socket, memory: mmap.mmap) -> None:
+        self._found.bells[rank] = bell
+        self._found.memories[rank] = memory
+
+
+def _received(bell: socket.socket, count: int) -> tuple[bytes, mmap.mmap]:
+    """`count` bytes and the memory that came with them; raises OSError and ValueError."""
+    words, descriptors, _, _ = socket.recv_fds(bell, count, 1)
+    with ExitStack() as stack:
+        for each in descriptors:
+            stack.callback(os.close, each)
+        if len(words) != count or len(descriptors) != 1:
+            raise ValueError("a rank shows no memory")
+        if not fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise ValueError("a rank shows memory that could shrink")
+        return words, mmap.mmap(descriptors[0], MEMORY_BYTES)
+
+
+def _check_user(bell: socket.socket) -> None:
+    credentials = bell.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    if CREDENTIALS.unpack(credentials)[1] != os.getuid():
+        raise ValueError("another user listens or calls")
+
+
+def _address(token: bytes) -> bytes:
+    return b"\0swarm-" + token.hex().encode()  # no file: Linux forgets it with the socket
+
+
+def _machine() -> bytes:
+    """A hint that spares ranks of unlike machines the attempt; no proof."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    known = path.read_bytes() if path.is_file() else socket.gethostname().encode()
+    return hashlib.sha256(known).digest()
+
+
+def _left(ends_at: float) -> float:
+    left = ends_at - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the ranks of this machine did not meet in time")
+    return left
