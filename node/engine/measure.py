@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from node.engine.packing import pack_layer
 from node.engine.quantise import quantise_layer
 from swarm.model import ModelSpec
 
@@ -71,6 +72,7 @@ def _linear(inputs: int, outputs: int, device: torch.device, quant: str) -> nn.L
     linear = nn.Linear(inputs, outputs, bias=False, device=device)
     if quant == "int8":
         quantise_layer(linear)
+    pack_layer(linear)
     return linear
 
 

@@ -9,10 +9,16 @@ from typing import cast
 import torch
 from torch import nn
 
+from node.engine.packing import (
+    ZERO,
+    can_multiply_integers,
+    linears_of,
+    multiply_integers,
+    pack_integers,
+)
 from node.engine.skeleton import build_skeleton
 from swarm.checkpoint import load_config
 
-SMALLEST = 16  # rows and columns; smaller linears (gates) stay as they are
 LEVELS = 127
 WIDTH = 4.0  # bytes of a float32
 SLICE_SHARE = 4 / 128  # of a weight: every rank has scales of its own for blocks of 128 columns
@@ -27,21 +33,38 @@ class Int8Linear(nn.Linear):
         """Quantise each row, multiply in integers, scale back: [..., outputs]."""
         flat = input.reshape(-1, self.in_features).float()  # [rows, inputs]
         scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
-        rounded = (flat / scales).round_().to(torch.int8)
-        sums = torch._int_mm(rounded, self.weight.t()).float()
-        out = sums.mul_(scales).mul_(self.scale).to(input.dtype)
+        out = self._multiply((flat / scales).round_()).mul_(scales).to(input.dtype)
         if self.bias is not None:
             out += self.bias
         return out.view(*input.shape[:-1], self.out_features)
 
+    def _multiply(self, rounded: torch.Tensor) -> torch.Tensor:
+        sums = torch._int_mm(rounded.to(torch.int8), self.weight.t())
+        return sums.float().mul_(self.scale)
+
+
+class PackedInt8Linear(Int8Linear):
+    """The same with the weight packed for oneDNN: [inputs, outputs]; the same bits."""
+
+    zeros: torch.Tensor
+
+    def _multiply(self, rounded: torch.Tensor) -> torch.Tensor:
+        return multiply_integers(
+            rounded.add_(ZERO).to(torch.uint8), self.weight, self.scale, self.zeros
+        )
+
 
 def quantise_layer(layer: nn.Module) -> None:
     """Turn the loaded linears of a layer into int8 in place: hooks and names stay theirs."""
-    for linear in _linears_of(layer):
+    for linear in linears_of(layer):
         weight = linear.weight.float()  # [outputs, inputs]
         scale = weight.abs().amax(1).div_(LEVELS).clamp_(min=1e-10)
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
         linear.__class__ = Int8Linear
+        if can_multiply_integers():
+            linear.__class__ = PackedInt8Linear
+            cast("PackedInt8Linear", linear).zeros = torch.zeros(len(scale), dtype=torch.int64)
+            rounded = pack_integers(rounded)
         linear.weight = nn.Parameter(rounded, requires_grad=False)
         cast("Int8Linear", linear).scale = nn.Parameter(scale, requires_grad=False)
 
@@ -50,7 +73,7 @@ def saved_bytes(layer: nn.Module) -> int:
     """By how much `quantise_layer` will shrink a layer, loaded or on meta."""
     return sum(
         each.weight.numel() * (each.weight.element_size() - 1) - 4 * each.out_features
-        for each in _linears_of(layer)
+        for each in linears_of(layer)
     )
 
 
@@ -67,11 +90,3 @@ def bytes_per_weight(folder: Path, quant: str) -> float:
 def _width_of(layer: nn.Module) -> float:
     weights = sum(each.numel() for each in layer.parameters())
     return min(WIDTH, WIDTH - saved_bytes(layer) / weights + SLICE_SHARE)
-
-
-def _linears_of(layer: nn.Module) -> list[nn.Linear]:
-    return [
-        module
-        for module in layer.modules()
-        if type(module) is nn.Linear and min(module.weight.shape) >= SMALLEST
-    ]
