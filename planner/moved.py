@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from planner.problem import Problem
-from swarm.plan import Pipeline, Plan, Stage
+from swarm.plan import Pipeline, Plan, Shard, Stage
 
 Interval = tuple[float, float]
 
@@ -15,11 +15,36 @@ Interval = tuple[float, float]
 def moved_bytes(problem: Problem, old: Plan, new: Plan) -> dict[str, float]:
     """Weight bytes that each device of the new plan lacks; devices that lack none are left out."""
     before = {shard.device: stage for stage, shard in old.shards()}
-    lacks = {
-        shard.device: _lacking(problem, before.get(shard.device), stage, shard.device, shard.device)
-        for stage, shard in new.shards()
-    }
-    return {device: size for device, size in lacks.items() if size > 0}
+    stages = dict.fromkeys(stage for stage, _ in new.shards())
+    lacks = [lacking_bytes(problem, before, stage) for stage in stages]
+    return {device: size for lack in lacks for device, size in lack.items() if size > 0}
+
+
+def lacking_bytes(problem: Problem, held: Mapping[str, Stage], stage: Stage) -> dict[str, float]:
+    """Weight bytes of a stage that each of its devices lacks, given the stage it holds now."""
+    ids = [shard.device for shard in stage.shards]
+    return {device: _lacking(problem, held.get(device), stage, device, device) for device in ids}
+
+
+def least_moved_bytes(problem: Problem, old: Plan, pipelines: int) -> float:
+    """No plan of so many pipelines loads fewer bytes.
+
+    Every pipeline holds every layer once; of `pipelines` copies those are missing whose holders
+    have left, however the devices that stay are used.
+    """
+    held = np.zeros(problem.model.layers)
+    for stage, shard in old.shards():
+        if shard.device in problem.index_of:
+            held[stage.start : stage.end] += _shard_bytes(problem, shard)
+    missing = pipelines * problem.model.layer_bytes - held
+    return float(np.maximum(missing, 0.0).sum())
+
+
+def _shard_bytes(problem: Problem, shard: Shard) -> float:
+    """Bytes of one layer that a shard holds."""
+    model = problem.model
+    heads = shard.kv / model.kv_heads * model.attention_parameters
+    return (heads + shard.mlp / model.mlp_blocks * model.mlp_parameters) * model.bytes_per_weight
 
 
 def load_seconds(problem: Problem, moved: dict[str, float]) -> float:

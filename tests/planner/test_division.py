@@ -1,0 +1,98 @@
+"""Layers are dealt at the least price: no other division over the same remnants is cheaper."""
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from planner.cost import CostModel
+from planner.division import EVENNESS, Case, Remnant, divided, pipelines_over, settled
+from planner.pool import Pool, value_of
+from planner.problem import Problem
+
+World = Callable[..., Problem]
+LAYERS = 6
+
+
+def random_case(problem: Problem, draw: random.Random) -> Case:
+    pool = Pool(problem, CostModel(problem))
+    remnants = []
+    for number in range(draw.randint(1, 3)):
+        atom = pool.atom((number,))
+        assume(atom is not None)
+        assert atom is not None
+        start = draw.randint(0, LAYERS - 1)
+        end = draw.randint(start, LAYERS)
+        remnants.append(Remnant(atom, start, end, draw.choice([0.5, 1.0])))
+    most = np.array([[draw.randint(1, LAYERS) for _ in range(4)] for _ in remnants], dtype=float)
+    seconds = np.array([draw.choice([0.0, 1.0, 2.0]) for _ in remnants])
+    return Case(tuple(remnants), most, seconds, draw.choice([0.0, 1.0, 10.0]))
+
+
+def price_of(case: Case, counts: tuple[int, ...]) -> float:
+    """What a division costs, counted layer by layer."""
+    total, at = 0.0, 0
+    for place, (remnant, count) in enumerate(zip(case.remnants, counts, strict=True)):
+        end = at + count
+        row = 2 * (end == LAYERS) + (at == 0)
+        if count > case.most[place, row] and count:
+            return float("inf")
+        lacking = sum(
+            1 - remnant.kept * (remnant.start <= layer < remnant.end) for layer in range(at, end)
+        )
+        total += case.seconds[place] * count + case.loading * (lacking + EVENNESS * count**2)
+        at = end
+    return total
+
+
+@given(st.integers(0, 10**6))
+def test_no_other_division_is_cheaper(world: World, seed: int) -> None:
+    problem = world(seed, devices=3, layers=LAYERS)
+    case = random_case(problem, random.Random(seed))
+    divisions = itertools.product(range(LAYERS + 1), repeat=len(case.remnants))
+    prices = [price_of(case, d) for d in divisions if sum(d) == LAYERS]
+    found = divided(case, LAYERS)
+    if not found:
+        assert min(prices) == float("inf")
+    else:
+        assert price_of(case, found) == pytest.approx(min(prices))
+
+
+@given(st.integers(0, 10**6))
+def test_exchanges_never_cost_more_loading(world: World, seed: int) -> None:
+    problem = world(seed, devices=3, layers=LAYERS)
+    case = random_case(problem, random.Random(seed))
+    before, (after, counts) = divided(case, LAYERS), settled(case, LAYERS)
+    if before:
+        assert sum(counts) == LAYERS
+        assert loaded(after, counts) <= loaded(case, before) + 1e-9
+
+
+def loaded(case: Case, counts: tuple[int, ...]) -> float:
+    total, at = 0.0, 0
+    for remnant, count in zip(case.remnants, counts, strict=True):
+        held = sum(remnant.start <= layer < remnant.end for layer in range(at, at + count))
+        total += count - remnant.kept * held
+        at += count
+    return total
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_remnants_that_hold_all_layers_serve_as_they_are(world: World, objective: str) -> None:
+    problem = world(3, devices=2, layers=LAYERS, objective=objective)
+    roomy = tuple(replace(device, memory_bytes=4e8) for device in problem.devices)
+    problem = replace(problem, devices=roomy)
+    pool = Pool(problem, CostModel(problem))
+    atoms = [pool.atom((number,)) for number in (0, 1)]
+    halves = [(0, 3), (3, LAYERS)]
+    remnants = [Remnant(a, *half, kept=1.0) for a, half in zip(atoms, halves, strict=True) if a]
+    made = pipelines_over(remnants, LAYERS, objective)
+    spans = [[(stage.start, stage.end) for stage in p.stages] for p in made]
+    assert halves in spans
+    best = max(value_of(pool.cost, pipeline, objective) for pipeline in made)
+    assert best >= value_of(pool.cost, made[-1], objective) > 0
