@@ -29,10 +29,10 @@ logger = logging.getLogger(__name__)
 
 # Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
 SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
-    "cohere2", "ernie4_5", "exaone4", "gemma2", "gemma3_text", "glm4", "glm4_moe", "gpt2",
-    "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama", "minimax_m2", "ministral3", "mistral",
-    "mixtral", "olmo2", "olmo3", "olmoe", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3",
-    "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+    "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma2", "gemma3_text",
+    "glm4", "glm4_moe", "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama",
+    "minimax_m2", "ministral3", "mistral", "mixtral", "olmo2", "olmo3", "olmoe", "phi", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
 )  # fmt: skip
 
 UNREADABLE = (  # what transformers raises for a config with values that cannot be
@@ -145,6 +145,16 @@ def ffn_of(config: PretrainedConfig) -> int:
     return int(columns or getattr(config, "n_inner", None) or 4 * config.hidden_size)
 
 
+def head_dims_of(config: PretrainedConfig) -> tuple[int, int]:
+    """Widths of one head's keys and of its values, which differ in latent attention."""
+    if getattr(config, "kv_lora_rank", None):
+        if config.num_key_value_heads != config.num_attention_heads:
+            raise ValueError("latent attention with fewer KV heads than heads is not supported")
+        return int(config.qk_nope_head_dim) + int(config.qk_rope_head_dim), int(config.v_head_dim)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(width), int(width)
+
+
 def is_attention(name: str) -> bool:
     """Whether a parameter's or module's dotted name lies in a layer's attention."""
     return not ATTENTION_NAMES.isdisjoint(name.split("."))
@@ -153,7 +163,7 @@ def is_attention(name: str) -> bool:
 def _spec_of(
     name: str, raw: dict[str, Any], config: PretrainedConfig, headers: list[TensorHeader]
 ) -> ModelSpec:
-    attention, rest = _layer_parameters(headers)
+    attention, rest = _layer_parameters(headers, int(config.num_hidden_layers))
     heads = int(config.num_attention_heads)
     hidden = int(config.hidden_size)
     return ModelSpec(
@@ -164,7 +174,7 @@ def _spec_of(
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads_of(config),
-        head_dim=int(getattr(config, "head_dim", None) or hidden // heads),
+        head_dim=-(-sum(head_dims_of(config)) // 2),  # what a head's keys and values take
         ffn=ffn_of(config),
         vocab=int(config.vocab_size),
         context=_context_of(config),
@@ -254,11 +264,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _layer_parameters(headers: list[TensorHeader]) -> tuple[int, int]:
+def _layer_parameters(headers: list[TensorHeader], layers: int) -> tuple[int, int]:
     counts: dict[str, list[int]] = {}
     for header in headers:
         match = LAYER.search(header.name)
-        if match and not _is_buffer(header):
+        # layers beyond the last one draft tokens: we never load them
+        if match and int(match[1]) < layers and not _is_buffer(header):
             layer = counts.setdefault(match[1], [0, 0])
             layer[0 if is_attention(match[2]) else 1] += header.parameters
     if not counts:

@@ -75,7 +75,7 @@ class Batch:
         if self._is_simple:
             rows = self._attend_part(layer, self._parts[0], (query, key, value), options)
             return rows.unsqueeze(0)
-        out = query.new_empty((self._tokens, query.shape[0], query.shape[2]))
+        out = query.new_empty((self._tokens, query.shape[0], value.shape[2]))
         for part in self._parts:
             here = part.here
             mine = (query[:, here], key[:, here], value[:, here])

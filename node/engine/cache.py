@@ -90,15 +90,22 @@ class KVStore:
     """Keys and values of the sessions of one shard, within `tokens` tokens."""
 
     def __init__(
-        self, layers: Sequence[int], kv_heads: int, head_dim: int, tokens: int, like: torch.Tensor
+        self,
+        layers: Sequence[int],
+        kv_heads: int,
+        head_dims: tuple[int, int],  # of keys and of values
+        tokens: int,
+        like: torch.Tensor,
     ) -> None:
-        self._shape = (kv_heads, head_dim)
+        self._kv_heads, self._head_dims = kv_heads, head_dims
         self._tokens = tokens - tokens % SMALLEST_BLOCK
         self._blocks = Blocks(self._tokens)
         self._slots: dict[str, Slot] = {}
         self._kept: dict[int, Slot] = {}  # of closed sessions by start, the latest used last
-        count = self._tokens * kv_heads * head_dim
-        self._arenas = {layer: _zeros((2, count), like) for layer in layers}
+        widths = [kv_heads * head_dim for head_dim in head_dims]
+        self._arenas = {
+            layer: tuple(_zeros(self._tokens * width, like) for width in widths) for layer in layers
+        }
         self._views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
@@ -109,7 +116,7 @@ class KVStore:
     @property
     def row_values(self) -> int:
         """Values in one token's keys, in one layer."""
-        return self._shape[0] * self._shape[1]
+        return self._kv_heads * self._head_dims[0]
 
     @property
     def sessions(self) -> list[str]:
@@ -222,13 +229,14 @@ class KVStore:
         """Keys and values of `layer` as blocks of one size: [blocks, kv heads, size, head dim]."""
         found = self._views.get((layer, size))
         if found is None:
-            kv_heads, head_dim = self._shape
             blocks = self._tokens // size
-            used = blocks * size * kv_heads * head_dim
-            keys, values = self._arenas[layer]
-            shape = (blocks, kv_heads, size, head_dim)
-            found = (keys[:used].view(shape), values[:used].view(shape))
-            self._views[(layer, size)] = found
+            keys, values = (
+                arena[: blocks * size * self._kv_heads * head_dim].view(
+                    blocks, self._kv_heads, size, head_dim
+                )
+                for arena, head_dim in zip(self._arenas[layer], self._head_dims, strict=True)
+            )
+            found = self._views[(layer, size)] = (keys, values)
         return found
 
 
@@ -237,15 +245,15 @@ def block_of(capacity: int) -> int:
     return SMALLEST_BLOCK * (1 << max(0, (capacity - 1) // SMALLEST_BLOCK).bit_length())
 
 
-def _zeros(shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+def _zeros(count: int, like: torch.Tensor) -> torch.Tensor:
     """Zeros, since masked rows still meet a product and 0 x NaN is NaN; on CPU they cost no page.
 
     numpy asks the kernel for zero pages that are only backed when written; torch writes them.
     """
-    if like.device.type != "cpu" or not shape[1]:
-        return like.new_zeros(shape)
-    flat = np.zeros(shape[0] * shape[1] * like.element_size(), dtype=np.uint8)
-    return torch.from_numpy(flat).view(like.dtype).view(shape)
+    if like.device.type != "cpu" or not count:
+        return like.new_zeros(count)
+    flat = np.zeros(count * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(flat).view(like.dtype)
 
 
 def _sizes_down(tokens: int) -> list[int]:

@@ -93,7 +93,7 @@ class StageRunner:
             split.hook(reducer.all_reduce)
         quicken(skeleton)
         like = torch.empty(0, dtype=spec.torch_dtype, device=place)
-        store = KVStore(skeleton.owned, split.kv_heads, split.head_dim, room, like)
+        store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
         runner = cls(spec, config, skeleton, store, place)
         runner.bytes_read = bytes_read
         logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
@@ -287,8 +287,8 @@ def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_byt
     weights = weight_bytes_of(skeleton)
     if spec.quant == "int8":
         weights -= sum(saved_bytes(layer) for layer in skeleton.layer_names().values())
-    width = split.kv_heads * split.head_dim * spec.torch_dtype.itemsize
-    token_bytes = 2 * width * (spec.end - spec.start)
+    width = split.kv_heads * sum(split.head_dims) * spec.torch_dtype.itemsize
+    token_bytes = width * (spec.end - spec.start)
     left = budget_bytes - weights
     tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
     if tokens < SMALLEST_BLOCK or left < 0:

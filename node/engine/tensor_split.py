@@ -31,7 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from node.engine.skeleton import Skeleton
 from node.engine.spec import StageSpec
-from swarm.checkpoint import ffn_of, is_attention, kv_heads_of
+from swarm.checkpoint import ffn_of, head_dims_of, is_attention, kv_heads_of
 from swarm.errors import EngineError
 from swarm.plan import COLUMNS_PER_BLOCK
 
@@ -39,6 +39,12 @@ LLAMA_ATTENTION = {
     "self_attn.q_proj": "colwise",
     "self_attn.k_proj": "colwise",
     "self_attn.v_proj": "colwise",
+    "self_attn.o_proj": "rowwise",
+}
+LATENT_ATTENTION = {  # every rank computes the latent from which heads take keys and values
+    "self_attn.q_proj": "colwise",
+    "self_attn.q_b_proj": "colwise",
+    "self_attn.kv_b_proj": "colwise",
     "self_attn.o_proj": "rowwise",
 }
 PACKED_MLP = {"mlp.gate_up_proj": "packed_colwise", "mlp.down_proj": "rowwise"}
@@ -49,6 +55,7 @@ STYLES: dict[str, dict[str, str]] = {  # by model type: names within a layer
         "mlp.c_fc": "colwise",
         "mlp.c_proj": "rowwise",
     },
+    "deepseek_v3": LATENT_ATTENTION,
     "glm4": PACKED_MLP,
     "gpt_oss": LLAMA_ATTENTION
     | {
@@ -120,9 +127,7 @@ class TensorSplit:
         self.zeroed: set[str] = set()  # parameters that another rank adds
         self.reduced: list[nn.Module] = []
         self._skeleton, self._config = skeleton, config
-        self.head_dim = int(
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
+        self.head_dims = head_dims_of(config)
         self._ffn = ffn_of(config)
         blocks = -(-self._ffn // COLUMNS_PER_BLOCK)
         self._kv = _share("KV heads", spec.kv_bounds, spec.rank, kv_heads_of(config))
@@ -216,8 +221,9 @@ class TensorSplit:
     def _interval(self, name: str, size: int, factor: int) -> tuple[int, int]:
         if is_attention(name):
             units = self._kv.units
-            is_per_head = name.endswith(".sinks")
-            if size % (units * (1 if is_per_head else self.head_dim)):
+            keys, values = self.head_dims
+            has_any_width = name.endswith(".sinks") or keys != values
+            if size % (units if has_any_width else units * keys):
                 raise EngineError(f"{name} of size {size} is not made of {units} KV heads.")
             return self._kv.columns(size, size // units)
         columns = size // factor
@@ -227,12 +233,12 @@ class TensorSplit:
         return low * factor, high * factor
 
     def _qkv_intervals(self, name: str, size: int) -> Intervals:
-        keys = self._kv.units * self.head_dim
-        queries = int(self._config.num_attention_heads) * self.head_dim
+        keys = self._kv.units * self.head_dims[0]
+        queries = int(self._config.num_attention_heads) * self.head_dims[0]
         if size != queries + 2 * keys:
             raise EngineError(f"{name} of size {size} is not queries, keys and values.")
         low, high = self._kv.columns(queries, queries // self._kv.units)
-        key_low, key_high = self._kv.columns(keys, self.head_dim)
+        key_low, key_high = self._kv.columns(keys, self.head_dims[0])
         starts = (queries, queries + keys)
         return ((low, high), *((start + key_low, start + key_high) for start in starts))
 
@@ -241,7 +247,7 @@ class TensorSplit:
         kept = self._kv.high - self._kv.low
         group = int(self._config.num_attention_heads) // self._kv.units
         if hasattr(attention, "split_size"):  # gpt2
-            attention.split_size = kept * self.head_dim
+            attention.split_size = kept * self.head_dims[0]
             return
         config = copy.copy(attention.config)  # phi3
         config.num_attention_heads = kept * group

@@ -56,7 +56,7 @@ def test_ragged_step_equals_each_session_alone(
     name: str, capacities: list[int], steps: list[list[tuple[int, int]]]
 ) -> None:
     options = Options(**OPTIONS[name])
-    store = KVStore(range(1), KV_HEADS, DIM, 4096, torch.empty(0))
+    store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
     slots = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
     torch.manual_seed(0)
     rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]

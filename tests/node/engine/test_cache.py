@@ -42,7 +42,7 @@ def test_blocks_never_overlap_and_all_come_back(units: int, orders: list[tuple[b
 
 
 def test_store_refuses_what_has_no_room_and_takes_it_later() -> None:
-    store = KVStore(range(2), 2, 4, 3 * SMALLEST_BLOCK + 5, LIKE)
+    store = KVStore(range(2), 2, (4, 4), 3 * SMALLEST_BLOCK + 5, LIKE)
     assert store.free_tokens == 3 * SMALLEST_BLOCK
     store.open("a", 2 * SMALLEST_BLOCK)
     with pytest.raises(NoRoom, match="64 are free"):
@@ -57,7 +57,7 @@ def test_store_refuses_what_has_no_room_and_takes_it_later() -> None:
 
 
 def test_closed_session_leaves_zeros() -> None:
-    store = KVStore(range(1), 2, 4, 4 * SMALLEST_BLOCK, LIKE)
+    store = KVStore(range(1), 2, (4, 4), 4 * SMALLEST_BLOCK, LIKE)
     slot = store.open("a", 70)
     for view in store.view(0, slot.size):
         view[slot.index, :, :5] = float("nan")
@@ -67,7 +67,7 @@ def test_closed_session_leaves_zeros() -> None:
 
 
 def test_rollback_only_goes_back() -> None:
-    store = KVStore(range(1), 1, 1, SMALLEST_BLOCK, LIKE)
+    store = KVStore(range(1), 1, (1, 1), SMALLEST_BLOCK, LIKE)
     store.open("a", 10).length = 6
     store.rollback("a", 4)
     assert store.slot("a").length == 4
@@ -79,7 +79,7 @@ def test_rollback_only_goes_back() -> None:
 
 
 def test_shard_without_heads_still_counts_tokens() -> None:
-    store = KVStore(range(1), 0, 4, 2 * SMALLEST_BLOCK, LIKE)
+    store = KVStore(range(1), 0, (4, 4), 2 * SMALLEST_BLOCK, LIKE)
     store.open("a", 1)
     assert store.free_tokens == SMALLEST_BLOCK
     store.close("a")

@@ -14,7 +14,7 @@ IDS = list(range(100, 140))
 
 
 def store_of(blocks: int) -> KVStore:
-    return KVStore(range(2), 2, 4, blocks * SMALLEST_BLOCK, LIKE)
+    return KVStore(range(2), 2, (4, 4), blocks * SMALLEST_BLOCK, LIKE)
 
 
 def opened(store: KVStore, session: str, ids: list[int], owner: str = "me", room: int = 64) -> int:
