@@ -115,9 +115,9 @@ class ShardFacts:
 
     now: float
     assigned: Assignment | None
-    held: Assignment | None  # loaded, or being loaded since `since`
+    held: Assignment | None  # loaded, or being loaded
     ready: bool  # loaded and self-tested
-    since: float  # when `held` began to load, or was lost
+    since: float  # when the load of `held` last went on, or `held` was lost
     failures: int  # loads in a row that failed
 
 
@@ -139,7 +139,7 @@ class Lead:
 
 
 ShardDuty = Keep | Drop | Lead
-LOAD_SECONDS = 600.0
+LOAD_SECONDS = 600.0  # without any progress
 BACK_OFF_SECONDS = 2.0
 
 

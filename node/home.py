@@ -14,7 +14,7 @@ from node.probe import Detected, detect
 from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.board import Board
 from swarm.channel import Channel
-from swarm.checkpoint import find_model, read_spec
+from swarm.checkpoint import open_model, read_spec
 from swarm.dht_board import DhtBoard
 from swarm.errors import BadInput, BadInvite
 from swarm.hardware import Device
@@ -24,6 +24,7 @@ from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import ModelSpec
 from swarm.peer_process import Network, PeerProcess, open_p2p
 from swarm.records import Capability, Manifest
+from swarm.store import Store
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Served:
     name: str
     folder: Path
     spec: ModelSpec
+    store: Store | None = None  # fills the folder, if it is not whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,9 @@ def invite_of(config: NodeConfig) -> Invite | None:
 
 def read_model(name: str) -> Served:
     """Find a model and its numbers; raises BadModel."""
-    folder = find_model(name)
+    folder, store = open_model(name)
     shared = str(Path(name).resolve()) if Path(name).is_dir() else name
-    return Served(shared, folder, read_spec(folder, name))
+    return Served(shared, folder, read_spec(folder, name), store)
 
 
 @asynccontextmanager

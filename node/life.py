@@ -93,7 +93,8 @@ class Life:
         folder = str(self._served.folder)
         channel = self._links.channel
         quant = self._config.quant
-        home = Home(channel, self._server, self._shelf, folder, quant, host, machine_id())
+        store = self._served.store
+        home = Home(channel, self._server, self._shelf, folder, store, quant, host, machine_id())
         for each in equipment:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
@@ -225,11 +226,12 @@ class Life:
             elif self._is_spare(device):
                 self._story.spare(device.index, device.memory_bytes)
         elif not holding.ready:
-            self._story.show_progress(holding.fraction)
+            if not device.provisions.is_busy:
+                self._story.show_progress(holding.fraction)
         elif device.loaded and told.get(device.index) != holding.group:
             told[device.index] = holding.group
             self._story.show_progress(1.0)
-            self._story.ready(holding.assignment, device.loaded)
+            self._story.ready(holding.assignment, device.loaded, device.fetched)
 
     def _is_spare(self, device: OwnDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
@@ -267,6 +269,8 @@ class Life:
     # ------------------------------------------------------------------ the end
 
     async def _leave(self) -> None:
+        for device in self._devices.values():
+            device.provisions.stop()
         last_words = [self._server.close(), self._candidacy.resign()]
         if self._herald:
             last_words.append(self._herald.say_farewell())

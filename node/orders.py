@@ -52,6 +52,21 @@ class Load(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Need(Message):
+    """Worker: the model's folder lacks bytes of this shard; the body says which, by file."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given(Message):
+    """Node: they are there now; or why they are not."""
+
+    group: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress(Message):
     """Worker: this share of the load is done."""
 
@@ -153,7 +168,19 @@ class Failed(Message):
 KINDS: dict[str, type[Message]] = {
     kind.__name__.upper(): kind
     for kind in (
-        *(Measure, Measured, Prepare, Prepared, Load, Progress, Loaded, Broken, Unload),
+        *(
+            Measure,
+            Measured,
+            Prepare,
+            Prepared,
+            Load,
+            Need,
+            Given,
+            Progress,
+            Loaded,
+            Broken,
+            Unload,
+        ),
         *(Reserve, Reserved, Release, Compute, Computed, Failed),
     )
 }

@@ -12,15 +12,18 @@ from typing import Any
 import msgpack
 
 from node.duties import Assignment, Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
-from node.orders import Broken, Load, Loaded, Progress, Unload
+from node.orders import Broken, Load, Loaded, Need, Progress, Unload
 from node.plan_shelf import PlanShelf
+from node.provisions import Provisions
 from node.rendezvous import door_of, ranks_of
 from node.server import LedStage, Server
+from node.story import amount
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import PeerRefused, SwarmError
 from swarm.plan import Shard, Stage
 from swarm.records import Member
+from swarm.store import Store
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Home:
     server: Server
     shelf: PlanShelf
     folder: str  # of the model
+    store: Store | None  # fills that folder, if it is not whole
     quant: str  # what its weights are held as: "" or "int8"
     host: str  # where group sockets listen
     machine: str  # machine id: equal ones reach each other over loopback
@@ -48,7 +52,7 @@ class Holding:
 
     assignment: Assignment
     group: str
-    since: float
+    since: float  # its load began, or last went on
     ready: bool = False
     fraction: float = 0.0
 
@@ -64,6 +68,7 @@ class OwnDevice:
         self.worker = worker
         self.holding: Holding | None = None
         self.loaded: Loaded | None = None
+        self.provisions = Provisions(worker, home.store, self._go_on)
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = 0
@@ -206,12 +211,19 @@ class OwnDevice:
         holding = self.holding
         match answer:
             case Progress(group=group) if holding and group == holding.group:
-                holding.fraction = answer.fraction
+                self._go_on(answer.fraction)
+            case Need(group=group) if holding and group == holding.group:
+                self.provisions.serve(answer)
             case Loaded(group=group) if holding and group == holding.group:
                 self._ready(holding, answer)
             case Broken(group=group) if holding and group in ("", holding.group):
                 logger.warning("shard of device %d is lost: %s", self.index, answer.reason)
                 self._lose()
+
+    def _go_on(self, fraction: float) -> None:
+        if self.holding and not self.holding.ready:
+            self.holding.fraction = fraction
+            self.holding.since = time.monotonic()
 
     def _ready(self, holding: Holding, loaded: Loaded) -> None:
         holding.ready, holding.fraction = True, 1.0
@@ -250,8 +262,16 @@ class OwnDevice:
         self._forget()
 
     def _forget(self) -> None:
+        self.provisions.stop()
         self.holding = self.loaded = None
         self._since = time.monotonic()
+
+    @property
+    def fetched(self) -> str:
+        """What the shard that is ready had to be sent for, in words; empty if nothing."""
+        count = self.provisions.fetched_bytes
+        store = self._home.store
+        return f", {amount(count)} fetched from {store.source.name}" if count and store else ""
 
     @property
     def shard(self) -> Shard | None:

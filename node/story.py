@@ -63,10 +63,10 @@ class Story:
         self._said.discard("spare")
         self._say(f"plan: {self._part(part)}; term {term} of planner {short(planner)}")
 
-    def ready(self, part: Assignment, loaded: Loaded) -> None:
-        """Serving."""
+    def ready(self, part: Assignment, loaded: Loaded, fetched: str = "") -> None:
+        """Serving; `fetched` says what came from elsewhere first."""
         size = amount(loaded.weight_bytes)
-        read = f"{amount(loaded.bytes_read)} read"
+        read = f"{amount(loaded.bytes_read)} read{fetched}"
         free = f"{loaded.free_tokens} KV tokens free"
         role = "" if part.leads else " (its leader takes the requests)"
         layers = f"layers [{part.stage.start},{part.stage.end})"

@@ -29,6 +29,7 @@ from node.orders import (
     Compute,
     Computed,
     Failed,
+    Given,
     Load,
     Loaded,
     Measure,
@@ -42,6 +43,7 @@ from node.orders import (
     Unload,
 )
 from node.schedule import DECODE_TOKENS, Arrived, Schedule
+from node.supplies import Supplies
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError, SwarmError
 from swarm.model import ModelSpec
@@ -73,6 +75,7 @@ class Worker:
         self._group = ""
         self._most_sessions = most_sessions
         self._company = Company(1.0)
+        self._supplies = Supplies(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
 
     def run(self) -> None:
@@ -94,6 +97,9 @@ class Worker:
                     self._told += 1  # before the look at the link: `_heed` looks after setting it
                     if self._link:
                         self._link.close()  # wakes a rank that follows its leader
+                if isinstance(order, Given):
+                    self._supplies.given(order)
+                    continue
                 self._inbox.put(Arrived(order, time.perf_counter()))
         os._exit(0)  # the node is gone: nothing here is worth keeping
 
@@ -181,6 +187,7 @@ class Worker:
             device=self._device,
             reducer=reducer,
             on_progress=lambda share: self._progress(order.group, share),
+            provide=lambda wanted: self._supplies.ask(order.group, wanted),
         )
         self._runner = runner
         config = load_config(spec.folder)

@@ -2,30 +2,18 @@
 
 import hashlib
 import json
-import logging
-import math
 import re
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from swarm.errors import BadModel
+from swarm.headers import TensorHeader, read_headers, read_json
+from swarm.hub import open_on_hub
 from swarm.model import BUILT_IN, ModelSpec
-
-logger = logging.getLogger(__name__)
+from swarm.store import Store
 
 # Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
 SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
@@ -39,38 +27,35 @@ UNREADABLE = (  # what transformers raises for a config with values that cannot 
     ArithmeticError, AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
 ATTENTION_NAMES = {"self_attn", "attn", "attention"}  # a layer's child that is its attention
-FILES = ("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*")
-MORE_FILES = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
-HEADER_CAP = 100 * 1024 * 1024  # bytes; the safetensors format's own limit
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """One tensor of a checkpoint as its file's header describes it."""
-
-    name: str
-    file: Path
-    dtype: str  # of safetensors: "F32", "BF16", ...
-    shape: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the tensor has."""
-        return math.prod(self.shape)
-
-
 def find_model(name: str, *, revision: str = "") -> Path:
-    """Return the folder of a built-in model, a folder or a hub id; raises BadModel."""
+    """Return the folder of a model; weights of the hub are in it as headers only, see `Store`.
+
+    Raises BadModel, Unreachable.
+    """
+    return open_model(name, revision=revision)[0]
+
+
+def open_model(name: str, *, revision: str = "") -> tuple[Path, Store | None]:
+    """Return the folder of a built-in model, a folder or a hub id, and what fills it if it is thin.
+
+    Raises BadModel, Unreachable.
+    """
     if name == BUILT_IN:
-        return Path(__file__).parent / "models" / BUILT_IN
+        return Path(__file__).parent / "models" / BUILT_IN, None
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return folder, None
+    if not is_hub_id(name):
         raise BadModel(f"There is no folder {name}.", "Give a folder, a hub id or swarm-tiny.")
-    return _download(name, revision)
+    return open_on_hub(name, revision)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder may be one of the hub."""
+    return name != BUILT_IN and not name.startswith((".", "/", "~")) and name.count("/") <= 1
 
 
 def read_spec(folder: Path, name: str) -> ModelSpec:
@@ -89,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise BadModel(f"{folder} has no config.json.", "Name a folder with a Hugging Face model.")
-    raw = _read_json(path)
+    raw = read_json(path)
     architecture = raw.get("model_type")
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise BadModel(
@@ -112,12 +97,6 @@ def load_config(folder: Path) -> PretrainedConfig:
         cause = " ".join(str(error).split())
         raise BadModel(f"config.json of {folder} is not valid: {cause}.", "Repair it.") from error
     return config
-
-
-def read_headers(folder: Path) -> list[TensorHeader]:
-    """Return every tensor of the checkpoint, sorted by name; raises BadModel."""
-    headers = [header for path in _weight_files(folder) for header in _headers_of(path)]
-    return sorted(headers, key=lambda header: header.name)
 
 
 def digest_of(raw: dict[str, Any], headers: list[TensorHeader]) -> str:
@@ -191,77 +170,6 @@ def _context_of(config: PretrainedConfig) -> int:
     if rope.get("rope_type") in ("longrope", "dynamic"):  # they rescale all positions above it
         return int(rope.get("original_max_position_embeddings") or most)
     return most
-
-
-def _download(name: str, revision: str) -> Path:
-    patterns = [*FILES, *MORE_FILES, *WEIGHT_FILES]
-    try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise BadModel(
-            f"The model {name!r} is neither built in, nor a folder, nor found on the hub.",
-            "Check the name; a private model needs HF_TOKEN.",
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise BadModel(
-            f"The model {name!r} is neither built in, nor a folder, nor downloaded already, and the"
-            " hub cannot be reached.",
-            "Name a folder, connect to the network, or unset HF_HUB_OFFLINE.",
-        ) from error
-    logger.info("found %s in %s", name, folder)
-    return folder
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = _read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not names:
-            raise BadModel(f"{index} has no weight_map.", "Download the model again.")
-        files = sorted({folder / Path(str(name)).name for name in names.values()})
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        cause = "only pickled weights (.bin)" if pickles else "no safetensors weights"
-        raise BadModel(f"{folder} has {cause}.", "Convert the model to safetensors.")
-    return files
-
-
-def _headers_of(path: Path) -> Iterator[TensorHeader]:
-    header = _read_header(path)
-    header.pop("__metadata__", None)
-    for name, facts in header.items():
-        try:
-            shape = tuple(int(size) for size in facts["shape"])
-            yield TensorHeader(name, path, str(facts["dtype"]), shape)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadModel(
-                f"The header of {path} is broken at {name[:80]}.", "Download it again."
-            ) from error
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            data = file.read(size) if size <= HEADER_CAP else b""
-        header = json.loads(data)
-    except (OSError, struct.error, ValueError) as error:
-        raise BadModel(f"The header of {path} cannot be read.", "Download it again.") from error
-    if not isinstance(header, dict):
-        raise BadModel(f"The header of {path} is not a map.", "Download it again.")
-    return header
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{path} is not valid JSON.", "Download the model again.") from error
-    if not isinstance(value, dict):
-        raise BadModel(f"{path} is not a JSON map.", "Download the model again.")
-    return value
 
 
 def _layer_parameters(headers: list[TensorHeader], layers: int) -> tuple[int, int]:

@@ -1,50 +1,35 @@
 """StageRunner: the door of the engine. It loads one shard and runs steps of many sessions."""
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer
 
 from node.engine.allreduce import Reducer
 from node.engine.batch import Batch, Chunk
-from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.loading import LoadedParts, Loader, load_parts, weight_bytes_of
+from node.engine.pieces import Provide
 from node.engine.prefixes import Prompt
-from node.engine.quantise import quantise_layer, saved_bytes
-from node.engine.quicken import quicken
 from node.engine.sampler import Decode, Sampler
-from node.engine.skeleton import Skeleton, build_skeleton
 from node.engine.spec import StageSpec, StepItem, StepResult
-from node.engine.tensor_split import TensorSplit
-from node.engine.weights import load_weights
-from swarm.checkpoint import load_config
 from swarm.errors import BadModel, EngineError
 from swarm.sampling import GREEDY, Sampling
-
-logger = logging.getLogger(__name__)
 
 
 class StageRunner:
     """One loaded shard with its KV store; owned by one thread."""
 
-    def __init__(
-        self,
-        spec: StageSpec,
-        config: PretrainedConfig,
-        skeleton: Skeleton,
-        store: KVStore,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
         self.spec = spec
-        self.weight_bytes = weight_bytes_of(skeleton)
-        self.bytes_read = 0
+        self.weight_bytes = weight_bytes_of(parts.skeleton)
+        self.bytes_read = parts.bytes_read
         self.is_first = spec.start == 0
-        self.is_last = spec.end == int(config.num_hidden_layers)
-        self._config = config
-        self._skeleton = skeleton
-        self._store = store
+        self.is_last = spec.end == int(parts.config.num_hidden_layers)
+        self._config = parts.config
+        self._skeleton = parts.skeleton
+        self._store = parts.store
         self._device = device
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._samplers: dict[str, Sampler] = {}
@@ -59,45 +44,15 @@ class StageRunner:
         device: str = "cpu",
         reducer: Reducer | None = None,
         on_progress: Callable[[float], None] | None = None,
+        provide: Provide | None = None,
     ) -> "StageRunner":
         """Read the shard; weights and KV stay within `budget_bytes`.
 
-        Raises BadModel for the checkpoint's faults, EngineError if the shard does not fit.
+        `provide` fetches what the model's folder lacks. Raises BadModel for the checkpoint's
+        faults, EngineError if the shard does not fit.
         """
-        if (reducer is None) != (spec.ranks == 1):
-            raise EngineError(f"A stage of {spec.ranks} ranks and its reducer do not match.")
-        config = load_config(spec.folder)
-        place = torch.device(device)
-        if spec.quant == "int8" and place.type != "cpu":
-            raise EngineError("int8 runs on CPUs only.", "Use f32, f16 or bf16 here.")
-        is_last = spec.end == int(config.num_hidden_layers)
-        skeleton = build_skeleton(
-            config,
-            range(spec.start, spec.end),
-            spec.torch_dtype,
-            has_head=is_last and spec.rank == 0,
-        )
-        split = TensorSplit(skeleton, spec, config)
-        room = _room_of(skeleton, split, spec, budget_bytes)
-
-        layers = skeleton.layer_names()
-
-        def report(prefix: str, fraction: float) -> None:
-            if spec.quant == "int8" and prefix in layers:
-                quantise_layer(layers[prefix])
-            if on_progress is not None:
-                on_progress(fraction)
-
-        bytes_read = load_weights(skeleton, split, spec.folder, place, report)
-        if reducer is not None:
-            split.hook(reducer.all_reduce)
-        quicken(skeleton)
-        like = torch.empty(0, dtype=spec.torch_dtype, device=place)
-        store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
-        runner = cls(spec, config, skeleton, store, place)
-        runner.bytes_read = bytes_read
-        logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
-        return runner
+        loader = Loader(budget_bytes, torch.device(device), reducer, on_progress, provide)
+        return cls(spec, load_parts(spec, loader), loader.device)
 
     @property
     def free_tokens(self) -> int:
@@ -274,27 +229,3 @@ def load_decode(folder: Path) -> Decode:
     except (OSError, ValueError) as error:
         raise BadModel(f"{folder} has no tokenizer for stop strings.", "Use stop_ids.") from error
     return lambda ids: str(tokenizer.decode(ids))
-
-
-def weight_bytes_of(skeleton: Skeleton) -> int:
-    """Bytes of the parameters of a skeleton, each counted once."""
-    unique = {id(each): each for each in skeleton.model.parameters()}
-    return sum(each.numel() * each.element_size() for each in unique.values())
-
-
-def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
-    """Tokens of KV that fit beside the weights; raises EngineError if none does."""
-    weights = weight_bytes_of(skeleton)
-    if spec.quant == "int8":
-        weights -= sum(saved_bytes(layer) for layer in skeleton.layer_names().values())
-    width = split.kv_heads * sum(split.head_dims) * spec.torch_dtype.itemsize
-    token_bytes = width * (spec.end - spec.start)
-    left = budget_bytes - weights
-    tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
-    if tokens < SMALLEST_BLOCK or left < 0:
-        raise EngineError(
-            f"The shard needs {weights + SMALLEST_BLOCK * token_bytes} bytes"
-            f" of a budget of {budget_bytes}.",
-            "Give it fewer layers or more memory.",
-        )
-    return tokens

@@ -21,10 +21,12 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
+from node.engine.pieces import Group, Provide, require_bytes
 from node.engine.skeleton import Skeleton
 from node.engine.tensor_split import Cut, TensorSplit
-from swarm.checkpoint import LAYER, TensorHeader, read_headers
+from swarm.checkpoint import LAYER
 from swarm.errors import BadModel
+from swarm.headers import TensorHeader, read_headers
 
 
 class Counter:
@@ -70,19 +72,21 @@ class LazyShard:
 def load_weights(
     skeleton: Skeleton,
     split: TensorSplit,
-    folder: Path,
-    device: torch.device,
+    place: tuple[Path, torch.device],
     on_group: Callable[[str, float], None],
+    provide: Provide | None = None,
 ) -> int:
-    """Fill the meta parameters of the skeleton and return the bytes read; raises BadModel.
+    """Fill the meta parameters from a folder on a device; returns the bytes read.
 
     `on_group(prefix, fraction)` is called after each layer and after the ends, in the caller's
-    thread.
+    thread; `provide` before, with the bytes that the folder's files lack. Raises BadModel.
     """
+    folder, device = place
     model = skeleton.model
     counter = Counter()
     mapping = get_model_conversion_mapping(model)
     groups = _groups_of(model, split, read_headers(folder), mapping)
+    require_bytes([each for group in groups.values() for each in group], provide)
     total = sum(header.parameters for group in groups.values() for header, _ in group)
     done = 0
     with ExitStack() as stack, _quiet():
@@ -115,7 +119,6 @@ class _Files:
             raise BadModel(f"{header.file} is broken.", "Download the model again.") from error
 
 
-Group = list[tuple[TensorHeader, Cut | None]]
 Mapping = list[Any]  # of transformers' weight transforms
 
 

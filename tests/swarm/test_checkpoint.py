@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
-from swarm import checkpoint
 from swarm.checkpoint import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
 from swarm.errors import BadModel
 
@@ -148,33 +146,6 @@ def test_folder_is_found_and_absent_one_is_not(folder: Path) -> None:
     assert find_model("swarm-tiny").name == "swarm-tiny"
     with pytest.raises(BadModel, match="no folder"):
         find_model(str(folder / "absent"))
-
-
-@pytest.mark.parametrize("name", ["someone/absent", "not a name!"])
-def test_name_that_nobody_knows_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise LocalEntryNotFoundError("offline")
-
-    if "/" in name:
-        monkeypatch.setattr(checkpoint, "snapshot_download", refuse)
-    with pytest.raises(BadModel, match="neither built in, nor a folder"):
-        find_model(name)
-
-
-def test_download_asks_only_for_safetensors_config_and_tokenizer(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def download(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        return str(folder)
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
-    assert find_model("someone/model", revision="v1") == folder
-    assert (asked["name"], asked["revision"]) == ("someone/model", "v1")
-    assert "*.safetensors" in asked["allow_patterns"]
-    assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 
 def test_norms_named_after_attention_are_not_attention() -> None:

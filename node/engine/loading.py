@@ -1,0 +1,118 @@
+"""Loading a shard: skeleton, cut, weights, KV store - everything that a runner runs on."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from node.engine.allreduce import Reducer
+from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.packing import pack_layer
+from node.engine.pieces import Provide
+from node.engine.quantise import quantise_layer, saved_bytes
+from node.engine.quicken import quicken
+from node.engine.skeleton import Skeleton, build_skeleton
+from node.engine.spec import StageSpec
+from node.engine.tensor_split import TensorSplit
+from node.engine.weights import load_weights
+from swarm.checkpoint import load_config
+from swarm.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """How shards are loaded on one device."""
+
+    budget_bytes: int  # of weights and KV together
+    device: torch.device
+    reducer: Reducer | None = None
+    on_progress: Callable[[float], None] | None = None
+    provide: Provide | None = None  # fetches what the model's folder lacks
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedParts:
+    """A shard, ready to run."""
+
+    config: PretrainedConfig
+    skeleton: Skeleton
+    store: KVStore
+    bytes_read: int
+
+
+def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
+    """Read a shard; raises BadModel, and EngineError if it does not fit."""
+    if (loader.reducer is None) != (spec.ranks == 1):
+        raise EngineError(f"A stage of {spec.ranks} ranks and its reducer do not match.")
+    if spec.quant == "int8" and loader.device.type != "cpu":
+        raise EngineError("int8 runs on CPUs only.", "Use f32, f16 or bf16 here.")
+    config = load_config(spec.folder)
+    is_last = spec.end == int(config.num_hidden_layers)
+    owned = range(spec.start, spec.end)
+    has_head = is_last and spec.rank == 0
+    skeleton = build_skeleton(config, owned, spec.torch_dtype, has_head=has_head)
+    split = TensorSplit(skeleton, spec, config)
+    room = _room_of(skeleton, split, spec, loader.budget_bytes)
+    bytes_read = _fill(skeleton, split, spec, loader)
+    if loader.reducer is not None:
+        split.hook(loader.reducer.all_reduce)
+    quicken(skeleton)
+    like = torch.empty(0, dtype=spec.torch_dtype, device=loader.device)
+    store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
+    logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
+    return LoadedParts(config, skeleton, store, bytes_read)
+
+
+def weight_bytes_of(skeleton: Skeleton) -> int:
+    """Bytes of the parameters of a skeleton, each counted once."""
+    unique = {id(each): each for each in skeleton.model.parameters()}
+    return sum(each.numel() * each.element_size() for each in unique.values())
+
+
+def _fill(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, loader: Loader) -> int:
+    layers = skeleton.layer_names()
+
+    def report(prefix: str, fraction: float) -> None:
+        if prefix in layers:
+            _shape(layers[prefix], spec)
+        if loader.on_progress is not None:
+            loader.on_progress(fraction)
+
+    place = spec.folder, loader.device
+    bytes_read = load_weights(skeleton, split, place, report, loader.provide)
+    model: Any = skeleton.model
+    head, ids = model.get_output_embeddings(), model.get_input_embeddings()
+    if getattr(head, "weight", None) is not getattr(ids, "weight", None):  # one copy for both
+        pack_layer(head)
+    return bytes_read
+
+
+def _shape(layer: nn.Module, spec: StageSpec) -> None:
+    """Give the weights of a loaded layer the form in which they are fastest."""
+    if spec.quant == "int8":
+        quantise_layer(layer)
+    pack_layer(layer)
+
+
+def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
+    """Tokens of KV that fit beside the weights; raises EngineError if none does."""
+    weights = weight_bytes_of(skeleton)
+    if spec.quant == "int8":
+        weights -= sum(saved_bytes(layer) for layer in skeleton.layer_names().values())
+    width = split.kv_heads * sum(split.head_dims) * spec.torch_dtype.itemsize
+    token_bytes = width * (spec.end - spec.start)
+    left = budget_bytes - weights
+    tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
+    if tokens < SMALLEST_BLOCK or left < 0:
+        raise EngineError(
+            f"The shard needs {weights + SMALLEST_BLOCK * token_bytes} bytes"
+            f" of a budget of {budget_bytes}.",
+            "Give it fewer layers or more memory.",
+        )
+    return tokens

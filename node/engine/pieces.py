@@ -1,0 +1,55 @@
+"""Pieces: which bytes of a checkpoint's files a shard needs, and whether they are here."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from node.engine.tensor_split import Cut
+from swarm.errors import BadModel
+from swarm.headers import TensorHeader
+from swarm.ranges import Range, Ranges, merged
+from swarm.sparse import missing
+
+GAP_BYTES = 1 << 16  # smaller gaps within a tensor are not worth a request
+BRIDGE = 0.002  # of what lies before a gap: so small ones between tensors are fetched as well
+
+Group = list[tuple[TensorHeader, Cut | None]]
+Provide = Callable[[Mapping[str, Ranges]], None]  # blocks; raises SwarmError
+
+
+def require_bytes(group: Group, provide: Provide | None) -> None:
+    """Let `provide` fetch what the files lack of these tensors; raises BadModel if it is not."""
+    lacking = _lacking(group)
+    if lacking and provide is not None:
+        provide(lacking)
+        lacking = _lacking(group)
+    if lacking:
+        name = min(lacking)
+        raise BadModel(f"{name} lacks bytes of this shard here.", "Name the model by its hub id.")
+
+
+def ranges_of(header: TensorHeader, cut: Cut | None) -> list[Range]:
+    """The bytes of a tensor's slice: rows and experts apart, but of a cut by columns the span."""
+    if cut is None or not header.parameters:
+        return [(header.start, header.end)]
+    outer = math.prod(header.shape[: cut.dim])
+    stride = (header.end - header.start) // outer  # bytes from one block of the cut to the next
+    unit = stride // header.shape[cut.dim]
+    kept = sum(high - low for low, high in cut.intervals) * unit
+    if outer > 1 and stride - kept < GAP_BYTES:
+        return [(header.start, header.end)]
+    return [
+        (header.start + block * stride + low * unit, header.start + block * stride + high * unit)
+        for block in range(outer)
+        for low, high in cut.intervals
+    ]
+
+
+def _lacking(group: Group) -> dict[str, Ranges]:
+    wanted: dict[str, list[Range]] = defaultdict(list)
+    paths = {}
+    for header, cut in group:
+        wanted[header.file.name] += ranges_of(header, cut)
+        paths[header.file.name] = header.file
+    found = {n: missing(paths[n], merged(each, bridge=BRIDGE)) for n, each in wanted.items()}
+    return {name: ranges for name, ranges in found.items() if ranges}

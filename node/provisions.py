@@ -1,0 +1,59 @@
+"""Provisions: fetches what a worker lacks of its shard's weights, and says how far it is."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from node.orders import Given, Need
+from node.supplies import wanted_of
+from node.worker_process import WorkerProcess
+from swarm.errors import SwarmError
+from swarm.store import Store, Watch
+
+logger = logging.getLogger(__name__)
+
+REASON_CAP = 2000  # characters
+
+
+class Provisions:
+    """What one device's worker asks its node for."""
+
+    def __init__(
+        self, worker: WorkerProcess, store: Store | None, on_fraction: Callable[[float], None]
+    ) -> None:
+        self._worker, self._store, self._on_fraction = worker, store, on_fraction
+        self._task: asyncio.Task[None] | None = None
+        self._watch = Watch()
+        self.fetched_bytes = 0  # for the shard that is loading, or was loaded last
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether bytes are on their way: whoever shows a bar shows one already."""
+        return self._task is not None and not self._task.done()
+
+    def serve(self, need: Need) -> None:
+        """Begin to fetch what the worker needs; it hears when that is done."""
+        self.stop()
+        loop = asyncio.get_running_loop()
+
+        def show(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(self._on_fraction, done / total)
+
+        self._watch = Watch(show)
+        self._task = asyncio.create_task(self._fetch(need, self._watch))
+
+    def stop(self) -> None:
+        """Nobody wants it any more."""
+        self._watch.stop()
+        self.fetched_bytes = 0
+
+    async def _fetch(self, need: Need, watch: Watch) -> None:
+        reason = "The folder of the model lacks weights, and nobody gives them."
+        if self._store is not None:
+            try:
+                fetched = await asyncio.to_thread(self._store.hold, wanted_of(need), watch)
+                self.fetched_bytes, reason = fetched, ""
+            except SwarmError as error:
+                logger.warning("weights cannot be fetched: %s", error)
+                reason = str(error)[:REASON_CAP]
+        self._worker.order(Given(need.group, reason))

@@ -1,0 +1,119 @@
+"""A model on the hub: its small files here, its weights as headers, to be filled where wanted."""
+
+import logging
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.file_download import repo_folder_name
+
+from swarm.errors import BadModel
+from swarm.headers import INDEX, LONE_FILE, indexed_files, no_weights
+from swarm.hub_errors import explained
+from swarm.hub_source import HubSource
+from swarm.sparse import SparseFile
+from swarm.store import Store
+
+logger = logging.getLogger(__name__)
+
+PAPERS = (  # what a client needs, and a node besides its weights
+    *("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", INDEX),
+)
+DONE = "done"  # in the folder once all papers and headers are there
+HEADERS_AT_A_TIME = 8
+CACHE = "swarm"  # below HF_HOME
+
+
+def is_paper(name: str) -> bool:
+    """Whether a file of a repository is small and needed by everybody."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in PAPERS)
+
+
+def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
+    """The folder of a model, and the store that fills it unless it is whole.
+
+    Fetches small files and the weights' headers, no weights; raises BadModel, Unreachable.
+    """
+    with explained(repo):
+        config = hf_hub_download(repo, "config.json", revision=revision or None)
+        snapshot = Path(config).parent
+        folder = Path(constants.HF_HOME) / CACHE / _folder_name(repo) / snapshot.name
+        store = Store(folder, HubSource(repo, snapshot.name))
+        if not (folder / DONE).is_file():
+            try:
+                names = _names(repo, snapshot.name)
+            except (httpx2.TransportError, OfflineModeIsEnabled):
+                if _is_whole(snapshot):
+                    return snapshot, None
+                raise
+            for name in filter(is_paper, names):
+                hf_hub_download(repo, name, revision=snapshot.name)
+            files = _weight_files(repo, snapshot, names)
+            if all((snapshot / name).is_file() for name in files):
+                return snapshot, None
+            _furnish(store, snapshot, filter(is_paper, names), files)
+    logger.info("found %s in %s", repo, folder)
+    return folder, store
+
+
+def _folder_name(repo: str) -> str:
+    return repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def _names(repo: str, commit: str) -> list[str]:
+    seconds = constants.HF_HUB_ETAG_TIMEOUT
+    found = HfApi().model_info(repo, revision=commit, timeout=seconds)
+    return [each.rfilename for each in found.siblings or ()]
+
+
+def _weight_files(repo: str, snapshot: Path, names: list[str]) -> list[str]:
+    if INDEX in names:
+        files = indexed_files(snapshot / INDEX)
+        if absent := set(files) - set(names):
+            raise BadModel(f"{repo} lacks {min(absent)} on the hub.", "Choose another model.")
+        return files
+    files = [LONE_FILE] if LONE_FILE in names else [n for n in names if _is_weights(n)]
+    if not files:
+        raise no_weights(repo, has_pickles=any(n.endswith((".bin", ".pt", ".pth")) for n in names))
+    return files
+
+
+def _is_weights(name: str) -> bool:
+    return "/" not in name and name.endswith(".safetensors")
+
+
+def _is_whole(snapshot: Path) -> bool:
+    index = snapshot / INDEX
+    files = indexed_files(index) if index.is_file() else [LONE_FILE]
+    return all((snapshot / name).is_file() for name in files)
+
+
+def _furnish(store: Store, snapshot: Path, papers: Iterable[str], files: Iterable[str]) -> None:
+    """Put small files and headers into the store's folder; weights that are here are linked."""
+    store.folder.mkdir(parents=True, exist_ok=True)
+    for name in papers:
+        shutil.copyfile(snapshot / name, store.folder / name)
+    absent = [name for name in files if not _linked(snapshot / name, store.folder / name)]
+    source = store.source
+    assert isinstance(source, HubSource)
+
+    def begin(name: str) -> None:
+        store.read_header(SparseFile(store.folder / name, source.facts(name)))
+
+    with ThreadPoolExecutor(HEADERS_AT_A_TIME, "header") as pool:
+        list(pool.map(begin, absent))
+    (store.folder / DONE).touch()
+
+
+def _linked(whole: Path, link: Path) -> bool:
+    if not whole.is_file() or SparseFile.again(link):
+        return False
+    link.unlink(missing_ok=True)
+    link.symlink_to(whole.resolve())
+    return True
