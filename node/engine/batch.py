@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from node.engine.attention import Options, attend_chunk, attend_singles
+from node.engine.attention import Options
+from node.engine.backend import Backend, backend_of
 from node.engine.cache import KVStore, Slot
 
 CALL_VALUES = 64_000  # a batched call costs as much as reading so many keys and values
@@ -42,6 +43,8 @@ class Singles:
     here: slice | torch.Tensor  # their places in the step, by block
     blocks: torch.Tensor  # [sessions]
     positions: torch.Tensor  # [sessions]
+    least: int  # of the positions, as the host knows them: asking the device would wait for it
+    most: int
     is_dense: bool  # every block between the first and the last takes part
     masks: dict[int | None, tuple[int, torch.Tensor]] = field(default_factory=dict)
 
@@ -52,8 +55,15 @@ class Batch:
     Rows keep the order of the items: ranks have unlike blocks, but must sum like rows.
     """
 
-    def __init__(self, store: KVStore, chunks: Sequence[Chunk], like: torch.Tensor) -> None:
+    def __init__(
+        self,
+        store: KVStore,
+        chunks: Sequence[Chunk],
+        like: torch.Tensor,
+        backend: Backend | None = None,
+    ) -> None:
         self._store = store
+        self._backend = backend or backend_of(like.device)
         self._like = like  # dtype and device of masks
         self._tokens = sum(chunk.count for chunk in chunks)
         runs = _runs_of(
@@ -105,8 +115,12 @@ class Batch:
         keys[:, chunk.position : end] = parts[1]
         values[:, chunk.position : end] = parts[2]
         start = _window_start(chunk.position, options.window)
-        mask = None if chunk.count == 1 else self._chunk_mask(chunk, start, options.window)
-        return attend_chunk(parts[0], keys[:, start:end], values[:, start:end], mask, options)
+        sees_all = options.window is None and options.is_plain and self._backend.is_causal
+        mask = None
+        if chunk.count > 1 and not sees_all:
+            mask = self._chunk_mask(chunk, start, options.window)
+        seen = (slice(None), slice(start, end))
+        return self._backend.chunk(parts[0], keys[seen], values[seen], mask, options)
 
     def _attend_singles(
         self,
@@ -128,7 +142,7 @@ class Batch:
             query = spread
         seen = (slice(singles.low, singles.high), slice(None), slice(start, start + mask.shape[-1]))
         grouped = query.reshape(query.shape[0], key.shape[1], -1, head_dim)
-        rows = attend_singles(grouped, views[0][seen], views[1][seen], mask, options)
+        rows = self._backend.singles(grouped, views[0][seen], views[1][seen], mask, options)
         rows = rows.view(query.shape[0], heads, -1)
         return rows if singles.is_dense else rows[places]
 
@@ -141,12 +155,10 @@ class Batch:
 
     def _singles_mask(self, singles: Singles, window: int | None) -> tuple[int, torch.Tensor]:
         if window not in singles.masks:
-            start = _window_start(int(singles.positions.min()), window)
+            start = _window_start(singles.least, window)
             rows = singles.positions.new_full((singles.high - singles.low,), start)
             rows[singles.blocks - singles.low] = singles.positions
-            columns = torch.arange(
-                start, int(singles.positions.max()) + 1, device=self._like.device
-            )
+            columns = torch.arange(start, singles.most + 1, device=self._like.device)
             mask = self._mask(rows, columns, window)[:, None, None]  # [blocks, 1, 1, length]
             singles.masks[window] = (start, mask)
         return singles.masks[window]
@@ -167,6 +179,8 @@ class Batch:
             here=_here_of([chunk.first for chunk in run], device),
             blocks=torch.tensor([chunk.slot.index for chunk in run], device=device),
             positions=torch.tensor([chunk.position for chunk in run], device=device),
+            least=min(chunk.position for chunk in run),
+            most=max(chunk.position for chunk in run),
             is_dense=len(run) == run[-1].slot.index + 1 - run[0].slot.index,
         )
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.engine.attention import Options
+from node.engine.backend import BACKENDS, Backend
 from node.engine.batch import Batch, Chunk, _cheapest_runs
 from node.engine.cache import KVStore, Slot
 
@@ -43,6 +44,7 @@ def attend_alone(rows: list[torch.Tensor], position: int, options: Options) -> t
     return (weights @ value).transpose(0, 1)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", OPTIONS)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -53,7 +55,7 @@ def attend_alone(rows: list[torch.Tensor], position: int, options: Options) -> t
     ),
 )
 def test_ragged_step_equals_each_session_alone(
-    name: str, capacities: list[int], steps: list[list[tuple[int, int]]]
+    name: str, backend: str, capacities: list[int], steps: list[list[tuple[int, int]]]
 ) -> None:
     options = Options(**OPTIONS[name])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
@@ -64,7 +66,7 @@ def test_ragged_step_equals_each_session_alone(
         counts = {n % len(slots): count for n, count in step}
         fitting = {n: c for n, c in counts.items() if slots[n].length + c <= slots[n].capacity}
         if fitting:
-            check_step(store, slots, rows, fitting, options)
+            check_step(store, slots, rows, fitting, (options, BACKENDS[backend]))
 
 
 def check_step(
@@ -72,8 +74,9 @@ def check_step(
     slots: list[Slot],
     rows: list[list[torch.Tensor]],
     counts: dict[int, int],
-    options: Options,
+    how: tuple[Options, Backend],
 ) -> None:
+    options, backend = how
     firsts = [0, *itertools.accumulate(counts.values())]
     chunks = [
         Chunk(slots[n], slots[n].length, count, first)
@@ -86,7 +89,7 @@ def check_step(
         for k in range(3)
     ]
     query, key, value = packed
-    out = Batch(store, chunks, torch.empty(0)).attend(0, query, key, value, options)[0]
+    out = Batch(store, chunks, torch.empty(0), backend).attend(0, query, key, value, options)[0]
     for n, chunk in zip(counts, chunks, strict=True):
         expected = attend_alone([each[:, : chunk.end] for each in rows[n]], chunk.position, options)
         torch.testing.assert_close(out[chunk.here], expected, atol=1e-5, rtol=1e-5)
