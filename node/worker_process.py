@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
 PREPARE_SECONDS = 30.0
 BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 OnAnswer = Callable[[Message], None]
 Question = tuple[type[Message], str]  # kind of the answer, and its group if it has one
@@ -112,6 +114,7 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     *self._place.arguments,
                 ),
+                env=HUGE_PAGES | os.environ,  # weights are read in one sweep after the other
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first

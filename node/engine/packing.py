@@ -8,9 +8,12 @@ from functools import cache
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 SMALLEST = 16  # rows and columns; smaller linears (gates) stay as they are
 ROWS = 8  # that the layout is best for; it serves every number of rows
+FEWEST_ROWS = 4  # fewer take longer than these where the weight comes from memory
+CACHED_WEIGHTS = 1 << 18  # at most so many come from the core's own cache
 ZERO = 128  # what oneDNN's kernels call zero: their rows are unsigned
 
 
@@ -19,8 +22,15 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
         """Multiply: [..., outputs]."""
+        rows = input.shape[-2]
+        if rows >= FEWEST_ROWS or self.in_features * self.out_features <= CACHED_WEIGHTS:
+            return self._multiply(input)
+        padded = functional.pad(input, (0, 0, 0, FEWEST_ROWS - rows))
+        return self._multiply(padded)[..., :rows, :]
+
+    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            input, self.weight, self.bias, "none", [], ""
+            rows, self.weight, self.bias, "none", [], ""
         )
         return product
 

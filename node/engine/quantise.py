@@ -20,26 +20,47 @@ from node.engine.skeleton import build_skeleton
 from swarm.checkpoint import load_config
 
 LEVELS = 127
+MOST_KEPT = 64  # rows
 WIDTH = 4.0  # bytes of a float32
 SLICE_SHARE = 4 / 128  # of a weight: every rank has scales of its own for blocks of 128 columns
+
+
+class Quantised:
+    """Rows as they were rounded last: the linears of a layer often get the same ones."""
+
+    def __init__(self) -> None:
+        self._form = (ZERO, torch.uint8) if can_multiply_integers() else (0, torch.int8)
+        self._rows: torch.Tensor | None = None
+        self._found = (torch.empty(0), torch.empty(0))
+
+    def of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return whole numbers [rows, inputs] as the kernel wants them and scales [rows, 1]."""
+        if rows is self._rows:
+            return self._found
+        flat = rows.reshape(-1, rows.shape[-1]).float()
+        scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
+        zero, dtype = self._form
+        found = (flat / scales).round_().add_(zero).to(dtype), scales
+        self._rows, self._found = (rows, found) if len(flat) <= MOST_KEPT else (None, self._found)
+        return found
 
 
 class Int8Linear(nn.Linear):
     """A linear layer whose weight is int8 [outputs, inputs] with one float32 scale per output."""
 
     scale: nn.Parameter
+    quantised: Quantised
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
         """Quantise each row, multiply in integers, scale back: [..., outputs]."""
-        flat = input.reshape(-1, self.in_features).float()  # [rows, inputs]
-        scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
-        out = self._multiply((flat / scales).round_()).mul_(scales).to(input.dtype)
+        rows, scales = self.quantised.of(input)
+        out = self._multiply(rows).mul_(scales).to(input.dtype)
         if self.bias is not None:
             out += self.bias
         return out.view(*input.shape[:-1], self.out_features)
 
-    def _multiply(self, rounded: torch.Tensor) -> torch.Tensor:
-        sums = torch._int_mm(rounded.to(torch.int8), self.weight.t())
+    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        sums = torch._int_mm(rows, self.weight.t())
         return sums.float().mul_(self.scale)
 
 
@@ -48,14 +69,13 @@ class PackedInt8Linear(Int8Linear):
 
     zeros: torch.Tensor
 
-    def _multiply(self, rounded: torch.Tensor) -> torch.Tensor:
-        return multiply_integers(
-            rounded.add_(ZERO).to(torch.uint8), self.weight, self.scale, self.zeros
-        )
+    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        return multiply_integers(rows, self.weight, self.scale, self.zeros)
 
 
 def quantise_layer(layer: nn.Module) -> None:
     """Turn the loaded linears of a layer into int8 in place: hooks and names stay theirs."""
+    quantised = Quantised()
     for linear in linears_of(layer):
         weight = linear.weight.float()  # [outputs, inputs]
         scale = weight.abs().amax(1).div_(LEVELS).clamp_(min=1e-10)
@@ -65,6 +85,7 @@ def quantise_layer(layer: nn.Module) -> None:
             linear.__class__ = PackedInt8Linear
             cast("PackedInt8Linear", linear).zeros = torch.zeros(len(scale), dtype=torch.int64)
             rounded = pack_integers(rounded)
+        cast("Int8Linear", linear).quantised = quantised
         linear.weight = nn.Parameter(rounded, requires_grad=False)
         cast("Int8Linear", linear).scale = nn.Parameter(scale, requires_grad=False)
 

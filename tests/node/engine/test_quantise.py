@@ -79,3 +79,14 @@ def test_int8_counts_its_own_bytes_against_the_budget(
     assert StageRunner.load(spec, budget_bytes=needed + 64 * row).free_tokens == 64
     with pytest.raises(EngineError, match="budget"):
         StageRunner.load(spec, budget_bytes=needed + 63 * row)
+
+
+@torch.inference_mode()
+def test_packed_and_plain_integers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = quantised(64, 128, bias=True)
+    monkeypatch.setattr("node.engine.quantise.can_multiply_integers", lambda: False)
+    _, second = quantised(64, 128, bias=True)
+    assert type(second) is Int8Linear
+    for rows in (1, 7, 100):
+        hidden = torch.randn(1, rows, 64)
+        assert torch.equal(first(hidden), second(hidden))

@@ -1,0 +1,73 @@
+"""Packed linears give what plain ones give, know their bytes, and can be unpacked."""
+
+import pytest
+import torch
+from torch import nn
+
+from node.engine import packing
+from node.engine.packing import (
+    CACHED_WEIGHTS,
+    PackedLinear,
+    can_multiply_integers,
+    multiply_integers,
+    pack_integers,
+    pack_layer,
+)
+
+LARGE = (1024, CACHED_WEIGHTS // 512)  # its weight comes from memory: few rows are padded
+
+
+def packed(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    plain, layer = nn.Linear(inputs, outputs, bias=bias), nn.Linear(inputs, outputs, bias=bias)
+    layer.load_state_dict(plain.state_dict())
+    pack_layer(layer)
+    assert type(layer) is PackedLinear
+    return plain, layer
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 3, 4, 17])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 1000), (33, 47), LARGE])
+def test_products_are_those_of_the_plain_layer(rows: int, inputs: int, outputs: int) -> None:
+    plain, layer = packed(inputs, outputs, bias=True)
+    for hidden in (torch.randn(1, rows, inputs), torch.randn(rows, 2 * inputs)[:, ::2]):
+        assert layer(hidden).shape == (*hidden.shape[:-1], outputs)
+        assert torch.allclose(layer(hidden), plain(hidden), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_row_alone_is_what_it_is_among_three_others() -> None:
+    _, layer = packed(*LARGE, bias=False)
+    hidden = torch.randn(4, LARGE[0])
+    assert torch.equal(layer(hidden[:1]), layer(torch.cat([hidden[:1], hidden[1:] * 0]))[:1])
+
+
+def test_a_packed_weight_knows_its_bytes_and_can_be_unpacked() -> None:
+    plain, layer = packed(64, 48, bias=False)
+    assert layer.weight.numel() * layer.weight.element_size() == 4 * 64 * 48
+    assert torch.equal(layer.weight.to_dense(), plain.weight)
+
+
+def test_other_dtypes_and_small_gates_stay_plain() -> None:
+    layer = nn.Sequential(nn.Linear(64, 64, dtype=torch.bfloat16), nn.Linear(64, 2))
+    pack_layer(layer)
+    assert [type(each) for each in layer] == [nn.Linear, nn.Linear]
+
+
+def test_without_onednn_everything_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_has_onednn", lambda: False)
+    layer = nn.Linear(64, 64)
+    pack_layer(layer)
+    assert type(layer) is nn.Linear
+
+
+@pytest.mark.skipif(not can_multiply_integers(), reason="this CPU's integer kernels saturate")
+def test_integer_products_are_exact() -> None:
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (48, 33), dtype=torch.int8)
+    rows = torch.randint(-127, 128, (5, 33))
+    scale, zeros = torch.rand(48), torch.zeros(48, dtype=torch.int64)
+    moved = (rows + packing.ZERO).to(torch.uint8)
+    found = multiply_integers(moved, pack_integers(weight), scale, zeros)
+    assert torch.equal(found, (rows @ weight.t().long()).float() * scale)
