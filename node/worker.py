@@ -273,7 +273,8 @@ def _with_queue(answer: Message, start: float, came: dict[str, float]) -> Messag
 
 
 def _spec_of(order: Load) -> StageSpec:
-    bounds = {name: tuple(order.spec[name]) for name in ("kv_bounds", "mlp_bounds")}
+    names = ("kv_bounds", "mlp_bounds", "vocab_bounds")
+    bounds = {name: tuple(order.spec.get(name, ())) for name in names}
     return StageSpec(**{**order.spec, **bounds, "folder": Path(order.spec["folder"])})
 
 

@@ -18,6 +18,7 @@ from node.engine.quicken import quicken
 from node.engine.skeleton import Skeleton, build_skeleton
 from node.engine.spec import StageSpec
 from node.engine.tensor_split import TensorSplit
+from node.engine.vocabulary import Vocabulary
 from node.engine.weights import load_weights
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
@@ -44,6 +45,7 @@ class LoadedParts:
     skeleton: Skeleton
     store: KVStore
     bytes_read: int
+    vocabulary: Vocabulary | None = None  # if the ranks share it
 
 
 def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
@@ -55,18 +57,31 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     config = load_config(spec.folder)
     is_last = spec.end == int(config.num_hidden_layers)
     owned = range(spec.start, spec.end)
-    has_head = is_last and spec.rank == 0
+    vocabulary = _vocabulary_of(spec, int(config.vocab_size))
+    has_head = is_last and (spec.rank == 0 or vocabulary is not None)
     skeleton = build_skeleton(config, owned, spec.torch_dtype, has_head=has_head)
     split = TensorSplit(skeleton, spec, config)
+    if vocabulary is not None:
+        split.cuts |= vocabulary.cut(skeleton)
     room = _room_of(skeleton, split, spec, loader.budget_bytes)
     bytes_read = _fill(skeleton, split, spec, loader)
     if loader.reducer is not None:
         split.hook(loader.reducer.all_reduce)
+        if vocabulary is not None:
+            vocabulary.hook(skeleton, loader.reducer.all_reduce)
     quicken(skeleton)
     like = torch.empty(0, dtype=spec.torch_dtype, device=loader.device)
     store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
     logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
-    return LoadedParts(config, skeleton, store, bytes_read)
+    return LoadedParts(config, skeleton, store, bytes_read, vocabulary)
+
+
+def _vocabulary_of(spec: StageSpec, vocab: int) -> Vocabulary | None:
+    if not spec.vocab_bounds or spec.ranks == 1:
+        return None
+    if spec.vocab_bounds[-1] != vocab:
+        raise EngineError(f"The bounds {spec.vocab_bounds} must end at the model's {vocab} ids.")
+    return Vocabulary(spec.vocab_bounds, spec.rank)
 
 
 def weight_bytes_of(skeleton: Skeleton) -> int:

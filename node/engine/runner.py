@@ -14,6 +14,7 @@ from node.engine.pieces import Provide
 from node.engine.prefixes import Prompt
 from node.engine.sampler import Decode, Sampler
 from node.engine.spec import StageSpec, StepItem, StepResult
+from node.engine.vocabulary import candidates_of
 from swarm.errors import BadModel, EngineError
 from swarm.sampling import GREEDY, Sampling
 
@@ -33,6 +34,8 @@ class StageRunner:
         self._device = device
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._samplers: dict[str, Sampler] = {}
+        self._vocabulary = parts.vocabulary
+        self._wanted: dict[str, int] = {}  # candidates that a session draws from
         self._decode: Decode | None = None
 
     @classmethod
@@ -76,12 +79,12 @@ class StageRunner:
 
         Raises NoRoom, and EngineError for a session that is open already.
         """
-        sampler = None
-        if self._skeleton.has_head:
-            chosen = sampling or GREEDY
+        sampler, chosen = None, sampling or GREEDY
+        if self._skeleton.has_head and not self.spec.rank:
             decode = self._decoder() if chosen.stop else None
             sampler = Sampler(chosen, history, generated, decode=decode)
         self._store.open(session, capacity)
+        self._wanted[session] = candidates_of(chosen)
         if sampler is not None:
             self._samplers[session] = sampler
 
@@ -99,6 +102,7 @@ class StageRunner:
         """Free a session; one that is not open is fine."""
         self._store.close(session)
         self._samplers.pop(session, None)
+        self._wanted.pop(session, None)
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[StepResult]:
@@ -189,6 +193,9 @@ class StageRunner:
         if sampled:
             keep = torch.tensor([row for _, rows in sampled for row in rows], device=self._device)
             drawn = skeleton.model(**inputs, logits_to_keep=keep).logits[0]
+            if self._vocabulary is not None:
+                wanted = [self._wanted[name] for name, rows in sampled for _ in rows]
+                drawn = self._vocabulary.merge(drawn, wanted)
             parts = drawn.split([len(rows) for _, rows in sampled])
             logits = {name: part for (name, _), part in zip(sampled, parts, strict=True)}
         else:
@@ -204,7 +211,7 @@ class StageRunner:
         return {"inputs_embeds": hidden}
 
     def _sample(self, item: StepItem, chunk: Chunk, logits: torch.Tensor | None) -> StepResult:
-        if logits is None:
+        if logits is None or self.spec.rank:
             return StepResult(item.session)
         sampler = self._samplers[item.session]
         first = chunk.end - len(item.drafts)

@@ -1,6 +1,7 @@
 """What a shard is told to hold, and what goes in and out of a step."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ class StageSpec:
     mlp_bounds: tuple[int, ...]  # in blocks of 128 FFN columns
     dtype: str = "f32"
     quant: str = ""
+    vocab_bounds: tuple[int, ...] = ()  # rows of embedding and head; (): each whole on its rank
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
@@ -32,6 +34,9 @@ class StageSpec:
                 raise ValueError(f"bounds {bounds} must rise from 0")
         if len(self.kv_bounds) != len(self.mlp_bounds) or not 0 <= self.rank < self.ranks:
             raise ValueError(f"rank {self.rank} does not fit the bounds")
+        vocab = self.vocab_bounds
+        if vocab and (len(vocab) != len(self.kv_bounds) or any(a >= b for a, b in pairwise(vocab))):
+            raise ValueError(f"vocabulary bounds {vocab} do not give every rank a part")
         if self.dtype not in DTYPES or self.quant not in QUANTS:
             raise ValueError(f"unknown dtype {self.dtype!r} or quant {self.quant!r}")
 
