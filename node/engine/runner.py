@@ -8,7 +8,9 @@ import torch
 from transformers import AutoTokenizer
 
 from node.engine.allreduce import Reducer
+from node.engine.backend import backend_of
 from node.engine.batch import Batch, Chunk
+from node.engine.graphs import DecodeGraphs
 from node.engine.loading import LoadedParts, Loader, load_parts, weight_bytes_of
 from node.engine.pieces import Provide
 from node.engine.prefixes import Prompt
@@ -35,6 +37,10 @@ class StageRunner:
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._samplers: dict[str, Sampler] = {}
         self._vocabulary = parts.vocabulary
+        self.backend = backend_of(device)
+        self.graphs: DecodeGraphs | None = None
+        if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
+            self.graphs = DecodeGraphs(parts.skeleton, parts.store, self._like)
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
         self._decode: Decode | None = None
 
@@ -178,17 +184,22 @@ class StageRunner:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return hidden [tokens, hidden]; on the last stage logits [rows, vocab] by session."""
         skeleton = self._skeleton
-        skeleton.step.attend = Batch(self._store, chunks, self._like).attend
-        rows = torch.cat([item.rows for item in items]).to(self._device)
-        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
-        inputs = self._inputs(rows.unsqueeze(0))
-        inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
-        inputs |= {"use_cache": False, "past_key_values": None}
+        rows = torch.cat([item.rows for item in items])
         sampled = [
             (item.session, range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop))
             for item, chunk in zip(items, chunks, strict=True)
             if item.sample and skeleton.has_head
         ]
+        recorded = self.graphs.run(rows, chunks, self.backend) if self.graphs else None
+        if recorded is not None:
+            found = {name: recorded[1][rows.start : rows.stop] for name, rows in sampled}
+            return recorded[0], found
+        skeleton.step.attend = Batch(self._store, chunks, self._like, self.backend).attend
+        rows = rows.to(self._device)
+        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
+        inputs = self._inputs(rows.unsqueeze(0))
+        inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
+        inputs |= {"use_cache": False, "past_key_values": None}
         logits: dict[str, torch.Tensor] = {}
         if sampled:
             keep = torch.tensor([row for _, rows in sampled for row in rows], device=self._device)
