@@ -136,8 +136,8 @@ class Nodes:
         self._folder = folder
         self.started: list[NodeProcess] = []
 
-    def start(self, part: Part, *how: str) -> NodeProcess:
-        """Start a node; `how` is --host, or --join INVITE."""
+    def start(self, part: Part, *how: str, **variables: str) -> NodeProcess:
+        """Start a node; `how` is --host, or --join INVITE; `variables` of its environment."""
         command = [sys.executable, "-m", "swarm.node", *how, *flags_of(part, self._folder)]
         process = subprocess.Popen(
             command,
@@ -145,7 +145,7 @@ class Nodes:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment(self._folder),
+            env=environment(self._folder) | variables,
         )
         node = NodeProcess(part, process, self._folder / part.name)
         self.started.append(node)
