@@ -19,6 +19,14 @@ SHAPES = {
         "intermediate_size": 2816,
         "vocab_size": 8192,
     },
+    "large": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 8192,
+        "vocab_size": 32000,
+    },
     "tiny": {
         "hidden_size": 256,
         "num_hidden_layers": 8,
@@ -31,7 +39,7 @@ SHAPES = {
 
 
 def model_folder(name: str, cache: Path) -> Path:
-    """The folder of "mid", "tiny" or "swarm-tiny"; writes a random model the first time."""
+    """The folder of a shape or of "swarm-tiny"; writes a random model the first time."""
     if name == BUILT_IN:
         return find_model(name)
     folder = cache / name

@@ -43,9 +43,10 @@ class Figure:
 class Report:
     """The figures of one run; each is shown as it comes."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, **machine: str) -> None:
         self.figures: list[Figure] = []
         self._title = title
+        self._machine = machine  # what is worth knowing of it besides its CPU
         self._console = Console(highlight=False, soft_wrap=True)
 
     def add(self, part: str, name: str, value: float, unit: str, gate: Gate | None = None) -> None:
@@ -66,6 +67,7 @@ class Report:
         if file is None:
             return
         machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
+        machine |= self._machine
         rows = [asdict(each) for each in self.figures]
         document = {"title": self._title, "machine": machine, "figures": rows}
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""The GPU benchmark without a GPU and on a CPU; where there is a GPU, it against the CPU."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from node.engine.backend import FUSED, PADDED, backend_of
+from node.engine.runner import StageRunner
+from node.engine.spec import StageSpec
+from swarm.sampling import Sampling
+from tests.node.engine.architectures import OPTIONS
+from tests.node.engine.conftest import BUDGET, WHOLE
+
+
+def test_without_a_gpu_the_benchmark_says_so_and_leaves_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_its_code_runs_on_a_cpu_and_names_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu, "SESSIONS", (1, 4))
+    monkeypatch.setattr(gpu, "PROMPTS", (64,))
+    out = tmp_path / "gpu.json"
+    flags = ["--device", "cpu", "--dtype", "f32", "--models", "tiny", "--rounds", "1"]
+    paths = ["--cache", str(tmp_path), "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["gpu", *flags, *paths])
+    gpu.main()
+    found = json.loads(out.read_text())
+    figures = {each["name"]: each["value"] for each in found["figures"]}
+    assert figures["first tokens equal to generate's"] == gpu.STREAM_TOKENS
+    assert {"decode 4, padded", "decode 4, fused", "prefill 64, fused"} < set(figures)
+    assert "no GPU" in found["machine"]["device"]
+
+
+def test_each_device_gets_its_backend() -> None:
+    assert backend_of(torch.device("cpu")) is PADDED
+    assert backend_of(torch.device("cuda:0")) is FUSED
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "deepseek_v3", "qwen3_moe"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_gpu_draws_what_the_cpu_draws(
+    architecture: str,
+    dtype: str,
+    tmp_path: Path,
+    save: Callable[..., Any],
+    ring: Callable[..., Any],
+) -> None:
+    save(tmp_path, architecture, OPTIONS.get(architecture, {}))
+    prompt, sampling = list(range(3, 80)), Sampling(max_tokens=24)
+    spec = StageSpec(tmp_path, 0, 4, 0, *WHOLE, dtype=dtype)
+    found = []
+    for device in ("cpu", "cuda:0"):
+        runner = StageRunner.load(spec, budget_bytes=BUDGET, device=device)
+        found.append(ring([[runner]]).generate(prompt, sampling)[0])
+    same = 24 if dtype == "f32" else 1  # bf16 sums in another order: only the first is sure
+    assert found[0][:same] == found[1][:same]
