@@ -32,7 +32,7 @@ class Kind:
 
 def kinds_of(problem: Problem) -> Counter[Kind]:
     """Kinds of devices and how many there are of each; rounded up if there are too many."""
-    exact = Counter(_kind(problem, i, d) for i, d in enumerate(problem.devices))
+    exact = Counter(kind_of(problem, i, d) for i, d in enumerate(problem.devices))
     if len(exact) <= MOST_KINDS:
         return exact
     best, rounded = _best_links(exact), Counter[Kind]()
@@ -41,7 +41,7 @@ def kinds_of(problem: Problem) -> Counter[Kind]:
     return rounded
 
 
-def _kind(problem: Problem, number: int, device: PlanDevice) -> Kind:
+def kind_of(problem: Problem, number: int, device: PlanDevice) -> Kind:
     machine = int(problem.machine_of[number])
     count = int(problem.devices_in[machine])
     latency, bandwidth = problem.latency, problem.bandwidth

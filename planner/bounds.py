@@ -106,8 +106,12 @@ def _most_pipelines(problem: Problem) -> int:
     return int(have / (need + 2 * model.end_bytes))
 
 
-def _highest_flow(rates: Rates, layers: int) -> float:
+def highest_flow(problem: Problem) -> float:
     """The highest flow that one pipeline over all devices might have."""
+    return _highest_flow(rates_of(problem), problem.model.layers)
+
+
+def _highest_flow(rates: Rates, layers: int) -> float:
     low, high = 0.0, float((rates.counts[:, None, None] / rates.token_alone).sum(axis=0).max())
     high = 2 * high + 1 / layers
     nothing = np.zeros(len(rates.counts))

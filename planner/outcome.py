@@ -1,10 +1,12 @@
 """Outcome: a plan with its value, its bound, and how both were obtained."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.bounds import Bound, throughput_bound
+from planner.bounds import Bound
 from planner.cost import CostModel
+from planner.counted_bound import certificate
 from planner.hexgen import HexGen
 from planner.instances import Instance
 from planner.latency_bound import latency_bound
@@ -54,10 +56,9 @@ def solve(problem: Problem, search: str, stop: StopRule, seed: int = 0) -> Outco
         reason = f"{search} found no plan that fits"
         return Outcome(plan, problem.objective, 0.0, bound_of(problem), search, (reason,))
     cost = CostModel(problem)
-    reasons = tuple(cost.reasons(plan))
-    return Outcome(
-        plan, problem.objective, value_of(cost, plan), bound_of(problem), search, reasons
-    )
+    reasons, value = tuple(cost.reasons(plan)), value_of(cost, plan)
+    bound = bound_of(problem, value) if search == OUR_SEARCH else bound_of(problem)
+    return Outcome(plan, problem.objective, value, bound, search, reasons)
 
 
 def solve_segments(instance: Instance, stop: StopRule) -> Outcome:
@@ -90,10 +91,10 @@ VALUES: dict[str, Callable[[CostModel, Plan], float]] = {
     "throughput": CostModel.total_throughput,
     "slo": attainment,
 }
-BOUNDS: dict[str, Callable[[Problem], Bound]] = {
-    "latency": latency_bound,
-    "throughput": throughput_bound,
-    "slo": slo_bound,
+BOUNDS: dict[str, Callable[[Problem, float], Bound]] = {
+    "latency": lambda problem, value: latency_bound(problem),
+    "throughput": certificate,
+    "slo": lambda problem, value: slo_bound(problem),
 }
 
 
@@ -102,6 +103,6 @@ def value_of(cost: CostModel, plan: Plan) -> float:
     return VALUES[cost.problem.objective](cost, plan)
 
 
-def bound_of(problem: Problem) -> Bound:
-    """The certificate for the problem's objective."""
-    return BOUNDS[problem.objective](problem)
+def bound_of(problem: Problem, value: float = math.inf) -> Bound:
+    """The certificate for the problem's objective; work goes into it if a plan's value is given."""
+    return BOUNDS[problem.objective](problem, value)

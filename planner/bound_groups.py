@@ -1,0 +1,258 @@
+"""Groups: every set of alike devices that may serve a stage, at its best; ground of the bound.
+
+A class is devices of one kind in one region; a group is a count of each class. Arrays run over
+groups [group] or over batches and groups [batch, group].
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.bound_rates import NEVER, Kind, kind_of
+from planner.problem import Numbers, Problem
+
+MOST_GROUPS = 40  # told apart; larger groups over machines are bounded together
+FAR = 3.0  # times the shortest way between machines: there another region begins
+
+Counts = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Classes of devices, how many there are of each, and which stand on one machine."""
+
+    kinds: tuple[Kind, ...]
+    regions: tuple[int, ...]
+    counts: Counts
+    machines: frozenset[Counts]  # counts on one machine
+
+    def is_local(self, group: Counts) -> bool:
+        """Whether some machine has all these devices."""
+        return any(
+            all(g <= m for g, m in zip(group, machine, strict=True)) for machine in self.machines
+        )
+
+
+def stock_of(problem: Problem) -> Stock:
+    """Sort the devices of a problem into classes."""
+    region = regions_of(problem)
+    keys = [
+        (kind_of(problem, i, d), region[problem.machine_of[i]])
+        for i, d in enumerate(problem.devices)
+    ]
+    known = Counter(keys)
+    place = {key: number for number, key in enumerate(known)}
+    held = np.zeros((len(problem.machines), len(known)), dtype=int)
+    for machine, key in zip(problem.machine_of, keys, strict=True):
+        held[machine, place[key]] += 1
+    return Stock(
+        tuple(kind for kind, _ in known),
+        tuple(number for _, number in known),
+        tuple(known.values()),
+        frozenset(tuple(int(c) for c in row) for row in held),
+    )
+
+
+def regions_of(problem: Problem) -> list[int]:
+    """A region for every machine: those joined by ways not much longer than the shortest one."""
+    size = len(problem.machines)
+    region = list(range(size))
+    apart = ~np.eye(size, dtype=bool)
+    if size < 2:
+        return region
+    latency = np.minimum(problem.latency, problem.latency.T)
+    near = latency <= FAR * max(float(latency[apart].min()), 1e-4)
+    for a, b in np.argwhere(near & apart):
+        old, new = region[a], region[b]
+        region = [new if number == old else number for number in region]
+    return region
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Exits:
+    """The best way out of each region, and by how much it is worse than those inside.
+
+    Latency and seconds per byte, [region]. `beyond` is what a hop out of the region takes more
+    than any device's best hop to another machine.
+    """
+
+    latency: Numbers
+    per_byte: Numbers
+    beyond: tuple[Numbers, Numbers]
+
+
+def exits_of(problem: Problem, stock: Stock) -> Exits:
+    """Look for the ways out of every region."""
+    region = np.array(regions_of(problem))
+    names = sorted(set(stock.regions))
+    ways, beyond = np.zeros((2, len(names))), np.zeros((2, len(names)))
+    for i, name in enumerate(names if len(names) > 1 else []):
+        way = np.ix_(region == name, region != name)
+        kinds = [k for k, r in zip(stock.kinds, stock.regions, strict=True) if r == name]
+        ways[:, i] = problem.latency[way].min(), 1 / problem.bandwidth[way].max()
+        worst = (max(k.outside[0] for k in kinds), 1 / min(k.outside[1] for k in kinds))
+        beyond[:, i] = np.maximum(ways[:, i] - worst, 0.0)
+    return Exits(ways[0], ways[1], (beyond[0], beyond[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """What groups hold and how fast they are at best: sums over members, best links."""
+
+    problem: Problem
+    stock: Stock
+    counts: Numbers  # [group, class]
+    memory: Numbers
+    bandwidth: Numbers  # bytes/s, of all members together
+    flops: Numbers
+    link: tuple[Numbers, Numbers]  # latency, bandwidth between members
+    hop: tuple[Numbers, Numbers]  # to the next stage: latency, seconds per byte
+    most_told_apart: int  # members; groups over machines with more are not in the arrays
+    touched: Numbers  # 1 if the group has members in the region: [group, region]
+    exits: Exits
+
+    @property
+    def members(self) -> Numbers:
+        """How many devices each group has."""
+        count: Numbers = self.counts.sum(axis=1)
+        return count
+
+    @property
+    def has_larger(self) -> bool:
+        """Whether there are groups that are not in the arrays."""
+        return sum(self.stock.counts) > self.most_told_apart
+
+    def pass_seconds(self, batch: Numbers) -> Numbers:
+        """Least seconds of one layer in a pass of each batch, prefills included."""
+        speeds = (self.bandwidth, self.flops)
+        work = np.maximum(*decode_parts(self.problem, batch[:, None], speeds))
+        prompt = np.maximum(*prefill_parts(self.problem, speeds))
+        return work + batch[:, None] * prompt + self.talk_seconds(batch, self.members, self.link)
+
+    def talk_seconds(
+        self, batch: Numbers, members: Numbers, link: tuple[Numbers, Numbers]
+    ) -> Numbers:
+        """Seconds of a layer's all-reduces in a pass, prefills included."""
+        load, row = self.problem.workload, 2.0 * self.problem.model.hidden
+        steps = _allreduce(batch[:, None] * row, members, link)
+        prompt = _allreduce(np.full((1, 1), load.input_tokens * row), members, link)
+        return 2 * (steps + batch[:, None] / load.output_tokens * prompt)
+
+    def head_seconds(self, least: Numbers, most: Numbers) -> Numbers:
+        """What the head adds to a pass of the last stage with `least` to `most` sequences."""
+        model, speeds = self.problem.model, (self.bandwidth, self.flops)
+        reading, arithmetic = decode_parts(self.problem, most[:, None], speeds)
+        read = np.broadcast_to(model.end_bytes / self.bandwidth, reading.shape)
+        rows = least[:, None] * 2 * model.embedding_parameters / self.flops
+        return np.where(reading >= arithmetic, read, np.minimum(read, rows))
+
+    def hop_seconds(self, batch: Numbers) -> Numbers:
+        """Seconds of the hop to the next stage, at least."""
+        latency, per_byte = self.hop
+        return latency + batch[:, None] * 2.0 * self.problem.model.hidden * per_byte
+
+
+def decode_parts(
+    problem: Problem, batch: Numbers, speeds: tuple[Numbers, Numbers]
+) -> tuple[Numbers, Numbers]:
+    """Seconds of a layer's decode pass by reading and by arithmetic."""
+    model = problem.model
+    read = model.layer_bytes + batch * problem.workload.mean_context * model.kv_bytes
+    return read / speeds[0], 2 * batch * model.layer_parameters / speeds[1]
+
+
+def prefill_parts(problem: Problem, speeds: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
+    """Seconds of a layer's prefill for each output token, by reading and by arithmetic."""
+    model, load = problem.model, problem.workload
+    read = model.layer_bytes + load.input_tokens * model.kv_bytes
+    work = 2.0 * load.input_tokens * (model.layer_parameters + load.input_tokens * model.hidden)
+    return read / speeds[0] / load.output_tokens, work / speeds[1] / load.output_tokens
+
+
+def _allreduce(size: Numbers, members: Numbers, link: tuple[Numbers, Numbers]) -> Numbers:
+    latency, bandwidth = link
+    ring = 2 * (members - 1) * (latency + size / (members * bandwidth))
+    at_once = latency + (members - 1) * size / bandwidth
+    return np.where(members > 1, np.minimum(ring, at_once), 0.0)
+
+
+def groups_of(problem: Problem, stock: Stock) -> Groups:
+    """All groups within a machine, and over machines up to as many members as can be listed."""
+    most, listed = 1, list(_of_size(stock, 1))
+    while most < sum(stock.counts):
+        more = list(_of_size(stock, most + 1))
+        if len(listed) + len(more) > MOST_GROUPS:
+            listed += _local_groups(stock, most)
+            break
+        listed, most = listed + more, most + 1
+    counts = np.array(listed, dtype=float)
+    kinds = stock.kinds
+    used = [[kinds[i] for i, count in enumerate(group) if count] for group in listed]
+    ways = [[_best_way(kind) for kind in members] for members in used]
+    exits = exits_of(problem, stock)
+    touched = [_touched(stock, group) for group in listed]
+    links = [_link(stock, group, exits) for group in listed]
+    return Groups(
+        problem,
+        stock,
+        counts,
+        counts @ np.array([kind.memory for kind in kinds]),
+        counts @ np.array([1 / kind.read for kind in kinds]),
+        counts @ np.array([1 / kind.compute for kind in kinds]),
+        (np.array([link[0] for link in links]), np.array([link[1] for link in links])),
+        (
+            np.array([min(way[0] for way in each) for each in ways]),
+            np.array([1 / max(way[1] for way in each) for each in ways]),
+        ),
+        most,
+        np.array(touched, dtype=float),
+        exits,
+    )
+
+
+def _touched(stock: Stock, group: Counts) -> list[bool]:
+    regions = {stock.regions[i] for i, count in enumerate(group) if count}
+    return [region in regions for region in sorted(set(stock.regions))]
+
+
+def _of_size(stock: Stock, size: int) -> Iterator[Counts]:
+    for chosen in itertools.combinations_with_replacement(range(len(stock.counts)), size):
+        group = tuple(chosen.count(i) for i in range(len(stock.counts)))
+        if all(g <= c for g, c in zip(group, stock.counts, strict=True)):
+            yield group
+
+
+def _local_groups(stock: Stock, above: int) -> list[Counts]:
+    """Groups with more than so many members that one machine has."""
+    found = {
+        group
+        for machine in stock.machines
+        for group in itertools.product(*(range(count + 1) for count in machine))
+        if sum(group) > above
+    }
+    return sorted(found)
+
+
+def _best_way(kind: Kind) -> tuple[float, float]:
+    ways = [kind.outside] if kind.inside[0] >= NEVER else [kind.inside[:2], kind.outside]
+    return min(way[0] for way in ways), max(way[1] for way in ways)
+
+
+def _link(stock: Stock, group: Counts, exits: Exits) -> tuple[float, float]:
+    """Latency and bandwidth of the group's worst pair, at best."""
+    if sum(group) == 1:
+        return 0.0, 1.0
+    members = [kind for kind, count in zip(stock.kinds, group, strict=True) if count]
+    latency = max(kind.outside[0] for kind in members)
+    bandwidth = min(kind.outside[1] for kind in members)
+    touched = np.array(_touched(stock, group))
+    if touched.sum() > 1:
+        latency = max(latency, float(exits.latency[touched].max()))
+        bandwidth = min(bandwidth, float(1 / exits.per_byte[touched].max()))
+    if stock.is_local(group):
+        latency = min(latency, *(kind.inside[0] for kind in members))
+        bandwidth = max(bandwidth, *(kind.inside[1] for kind in members))
+    return latency, bandwidth

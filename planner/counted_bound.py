@@ -1,0 +1,173 @@
+"""Counted bound: capped layer-flow for every count of devices, and the best way to divide them.
+
+The best pipeline over each count of devices is bounded on its own; the bound of a plan is the
+best sum over divisions of all devices. Counts that cannot be part of a plan better than the one
+at hand are not looked at closer.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.bound_boxes import Boxes, NDBool, first_boxes, joined
+from planner.bound_groups import Groups, groups_of, stock_of
+from planner.bound_rates import kinds_of
+from planner.bound_shares import Shares, shares_of
+from planner.bounds import Bound, highest_flow, throughput_bound
+from planner.problem import Numbers, Problem
+
+Places = NDArray[np.int64]
+MOST_COUNTS = 1200  # device counts told apart; for more the bound is not computed
+ROUNDS = ((1.5, 1.6), (1.2, 1.3), (1.08, 1.12), (1.03, 1.06), (1.012, 1.03), (1.006, 1.02))
+WORTH_PROVING = 1.003  # times the value at hand
+NEAR = 1.05  # times the value at hand: no closer bound is looked for
+MOST_WORK = 2_500_000  # boxes times groups, so that large pools end, too
+BOXES_AT_ONCE = 400
+SLACK = 1e-9
+LEAST = 1e-4  # of the highest flow: slower pipelines are taken to reach it
+
+
+def certificate(problem: Problem, value: float) -> Bound:
+    """No plan makes more output tokens per second; `value` is that of the plan at hand.
+
+    The least of the bounds that are worth their work: the counted one only if the quick one is
+    far from the value.
+    """
+    quick = throughput_bound(problem)
+    if quick.value <= value * NEAR:
+        return quick
+    counted = counted_bound(problem, value, highest_flow(problem))
+    if counted is None or counted >= quick.value:
+        return quick
+    return Bound(counted, "capped layer-flow, counted")
+
+
+def counted_bound(problem: Problem, value: float, above: float) -> float | None:
+    """A bound on the tokens/s of any plan, given the value of one.
+
+    `above` bounds the tokens/s of one pipeline. None if there are too many counts of devices.
+    """
+    if _counts_of(list(kinds_of(problem).values())) > MOST_COUNTS:
+        return None
+    stock = stock_of(problem)
+    if _counts_of(stock.counts) > MOST_COUNTS:
+        return None
+    return _Division(groups_of(problem, stock), above).bound(value * WORTH_PROVING)
+
+
+def _counts_of(stock: Sequence[int]) -> float:
+    return math.prod(count + 1.0 for count in stock)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Ways:
+    """Seconds that each count's hops take beyond the best ones: fixed, and for each byte."""
+
+    fixed: Numbers
+    per_byte: Numbers
+
+
+class _Division:
+    """Bounds of one pipeline over every count of devices, lowered round by round."""
+
+    def __init__(self, groups: Groups, above: float) -> None:
+        self.groups = groups
+        each = (range(count + 1) for count in groups.stock.counts)
+        self.counts = np.array(list(itertools.product(*each)), dtype=float)
+        self.ways = _ways(groups, self.counts)
+        self.flows = np.full(len(self.counts), above)
+        self.flows[0] = 0.0
+        self.least = LEAST * above
+        self.work = 0
+        devices = int(sum(groups.stock.counts))
+        self.stages = min(groups.problem.model.layers, devices)
+
+    def bound(self, target: float) -> float:
+        """The bound after all rounds, or `target` once no plan can exceed it."""
+        best = np.inf
+        for flow_ratio, ratio in ROUNDS:
+            together = best_sums(self.groups, self.counts, self.flows)
+            best = min(best, float(together[-1]))
+            if best <= target:
+                break
+            self._lower(target - together[::-1], flow_ratio, ratio)
+        return min(best, float(best_sums(self.groups, self.counts, self.flows)[-1]))
+
+    def _lower(self, useless: Numbers, flow_ratio: float, ratio: float) -> None:
+        """Lower the flow of every count until it is useless, or a box may reach it."""
+        useless = np.maximum(useless, self.least)
+        open_ = self.flows > useless * (1 + SLACK)
+        while open_.any():
+            high = float(self.flows[open_].max())
+            low = high / flow_ratio
+            now = open_ & (self.flows > low)
+            numbers = np.flatnonzero(now)
+            reached = self._reached(numbers, (low, high), ratio)
+            open_[numbers[reached]] = False
+            rest = numbers[~reached]
+            self.flows[rest] = np.minimum(self.flows[rest], low)
+            open_ &= self.flows > useless * (1 + SLACK)
+
+    def _reached(self, numbers: Places, flow: tuple[float, float], ratio: float) -> NDBool:
+        """Which counts may serve a pipeline of that flow, in some box of fine enough ranges."""
+        reached = np.zeros(len(numbers), dtype=bool)
+        boxes = first_boxes(flow, self.stages)
+        while len(boxes) and not reached.all():
+            if self.work > MOST_WORK:
+                return np.ones_like(reached)
+            now, later = (
+                boxes.taken(slice(0, BOXES_AT_ONCE)),
+                boxes.taken(slice(BOXES_AT_ONCE, None)),
+            )
+            self.work += len(now) * len(self.groups.counts)
+            left = numbers[~reached]
+            serves = self._serves(shares_of(self.groups, now), now, left)
+            fine = now.are_fine(ratio)
+            got = serves[fine].any(axis=0)
+            reached[np.flatnonzero(~reached)[got]] = True
+            boxes = joined(now.taken(serves[:, ~got].any(axis=1) & ~fine).halved(), later)
+        return reached
+
+    def _serves(self, shares: Shares, boxes: Boxes, numbers: Places) -> NDBool:
+        """Whether counts meet the conditions of boxes: [box, count]."""
+        counts = self.counts[numbers]
+        size = 2.0 * self.groups.problem.model.hidden * boxes.least_batch
+        way = self.ways.fixed[numbers] + np.multiply.outer(size, self.ways.per_byte[numbers])
+        serves = np.ones((len(boxes), len(numbers)), dtype=bool)
+        for share, need, strain in zip(shares.shares, shares.need, shares.strain, strict=True):
+            serves &= share @ counts.T >= (need[:, None] + strain[:, None] * way) * (1 - SLACK)
+        for group in np.flatnonzero(shares.alone.any(axis=0)):
+            inside = (counts >= self.groups.counts[group]).all(axis=1)
+            serves |= np.logical_and.outer(shares.alone[:, group], inside)
+        return serves
+
+
+def _ways(groups: Groups, counts: Numbers) -> _Ways:
+    """The ways out of every region that has devices, if there are two such regions."""
+    latency, per_byte = groups.exits.beyond
+    regions = np.array(groups.stock.regions)
+    names = sorted(set(groups.stock.regions))
+    used = np.array([(counts[:, regions == name] > 0).any(axis=1) for name in names]).T
+    several = used.sum(axis=1) > 1
+    bytes_each = used * per_byte
+    return _Ways(
+        np.where(several, used @ latency, 0.0),
+        np.where(several, bytes_each.sum(axis=1) - bytes_each.max(axis=1), 0.0),
+    )
+
+
+def best_sums(groups: Groups, counts: Numbers, flows: Numbers) -> Numbers:
+    """The largest sum of flows over divisions of each count."""
+    whole = counts.astype(int)
+    sizes = np.array(groups.stock.counts) + 1
+    strides = np.array([int(np.prod(sizes[i + 1 :])) for i in range(len(sizes))])
+    best = flows.copy()
+    for number in np.argsort(whole.sum(axis=1), kind="stable"):
+        inside = np.flatnonzero((whole <= whole[number]).all(axis=1))
+        rest = (whole[number] - whole[inside]) @ strides
+        best[number] = max(best[number], float((flows[inside] + best[rest]).max()))
+    return best

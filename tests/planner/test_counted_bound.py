@@ -1,0 +1,176 @@
+"""The counted bound is true: brute force over every plan of tiny problems never exceeds it."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.bounds import highest_flow, throughput_bound
+from planner.cost import CostModel
+from planner.counted_bound import certificate, counted_bound
+from planner.instances import read_file, read_instance
+from planner.problem import PlanDevice, PlanModel, Problem, Workload
+from planner.search import make_plan, never
+from swarm.plan import Pipeline, Plan, Shard, Stage
+
+RandomPlan = Callable[[Problem, random.Random], Plan]
+
+
+def tight_world(seed: int, devices: int, layers: int = 4) -> Problem:
+    """Devices of few kinds in up to three regions; memory, the ends or the ways between bind."""
+    draw = random.Random(seed)
+    model = PlanModel(
+        name="tight",
+        layers=layers,
+        hidden=1024,
+        kv_heads=2,
+        mlp_blocks=draw.choice([2, 4]),
+        attention_parameters=4e6,
+        mlp_parameters=12e6,
+        embedding_parameters=draw.choice([1e5, 1e6, 8e6]),
+        bytes_per_weight=2.0,
+        kv_bytes=draw.choice([1e3, 4096.0, 65536.0]),
+    )
+    kinds = [
+        (
+            draw.choice([1e12, 3e12, 1e13]),
+            draw.choice([5e10, 1e11, 3e11]),
+            draw.choice([4.5e7, 6e7, 8e7, 1.1e8, 1.6e8, 2.2e8]),
+        )
+        for _ in range(draw.choice([1, 2, 3]))
+    ]
+    hosts = [f"m{draw.randrange(devices)}" for _ in range(devices)]
+    made = tuple(
+        PlanDevice(f"{host}/{hosts[:i].count(host)}", host, *draw.choice(kinds))
+        for i, host in enumerate(hosts)
+    )
+    region = np.array([draw.randrange(3) for _ in dict.fromkeys(hosts)])
+    near = region[:, None] == region
+    latency = np.where(near, draw.choice([1e-5, 2e-4, 1e-3]), draw.choice([1e-4, 5e-3, 5e-2]))
+    bandwidth = np.where(near, draw.choice([1e8, 1e9, 1e10]), draw.choice([1e7, 1e8, 1e9]))
+    np.fill_diagonal(latency, 1e-5)
+    np.fill_diagonal(bandwidth, 1e10)
+    load = Workload(draw.choice([24, 400]), draw.choice([40, 100]))
+    return Problem(model, made, latency, bandwidth, load, "throughput")
+
+
+def most_tokens_per_second(problem: Problem) -> float:
+    """Over all divisions of the devices into pipelines, all orders, layers and shares."""
+    cost, everyone = CostModel(problem), tuple(d.id for d in problem.devices)
+    subsets = [
+        frozenset(chosen)
+        for size in range(1, len(everyone) + 1)
+        for chosen in itertools.combinations(everyone, size)
+    ]
+    alone = {subset: _best_pipeline(cost, sorted(subset)) for subset in subsets}
+    best: dict[frozenset[str], float] = {frozenset(): 0.0}
+    for whole in subsets:
+        parts = [subset for subset in subsets if subset <= whole]
+        best[whole] = max(alone[part] + best[whole - part] for part in parts)
+    return best[frozenset(everyone)]
+
+
+def _best_pipeline(cost: CostModel, devices: Sequence[str]) -> float:
+    """The best pipeline in which all these devices serve."""
+    best = 0.0
+    for order in itertools.permutations(devices):
+        for groups in _cuts(order):
+            for layers in _sums(cost.model.layers, len(groups)):
+                for pipeline in _shared_out(cost.problem, groups, layers):
+                    if cost.room(pipeline) >= 1:
+                        best = max(best, cost.throughput(pipeline))
+    return best
+
+
+def _cuts(order: Sequence[str]) -> Iterator[list[tuple[str, ...]]]:
+    """Every way to cut a sequence; of a group only the leader's place matters."""
+    for inner in itertools.product((False, True), repeat=len(order) - 1):
+        cuts = [0, *(i + 1 for i, cut in enumerate(inner) if cut), len(order)]
+        groups = [tuple(order[a:b]) for a, b in itertools.pairwise(cuts)]
+        if all(list(group[1:]) == sorted(group[1:]) for group in groups):
+            yield groups
+
+
+def _sums(total: int, parts: int, least: int = 1) -> Iterator[tuple[int, ...]]:
+    """Every way to write the total as so many whole numbers in order."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(least, total - least * (parts - 1) + 1):
+        for rest in _sums(total - first, parts - 1, least):
+            yield (first, *rest)
+
+
+def _shared_out(
+    problem: Problem, groups: Sequence[tuple[str, ...]], layers: Sequence[int]
+) -> Iterator[Pipeline]:
+    starts = [sum(layers[:i]) for i in range(len(layers) + 1)]
+    for shards in itertools.product(*(_deals(problem, group) for group in groups)):
+        ends = itertools.pairwise(starts)
+        yield Pipeline(tuple(Stage(*end, shard) for end, shard in zip(ends, shards, strict=True)))
+
+
+def _deals(problem: Problem, group: tuple[str, ...]) -> Iterator[tuple[Shard, ...]]:
+    model, size = problem.model, len(group)
+    for kv in _sums(model.kv_heads, size, 0):
+        for mlp in _sums(model.mlp_blocks, size, 0):
+            if all(a + b for a, b in zip(kv, mlp, strict=True)):
+                yield tuple(Shard(*each) for each in zip(group, kv, mlp, strict=True))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 2))
+def test_no_plan_at_all_beats_it_on_few_devices(seed: int, devices: int) -> None:
+    problem = tight_world(seed, devices)
+    best = most_tokens_per_second(problem)
+    bound = counted_bound(problem, best / 3, highest_flow(problem))
+    assert bound is not None
+    assert bound >= best * (1 - 1e-9)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 6))
+def test_no_plan_at_all_beats_it_on_three_devices(seed: int, layers: int) -> None:
+    problem = tight_world(seed, 3, layers)
+    best = most_tokens_per_second(problem)
+    bound = counted_bound(problem, best / 3, highest_flow(problem))
+    assert bound is not None
+    assert bound >= best * (1 - 1e-9)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**6), st.integers(4, 5))
+def test_no_random_plan_beats_it_on_more_devices(
+    any_plan: RandomPlan, seed: int, devices: int
+) -> None:
+    problem = tight_world(seed, devices, layers=6)
+    cost, draw = CostModel(problem), random.Random(seed)
+    plans = [any_plan(problem, draw) for _ in range(60)]
+    best = max((cost.total_throughput(p) for p in plans if not cost.reasons(p)), default=0.0)
+    bound = counted_bound(problem, best / 2, highest_flow(problem))
+    assert bound is None or bound >= best * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", ["helix-tiny-10-30b", "thunderserve-8-30b"])
+def test_pools_with_little_kv_memory_are_proven_near_their_best(
+    cluster_file: Path, name: str
+) -> None:
+    problem = read_instance(read_file(cluster_file), name, "throughput").problem
+    value = CostModel(problem).total_throughput(make_plan(problem, never))
+    bound = certificate(problem, value)
+    assert value <= bound.value <= value * 1.02
+    assert bound.value < throughput_bound(problem).value
+    assert "counted" in bound.method
+
+
+def test_many_unlike_devices_get_the_quick_bound_only(cluster_file: Path) -> None:
+    file = read_file(cluster_file)
+    problem = read_instance(file, "hexgen-hetero-full-58", "throughput").problem
+    assert certificate(problem, 1.0) == throughput_bound(problem)
+    assert counted_bound(problem, 1.0, highest_flow(problem)) is None
