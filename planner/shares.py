@@ -120,9 +120,16 @@ def least_seconds(problem: Problem, group: Group, criterion: Criterion, layers: 
     talk = layers * allreduce_seconds(problem, criterion, *worst, len(group.members))
     if len(group.members) == 1:
         return _alone(problem, group, criterion, layers)
+    if not _is_divisible(problem, len(group.members)):
+        return np.full_like(layers, np.inf)
     if group.last:
         return _least_limit(Sharing(problem, group, criterion, layers)) + talk
     return _without_head(problem, group, criterion, layers) + talk
+
+
+def _is_divisible(problem: Problem, members: int) -> bool:
+    """Whether there is a block for every member, or for every one but a holder of KV heads."""
+    return members <= problem.model.mlp_blocks + (problem.model.least_units == 0)
 
 
 def _without_head(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
@@ -191,6 +198,8 @@ def share_out(
     if len(ids) == 1:
         fits = np.isfinite(_alone(problem, group, criterion, np.array([float(layers)])))[0]
         return (Shard(ids[0], model.kv_heads, model.mlp_blocks),) if fits else ()
+    if not _is_divisible(problem, len(ids)):
+        return ()
     case = np.array([float(layers)])
     sharing = Sharing(problem, group, criterion, case, units=FINE_UNITS)
     limit = _least_limit(sharing)
