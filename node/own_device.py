@@ -253,6 +253,7 @@ class OwnDevice:
             "quant": self._home.quant,
             "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
+            "shares_ends": stage.shares_ends,
         }
         self.worker.order(Load(self.holding.group, spec, self.memory_bytes, ranks))
 

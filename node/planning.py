@@ -90,7 +90,7 @@ def next_plan(
     except DoesNotFit as error:
         base = Plan(tuple(p for p in current.pipelines if _is_whole(p, problem)) if current else ())
         if not base.pipelines:
-            return base, str(error)
+            return _with_shared_ends(problem, stop, str(error))
     used = {shard.device for _, shard in base.shards()}
     idle = {peer: _without(peer, capability, used) for peer, capability in capabilities.items()}
     if not any(capability.devices for capability in idle.values()):
@@ -108,6 +108,21 @@ def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move
     if whole and not may_move:
         return current
     return replan(problem, current, stop).plan
+
+
+def _with_shared_ends(problem: Problem, stop: StopRule, reason: str) -> tuple[Plan, str]:
+    """A plan where ranks divide the ends that they cannot hold whole; else empty, and why."""
+    eased = replace(problem, model=replace(problem.model, shared_ends=True))
+    try:
+        plan = make_plan(eased, stop)
+    except DoesNotFit:
+        return Plan(()), reason
+    whole = CostModel(problem)
+
+    def marked(stage: Stage) -> Stage:
+        return stage if whole.held(stage) >= 1 else replace(stage, shares_ends=True)
+
+    return Plan(tuple(Pipeline(tuple(map(marked, p.stages))) for p in plan.pipelines)), ""
 
 
 def is_possible(document: PlanDocument, spec: ModelSpec) -> bool:

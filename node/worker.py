@@ -273,9 +273,13 @@ def _with_queue(answer: Message, start: float, came: dict[str, float]) -> Messag
 
 
 def _spec_of(order: Load) -> StageSpec:
-    names = ("kv_bounds", "mlp_bounds", "vocab_bounds")
-    bounds = {name: tuple(order.spec.get(name, ())) for name in names}
-    return StageSpec(**{**order.spec, **bounds, "folder": Path(order.spec["folder"])})
+    spec = dict(order.spec)
+    spec["folder"] = folder = Path(spec["folder"])
+    spec |= {name: tuple(spec[name]) for name in ("kv_bounds", "mlp_bounds")}
+    if spec.pop("shares_ends", False):
+        vocab, ranks = int(load_config(folder).vocab_size), len(spec["kv_bounds"]) - 1
+        spec["vocab_bounds"] = tuple(vocab * rank // ranks for rank in range(ranks + 1))
+    return StageSpec(**spec)
 
 
 def main() -> None:

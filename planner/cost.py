@@ -23,7 +23,7 @@ class CostModel:
         self.problem = problem
         self.model = problem.model
         self.workload = problem.workload
-        self._forms: dict[tuple[int, bool, bool, tuple[Shard, ...]], StageForm] = {}
+        self._forms: dict[tuple[int, bool, bool, bool, tuple[Shard, ...]], StageForm] = {}
         self._held: dict[StageForm, float] = {}
         self._prefills: dict[StageForm, float] = {}
         self._places: dict[tuple[Shard, ...], tuple[int, ...]] = {}
@@ -32,12 +32,13 @@ class CostModel:
     def form(self, stage: Stage) -> StageForm:
         """The stage as arrays, remembered."""
         first, last = stage.start == 0, stage.end == self.model.layers
-        key = (stage.layers, first, last, stage.shards)
+        shared = stage.shares_ends
+        key = (stage.layers, first, last, shared, stage.shards)
         if key not in self._forms:
             if len(self._forms) > FORMS_KEPT:
                 self._forget()
             self._forms[key] = form_stage(
-                self.problem, stage.shards, stage.layers, first=first, last=last
+                self.problem, stage.shards, stage.layers, first=first, last=last, shared=shared
             )
         return self._forms[key]
 

@@ -21,7 +21,8 @@ class PlanModel:
 
     `embedding_everywhere` is the live node's rule for the ends: every rank of the first stage
     holds the embedding. Otherwise (the oracle's rule) only the leader does. The head is held and
-    computed by the leader of the last stage in both.
+    computed by the leader of the last stage in both. With `shared_ends` the members of a stage
+    divide them evenly: where they fit nowhere whole.
     """
 
     name: str
@@ -36,6 +37,7 @@ class PlanModel:
     kv_bytes: float  # of one token in one layer, all heads
     end_bytes_per_weight: float = 2.0  # of embedding and head
     embedding_everywhere: bool = False
+    shared_ends: bool = False
     least_units: int = 0  # KV heads, and MLP blocks, that every shard must hold
 
     def __post_init__(self) -> None:

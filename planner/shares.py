@@ -54,7 +54,9 @@ class Sharing:
         if self.is_memory_free:
             return np.full((len(self.layers), len(self.heads)), float(model.mlp_blocks))
         device = problem.devices[self.group.members[rank]]
-        ends = end_bytes_of(problem, rank, first=self.group.first, last=self.group.last)
+        group, shared = self.group, model.shared_ends
+        place = rank, len(group.members)
+        ends = end_bytes_of(problem, place, first=group.first, last=group.last, shared=shared)
         head = model.attention_parameters * model.bytes_per_weight / model.kv_heads
         cache = model.kv_bytes / model.kv_heads * problem.workload.context
         heads = self.heads * (head + cache * self.criterion.sequences)
@@ -151,7 +153,7 @@ def _alone(problem: Problem, group: Group, criterion: Criterion, layers: Numbers
     extra = head_seconds(problem, criterion, device) if group.last else 0.0
     layer = float((head * model.kv_heads + block * model.mlp_blocks).max())
     cache = model.kv_bytes * problem.workload.context * criterion.sequences
-    held = end_bytes_of(problem, 0, first=group.first, last=group.last)
+    held = end_bytes_of(problem, (0, 1), first=group.first, last=group.last)
     fits = held + layers * (model.layer_bytes + cache) <= device.memory_bytes
     return np.where(fits, layers * layer + extra, np.inf)
 

@@ -96,24 +96,42 @@ def chain_seconds(forms: Sequence[StageForm], tokens: Numbers, kv_tokens: Number
     return slowest
 
 
-def end_bytes_of(problem: Problem, rank: int, *, first: bool, last: bool) -> float:
-    """Bytes of embedding and head on the member of that rank."""
+def end_bytes_of(
+    problem: Problem, place: tuple[int, int], *, first: bool, last: bool, shared: bool = False
+) -> float:
+    """Bytes of embedding and head on a member: `place` is its rank, and of how many."""
+    rank, members = place
+    if shared and members > 1:
+        return problem.model.end_bytes * (first + last) / members
     leads = rank == 0
     embeds = first and (leads or problem.model.embedding_everywhere)
     return problem.model.end_bytes * (embeds + (last and leads))
 
 
 def form_stage(
-    problem: Problem, shards: tuple[Shard, ...], layers: int, *, first: bool, last: bool
+    problem: Problem,
+    shards: tuple[Shard, ...],
+    layers: int,
+    *,
+    first: bool,
+    last: bool,
+    shared: bool = False,
 ) -> StageForm:
-    """Lay the stage out as arrays; raises KeyError for a device that the problem lacks."""
+    """Lay the stage out as arrays; raises KeyError for a device that the problem lacks.
+
+    Members that share the ends need less memory; the time is still that of a leader alone.
+    """
     model = problem.model
+    shared = shared or model.shared_ends
     members = [problem.index_of[shard.device] for shard in shards]
     devices = [problem.devices[member] for member in members]
     kv_share = np.array([shard.kv / model.kv_heads for shard in shards])
     mlp_share = np.array([shard.mlp / model.mlp_blocks for shard in shards])
     parameters = model.attention_parameters * kv_share + model.mlp_parameters * mlp_share
-    ends = [end_bytes_of(problem, rank, first=first, last=last) for rank in range(len(shards))]
+    ends = [
+        end_bytes_of(problem, (rank, len(shards)), first=first, last=last, shared=shared)
+        for rank in range(len(shards))
+    ]
     memory = np.array([device.memory_bytes for device in devices])
     latency, link_bandwidth = worst_link(problem, members)
     return StageForm(

@@ -44,6 +44,7 @@ class Stage:
     end: int
     shards: tuple[Shard, ...]
     holders: tuple[tuple[Shard, ...], ...] = ()
+    shares_ends: bool = False  # its devices divide the rows of embedding and head evenly
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end or not self.shards:
@@ -122,7 +123,9 @@ def _pipeline_json(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:
-    layers = {"start": stage.start, "end": stage.end}
+    layers: dict[str, Any] = {"start": stage.start, "end": stage.end}
+    if stage.shares_ends:
+        layers["ends"] = "shared"
     if stage.holders:
         return layers | {"holders": [_shards_json(holder) for holder in stage.holders]}
     return layers | {"shards": _shards_json(stage.shards)}
@@ -139,7 +142,8 @@ def _pipeline_of(data: Mapping[str, Any]) -> Pipeline:
 def _stage_of(data: Mapping[str, Any]) -> Stage:
     start, end = int(data["start"]), int(data["end"])
     if "holders" not in data:
-        return Stage(start, end, _shards_of(data["shards"]))
+        shared = data.get("ends") == "shared"
+        return Stage(start, end, _shards_of(data["shards"]), shares_ends=shared)
     holders = tuple(_shards_of(holder) for holder in data["holders"])
     return Stage(start, end, sum(holders, ()), holders)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from socket import socket
 
@@ -32,6 +32,11 @@ def bounds_of(shares: Sequence[int]) -> tuple[int, ...]:
 def spec_of(start: int, end: int, shares: Sequence[int] = (8,), rank: int = 0) -> StageSpec:
     """Layers of swarm-tiny, KV heads and MLP blocks (8 of each) in equal shares."""
     return StageSpec(FOLDER, start, end, rank, bounds_of(shares), bounds_of(shares))
+
+
+def _vocab_bounds(parts: Sequence[int]) -> tuple[int, ...]:
+    vocab = int(load_config(FOLDER).vocab_size)
+    return tuple(vocab * low // sum(parts) for low in bounds_of(parts)) if parts else ()
 
 
 def lone_shard(start: int, end: int, budget: int = BUDGET, slowdown: float = 1.0) -> LoadedShard:
@@ -64,9 +69,13 @@ class ShardGroup:
 
 
 def shard_group(
-    start: int, end: int, shares: Sequence[int], budgets: Sequence[int] = ()
+    start: int,
+    end: int,
+    shares: Sequence[int],
+    budgets: Sequence[int] = (),
+    vocab_parts: Sequence[int] = (),
 ) -> ShardGroup:
-    """Load a stage over as many ranks as there are shares."""
+    """Load a stage over as many ranks as there are shares; the ends whole, or in such parts."""
     pool = ThreadPoolExecutor(len(shares))
     listeners = [GroupListener("127.0.0.1") for _ in shares]
     opened: list[socket] = []
@@ -77,7 +86,7 @@ def shard_group(
         link, reducer = join_group(sockets, rank)
         opened.extend((*sockets.values(), *link._sockets.values()))
         runner = StageRunner.load(
-            spec_of(start, end, shares, rank),
+            replace(spec_of(start, end, shares, rank), vocab_bounds=_vocab_bounds(vocab_parts)),
             budget_bytes=budgets[rank] if budgets else BUDGET,
             reducer=reducer,
         )
