@@ -98,6 +98,19 @@ def exits_of(problem: Problem, stock: Stock) -> Exits:
     return Exits(ways[0], ways[1], (beyond[0], beyond[1]))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class FarGroups:
+    """All groups over machines of some size or more, in one region or over several.
+
+    Latency and bandwidth [class] are at best those of a group's worst pair, if the class is in it.
+    """
+
+    least_members: int
+    spans: bool  # several regions
+    latency: Numbers
+    bandwidth: Numbers
+
+
 @dataclass(frozen=True, eq=False)
 class Groups:
     """What groups hold and how fast they are at best: sums over members, best links."""
@@ -110,7 +123,7 @@ class Groups:
     flops: Numbers
     link: tuple[Numbers, Numbers]  # latency, bandwidth between members
     hop: tuple[Numbers, Numbers]  # to the next stage: latency, seconds per byte
-    most_told_apart: int  # members; groups over machines with more are not in the arrays
+    far: tuple["FarGroups", ...]  # those over machines that are not in the arrays
     touched: Numbers  # 1 if the group has members in the region: [group, region]
     exits: Exits
 
@@ -119,11 +132,6 @@ class Groups:
         """How many devices each group has."""
         count: Numbers = self.counts.sum(axis=1)
         return count
-
-    @property
-    def has_larger(self) -> bool:
-        """Whether there are groups that are not in the arrays."""
-        return sum(self.stock.counts) > self.most_told_apart
 
     def pass_seconds(self, batch: Numbers) -> Numbers:
         """Least seconds of one layer in a pass of each batch, prefills included."""
@@ -181,13 +189,9 @@ def _allreduce(size: Numbers, members: Numbers, link: tuple[Numbers, Numbers]) -
 
 def groups_of(problem: Problem, stock: Stock) -> Groups:
     """All groups within a machine, and over machines up to as many members as can be listed."""
-    most, listed = 1, list(_of_size(stock, 1))
-    while most < sum(stock.counts):
-        more = list(_of_size(stock, most + 1))
-        if len(listed) + len(more) > MOST_GROUPS:
-            listed += _local_groups(stock, most)
-            break
-        listed, most = listed + more, most + 1
+    near, most_near = _listed(stock, spans=False)
+    wide, most_wide = _listed(stock, spans=True)
+    listed = list(dict.fromkeys([*near, *wide, *_local_groups(stock)]))
     counts = np.array(listed, dtype=float)
     kinds = stock.kinds
     used = [[kinds[i] for i, count in enumerate(group) if count] for group in listed]
@@ -207,7 +211,7 @@ def groups_of(problem: Problem, stock: Stock) -> Groups:
             np.array([min(way[0] for way in each) for each in ways]),
             np.array([1 / max(way[1] for way in each) for each in ways]),
         ),
-        most,
+        _far_groups(stock, exits, most_near, most_wide),
         np.array(touched, dtype=float),
         exits,
     )
@@ -218,6 +222,17 @@ def _touched(stock: Stock, group: Counts) -> list[bool]:
     return [region in regions for region in sorted(set(stock.regions))]
 
 
+def _listed(stock: Stock, *, spans: bool) -> tuple[list[Counts], int]:
+    """Groups in one region, or over several, up to some size; and that size."""
+    most, listed = 0, list[Counts]()
+    while most < sum(stock.counts):
+        more = [g for g in _of_size(stock, most + 1) if (sum(_touched(stock, g)) > 1) == spans]
+        if len(listed) + len(more) > MOST_GROUPS:
+            break
+        listed, most = listed + more, most + 1
+    return listed, most
+
+
 def _of_size(stock: Stock, size: int) -> Iterator[Counts]:
     for chosen in itertools.combinations_with_replacement(range(len(stock.counts)), size):
         group = tuple(chosen.count(i) for i in range(len(stock.counts)))
@@ -225,15 +240,33 @@ def _of_size(stock: Stock, size: int) -> Iterator[Counts]:
             yield group
 
 
-def _local_groups(stock: Stock, above: int) -> list[Counts]:
-    """Groups with more than so many members that one machine has."""
+def _local_groups(stock: Stock) -> list[Counts]:
+    """Groups that one machine has."""
     found = {
         group
         for machine in stock.machines
         for group in itertools.product(*(range(count + 1) for count in machine))
-        if sum(group) > above
+        if sum(group)
     }
     return sorted(found)
+
+
+def _far_groups(stock: Stock, exits: Exits, near: int, wide: int) -> tuple[FarGroups, ...]:
+    """What is left beyond so many members, in one region and over several."""
+    region = np.array(stock.regions)
+    counts = np.array(stock.counts)
+    names = sorted(set(stock.regions))
+    latency = np.array([kind.outside[0] for kind in stock.kinds])
+    bandwidth = np.array([kind.outside[1] for kind in stock.kinds])
+    far = []
+    if max(int(counts[region == name].sum()) for name in names) > near:
+        far.append(FarGroups(near + 1, False, latency, bandwidth))
+    if len(names) > 1 and sum(stock.counts) > wide:
+        place = np.array([names.index(number) for number in stock.regions])
+        latency = np.maximum(latency, exits.latency[place])
+        bandwidth = np.minimum(bandwidth, 1 / exits.per_byte[place])
+        far.append(FarGroups(max(wide, 1) + 1, True, latency, bandwidth))
+    return tuple(far)
 
 
 def _best_way(kind: Kind) -> tuple[float, float]:

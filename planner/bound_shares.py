@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.bound_boxes import Boxes, NDBool
-from planner.bound_groups import Groups, decode_parts, prefill_parts
+from planner.bound_groups import Groups
+from planner.bound_tail import PRICES, Tail
 from planner.problem import Numbers
 
-PRICES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])[:, None, None]
 TINY = 1e-9
 
 
@@ -61,14 +61,19 @@ class _Terms:
 
 def shares_of(groups: Groups, boxes: Boxes) -> Shares:
     """Work out the shares in every box."""
-    terms, tail = _terms(groups, boxes), _Tail(groups, boxes)
-    shares = _covering(groups, terms.gains(terms.most, terms.hop), tail.shares(terms))
+    terms = _terms(groups, boxes)
+    tails = [Tail(groups, boxes, far) for far in groups.far]
+    gains = terms.gains(terms.most, terms.hop)
+    floor = np.zeros((*gains.shape[:2], groups.counts.shape[1]))
+    for tail in tails:
+        floor = np.maximum(floor, tail.shares)
+    shares = _covering(groups, gains, floor)
     held = shares @ groups.counts.T
     first = held - terms.gains(terms.most_first, terms.hop)
     last = held - terms.gains(terms.most_last, terms.last_hop)
     need = boxes.low_flow + np.zeros(shares.shape[:2])
     for loss in (first.min(axis=2), last.min(axis=2)):
-        need += np.minimum(loss, tail.least_loss(terms)) if groups.has_larger else loss
+        need += np.minimum.reduce([loss, *(tail.least_loss for tail in tails)])
     strain = (PRICES / (1 - PRICES))[:, :, 0] * boxes.low_flow * terms.urgency[:, 0]
     return Shares(shares, need, strain, _alone(groups, boxes, terms))
 
@@ -125,7 +130,7 @@ def _alone(groups: Groups, boxes: Boxes, terms: _Terms) -> NDBool:
 
 def _covering(groups: Groups, gains: Numbers, floor: Numbers) -> Numbers:
     """Shares [price, box, class] of at least `floor` that cover the gain of every group."""
-    shares = np.maximum(floor, 0.0)
+    shares = floor.copy()
     single = groups.members == 1
     order = groups.counts[single].argmax(axis=1)
     shares[..., order] = np.maximum(shares[..., order], gains[..., single])
@@ -139,110 +144,3 @@ def _covering(groups: Groups, gains: Numbers, floor: Numbers) -> Numbers:
             fair = np.where(bare, gain / groups.members[group], 0.0)
             shares[..., kind] = np.where(bare, fair, shares[..., kind] * more)
     return shares
-
-
-class _Tail:
-    """Groups over machines with more members than the arrays list, bounded device by device."""
-
-    def __init__(self, groups: Groups, boxes: Boxes) -> None:
-        self.groups, self.boxes = groups, boxes
-        self.is_needed = groups.has_larger
-        if not self.is_needed:
-            return
-        kinds, stock = groups.stock.kinds, groups.stock
-        members = np.array([groups.most_told_apart + 1.0])
-        outside = (
-            np.array([kind.outside[0] for kind in kinds]),
-            np.array([kind.outside[1] for kind in kinds]),
-        )
-        least, most = boxes.least_batch, boxes.most_batch
-        self.talk = groups.talk_seconds(most, members, outside) / most[:, None]
-        model, load = groups.problem.model, groups.problem.workload
-        self.layer = model.layer_bytes + model.kv_bytes * load.context * boxes.low_held[:, None]
-        memory = np.array([kind.memory for kind in kinds])
-        self.by_memory = memory / self.layer
-        speeds = (
-            np.array([1 / kind.read for kind in kinds]),
-            np.array([1 / kind.compute for kind in kinds]),
-        )
-        whole = tuple(speed @ np.array(stock.counts, dtype=float) for speed in speeds)
-        self.by_time = self._by_time(most, speeds, (float(whole[0]), float(whole[1])))
-        self.seconds = self._least_seconds(least, speeds, outside)
-
-    def _by_time(
-        self, batch: Numbers, speeds: tuple[Numbers, Numbers], whole: tuple[float, float]
-    ) -> Numbers:
-        """Layers of a device at most, so that those of a group are at most their sum.
-
-        Reading a / sum r and arithmetic c / sum s of a group take at least
-        (a/R + c/S)^2 / sum(a r/R^2 + c s/S^2) seconds for any R, S (Cauchy).
-        """
-        problem, one = self.groups.problem, (np.ones(1), np.ones(1))
-        decode = decode_parts(problem, batch[:, None], one)
-        prompt = prefill_parts(problem, one)
-        best = np.full_like(self.by_memory, np.inf)
-        for i in (0, 1):
-            for j in (0, 1):
-                work = [np.zeros((len(batch), 1)), np.zeros((len(batch), 1))]
-                work[i] = work[i] + decode[i] / batch[:, None]
-                work[j] = work[j] + prompt[j]
-                spent = sum(w / v for w, v in zip(work, whole, strict=True))
-                parts = zip(work, speeds, whole, strict=True)
-                speed = sum(w * s / v**2 for w, s, v in parts)
-                seconds = self.talk + spent**2 / np.maximum(speed, 1e-300)
-                best = np.minimum(best, 1 / (self.boxes.low_flow[:, None] * seconds))
-        return best
-
-    def _least_seconds(
-        self,
-        batch: Numbers,
-        speeds: tuple[Numbers, Numbers],
-        outside: tuple[Numbers, Numbers],
-    ) -> Numbers:
-        """Seconds of a layer in a pass, for the best group that a class could be in."""
-        problem, stock = self.groups.problem, self.groups.stock
-        from_fastest = [np.sort(np.repeat(s, stock.counts))[::-1].cumsum() for s in speeds]
-        best = np.full_like(self.by_memory, np.inf)
-        for members in range(self.groups.most_told_apart + 1, len(from_fastest[0]) + 1):
-            fast = (from_fastest[0][members - 1 :][:1], from_fastest[1][members - 1 :][:1])
-            work = np.maximum(*decode_parts(problem, batch[:, None], fast))
-            work = work + batch[:, None] * np.maximum(*prefill_parts(problem, fast))
-            size = np.array([float(members)])
-            talk = self.groups.talk_seconds(batch, size, outside)
-            best = np.minimum(best, work + talk)
-        return best
-
-    def _slope(self, terms: _Terms) -> Numbers:
-        slope = 1 / terms.layers - PRICES * terms.urgency * self.seconds
-        return np.maximum(slope, 0.0)
-
-    def shares(self, terms: _Terms) -> Numbers:
-        """What a device adds to any such group: [price, box, class]."""
-        if not self.is_needed:
-            return np.zeros((len(PRICES), len(self.boxes), self.groups.counts.shape[1]))
-        flow = self.boxes.high_flow[:, None]
-        most = np.minimum(self.by_memory, self.by_time)
-        whole = flow * most * self._slope(terms) + self._bridges(terms)
-        shares: Numbers = whole / (1 - PRICES)
-        return shares
-
-    def _bridges(self, terms: _Terms) -> Numbers:
-        """The ways out of regions that a group may save its pipeline, shared by its members.
-
-        Two of them it pays itself: its all-reduces take two such ways for each layer.
-        """
-        latency, per_byte = self.groups.exits.beyond
-        size = 2.0 * self.groups.problem.model.hidden * self.boxes.least_batch[:, None]
-        saved = max(len(latency) - 2, 0) * (latency.max() + size * per_byte.max())
-        saved = saved / (self.groups.most_told_apart + 1)
-        paid: Numbers = self.boxes.high_flow[:, None] * PRICES * terms.urgency * saved
-        return paid
-
-    def least_loss(self, terms: _Terms) -> Numbers:
-        """By how much an end lowers such a group, at least: only if memory binds every class."""
-        binds = (self.by_memory <= self.by_time).all(axis=1)
-        model, load = self.groups.problem.model, self.groups.problem.workload
-        layer = model.layer_bytes + model.kv_bytes * load.context * self.boxes.high_held
-        slope = self._slope(terms).min(axis=2)
-        lost = self.boxes.low_flow * model.end_bytes / layer * slope / (1 - PRICES[:, :, 0])
-        return np.where(binds, lost, 0.0)

@@ -21,7 +21,7 @@ from planner.bounds import Bound, highest_flow, throughput_bound
 from planner.problem import Numbers, Problem
 
 Places = NDArray[np.int64]
-MOST_COUNTS = 1200  # device counts told apart; for more the bound is not computed
+MOST_COUNTS = 5000  # device counts told apart; for more the bound is not computed
 ROUNDS = ((1.5, 1.6), (1.2, 1.3), (1.08, 1.12), (1.03, 1.06), (1.012, 1.03), (1.006, 1.02))
 WORTH_PROVING = 1.003  # times the value at hand
 NEAR = 1.05  # times the value at hand: no closer bound is looked for
