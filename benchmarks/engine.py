@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -152,7 +153,7 @@ def measure_prefill(report: Report, name: str, benches: tuple[Bench, Bench], rou
     """Prompts of 512 and 2,048 tokens."""
     for tokens in (512, 2048):
         for word, bench in zip(("f32", "int8"), benches, strict=True):
-            seconds = median_seconds(lambda b=bench, t=tokens: b.prefill(t), rounds)
+            seconds = median_seconds(partial(bench.prefill, tokens), rounds)
             report.add(name, f"prefill {tokens}, {word}", tokens / seconds, "tokens/s")
 
 

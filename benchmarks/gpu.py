@@ -8,6 +8,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,7 +130,7 @@ def measure_model(report: Report, bench: GpuBench, rounds: int) -> None:
             measure_decode(report, bench, f"{backend}{', graphs' if graphs else ''}", rounds)
         bench.choose(backend, graphs=False)
         for tokens in PROMPTS:
-            seconds = bench.seconds(lambda t=tokens: bench.prefill(t), max(3, rounds // 4))  # type: ignore[misc]
+            seconds = bench.seconds(partial(bench.prefill, tokens), max(3, rounds // 4))
             report.add(name, f"prefill {tokens}, {backend}", tokens / seconds, "tokens/s")
     measure_generate(report, bench, rounds)
 

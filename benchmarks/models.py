@@ -3,6 +3,7 @@
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from swarm.checkpoint import find_model
 from swarm.model import BUILT_IN
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "mid": {
         "hidden_size": 1024,
         "num_hidden_layers": 16,
