@@ -17,15 +17,16 @@ from planner.cost import CostModel
 from planner.explain import explain
 from planner.hexgen import HexGen
 from planner.options import Asked, asked, plan_parser, simulate_parser
-from planner.outcome import Outcome, solve, solve_segments
+from planner.outcome import OUR_SEARCH, Outcome, bound_of, solve, solve_segments, value_of
 from planner.paper import PaperRules
 from planner.pareto import pareto_front
 from planner.picture import layers_picture
 from planner.played import play
 from planner.pool import Pool
 from planner.problem import Problem
+from planner.staged import staged_plan
 from planner.stop import Deadline, StopRule, never
-from swarm.errors import SwarmError
+from swarm.errors import BadInput, DoesNotFit, SwarmError
 from swarm.plan import Plan
 
 
@@ -46,6 +47,14 @@ def say(text: str, stream: TextIO | None = None) -> None:
     (stream or sys.stdout).write(text + "\n")
 
 
+def write(path: str, text: str) -> None:
+    """Write a picture; raises BadInput where that is not possible."""
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}.", "Name a file to write.") from error
+
+
 def stop_of(seconds: float | None) -> StopRule:
     """A stop rule on the monotonic clock, or none."""
     return never if seconds is None else Deadline(time.monotonic, time.monotonic() + seconds)
@@ -59,7 +68,26 @@ def outcome_of(ask: Asked) -> Outcome:
         return solve_segments(ask.instance, stop)
     if options.cost == "paper":
         return _paper_outcome(problem, options.search, stop, options.seed)
+    if options.stages:
+        return _staged_outcome(problem, options.stages, stop, options.seed)
     return solve(problem, options.search, stop, options.seed)
+
+
+def _staged_outcome(problem: Problem, stages: int, stop: StopRule, seed: int) -> Outcome:
+    """The best plan found with that many stages in each pipeline; the bound is that of any plan."""
+    cost = CostModel(problem)
+    objective = "latency" if problem.objective == "latency" else "throughput"
+    try:
+        plan = staged_plan(Pool(problem, cost), objective, stages, stop, seed)
+    except DoesNotFit as error:
+        nothing = Bound(0.0, "memory")
+        return Outcome(Plan(()), problem.objective, 0.0, nothing, OUR_SEARCH, (str(error),))
+    value = value_of(cost, plan) if plan.pipelines else 0.0
+    count = "one stage" if stages == 1 else f"{stages} stages"
+    reason = f"no pipeline of {count} was found that fits the devices' memory."
+    reasons = tuple(cost.reasons(plan)) if plan.pipelines else (reason,)
+    bound = bound_of(problem, value)
+    return Outcome(plan, problem.objective, value, bound, OUR_SEARCH, reasons)
 
 
 def _paper_outcome(problem: Problem, search: str, stop: StopRule, seed: int) -> Outcome:
@@ -81,12 +109,12 @@ def _plan(ask: Asked) -> int:
     options, problem = ask.options, ask.instance.problem
     feasible = bool(outcome.plan.pipelines) and not outcome.reasons
     if options.svg:
-        Path(options.svg).write_text(layers_chart(outcome.plan, labels_of(problem)))
+        write(options.svg, layers_chart(outcome.plan, labels_of(problem)))
     front = pareto_front(problem, stop_of(options.seconds), options.seed) if _wants(options) else []
     if options.pareto_svg:
         curve = [(point.latency_seconds, point.tokens_per_second) for point in front]
         axes = ("seconds of one request", "tokens/s")
-        Path(options.pareto_svg).write_text(curves_chart("Pareto front", axes, {"plans": curve}))
+        write(options.pareto_svg, curves_chart("Pareto front", axes, {"plans": curve}))
     if options.json:
         say(json.dumps(_json(outcome, seconds, feasible), indent=1))
     else:
@@ -168,7 +196,7 @@ def _simulate(ask: Asked) -> int:
     if options.svg:
         axes = ("deadline scale", "share in time")
         chart = curves_chart("SLO attainment", axes, {f"{options.rate:g}/s": result.curve})
-        Path(options.svg).write_text(chart)
+        write(options.svg, chart)
     if options.json:
         say(json.dumps(result.to_json(), indent=1))
     else:

@@ -14,6 +14,7 @@ from swarm.plan import COLUMNS_PER_BLOCK
 
 MEMORY_EFFICIENCY, COMPUTE_EFFICIENCY, USABLE_MEMORY = 0.8, 0.5, 0.92
 SAME_HOST = (10e-6, 16e9)
+MOST_DEVICES = 1024  # in one machine
 RELAY_FACTOR = 2.0  # between two machines behind NAT
 NEXT_ID = "Take one of these ids."
 
@@ -80,6 +81,8 @@ def model_of(file: Fields, entry: Fields) -> PlanModel:
         raise entry.refuse("model", f"names the unknown model {name!r}; known are {known}")
     model = models.section(name)
     hidden, ffn = model.count("hidden"), model.count("ffn")
+    if not isinstance(model.values.get("ffn_gated", False), bool):
+        raise model.refuse("ffn_gated", "must be true or false")
     mlp = (3 if model.values.get("ffn_gated") else 2) * hidden * ffn
     parameters = model.number("params_per_layer")
     if parameters <= mlp:
@@ -99,10 +102,13 @@ def model_of(file: Fields, entry: Fields) -> PlanModel:
 
 
 def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
-    """The devices of one machine; none if its count is 0."""
+    """The devices of one machine but those listed as absent; none if its count is 0."""
     name, count = machine.text("id"), machine.count("count", least=0)
+    if count > MOST_DEVICES:
+        raise machine.refuse("count", f"is {count} and must be at most {MOST_DEVICES}")
     if count == 0:
         return []
+    absent = {int(index) for index in machine.values.get("absent", [])}
     kind = machine.text("gpu")
     kinds = file.section("gpu_types")
     if kind not in kinds.values:
@@ -125,6 +131,7 @@ def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
             load_bytes_per_second=machine.optional("down_Mbps", 1000.0) * 1e6 / 8,
         )
         for index in range(count)
+        if index not in absent
     ]
 
 

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from planner.fields import Fields
 from planner.instances import Instance, instance_ids, read_file, read_instance
-from planner.outcome import SEARCH_NAMES
-from planner.problem import OBJECTIVES
+from planner.outcome import OUR_SEARCH, SEARCH_NAMES
+from planner.problem import OBJECTIVES, Problem
 from swarm.errors import BadInput
 
 MODES = ("reference", "paper", "flow")
@@ -63,32 +63,42 @@ def _common(parser: Parser) -> None:
     parser.add_argument("--cost", choices=MODES, default="reference")
     parser.add_argument("--seconds", type=_at_least_zero, help="stop the search after so many")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", type=_count, help="refuse models with fewer layers than this")
+    parser.add_argument("--stages", type=_count, help="so many in every pipeline")
     parser.add_argument("--rate", type=_positive, default=1.0, help="requests per second")
     parser.add_argument("--deadline", type=_positive, default=10.0, help="seconds, for slo")
     parser.add_argument("--without", action="append", default=[], metavar="PEER")
     parser.add_argument("--add", action="append", default=[], metavar="GPU@REGION")
 
 
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return value
+
+
 def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    value = _number(text)
+    if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} must be above zero")
     return value
 
 
 def _at_least_zero(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
+    value = _number(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"{text} must be at least zero")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+    value = _number(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +117,29 @@ def asked(parser: Parser, arguments: Sequence[str]) -> Asked:
     changed = changed_file(file, name, options.without, options.add)
     instance = read_instance(changed, name, options.objective)
     problem = instance.problem
-    if options.stages and options.stages > problem.model.layers:
-        raise BadInput(
-            f"--stages {options.stages}: {problem.model.name} in {file.file} has only"
-            f" {problem.model.layers} layers.",
-            "Ask for fewer stages.",
-        )
+    _check_stages(options, problem, file.file)
     load = replace(
         problem.workload,
         requests_per_second=options.rate,
         deadline_seconds=options.deadline if options.objective == "slo" else math.inf,
     )
     return Asked(options, replace(instance, problem=replace(problem, workload=load)))
+
+
+def _check_stages(options: argparse.Namespace, problem: Problem, file: str) -> None:
+    """Refuse more stages than layers or devices, and searches that choose their own stages."""
+    count, next_step = options.stages, "Ask for fewer stages."
+    if not count:
+        return
+    if count > problem.model.layers:
+        name, layers = problem.model.name, problem.model.layers
+        raise BadInput(f"--stages {count}: {name} in {file} has only {layers} layers.", next_step)
+    if count > len(problem.devices):
+        devices = f"instance {options.id or ''}".strip() + f" in {file} has only"
+        raise BadInput(f"--stages {count}: {devices} {len(problem.devices)} devices.", next_step)
+    if options.search != OUR_SEARCH or options.cost != "reference":
+        ways = f"--search {options.search} --cost {options.cost}"
+        raise BadInput(f"--stages {count}: {ways} chooses stages for itself.", "Leave one out.")
 
 
 def _only_id(file: Fields) -> str:
@@ -130,10 +151,11 @@ def _only_id(file: Fields) -> str:
 
 def changed_file(file: Fields, name: str, without: Sequence[str], add: Sequence[str]) -> Fields:
     """The file's data with machines (or single devices) left out and others added."""
-    entries = [dict(entry.values) for entry in file.sections("instances")]
-    for entry in entries:
+    sections = file.sections("instances")
+    entries = [dict(entry.values) for entry in sections]
+    for entry, section in zip(entries, sections, strict=True):
         if entry.get("id") == name:
-            machines = [dict(m.values) for m in Fields(entry, "", file.file).sections("machines")]
+            machines = [dict(m.values) for m in section.sections("machines")]
             for peer in without:
                 machines = _without(machines, peer, file.file)
             machines += [_added(text, number) for number, text in enumerate(add)]
@@ -142,18 +164,19 @@ def changed_file(file: Fields, name: str, without: Sequence[str], add: Sequence[
 
 
 def _without(machines: list[dict[str, Any]], peer: str, file: str) -> list[dict[str, Any]]:
-    """Without a machine, or with one device fewer of it ("machine/index")."""
-    name = peer.partition("/")[0]
-    if name not in [machine.get("id") for machine in machines]:
+    """Without a machine, or without one device of it ("machine/index")."""
+    name, _, index = peer.partition("/")
+    machine = next((m for m in machines if m.get("id") == name), None)
+    if machine is None:
         raise BadInput(f"--without {peer}: {file} has no machine {name!r}.", "Name one it has.")
-    if peer == name:
-        return [machine for machine in machines if machine.get("id") != name]
-    return [_one_fewer(m) if m.get("id") == name else m for m in machines]
-
-
-def _one_fewer(machine: dict[str, Any]) -> dict[str, Any]:
-    count = machine.get("count")
-    return machine | {"count": count - 1} if isinstance(count, int) and count > 0 else machine
+    if not index:
+        return [m for m in machines if m is not machine]
+    count, absent = machine.get("count"), machine.get("absent", [])
+    if isinstance(count, int) and not (index.isdecimal() and int(index) < count):
+        why = f"machine {name!r} of {file} has devices 0 to {count - 1}"
+        raise BadInput(f"--without {peer}: {why}.", "Name one it has.")
+    fewer = machine | {"absent": [*absent, int(index)]}
+    return [fewer if m is machine else m for m in machines]
 
 
 def _added(text: str, number: int) -> dict[str, Any]:
@@ -161,6 +184,8 @@ def _added(text: str, number: int) -> dict[str, Any]:
     if not match:
         raise BadInput(f"--add {text!r} is not GPU@REGION.", 'Write it like "2x4090@eu".')
     count, gpu, region = match.groups()
+    if count and int(count) < 1:
+        raise BadInput(f"--add {text!r} adds no device.", 'Write it like "2x4090@eu".')
     return {
         "id": f"added-{number}",
         "gpu": gpu,
