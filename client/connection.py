@@ -19,7 +19,8 @@ from client.tokenizer import Messages
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.dht_board import DhtBoard
-from swarm.errors import LocalProtocolError
+from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
+from swarm.from_peers import open_from_peers
 from swarm.identity import Identity
 from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
@@ -81,10 +82,26 @@ class Client:
         self._is_open = False
 
     async def model(self) -> LocalModel:
-        """What is known of the model on this machine; needs no connection; raises BadModel."""
+        """What is known of the model here; asks the peers for its papers if it is not here.
+
+        Raises BadModel, Unreachable.
+        """
         if self._local is None:
-            self._local = await asyncio.to_thread(LocalModel.read, self._name)
+            try:
+                self._local = await asyncio.to_thread(LocalModel.read, self._name)
+            except (BadModel, Unreachable) as error:
+                if self._name != self._invite.model:
+                    raise
+                self._local = await self._ask_for_model(error)
         return self._local
+
+    async def _ask_for_model(self, cause: SwarmError) -> LocalModel:
+        try:
+            async with self._connect(self._invite) as links:
+                folder, _ = await open_from_peers(links.channel, links.board, cause)
+        except Unreachable:
+            raise cause from None
+        return await asyncio.to_thread(LocalModel.of, folder, self._name)
 
     async def __aenter__(self) -> Self:
         local = await self.model()

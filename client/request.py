@@ -61,7 +61,11 @@ class LocalModel:
     @classmethod
     def read(cls, name: str) -> "LocalModel":
         """Find and read a model by name; blocks on the disk, or on the hub; raises BadModel."""
-        folder: Path = find_model(name)
+        return cls.of(find_model(name), name)
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> "LocalModel":
+        """Read the model in a folder; raises BadModel."""
         spec = read_spec(folder, name)
         return cls(spec, read_tokenizer(folder, spec), read_stop_ids(folder))
 

@@ -23,6 +23,7 @@ class Spoken:
     capability_at: float = 0.0
     advert_at: float = 0.0
     manifest_at: float = 0.0
+    inventory: str = ""  # as the manifest said
     stages: object = field(default_factory=list)  # None: the last advert was not taken
     joined: bool = False
 
@@ -65,9 +66,11 @@ class Herald:
             await self._board.publish(self.capability)
             await self._tell_that_we_joined()
         await self._publish_advert(now)
-        if manifest and now - spoken.manifest_at > MANIFEST_SECONDS:
-            spoken.manifest_at = now
+        if manifest and (
+            now - spoken.manifest_at > MANIFEST_SECONDS or manifest.inventory != spoken.inventory
+        ):
             await self._board.publish(manifest)
+            spoken.manifest_at, spoken.inventory = now, manifest.inventory
 
     async def say_farewell(self) -> None:
         """Withdraw every record of ours and tell the others; raises SwarmError."""

@@ -14,16 +14,17 @@ from node.probe import Detected, detect
 from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.board import Board
 from swarm.channel import Channel
-from swarm.checkpoint import open_model, read_spec
+from swarm.checkpoint import is_hub_id, open_model, read_spec
 from swarm.dht_board import DhtBoard
-from swarm.errors import BadInput, BadInvite
+from swarm.errors import BadInput, BadInvite, BadModel, SwarmError, Unreachable
+from swarm.from_peers import open_from_peers, read_manifest
 from swarm.hardware import Device
 from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
-from swarm.model import ModelSpec
+from swarm.model import BUILT_IN, ModelSpec
 from swarm.peer_process import Network, PeerProcess, open_p2p
-from swarm.records import Capability, Manifest
+from swarm.records import PENDING, Capability, Manifest
 from swarm.store import Store
 from swarm.wire import Message
 
@@ -45,6 +46,12 @@ class Served:
     folder: Path
     spec: ModelSpec
     store: Store | None = None  # fills the folder, if it is not whole
+    revision: str = ""  # the hub's commit, if it comes from there
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether its files may be handed out: they are here, and not in everybody's package."""
+        return self.store is None and self.name != BUILT_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +90,40 @@ def invite_of(config: NodeConfig) -> Invite | None:
     return Invite.parse(text)
 
 
-def read_model(name: str) -> Served:
-    """Find a model and its numbers; raises BadModel."""
-    folder, store = open_model(name)
-    shared = str(Path(name).resolve()) if Path(name).is_dir() else name
-    return Served(shared, folder, read_spec(folder, name), store)
+def read_model(name: str, revision: str = "") -> Served:
+    """Find a model and its numbers; raises BadModel, Unreachable."""
+    folder, store = open_model(name, revision=revision)
+    is_folder = Path(name).expanduser().is_dir()
+    shared = str(Path(name).expanduser().resolve()) if is_folder else name
+    commit = folder.name if is_hub_id(name) and not is_folder else ""
+    return Served(shared, folder, read_spec(folder, name), store, commit)
+
+
+async def find_served(name: str, links: Links) -> Served:
+    """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable."""
+    manifest = await read_manifest(links.board)
+    cause: SwarmError
+    try:
+        revision = manifest.revision if manifest else ""
+        served = await asyncio.to_thread(read_model, name, revision)
+        if manifest is None or manifest.digest == served.spec.digest:
+            return served
+        cause = BadModel(
+            f"The copy of {name} here is not the model that the swarm serves.",
+            "Put the very same files there, or move this copy away.",
+        )
+    except (BadModel, Unreachable) as error:
+        cause = error
+    folder, store = await open_from_peers(links.channel, links.board, cause)
+    return Served(name, folder, await asyncio.to_thread(read_spec, folder, name), store)
 
 
 @asynccontextmanager
-async def open_links(config: NodeConfig, served: Served) -> AsyncIterator[Links]:
-    """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable."""
+async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncIterator[Links]:
+    """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable.
+
+    A founder says what its swarm serves before anybody can ask.
+    """
     invite = invite_of(config)
     async with AsyncExitStack() as stack:
         identity, folder = open_identity(config.state)
@@ -104,21 +135,24 @@ async def open_links(config: NodeConfig, served: Served) -> AsyncIterator[Links]
         known = invite.addresses if invite else ()
         board = await DhtBoard.open(process, swarm, identity, key=key, initial_peers=known)
         stack.push_async_callback(board.close)
-        if config.founds:
-            await board.publish(manifest_of(served))
+        if founded:
+            await board.publish(founded)
         else:
             await _require_swarm(board, swarm)
         channel = await LibP2PChannel.open(process, swarm, key)
         stack.push_async_callback(channel.close)
         own = (await process.addresses())[:8]
-        fresh = Invite((*own, *known)[:8], swarm, served.name, key)
+        model = founded.model if founded else invite.model if invite else ""
+        fresh = Invite((*own, *known)[:8], swarm, model, key)
         (config.state / LAST_INVITE).write_text(fresh.encode())
         yield Links(process, board, channel, fresh, folder, own)
 
 
-def manifest_of(served: Served) -> Manifest:
-    """The founder's word on what its swarm serves."""
-    return Manifest(served.name, served.spec.digest, "f32", time.time())
+def manifest_of(served: Served, inventory: str = PENDING) -> Manifest:
+    """The founder's word on what its swarm serves, and what peers may hand out of it."""
+    known = inventory if served.is_for_all else ""
+    digest, now = served.spec.digest, time.time()
+    return Manifest(served.name, digest, "f32", now, served.revision, known)
 
 
 async def _require_swarm(board: Board, swarm: str) -> None:

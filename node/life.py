@@ -21,6 +21,7 @@ from node.planning import is_possible
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.server import Server
 from node.story import Story
+from node.weights_desk import WeightsDesk
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.records import Capability
 from swarm.wire import Message
@@ -63,6 +64,7 @@ class Life:
         self._news = asyncio.Event()
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
+        self._desk = WeightsDesk(channel, served.folder)
         answer_probes(channel)
         channel.answer("group", self._called)
         channel.answer("news", self._hear_news)
@@ -74,7 +76,7 @@ class Life:
         self._take_in(equipment)
         tasks = [
             asyncio.create_task(loop())
-            for loop in (self._watch, self._tend, self._speak, self._measure)
+            for loop in (self._watch, self._tend, self._speak, self._measure, self._hand_out)
         ]
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self._daemon_ended())]
         try:
@@ -247,8 +249,8 @@ class Life:
         assert self._herald is not None
         while True:
             try:
-                founder = self._config.founds
-                await self._herald.publish_due(manifest_of(self._served) if founder else None)
+                manifest = manifest_of(self._served, self._desk.digest)
+                await self._herald.publish_due(manifest if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
             await asyncio.sleep(TEND_SECONDS)
@@ -265,6 +267,14 @@ class Life:
                 known, measured_at = set(peers), time.monotonic()
                 self._herald.note_links(await measure_links(self._links.channel, peers))
             await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _hand_out(self) -> None:
+        """Let peers have the model's files; never ends."""
+        if self._config.founds and self._served.is_for_all:
+            await self._desk.open_as_founder()
+        elif not self._config.founds:
+            await self._desk.open_when_known(self._links.board, self._served.store)
+        await asyncio.Event().wait()
 
     # ------------------------------------------------------------------ the end
 

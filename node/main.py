@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from node.config import NodeConfig, read_config
-from node.home import Links, Served, invite_of, open_equipment, open_links, read_model
+from node.home import (
+    Links,
+    Served,
+    find_served,
+    invite_of,
+    manifest_of,
+    open_equipment,
+    open_links,
+    read_model,
+)
 from node.life import Life
 from node.story import Story
 from swarm.errors import SwarmError
@@ -59,9 +68,10 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
-    served = await asyncio.to_thread(read_model, invite.model if invite else config.model)
-    story = Story(terminal.say, terminal.show_progress, served.spec)
-    async with open_links(config, served) as links:
+    own = None if invite else await asyncio.to_thread(read_model, config.model)
+    async with open_links(config, manifest_of(own) if own else None) as links:
+        served = own or await find_served(links.invite.model, links)
+        story = Story(terminal.say, terminal.show_progress, served.spec)
         await serve(config, served, links, story, stop)
 
 

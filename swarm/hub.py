@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx2
@@ -15,24 +14,16 @@ from huggingface_hub.file_download import repo_folder_name
 from swarm.errors import BadModel
 from swarm.headers import INDEX, LONE_FILE, indexed_files, no_weights
 from swarm.hub_errors import explained
+from swarm.hub_names import is_paper
 from swarm.hub_source import HubSource
 from swarm.sparse import SparseFile
 from swarm.store import Store
 
 logger = logging.getLogger(__name__)
 
-PAPERS = (  # what a client needs, and a node besides its weights
-    *("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", INDEX),
-)
 DONE = "done"  # in the folder once all papers and headers are there
 HEADERS_AT_A_TIME = 8
 CACHE = "swarm"  # below HF_HOME
-
-
-def is_paper(name: str) -> bool:
-    """Whether a file of a repository is small and needed by everybody."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in PAPERS)
 
 
 def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:

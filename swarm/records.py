@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from swarm.hardware import Device, Link
 
 RECORD_CAP = 2048  # bytes of one signed record
+PENDING = "pending"  # an inventory that is being made
 TTL_CAP = 300.0  # seconds; no record lives longer
 
 
@@ -32,6 +33,8 @@ class Manifest(Record):
     digest: str
     dtype: str
     founded: float  # wall-clock seconds
+    revision: str = ""  # the hub's commit, if the model comes from there
+    inventory: str = ""  # digest of what peers may hand out; "" nothing, PENDING not known yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from node.neighbourhood import Neighbourhood
 from node.plan_shelf import PlanShelf
 from swarm.errors import Unreachable
 from swarm.hardware import Device
-from swarm.records import Advert, Capability, Record
+from swarm.records import PENDING, Advert, Capability, Manifest, Record
 from tests.node.stands import DIGEST, MIDDLE, Stand
 
 CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)
@@ -41,5 +41,19 @@ def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
         monkeypatch.setattr(board, "publish", publish)
         await herald.publish_due(None)
         assert (await board.read(Advert))[MIDDLE].stages == []
+
+    asyncio.run(story())
+
+
+def test_a_manifest_that_says_more_is_published_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        stand = Stand()
+        board = stand.world.board(MIDDLE)
+        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel)
+        shelf = PlanShelf("swarm", tmp_path, stand.channel)
+        herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
+        for inventory in (PENDING, "digest"):
+            await herald.publish_due(Manifest("m", DIGEST, "f32", 1.0, inventory=inventory))
+            assert (await board.read(Manifest))[MIDDLE].inventory == inventory
 
     asyncio.run(story())

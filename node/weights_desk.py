@@ -1,0 +1,146 @@
+"""The weights desk: hands the model's files to peers that lack them, chunk by chunk, never many."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from swarm.board import Board
+from swarm.channel import Channel
+from swarm.errors import BadInput, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.from_peers import read_manifest
+from swarm.inventory import DIGEST_BYTES, MOST_CHUNK, Entry, Stock, take_stock
+from swarm.peer_source import LIST_PAGE, QUESTION, PeerSource
+from swarm.records import PENDING
+from swarm.sparse import missing, present
+from swarm.store import Store
+
+logger = logging.getLogger(__name__)
+
+SERVED_AT_ONCE = 4  # chunks being read and sent; who asks meanwhile is told to come again
+RETRY_SECONDS = 0.2
+LOOK_SECONDS = 5.0
+RANGES_CAP = 1 << 14  # told of one file
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, read strictly."""
+
+    word: str
+    entry: Entry | None
+    start: int = 0
+    count: int = 0
+
+
+class WeightsDesk:
+    """Answers what peers ask about the files in a folder, once it has its stock."""
+
+    def __init__(self, channel: Channel, folder: Path) -> None:
+        self._channel, self._folder = channel, folder
+        self._stock: Stock | None = None
+        self.digest = PENDING  # of the inventory; "" if nothing will be handed out
+        self._busy = 0
+        channel.answer(QUESTION, self._answer)
+
+    async def open_as_founder(self) -> None:
+        """Digest the whole model, in a thread; `digest` is set for the manifest then."""
+        try:
+            stock = await asyncio.to_thread(take_stock, self._folder)
+        except (SwarmError, OSError) as error:
+            logger.warning("peers cannot get the model from here: %s", error)
+            stock = None
+        self.digest = ""
+        if stock:
+            self._open(stock)
+
+    async def open_when_known(self, board: Board, store: Store | None) -> None:
+        """Hand out what the founder says that others hand out, as far as it is here."""
+        while not self._stock:
+            try:
+                manifest = await read_manifest(board)
+                known = manifest.inventory if manifest else PENDING
+                if not known:
+                    return
+                if known != PENDING:
+                    await self._open_from(_source_of(store, self._channel, board, known))
+            except SwarmError as error:
+                logger.info("what may be handed out is not known yet: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _open_from(self, source: PeerSource) -> None:
+        inventory = source.inventory
+        if not inventory.entries:
+            inventory = await source.read_inventory()
+        lists = {entry.name: await source.read_list(entry) for entry in inventory.entries}
+        self._open(Stock(inventory, lists))
+
+    def _open(self, stock: Stock) -> None:
+        self._stock, self.digest = stock, stock.inventory.digest
+
+    async def _answer(self, _peer: str, payload: bytes) -> bytes:
+        stock = self._stock
+        if stock is None:
+            raise BadInput("Nothing is handed out here.", "Ask another peer.")
+        if self._busy >= SERVED_AT_ONCE:
+            raise PeerRefused("Others are being served.", retry_after_seconds=RETRY_SECONDS)
+        self._busy += 1
+        try:
+            return await asyncio.to_thread(self._given, stock, self._asked(stock, payload))
+        except OSError as error:
+            raise BadInput(f"The file cannot be read: {error.strerror}.") from error
+        finally:
+            self._busy -= 1
+
+    def _asked(self, stock: Stock, payload: bytes) -> Asked:
+        try:
+            values: Any = msgpack.unpackb(payload)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise RemoteProtocolError("A question about weights is not msgpack.") from error
+        match values:
+            case ["inventory", self.digest]:
+                return Asked("inventory", None)
+            case ["have", self.digest, str(name)]:
+                return Asked("have", _entry(stock, name))
+            case [("digests" | "chunks") as word, self.digest, str(name), int(start), int(count)]:
+                entry = _entry(stock, name)
+                most = LIST_PAGE if word == "digests" else MOST_CHUNK // stock.inventory.chunk
+                if 0 <= start < start + count <= stock.inventory.chunks(entry) and count <= most:
+                    return Asked(word, entry, start, count)
+        raise BadInput("This is not handed out here.", "Ask another peer.")
+
+    def _given(self, stock: Stock, asked: Asked) -> bytes:
+        if asked.entry is None:
+            return stock.inventory.to_bytes()
+        path, chunk = self._folder / asked.entry.name, stock.inventory.chunk
+        end = asked.start + asked.count
+        match asked.word:
+            case "digests":
+                return stock.lists[path.name][asked.start * DIGEST_BYTES : end * DIGEST_BYTES]
+            case "have":
+                is_same = path.is_file() and path.stat().st_size == asked.entry.size
+                held: bytes = msgpack.packb(present(path)[:RANGES_CAP] if is_same else ())
+                return held
+        low, high = asked.start * chunk, min(end * chunk, asked.entry.size)
+        if missing(path, ((low, high),)):
+            raise BadInput("These weights are not here.", "Ask another peer.")
+        with path.open("rb") as file:
+            file.seek(low)
+            return file.read(high - low)
+
+
+def _source_of(store: Store | None, channel: Channel, board: Board, digest: str) -> PeerSource:
+    """The source that has the lists already, if the model came from peers."""
+    if store and isinstance(store.source, PeerSource) and store.source.digest == digest:
+        return store.source
+    return PeerSource(channel, board, digest)
+
+
+def _entry(stock: Stock, name: str) -> Entry:
+    entry = stock.inventory.entry(name)
+    if entry is None:
+        raise BadInput("There is no such file.", "Ask for the inventory.")
+    return entry

@@ -1,0 +1,66 @@
+"""A model from the peers of its swarm: papers and headers at once, weights as they are wanted."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from swarm.board import Board
+from swarm.channel import Channel
+from swarm.errors import BadModel, SwarmError
+from swarm.hub import CACHE
+from swarm.inventory import Inventory
+from swarm.peer_source import PeerSource
+from swarm.records import PENDING, Manifest
+from swarm.sparse import FileFacts, SparseFile
+from swarm.store import Store, Watch
+
+LOOK_SECONDS = 0.5  # between looks at the board
+KNOWN_SECONDS = 3.0  # for a manifest to be found on it
+PENDING_SECONDS = 600.0  # for the founder to digest its files
+
+
+async def read_manifest(board: Board, seconds: float = 0.0) -> Manifest | None:
+    """The founder's latest word, or None if there is none within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = (await board.read(Manifest)).values()
+        if found or time.monotonic() >= deadline:
+            return max(found, key=lambda each: each.founded, default=None)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def open_from_peers(channel: Channel, board: Board, cause: SwarmError) -> tuple[Path, Store]:
+    """The folder of the swarm's model and what fills it; `cause` says why it is not here.
+
+    Raises `cause` if the founder does not let peers hand the model out, BadModel if none does.
+    """
+    deadline = time.monotonic() + PENDING_SECONDS
+    while True:
+        manifest = await read_manifest(board, KNOWN_SECONDS)
+        if manifest is None or not manifest.inventory:
+            raise cause
+        if manifest.inventory != PENDING:
+            break
+        if time.monotonic() > deadline:
+            raise BadModel("The host is still reading its files.", "Try again later.") from cause
+        await asyncio.sleep(LOOK_SECONDS)
+    source = PeerSource(channel, board, manifest.inventory)
+    inventory = await source.read_inventory()
+    folder = Path(constants.HF_HOME) / CACHE / "peers" / manifest.inventory
+    store = Store(folder, source)
+    await asyncio.to_thread(_furnish, store, inventory)
+    return folder, store
+
+
+def _furnish(store: Store, inventory: Inventory) -> None:
+    for entry in inventory.entries:
+        try:
+            sparse = SparseFile(store.folder / entry.name, FileFacts(entry.size, entry.digest))
+        except OSError as error:
+            raise BadModel(f"{store.folder} cannot be used: {error}.", "Check HF_HOME.") from error
+        if entry.is_weights:
+            store.read_header(sparse)
+        else:
+            store.hold({entry.name: ((0, entry.size),)}, Watch())

@@ -1,0 +1,74 @@
+"""A swarm founded from a folder, joined by a node and a client that have neither folder nor hub."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from huggingface_hub import constants
+
+import client
+from client.background import Background
+from swarm.headers import read_headers
+from swarm.invites import Invite
+from swarm.ranges import size_of
+from swarm.sparse import present
+from tests.whole.conftest import SPEC, WHOLE
+from tests.whole.swarms import Nodes, Part, nodes_in, shard_bytes
+from tests.whole.uncut import TINY, expected
+
+LARGE = Part("large", shard_bytes(SPEC, 5, *WHOLE, ends=1))
+NEWCOMER = Part("newcomer", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=1.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("peers")
+
+
+@pytest.fixture(scope="module")
+def invite(folder: Path) -> Iterator[tuple[Nodes, str]]:
+    """Two nodes; the second one is told a folder that is not on its machine."""
+    copytree(TINY, folder / "model")
+    with nodes_in(folder) as nodes:
+        host = nodes.start(LARGE, "--host", "--model", str(folder / "model"))
+        told = Invite.parse(host.line("invite:"))
+        elsewhere = replace(told, model="/on/another/machine/model").encode()
+        other = nodes.start(NEWCOMER, "--join", elsewhere, HF_HOME=str(folder / "cache"))
+        host.line("ready:")
+        other.line("ready:")
+        yield nodes, elsewhere
+
+
+def test_the_newcomer_fetches_its_own_layers_from_the_host(
+    invite: tuple[Nodes, str], folder: Path
+) -> None:
+    nodes, _ = invite
+    assert "fetched from other peers" in nodes.started[1].line("ready:")
+    assert "fetched" not in nodes.started[0].line("ready:")
+    (path,) = (folder / "cache").rglob("model.safetensors")
+    whole = path.stat().st_size
+    assert path.stat().st_blocks * 512 < 0.75 * whole
+    data, real = path.read_bytes(), (TINY / "model.safetensors").read_bytes()
+    assert all(data[low:high] == real[low:high] for low, high in present(path))
+    assert size_of(present(path)) < 0.75 * whole
+
+
+def test_a_client_gets_the_papers_from_peers_and_the_tokens_are_right(
+    invite: tuple[Nodes, str],
+    folder: Path,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(constants, "HF_HOME", str(folder / "asking"))
+    with background.hold(client.Client(invite[1])) as asking:
+        generation = background.run(
+            asyncio.wait_for(asking.generate("Once upon a time", max_tokens=24), 60)
+        )
+    assert list(generation.token_ids) == expected("Once upon a time", 24)
+    assert sorted(stage.end - stage.start for stage in generation.route) in ([3, 5], [4, 4])
+    (path,) = (folder / "asking").rglob("model.safetensors")
+    first = min(header.start for header in read_headers(TINY))
+    assert size_of(present(path)) < first + (1 << 14)
