@@ -1,13 +1,14 @@
-"""Company: whether a step should wait a moment for more sessions; pure.
+"""Company: how many sessions belong in one step, and whether to wait for them; pure.
 
 A step of many tokens costs little more than a step of one, but the tokens of a turn come in one by
-one: a stage that runs at once computes the first alone, and never again has them together.
+one: a stage that runs at once computes the first alone, and never again has them together. A stage
+that runs all of them at once leaves the other stages idle meanwhile.
 """
 
 import math
 from collections.abc import Iterable
 
-MEMORY_STEPS = 4  # a session that was in none of so many steps is not waited for
+MEMORY_STEPS = 4  # a session that missed its turn so often is not waited for
 PATIENCE = 0.5  # of a decode step's time
 FRESHNESS = 0.2  # weight of the newest step
 
@@ -21,6 +22,7 @@ class Company:
 
     def __init__(self, share: float, most_sessions: int = 0) -> None:
         self._share = share  # of the model's layers
+        self._memory = MEMORY_STEPS * math.ceil(1 / share)
         self._most = most_sessions or math.inf
         self._steps = 0
         self._seen: dict[str, int] = {}  # the last step of each session
@@ -30,7 +32,7 @@ class Company:
         """A decode step of these sessions took so long."""
         self._steps += 1
         self._seen |= dict.fromkeys(sessions, self._steps)
-        recent = self._steps - MEMORY_STEPS
+        recent = self._steps - self._memory
         self._seen = {name: step for name, step in self._seen.items() if step > recent}
         known = self._step_seconds or seconds
         self._step_seconds = known + FRESHNESS * (seconds - known)
@@ -42,7 +44,14 @@ class Company:
     @property
     def wanted(self) -> int:
         """How many sessions a step should have."""
-        return int(min(math.ceil(len(self._seen) * self._share), self._most))
+        return self._part_of(len(self._seen))
+
+    def at_most(self, waiting: Iterable[str]) -> int:
+        """How many of the sessions that wait may be in one step."""
+        return self._part_of(len(self._seen.keys() | set(waiting)))
+
+    def _part_of(self, sessions: int) -> int:
+        return int(min(math.ceil(sessions * self._share), self._most))
 
     @property
     def patience_seconds(self) -> float:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from node.orders import Compute, Release, Reserve
 from node.sessions import CHUNK_CAP
@@ -52,7 +53,12 @@ class Schedule:
         heads = [orders[0] for orders in self._waiting.values()]
         return len(heads) if all(map(_is_decode, heads)) else 0
 
-    def next_step(self) -> list[Arrived]:
+    @property
+    def decoding(self) -> list[str]:
+        """The sessions that wait with a decode."""
+        return [name for name, orders in self._waiting.items() if _is_decode(orders[0])]
+
+    def next_step(self, most_decodes: int | None = None) -> list[Arrived]:
         """Return what runs now, room given back before room taken; nothing if nothing waits."""
         heads = [orders[0] for orders in self._waiting.values()][: self._most_sessions]
         chunks = self._next_chunks([each for each in heads if _is_chunk(each)])
@@ -60,7 +66,7 @@ class Schedule:
         step = [
             *(each for each in heads if isinstance(each.order, Release)),
             *(each for each in heads if isinstance(each.order, Reserve)),
-            *_within((each for each in heads if _is_decode(each)), left),
+            *_within(islice(filter(_is_decode, heads), most_decodes), left),
             *chunks,
         ]
         for each in step:

@@ -52,7 +52,8 @@ from swarm.wire import Decoder, Message
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 20
-INBOX_ORDERS = 4096
+INBOX_READS = 64  # not handled yet: above it the node's socket fills up, and the node notices
+MOST_WAITING = 4096  # orders
 LOAD_ERRORS = (SwarmError, OSError, RuntimeError, MemoryError)
 NONSENSE = (ValueError, TypeError, LookupError)  # what a plan or a leader of others may cause
 
@@ -67,7 +68,7 @@ class Worker:
         self._device = device
         self._slowdown = slowdown
         self._schedule = Schedule(most_sessions=most_sessions)
-        self._inbox: queue.Queue[Arrived] = queue.Queue(INBOX_ORDERS)
+        self._inbox: queue.Queue[list[Arrived]] = queue.Queue(INBOX_READS)
         self._listener: GroupListener | None = None
         self._link: GroupLink | None = None
         self._shard: LoadedShard | None = None
@@ -92,6 +93,7 @@ class Worker:
     def _read(self) -> None:
         decoder = Decoder(CODEC)
         while data := self._received():
+            orders = []
             for order in decoder.feed(data):
                 if isinstance(order, Load | Unload | Prepare):
                     self._told += 1  # before the look at the link: `_heed` looks after setting it
@@ -100,7 +102,9 @@ class Worker:
                 if isinstance(order, Given):
                     self._supplies.given(order)
                     continue
-                self._inbox.put(Arrived(order, time.perf_counter()))
+                orders.append(Arrived(order, time.perf_counter()))
+            if orders:
+                self._inbox.put(orders)  # what came together is computed together
         os._exit(0)  # the node is gone: nothing here is worth keeping
 
     def _received(self) -> bytes:
@@ -111,10 +115,9 @@ class Worker:
 
     def _take(self) -> list[Arrived]:
         """What has come, as far as there is room to hold it; waits if there is nothing to do."""
-        taken = [] if self._schedule else [self._inbox.get()]
-        room = INBOX_ORDERS - len(self._schedule)
-        while len(taken) < room and not self._inbox.empty():
-            taken.append(self._inbox.get_nowait())
+        taken = [] if self._schedule else self._inbox.get()
+        while len(taken) + len(self._schedule) < MOST_WAITING and not self._inbox.empty():
+            taken += self._inbox.get_nowait()
         return taken
 
     def _await_company(self) -> None:
@@ -122,9 +125,11 @@ class Worker:
         ends_at = time.perf_counter() + self._company.patience_seconds
         while 0 < self._schedule.decodes < self._company.wanted:
             try:
-                self._handle(self._inbox.get(timeout=max(0.0, ends_at - time.perf_counter())))
+                arrived = self._inbox.get(timeout=max(0.0, ends_at - time.perf_counter()))
             except queue.Empty:
                 return
+            for each in arrived:
+                self._handle(each)
 
     def _answer(self, *messages: Message) -> None:
         """Tell the node; what belongs together goes in one piece, and wakes it once."""
@@ -209,7 +214,7 @@ class Worker:
         if len(order.ranks) < 2 or self._listener is None:
             return None, None
         sockets = self._listener.connect([Rank(**each) for each in order.ranks], rank)
-        self._link, reducer = join_group(sockets, rank)
+        self._link, reducer = join_group(sockets, rank, device=self._device)
         return self._link, reducer
 
     def _report(self, group: str, seconds: float) -> Loaded:
@@ -229,7 +234,7 @@ class Worker:
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
     def _step(self) -> None:
-        step = self._schedule.next_step()
+        step = self._schedule.next_step(self._company.at_most(self._schedule.decoding))
         batch = [each.order for each in step]
         if self._shard is None or not self._shard.leads:
             self._refuse(batch)

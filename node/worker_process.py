@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
+from swarm.gathering import Gathering
 from swarm.model import ModelSpec
-from swarm.wire import PREFIX, Message, read_prefix
+from swarm.wire import Decoder, Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
 PREPARE_SECONDS = 30.0
 BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
+READ_BYTES = 1 << 20
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 OnAnswer = Callable[[Message], None]
@@ -68,14 +70,14 @@ class WorkerProcess:
     def order(self, message: Message) -> None:
         """Send an order; a worker that has ended ignores it."""
         if not self.ended.is_set():
-            self._writer.writelines(CODEC.encode(message))
+            self._gathering.write(CODEC.encode(message))
 
     @property
     def is_behind(self) -> bool:
         """Whether so many orders wait to be read that the worker should not get more rows."""
         if self.ended.is_set():
             return False
-        return self._writer.transport.get_write_buffer_size() > BACKLOG_BYTES
+        return self._gathering.waiting_bytes > BACKLOG_BYTES
 
     async def measure(self, model: ModelSpec, quant: str = "", folder: str = "") -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
@@ -93,6 +95,7 @@ class WorkerProcess:
     async def close(self) -> None:
         """End the process: it exits when its socket closes, and is killed if it does not."""
         self._closing = True
+        self._gathering.flush()
         self._writer.close()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
@@ -121,6 +124,7 @@ class WorkerProcess:
             )
             undo.pop_all()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self._gathering = Gathering(self._writer)
         self._reading = asyncio.create_task(self._read(reader))
         self._reading.add_done_callback(self._reap)
 
@@ -139,10 +143,13 @@ class WorkerProcess:
             self._waiting.pop(question, None)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
+        decoder = Decoder(CODEC)
         try:
-            while True:
-                self._dispatch(await _read_message(reader))
-        except (asyncio.IncompleteReadError, ConnectionError, RemoteProtocolError) as error:
+            while data := await reader.read(READ_BYTES):
+                for answer in decoder.feed(data):
+                    self._dispatch(answer)
+            self._lose(EOFError("it closed its socket"))
+        except (ConnectionError, RemoteProtocolError) as error:
             self._lose(error)
 
     def _reap(self, task: "asyncio.Task[None]") -> None:
@@ -165,10 +172,3 @@ class WorkerProcess:
             future.set_result(answer)
         else:
             self._on_answer(answer)
-
-
-async def _read_message(reader: asyncio.StreamReader) -> Message:
-    header_size, body_size = read_prefix(await reader.readexactly(PREFIX.size))
-    header = await reader.readexactly(header_size)
-    body = await reader.readexactly(body_size) if body_size else b""
-    return CODEC.decode(header, body)

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
+from swarm.gathering import Gathering
 from swarm.wire import PREFIX, read_prefix
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
-CHUNK_BYTES = 256 * 1024  # of a large body read at a time, so that progress shows
-JOIN_BYTES = 64 * 1024  # below it one copy is cheaper than a second system call
+READ_BYTES = 256 * 1024  # at a time, so that progress shows
 MISSES = 3  # silent ticks after which the other side is dead
 
 Frame = tuple[memoryview, memoryview]  # header, body
@@ -21,6 +21,8 @@ class FrameStream:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._gathering = Gathering(writer)
+        self._buffer = bytearray()  # grows with what arrives, not with what is promised
         self._misses = 0
         self._progress = True  # bytes came in since the last tick
         self.has_sent = False  # a frame went out since the last tick
@@ -31,24 +33,30 @@ class FrameStream:
     async def write(self, buffers: Iterable[bytes | memoryview]) -> None:
         """Queue a whole frame as soon as there is room; raises ConnectionError."""
         await self._writer.drain()
-        self._queue(list(buffers))
+        self._gathering.write(buffers)
         self.has_sent = True
 
     def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
         """Queue a small frame if the way is free; False if it is not."""
-        transport = self._writer.transport
-        if transport.is_closing() or transport.get_write_buffer_size() > HIGH_WATER_BYTES:
+        is_closing = self._writer.transport.is_closing()
+        if is_closing or self._gathering.waiting_bytes > HIGH_WATER_BYTES:
             return False
-        self._queue(list(buffers))
+        self._gathering.write(buffers)
         return True
 
     async def read(self) -> Frame:
         """Wait for the next frame; raises RemoteProtocolError on a prefix above the caps."""
-        prefix = await self._reader.readexactly(PREFIX.size)
-        self._progress = True
-        header_size, body_size = read_prefix(prefix)
-        data = memoryview(await self._read_bytes(header_size + body_size))
-        return data[:header_size], data[header_size:]
+        while (size := self._frame_size()) is None or len(self._buffer) < size:
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise asyncio.IncompleteReadError(bytes(self._buffer[: PREFIX.size]), size)
+            self._buffer += data
+            self._progress = True
+        frame = memoryview(bytes(memoryview(self._buffer)[:size]))
+        del self._buffer[:size]
+        header_size, _ = read_prefix(frame)
+        start = PREFIX.size + header_size
+        return frame[PREFIX.size : start], frame[start:]
 
     def tick(self) -> bool:
         """Count a silent beat; True when there were too many of them."""
@@ -62,30 +70,17 @@ class FrameStream:
 
     async def close(self, timeout_seconds: float) -> None:
         """Flush and end the stream; gives up silently after the timeout."""
+        self._gathering.flush()
         self._writer.close()
         try:
             await asyncio.wait_for(self._writer.wait_closed(), timeout_seconds)
         except (TimeoutError, *STREAM_ERRORS):
             self.abort()
 
-    def _queue(self, buffers: list[bytes | memoryview]) -> None:
-        if sum(len(buffer) for buffer in buffers) <= JOIN_BYTES:
-            self._writer.write(b"".join(buffers))
-            return
-        for buffer in buffers:
-            self._writer.write(buffer)
-
-    async def _read_bytes(self, size: int) -> bytes | bytearray:
-        if size <= CHUNK_BYTES:
-            return await self._reader.readexactly(size)
-        data = bytearray()  # grows with what arrives, not with what is promised
-        while len(data) < size:
-            chunk = await self._reader.read(min(CHUNK_BYTES, size - len(data)))
-            if not chunk:
-                raise asyncio.IncompleteReadError(bytes(PREFIX.size), size)
-            data += chunk
-            self._progress = True
-        return data
+    def _frame_size(self) -> int | None:
+        if len(self._buffer) < PREFIX.size:
+            return None
+        return PREFIX.size + sum(read_prefix(self._buffer))
 
 
 def frame_of(header: bytes, body: bytes = b"") -> list[bytes | memoryview]:

@@ -29,7 +29,7 @@ class PackedLinear(nn.Linear):
         return self._multiply(padded)[..., :rows, :]
 
     def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
             rows, self.weight, self.bias, "none", [], ""
         )
         return product
@@ -69,7 +69,7 @@ def multiply_integers(
 
     The sums are exact integers; the result is float32 [rows, outputs].
     """
-    product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+    product: torch.Tensor = torch.ops.onednn.qlinear_pointwise.default(
         *(rows, 1.0, ZERO, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     )
     return product

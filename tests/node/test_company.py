@@ -42,6 +42,24 @@ def test_a_session_that_left_or_fell_silent_is_not_waited_for() -> None:
     assert company.wanted == 1
 
 
+def test_a_step_takes_its_part_of_those_that_came_together() -> None:
+    company, names = Company(0.5), [f"s{number}" for number in range(16)]
+    assert company.at_most(names) == 8
+    company.ran(names[:8], 0.01)
+    assert company.at_most(names[8:]) == 8
+    assert company.at_most([]) == 4
+    assert Company(1.0).at_most(names) == 16
+    assert Company(0.5, most_sessions=3).at_most(names) == 3
+
+
+def test_a_small_stage_remembers_sessions_for_a_whole_turn() -> None:
+    company = Company(1 / 8)
+    names = [f"s{number}" for number in range(16)]
+    for at in range(0, 16, 2):
+        company.ran(names[at : at + 2], 0.01)
+    assert company.wanted == 2
+
+
 def test_patience_follows_the_time_of_a_step() -> None:
     company = Company(1.0)
     assert company.patience_seconds == 0

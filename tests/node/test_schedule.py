@@ -157,3 +157,11 @@ def test_only_decodes_that_are_alone_are_counted() -> None:
     schedule.add(Arrived(rows("c", 100), 0.0))
     assert schedule.decodes == 0
     assert scheduled([]).decodes == 0
+
+
+def test_a_step_takes_no_more_decodes_than_it_is_told() -> None:
+    schedule = scheduled([*(rows(f"d{number}", 1) for number in range(5)), *prompt("long", 300)])
+    assert schedule.decoding == [f"d{number}" for number in range(5)]
+    first, second = schedule.next_step(3), schedule.next_step(3)
+    assert [each.order.session for each in first] == ["d0", "d1", "d2", "long"]
+    assert [each.order.session for each in second] == ["d3", "d4", "long"]

@@ -10,6 +10,7 @@ import pytest
 from node.orders import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
 from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.errors import EngineError
+from swarm.gathering import Gathering
 from swarm.wire import Busy, Message
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, FIRST, Stand, until
@@ -26,6 +27,7 @@ class Puppet(WorkerProcess):
         made = cls(WorkerPlace("cpu", 1, 1.0), answers.append)
         ours, made.theirs = socket.socketpair()
         reader, made._writer = await asyncio.open_unix_connection(sock=ours)
+        made._gathering = Gathering(made._writer)
         made._reading = asyncio.create_task(made._read(reader))
         made._reading.add_done_callback(made._reap)
         with made.theirs:
