@@ -14,15 +14,21 @@ import mmap
 import os
 import secrets
 import socket
+import stat
 import struct
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from node.engine.allreduce import Reducer, SocketReducer
+from node.engine.collective import CollectiveReducer, gpu_of, open_collective
 from node.engine.shared_reduce import MEMORY_BYTES, SharedReducer
 from node.group import GroupLink
 
@@ -44,11 +50,12 @@ class Neighbours:
 
 
 def join_group(
-    sockets: Mapping[int, socket.socket], own: int, *, near: bool = True
+    sockets: Mapping[int, socket.socket], own: int, *, near: bool = True, device: str = "cpu"
 ) -> tuple[GroupLink, Reducer]:
     """Return the link and the reducer of a connected group, through memory if all are near.
 
-    The TLS sockets are closed when they are not needed any more; raises PeerLost and Deadline.
+    GPUs of one machine use NCCL. The TLS sockets are closed when they are not needed any more.
+    Raises PeerLost and Deadline.
     """
     link = GroupLink(sockets)
     found = meet(link, sorted(sockets), own, near=near)
@@ -57,7 +64,40 @@ def join_group(
     for each in sockets.values():
         each.close()
     logger.info("rank %d shares memory with the ranks of its stage", own)
-    return GroupLink(found.bells), SharedReducer(own, found.bells, found.memories)
+    link = GroupLink(found.bells)
+    gpus = meet_gpus(link, sorted(found.bells), own, torch.device(device))
+    return link, gpus or SharedReducer(own, found.bells, found.memories)
+
+
+def meet_gpus(
+    link: GroupLink, others: list[int], own: int, device: torch.device
+) -> CollectiveReducer | None:
+    """Return a reducer over NCCL if every rank has a GPU of its own here, else None for all."""
+    token, mine = secrets.token_hex(TOKEN_BYTES), gpu_of(device)
+    link.broadcast(f"{token} {mine}".encode())
+    words = {rank: link.receive(rank).decode().split(" ") for rank in others}
+    words[own] = [token, mine]
+    gpus = [each[1] for each in words.values()]
+    if not all(gpus) or len(set(gpus)) < len(gpus):
+        return None
+    name = str(uuid.UUID(words[0][0]))  # nothing but a number is a name here
+    try:
+        reducer = open_collective(own_folder() / name, own, len(gpus), device)
+    except OSError as error:
+        logger.warning("rank %d cannot meet the other GPUs: %s", own, error)
+        reducer = None
+    link.broadcast(b"\1" if reducer else b"\0")
+    return reducer if {link.receive(rank) for rank in others} == {b"\1"} else None
+
+
+def own_folder() -> Path:
+    """A folder in the temporary one that only this user can read; raises OSError."""
+    folder = Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not ours alone")
+    return folder
 
 
 def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> Neighbours | None:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from node import near
 from node.engine.allreduce import Reducer, SocketReducer, sum_in_order
+from node.engine.collective import CollectiveReducer
 from node.engine.shared_reduce import MEMORY_BYTES, PIECE_BYTES, SharedReducer
 from node.group import GroupLink
 from swarm.errors import EngineError, PeerLost
@@ -197,3 +199,36 @@ def test_a_killed_or_stalled_process_is_lost_within_the_deadline(stop: signal.Si
     other.join()
     for each in (*theirs.values(), *link._sockets.values()):
         each.close()
+
+
+def test_gpus_of_one_machine_meet_and_use_their_own_collective(
+    join: Join, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = iter(["gpu a", "gpu b"])
+    monkeypatch.setattr(near, "gpu_of", lambda device: next(names).replace(" ", "-"))
+    monkeypatch.setattr(near, "own_folder", lambda: tmp_path)
+    joined = join(2)
+    assert all(isinstance(reducer, CollectiveReducer) for _, reducer in joined)
+    parts = [torch.randn(9) for _ in range(2)]
+    assert all(torch.equal(each, sum_in_order(parts)) for each in sums(joined, parts))
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", ""]], ids=["one GPU", "a GPU and a CPU"])
+def test_ranks_without_a_gpu_each_sum_through_memory(
+    names: list[str], join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(names)
+    monkeypatch.setattr(near, "gpu_of", lambda device: next(left))
+    assert all(isinstance(reducer, SharedReducer) for _, reducer in join(2))
+
+
+def test_gpus_that_do_not_meet_sum_through_memory(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Path:
+        raise PermissionError("another user was here first")
+
+    names = iter(["a", "b"])
+    monkeypatch.setattr(near, "gpu_of", lambda device: next(names))
+    monkeypatch.setattr(near, "own_folder", refuse)
+    assert all(isinstance(reducer, SharedReducer) for _, reducer in join(2))
