@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
 
 from planner.bounds import Bound
 from planner.charts import curves_chart, layers_chart
 from planner.cost import CostModel
-from planner.explain import explain
+from planner.explain import explain_table, pipeline_lines
 from planner.hexgen import HexGen
 from planner.options import Asked, asked, plan_parser, simulate_parser
 from planner.outcome import OUR_SEARCH, Outcome, bound_of, solve, solve_segments, value_of
 from planner.paper import PaperRules
 from planner.pareto import pareto_front
 from planner.picture import layers_picture
-from planner.played import play
+from planner.played import attainment_by_deadline, attainment_by_rate, play, played_by_rate
 from planner.pool import Pool
 from planner.problem import Problem
 from planner.staged import staged_plan
@@ -114,7 +113,10 @@ def _plan(ask: Asked) -> int:
     if options.pareto_svg:
         curve = [(point.latency_seconds, point.tokens_per_second) for point in front]
         axes = ("seconds of one request", "tokens/s")
-        write(options.pareto_svg, curves_chart("Pareto front", axes, {"plans": curve}))
+        write(
+            options.pareto_svg,
+            curves_chart(f"Pareto front of {ask.instance.id}", axes, {"": curve}),
+        )
     if options.json:
         say(json.dumps(_json(outcome, seconds, feasible), indent=1))
     else:
@@ -158,28 +160,13 @@ def _show(ask: Asked, outcome: Outcome, seconds: float, *, feasible: bool) -> No
     say(layers_picture(outcome.plan, labels_of(ask.instance.problem)))
     if ask.options.explain and outcome.objective != "flow":
         Console().print(explain_table(ask.instance.problem, outcome.plan))
+        for line in pipeline_lines(ask.instance.problem, outcome.plan):
+            say(line)
 
 
 def labels_of(problem: Problem) -> dict[str, str]:
     """What a reader calls the devices: id and kind."""
     return {device.id: f"{device.id} {device.kind}".strip() for device in problem.devices}
-
-
-def explain_table(problem: Problem, plan: Plan) -> Table:
-    """The rows of `explain` as a table for a terminal."""
-    table = Table("pipeline", "layers", "who", "compute", "all-reduce", "hop", "memory", "binds")
-    for row in explain(problem, plan):
-        table.add_row(
-            str(row.pipeline + 1),
-            f"{row.start}-{row.end - 1}",
-            "\n".join(row.members),
-            f"{1e3 * row.compute_seconds:.2f} ms",
-            f"{1e3 * row.allreduce_seconds:.2f} ms",
-            f"{1e3 * row.hop_seconds:.2f} ms",
-            f"{row.memory_share:.0%}",
-            row.binds,
-        )
-    return table
 
 
 def _simulate(ask: Asked) -> int:
@@ -194,9 +181,11 @@ def _simulate(ask: Asked) -> int:
         return 2
     result = play(problem, outcome.plan, ask)
     if options.svg:
-        axes = ("deadline scale", "share in time")
-        chart = curves_chart("SLO attainment", axes, {f"{options.rate:g}/s": result.curve})
-        write(options.svg, chart)
+        by_rate = played_by_rate(problem, outcome.plan, ask)
+        write(options.svg, attainment_by_deadline(by_rate))
+    if options.rate_svg:
+        by_rate = played_by_rate(problem, outcome.plan, ask)
+        write(options.rate_svg, attainment_by_rate(by_rate, options.deadline_scale))
     if options.json:
         say(json.dumps(result.to_json(), indent=1))
     else:

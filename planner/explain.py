@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from planner.cost import CostModel
 from planner.problem import Problem
 from planner.stage_form import StageForm
-from swarm.plan import Pipeline, Plan, Stage
+from swarm.plan import Pipeline, Plan, Shard, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class ExplainRow:
     pipeline: int
     start: int
     end: int
-    members: tuple[str, ...]  # "device kind kv/mlp"
+    members: tuple[str, ...]  # "device kind"
+    shares: tuple[tuple[int, int], ...]  # of every member: KV heads, MLP blocks
     compute_seconds: float
     allreduce_seconds: float
     hop_seconds: float  # to the next stage, or back to the first
@@ -48,7 +51,8 @@ def _row(cost: CostModel, number: int, pipeline: Pipeline, place: int) -> Explai
         number,
         stage.start,
         stage.end,
-        tuple(_member(cost.problem, stage, i) for i in range(len(stage.shards))),
+        tuple(_member(cost.problem, shard) for shard in stage.shards),
+        tuple((shard.kv, shard.mlp) for shard in stage.shards),
         whole - talk,
         talk,
         hop,
@@ -57,11 +61,9 @@ def _row(cost: CostModel, number: int, pipeline: Pipeline, place: int) -> Explai
     )
 
 
-def _member(problem: Problem, stage: Stage, place: int) -> str:
-    shard = stage.shards[place]
+def _member(problem: Problem, shard: Shard) -> str:
     device = problem.devices[problem.index_of[shard.device]]
-    share = "" if len(stage.shards) == 1 else f" kv {shard.kv}, mlp {shard.mlp}"
-    return f"{shard.device} ({device.kind or 'device'}){share}"
+    return f"{shard.device} {device.kind}".strip()
 
 
 def _fullest(problem: Problem, stage: Stage, form: StageForm) -> float:
@@ -78,3 +80,40 @@ def _what_binds(form: StageForm, compute: float, talk: float, hop: float) -> str
         return slowest
     read = (form.weight_bytes / form.bandwidth).max()
     return "memory bandwidth" if read >= (2 * form.parameters / form.flops).max() else "arithmetic"
+
+
+def explain_table(problem: Problem, plan: Plan) -> Table:
+    """The rows of `explain` for a terminal: one decode step of one sequence."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table.title = "Milliseconds of one token alone; memory is that of weights, embedding and head."
+    table.add_column("", justify="right")
+    table.add_column("layers", no_wrap=True)
+    table.add_column("who", no_wrap=True)
+    for name in ("KV\nheads", "MLP\nblocks", "compute\nms", "reduce\nms", "hop\nms", "mem-\nory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("binds")
+    for row in explain(problem, plan):
+        table.add_row(
+            str(row.pipeline + 1),
+            f"{row.start}-{row.end - 1}",
+            "\n".join(member.partition(" ")[0] for member in row.members),
+            "\n".join(str(kv) for kv, _ in row.shares),
+            "\n".join(str(mlp) for _, mlp in row.shares),
+            f"{1e3 * row.compute_seconds:.2f}",
+            f"{1e3 * row.allreduce_seconds:.2f}",
+            f"{1e3 * row.hop_seconds:.2f}",
+            f"{row.memory_share:.0%}",
+            row.binds,
+        )
+    return table
+
+
+def pipeline_lines(problem: Problem, plan: Plan) -> list[str]:
+    """What every pipeline does as a whole, one line each."""
+    cost = CostModel(problem)
+    return [
+        f"pipeline {number}: a request alone {cost.latency(one):.3f} s, first token after"
+        f" {cost.prefill(one):.3f} s, then {1e3 * cost.decode_step(one):.1f} ms a token;"
+        f" {cost.throughput(one):.1f} tokens/s with {cost.room(one):,.0f} sequences at once"
+        for number, one in enumerate(plan.pipelines, 1)
+    ]

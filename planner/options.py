@@ -52,6 +52,7 @@ def simulate_parser() -> Parser:
     parser.add_argument("--batching", choices=("continuous", "none"), default="continuous")
     parser.add_argument("--events", metavar="FILE", help="JSON list; default: the instance's own")
     parser.add_argument("--svg", metavar="FILE", help="write attainment against deadline")
+    parser.add_argument("--rate-svg", metavar="FILE", help="write attainment against rate")
     return parser
 
 

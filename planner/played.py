@@ -1,10 +1,13 @@
 """play: a simulation as `swarm simulate` asks for it, and its report."""
 
+import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planner.charts import curves_chart
 from planner.cost import CostModel
 from planner.fields import Fields
 from planner.options import Asked
@@ -14,6 +17,8 @@ from swarm.errors import BadInput
 from swarm.plan import Plan
 
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 50.0, 90.0)
+SCALES_SHOWN = (1.5, 3.0, 10.0)  # beside the one asked for
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # times the one asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,11 @@ class Played:
     attainment: float
     curve: tuple[tuple[float, float], ...]
     rate: float
+    scale: float
+
+    def share_at(self, scale: float) -> float:
+        """The share in time for a deadline scale of the curve, or for the one asked for."""
+        return self.attainment if scale == self.scale else dict(self.curve)[scale]
 
     def to_json(self) -> dict[str, Any]:
         """Figures in seconds, tokens/s and shares; latencies that never end are null."""
@@ -46,7 +56,7 @@ class Played:
                 f"{len(report.served)} requests at {self.rate:g}/s",
                 *(f"p{100 * q:.0f} {report.percentile(q):.3f} s" for q in (0.5, 0.9, 0.99)),
                 f"{report.tokens_per_second:.1f} tokens/s",
-                f"{self.attainment:.1%} within the deadline",
+                f"{self.attainment:.1%} within {self.scale:g} times a request alone",
             ]
         )
 
@@ -67,7 +77,31 @@ def play(problem: Problem, plan: Plan, ask: Asked) -> Played:
     alone = _alone_seconds(cost, plan, trace)
     curve = tuple((s, report.attainment([s * a for a in alone])) for s in SCALES)
     share = report.attainment([options.deadline_scale * a for a in alone])
-    return Played(report, share, curve, options.rate)
+    return Played(report, share, curve, options.rate, options.deadline_scale)
+
+
+def played_by_rate(problem: Problem, plan: Plan, ask: Asked) -> list[Played]:
+    """The same at rates around the one asked for."""
+    rates = [round(ask.options.rate * factor, 6) for factor in RATES]
+    asked = [argparse.Namespace(**{**vars(ask.options), "rate": rate}) for rate in rates]
+    return [play(problem, plan, replace(ask, options=options)) for options in asked]
+
+
+def attainment_by_deadline(played: Sequence[Played]) -> str:
+    """A curve for each rate over deadlines; SVG text."""
+    curves = {f"{one.rate:g} requests/s": one.curve for one in played}
+    axes = ("deadline, times a request alone on the best pipeline", "requests in time")
+    return curves_chart("SLO attainment against deadline", axes, curves, shares=True)
+
+
+def attainment_by_rate(played: Sequence[Played], scale: float) -> str:
+    """A curve for the deadline asked for, and for two more, over rates; SVG text."""
+    curves = {}
+    for wanted in sorted({scale, *SCALES_SHOWN}):
+        shares = [(one.rate, one.share_at(wanted)) for one in played]
+        curves[f"deadline {wanted:g} times a request alone"] = shares
+    axes = ("requests/s", "requests in time")
+    return curves_chart("SLO attainment against rate", axes, curves, shares=True)
 
 
 def _lengths(entry: Fields, problem: Problem) -> tuple[list[float], list[float]]:

@@ -51,7 +51,7 @@ class Report:
     """What the simulation saw."""
 
     served: tuple[Served, ...]
-    span_seconds: float
+    span_seconds: float  # until the last answer
 
     def percentile(self, share: float) -> float:
         """Latency in seconds that so large a share of requests stays within."""
@@ -134,13 +134,12 @@ class Simulation:
             self._at(request.arrival_seconds, "arrive", number)
         for event in events:
             self._at(event.seconds, "change", event)
-        now = 0.0
         while self.events:
             now, _, kind, what = heapq.heappop(self.events)
             getattr(self, f"_{kind}")(now, *what)
         ends = [self.done.get(n, math.inf) for n in range(len(trace))]
         served = [Served(r, end - r.arrival_seconds) for r, end in zip(trace, ends, strict=True)]
-        return Report(tuple(served), now)
+        return Report(tuple(served), max((e for e in ends if math.isfinite(e)), default=0.0))
 
     def _at(self, seconds: float, kind: str, *what: object) -> None:
         heapq.heappush(self.events, (seconds, next(self.order), kind, what))

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from planner.commands import main
+from planner.cost import CostModel
+from planner.search import make_plan, never
+from planner.simulate import Event, Simulation, poisson_trace
 
 Mend = Callable[[dict[str, Any]], None]
 
@@ -166,3 +170,42 @@ def test_simulation_prints_shares_and_percentiles(
         said = json.loads(capsys.readouterr().out)
         assert 0 <= said["slo_attainment"] <= 1
         assert said["p50_seconds"] <= said["p99_seconds"]
+
+
+def texts_of(svg: str) -> list[str]:
+    return [node.text or "" for node in ElementTree.fromstring(svg).iter() if "text" in node.tag]
+
+
+def test_attainment_is_drawn_against_deadline_and_against_rate(
+    cluster_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "deadline.svg", tmp_path / "rate.svg"]
+    arguments = ["simulate", "--instance", str(cluster_file), "--id", "hexgen-case-study"]
+    arguments += ["--search", "symmetric", "--rate", "0.5", "--requests", "40"]
+    assert main([*arguments, "--svg", str(files[0]), "--rate-svg", str(files[1])]) == 0
+    deadline, rate = (texts_of(file.read_text()) for file in files)
+    assert {"100%", "0.5 requests/s", "8 requests/s"} <= set(deadline)
+    assert {"100%", "deadline 5 times a request alone", "requests/s, logarithmic"} <= set(rate)
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_explaining_names_shares_and_what_each_pipeline_does(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--instance", str(cluster_file), "--id", "hexgen-case-study"]
+    assert main([*arguments, "--objective", "throughput", "--explain"]) == 0
+    said = capsys.readouterr().out
+    assert "pipeline 1: a request alone 8.016 s" in said
+    rows = [line for line in said.splitlines() if "a4000-0/1" in line and "224" in line]
+    assert len(rows) == 1
+    assert all(len(line) <= 80 for line in rows)
+
+
+def test_events_after_the_last_answer_do_not_thin_the_rate(world: Callable[..., Any]) -> None:
+    problem = world(0, devices=5, layers=4)
+    plan = make_plan(problem, never)
+    trace = poisson_trace(5.0, 20, [24.0], [40.0], 0)
+    cost = CostModel(problem)
+    quiet = Simulation(cost, plan, batching=True).run(trace)
+    late = Event(quiet.span_seconds + 1000, leave=(problem.devices[0].id,))
+    assert Simulation(cost, plan, batching=True).run(trace, [late]) == quiet
