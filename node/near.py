@@ -103,7 +103,7 @@ def own_folder() -> Path:
 def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> Neighbours | None:
     """Return what the ranks share if every one of them is on this machine, else None for all."""
     with ExitStack() as stack:
-        door = Door(own, stack) if near and sys.platform == "linux" else None
+        door = _open_door(own, stack) if near and sys.platform == "linux" else None
         for rank in others:
             link.send(rank, door.greeting(rank) if door else b"")
         greetings = {rank: link.receive(rank) for rank in others}
@@ -116,6 +116,14 @@ def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> 
         assert door is not None
         door.close()
         return found
+
+
+def _open_door(own: int, stack: ExitStack) -> "Door | None":
+    try:
+        return Door(own, stack)
+    except OSError as error:  # a kernel or a sandbox may refuse both
+        logger.info("rank %d has no memory to share: %s", own, error)
+        return None
 
 
 class Door:

@@ -140,6 +140,16 @@ def test_a_stranger_at_the_door_costs_the_memory_but_not_the_group(
     assert torch.equal(sums(joined, [torch.ones(2), torch.ones(2)])[1], torch.full((2,), 2.0))
 
 
+def test_a_sandbox_that_refuses_shared_memory_leaves_all_on_tls(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError(f"no {name} with {flags} here")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert all(isinstance(reducer, SocketReducer) for _, reducer in join(3))
+
+
 def test_memory_that_could_shrink_is_not_mapped() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
