@@ -192,7 +192,8 @@ class StageRunner:
         ]
         recorded = self.graphs.run(rows, chunks, self.backend) if self.graphs else None
         if recorded is not None:
-            found = {name: recorded[1][rows.start : rows.stop] for name, rows in sampled}
+            scores = recorded[1].cpu() if sampled else recorded[0]  # one transfer for all
+            found = {name: scores[rows.start : rows.stop] for name, rows in sampled}
             return recorded[0], found
         skeleton.step.attend = Batch(self._store, chunks, self._like, self.backend).attend
         rows = rows.to(self._device)
@@ -207,7 +208,7 @@ class StageRunner:
             if self._vocabulary is not None:
                 wanted = [self._wanted[name] for name, rows in sampled for _ in rows]
                 drawn = self._vocabulary.merge(drawn, wanted)
-            parts = drawn.split([len(rows) for _, rows in sampled])
+            parts = drawn.cpu().split([len(rows) for _, rows in sampled])
             logits = {name: part for (name, _), part in zip(sampled, parts, strict=True)}
         else:
             skeleton.base(**inputs)
