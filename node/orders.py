@@ -83,6 +83,7 @@ class Loaded(Message):
     bytes_read: int
     free_tokens: int
     step_seconds: float  # one decode step of one session
+    bytes_kept: int = 0  # of the weights, in layers that the device held before
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class Broken(Message):
 @dataclass(frozen=True, slots=True)
 class Unload(Message):
     """Node: forget the shard and free its memory."""
+
+    keep: bool = False  # but its layers: another shard follows
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class OwnDevice:
         match duty:
             case Drop():
                 self._home.server.retire(self.index)
-                self.worker.order(Unload())
+                self.worker.order(Unload(keep=self._home.shelf.assignment_of(self.id) is not None))
                 self._forget()
             case Lead(assignment=assignment):
                 await self._lead(assignment)

@@ -65,12 +65,15 @@ class Story:
 
     def ready(self, part: Assignment, loaded: Loaded, fetched: str = "") -> None:
         """Serving; `fetched` says what came from elsewhere first."""
-        size = amount(loaded.weight_bytes)
+        size = f"{amount(loaded.weight_bytes)} loaded"
+        if loaded.bytes_kept:
+            new = amount(loaded.weight_bytes - loaded.bytes_kept)
+            size = f"{new} new of {amount(loaded.weight_bytes)}"
         read = f"{amount(loaded.bytes_read)} read{fetched}"
         free = f"{loaded.free_tokens} KV tokens free"
         role = "" if part.leads else " (its leader takes the requests)"
         layers = f"layers [{part.stage.start},{part.stage.end})"
-        self._say(f"ready: {layers}{role}, {size} loaded, {read}, {free}")
+        self._say(f"ready: {layers}{role}, {size}, {read}, {free}")
 
     def lost(self, reason: str) -> None:
         """A shard is gone."""

@@ -9,15 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from node.answers import measured, with_queue
 from node.company import Company
 from node.engine.allreduce import Reducer
-from node.engine.measure import measure
-from node.engine.quantise import bytes_per_weight
+from node.engine.kept import KeptLayers
+from node.engine.loading import Supply
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from node.group import GroupLink, GroupListener, Rank
@@ -27,13 +27,11 @@ from node.orders import (
     CODEC,
     Broken,
     Compute,
-    Computed,
     Failed,
     Given,
     Load,
     Loaded,
     Measure,
-    Measured,
     Prepare,
     Prepared,
     Progress,
@@ -46,7 +44,6 @@ from node.schedule import DECODE_TOKENS, Arrived, Schedule
 from node.supplies import Supplies
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError, SwarmError
-from swarm.model import ModelSpec
 from swarm.wire import Decoder, Message
 
 logger = logging.getLogger(__name__)
@@ -73,6 +70,7 @@ class Worker:
         self._link: GroupLink | None = None
         self._shard: LoadedShard | None = None
         self._runner: StageRunner | None = None
+        self._kept: KeptLayers | None = None
         self._group = ""
         self._most_sessions = most_sessions
         self._company = Company(1.0)
@@ -147,22 +145,18 @@ class Worker:
     def _control(self, order: Message) -> None:
         match order:
             case Measure():
-                self._answer(self._measured(order))
+                self._answer(measured(order, self._device, self._slowdown))
             case Prepare(group=group, host=host):
-                self._drop()
+                self._give_up()
                 self._listener = GroupListener(host)
                 certificate = self._listener.certificate
                 self._answer(Prepared(group, self._listener.port, certificate))
             case Load():
                 self._load(order)
+            case Unload(keep=True):
+                self._give_up()
             case Unload():
                 self._drop()
-
-    def _measured(self, order: Measure) -> Measured:
-        model, threads = ModelSpec(**order.model), torch.get_num_threads()
-        speeds = measure(model, threads=threads, quant=order.quant, device=self._device)
-        width = bytes_per_weight(Path(order.folder), order.quant)
-        return Measured(speeds[0] / self._slowdown, speeds[1] / self._slowdown, width)
 
     # ------------------------------------------------------------------ one shard
 
@@ -177,22 +171,23 @@ class Worker:
             self._shard.follow()
         except (*LOAD_ERRORS, *NONSENSE) as error:
             logger.warning("shard of group %s is lost: %s", order.group, error)
-            self._drop()
+            self._give_up() if self._told != self._heard else self._drop()
             self._answer(Broken(order.group, str(error)[:2000]))
 
     def _loaded(self, order: Load) -> LoadedShard:
         if self._listener is None or len(order.ranks) < 2:
-            self._drop()
+            self._give_up()
         self._group = order.group
         spec = _spec_of(order)
         link, reducer = self._join(order, spec.rank)
+        kept, self._kept = self._kept, None
         runner = StageRunner.load(
             spec,
             budget_bytes=order.budget_bytes,
             device=self._device,
             reducer=reducer,
             on_progress=lambda share: self._progress(order.group, share),
-            provide=lambda wanted: self._supplies.ask(order.group, wanted),
+            supply=Supply(lambda wanted: self._supplies.ask(order.group, wanted), kept),
         )
         self._runner = runner
         config = load_config(spec.folder)
@@ -222,14 +217,21 @@ class Worker:
         assert self._runner is not None
         runner = self._runner
         free = self._shard.free_tokens
-        return Loaded(group, runner.weight_bytes, runner.bytes_read, free, seconds)
+        sizes = runner.weight_bytes, runner.bytes_read, free
+        return Loaded(group, *sizes, seconds, runner.bytes_kept)
+
+    def _give_up(self) -> None:
+        """Forget the shard, but keep its layers for the next one."""
+        kept = self._runner.give_up() if self._runner else self._kept
+        self._drop()
+        self._kept = kept
 
     def _drop(self) -> None:
         if self._link:
             self._link.close()
         if self._listener:
             self._listener.close()
-        self._shard = self._runner = self._link = self._listener = None
+        self._shard = self._runner = self._link = self._listener = self._kept = None
         self._group = ""
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
@@ -253,7 +255,7 @@ class Worker:
             self._refuse(batch)
             return
         self._note(batch, time.perf_counter() - start)
-        self._answer(*(_with_queue(answer, start, came) for answer in answers))
+        self._answer(*(with_queue(answer, start, came) for answer in answers))
 
     def _note(self, batch: Sequence[Message], seconds: float) -> None:
         for order in batch:
@@ -269,12 +271,6 @@ class Worker:
                 self._answer(Failed(order.session, "stage_lost", "The shard is not loaded."))
             elif isinstance(order, Reserve):
                 self._answer(Reserved(order.session, 0, "stage_lost", "The shard is not loaded."))
-
-
-def _with_queue(answer: Message, start: float, came: dict[str, float]) -> Message:
-    if not isinstance(answer, Computed):
-        return answer
-    return replace(answer, queue_us=max(0, int((start - came[answer.session]) * 1e6)))
 
 
 def _spec_of(order: Load) -> StageSpec:

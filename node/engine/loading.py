@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from node.engine.allreduce import Reducer
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.kept import Forms, KeptLayers, bytes_of, forms_of
 from node.engine.packing import pack_layer
 from node.engine.pieces import Provide
 from node.engine.quantise import quantise_layer, saved_bytes
@@ -19,11 +20,22 @@ from node.engine.skeleton import Skeleton, build_skeleton
 from node.engine.spec import StageSpec
 from node.engine.tensor_split import TensorSplit
 from node.engine.vocabulary import Vocabulary
-from node.engine.weights import load_weights
+from node.engine.weights import Source, load_weights
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where a shard's weights may come from, besides the model's folder."""
+
+    provide: Provide | None = None  # fetches into the folder what it lacks
+    kept: KeptLayers | None = None  # layers of the shard before
+
+
+NO_SUPPLY = Supply()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +46,7 @@ class Loader:
     device: torch.device
     reducer: Reducer | None = None
     on_progress: Callable[[float], None] | None = None
-    provide: Provide | None = None  # fetches what the model's folder lacks
+    supply: Supply = NO_SUPPLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class LoadedParts:
     skeleton: Skeleton
     store: KVStore
     bytes_read: int
+    forms: Forms  # of its layers, so that the next shard may keep them
+    bytes_kept: int = 0  # in layers of the shard before
     vocabulary: Vocabulary | None = None  # if the ranks share it
 
 
@@ -64,7 +78,12 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     if vocabulary is not None:
         split.cuts |= vocabulary.cut(skeleton)
     room = _room_of(skeleton, split, spec, loader.budget_bytes)
-    bytes_read = _fill(skeleton, split, spec, loader)
+    forms, names = forms_of(skeleton, split), frozenset[str]()
+    if loader.supply.kept is not None:
+        names = loader.supply.kept.move_into(skeleton, split, spec, forms)
+        skeleton.take_seats()
+    bytes_kept = sum(bytes_of(skeleton.layer_names()[name]) for name in names)
+    bytes_read = _fill(skeleton, split, spec, loader, names)
     if loader.reducer is not None:
         split.hook(loader.reducer.all_reduce)
         if vocabulary is not None:
@@ -73,7 +92,7 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     like = torch.empty(0, dtype=spec.torch_dtype, device=loader.device)
     store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
     logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
-    return LoadedParts(config, skeleton, store, bytes_read, vocabulary)
+    return LoadedParts(config, skeleton, store, bytes_read, forms, bytes_kept, vocabulary)
 
 
 def _vocabulary_of(spec: StageSpec, vocab: int) -> Vocabulary | None:
@@ -90,7 +109,13 @@ def weight_bytes_of(skeleton: Skeleton) -> int:
     return sum(each.numel() * each.element_size() for each in unique.values())
 
 
-def _fill(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, loader: Loader) -> int:
+def _fill(
+    skeleton: Skeleton,
+    split: TensorSplit,
+    spec: StageSpec,
+    loader: Loader,
+    kept: frozenset[str],
+) -> int:
     layers = skeleton.layer_names()
 
     def report(prefix: str, fraction: float) -> None:
@@ -99,8 +124,8 @@ def _fill(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, loader: Loade
         if loader.on_progress is not None:
             loader.on_progress(fraction)
 
-    place = spec.folder, loader.device
-    bytes_read = load_weights(skeleton, split, place, report, loader.provide)
+    source = Source(spec.folder, loader.device, kept, loader.supply.provide)
+    bytes_read = load_weights(skeleton, split, source, report)
     model: Any = skeleton.model
     head, ids = model.get_output_embeddings(), model.get_input_embeddings()
     if getattr(head, "weight", None) is not getattr(ids, "weight", None):  # one copy for both

@@ -5,7 +5,7 @@ A small layer spends most of its time on looking things up: children and weights
 """
 
 from collections.abc import Iterator
-from types import CodeType
+from types import CodeType, NoneType
 from typing import Any, cast
 
 import torch
@@ -62,7 +62,8 @@ def quicken(skeleton: Skeleton) -> None:
     for index in skeleton.owned:
         _replace_norms(skeleton.layers[index])
     for module in skeleton.model.modules():
-        if module not in (skeleton.model, skeleton.base) and hasattr(module, "config"):
+        is_inner = module not in (skeleton.model, skeleton.base)
+        if is_inner and not isinstance(getattr(module, "config", None), NoneType | QuickConfig):
             module.config = cast("Any", QuickConfig(cast("PretrainedConfig", module.config)))
     for module in skeleton.model.modules():
         found = {**module._modules, **module._parameters, **module._buffers}

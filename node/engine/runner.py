@@ -11,8 +11,15 @@ from node.engine.allreduce import Reducer
 from node.engine.backend import backend_of
 from node.engine.batch import Batch, Chunk
 from node.engine.graphs import DecodeGraphs
-from node.engine.loading import LoadedParts, Loader, load_parts, weight_bytes_of
-from node.engine.pieces import Provide
+from node.engine.kept import KeptLayers
+from node.engine.loading import (
+    NO_SUPPLY,
+    LoadedParts,
+    Loader,
+    Supply,
+    load_parts,
+    weight_bytes_of,
+)
 from node.engine.prefixes import Prompt
 from node.engine.sampler import Decode, Sampler
 from node.engine.spec import StageSpec, StepItem, StepResult
@@ -27,11 +34,11 @@ class StageRunner:
     def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
         self.spec = spec
         self.weight_bytes = weight_bytes_of(parts.skeleton)
-        self.bytes_read = parts.bytes_read
+        self.bytes_read, self.bytes_kept = parts.bytes_read, parts.bytes_kept
         self.is_first = spec.start == 0
         self.is_last = spec.end == int(parts.config.num_hidden_layers)
         self._config = parts.config
-        self._skeleton = parts.skeleton
+        self._skeleton, self._forms = parts.skeleton, parts.forms
         self._store = parts.store
         self._device = device
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
@@ -53,15 +60,19 @@ class StageRunner:
         device: str = "cpu",
         reducer: Reducer | None = None,
         on_progress: Callable[[float], None] | None = None,
-        provide: Provide | None = None,
+        supply: Supply = NO_SUPPLY,
     ) -> "StageRunner":
         """Read the shard; weights and KV stay within `budget_bytes`.
 
-        `provide` fetches what the model's folder lacks. Raises BadModel for the checkpoint's
-        faults, EngineError if the shard does not fit.
+        Layers of the shard before that stay as they are, are not read again. Raises BadModel for
+        the checkpoint's faults, EngineError if the shard does not fit.
         """
-        loader = Loader(budget_bytes, torch.device(device), reducer, on_progress, provide)
+        loader = Loader(budget_bytes, torch.device(device), reducer, on_progress, supply)
         return cls(spec, load_parts(spec, loader), loader.device)
+
+    def give_up(self) -> KeptLayers:
+        """The layers, for the next shard; this runner must not be used any more."""
+        return KeptLayers(self.spec, self._skeleton, self._forms)
 
     @property
     def free_tokens(self) -> int:

@@ -39,6 +39,11 @@ class Skeleton:
         """The owned layers by their full name."""
         return {f"{self.layers_name}.{i}": self.layers[i] for i in self.owned}
 
+    def replace_layer(self, index: int, layer: nn.Module) -> None:
+        """Put a loaded layer in the place of an empty one; seats are to be taken again."""
+        self.layers[index] = layer
+        _hook(self, range(index, index + 1))
+
     def take_seats(self) -> None:
         """Give every owned module that knows its layer's index a seat at the running step."""
         for module in (m for i in self.owned for m in self.layers[i].modules()):
@@ -67,7 +72,7 @@ def build_skeleton(
     prefix = next(n for n, module in model.named_modules() if module is layers)
     skeleton = Skeleton(model, base, layers, prefix or name, has_head, owned=owned)
     _cut(skeleton, config)
-    _hook(skeleton)
+    _hook(skeleton, owned)
     skeleton.take_seats()
     return skeleton
 
@@ -106,7 +111,9 @@ class NoPositions(nn.Module):
         return torch.zeros((*positions.shape, 1), device=positions.device)
 
 
-def _hook(skeleton: Skeleton) -> None:
+def _hook(skeleton: Skeleton, indices: range) -> None:
+    """Let hidden rows enter and leave at those of these layers that are the first or the last."""
+
     def enter(
         module: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
     ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
@@ -120,7 +127,8 @@ def _hook(skeleton: Skeleton) -> None:
         first = output[0] if isinstance(output, tuple) else output
         skeleton.leaving = cast("torch.Tensor", first)
 
-    if skeleton.owned.start > 0:
+    if skeleton.owned.start > 0 and skeleton.owned.start in indices:
         first = skeleton.layers[skeleton.owned.start]
         first.register_forward_pre_hook(enter, with_kwargs=True)
-    skeleton.layers[skeleton.owned.stop - 1].register_forward_hook(leave)
+    if skeleton.owned.stop - 1 in indices:
+        skeleton.layers[skeleton.owned.stop - 1].register_forward_hook(leave)

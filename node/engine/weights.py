@@ -4,6 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,36 +70,45 @@ class LazyShard:
         return torch.cat(parts, self._cut.dim)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where weights come from, and where they go."""
+
+    folder: Path
+    device: torch.device
+    kept: frozenset[str] = frozenset()  # layers that are loaded already, by their full name
+    provide: Provide | None = None  # fetches the bytes that the folder's files lack
+
+
 def load_weights(
     skeleton: Skeleton,
     split: TensorSplit,
-    place: tuple[Path, torch.device],
+    source: Source,
     on_group: Callable[[str, float], None],
-    provide: Provide | None = None,
 ) -> int:
-    """Fill the meta parameters from a folder on a device; returns the bytes read.
+    """Fill the meta parameters and return the bytes read; raises BadModel.
 
     `on_group(prefix, fraction)` is called after each layer and after the ends, in the caller's
-    thread; `provide` before, with the bytes that the folder's files lack. Raises BadModel.
+    thread.
     """
-    folder, device = place
     model = skeleton.model
     counter = Counter()
     mapping = get_model_conversion_mapping(model)
-    groups = _groups_of(model, split, read_headers(folder), mapping)
-    require_bytes([each for group in groups.values() for each in group], provide)
+    groups = _groups_of(model, split, read_headers(source.folder), mapping)
+    groups = {prefix: group for prefix, group in groups.items() if prefix not in source.kept}
+    require_bytes([each for group in groups.values() for each in group], source.provide)
     total = sum(header.parameters for group in groups.values() for header, _ in group)
     done = 0
     with ExitStack() as stack, _quiet():
         files = _Files(stack)
         for prefix, group in groups.items():
             sources = {h.name: LazyShard(files.slice(h), cut, counter) for h, cut in group}
-            _load_group(model, sources, mapping, device)
+            _load_group(model, sources, mapping, source.device)
             done += sum(header.parameters for header, _ in group)
             on_group(prefix, done / total)
     if skeleton.has_head and getattr(model.config, "tie_word_embeddings", False):
         model.tie_weights()
-    _finish(model, split, device)
+    _finish(model, split, source)
     return counter.bytes
 
 
@@ -168,8 +178,11 @@ def _load_group(
         raise BadModel(f"The checkpoint's {wrong[0]} does not fit.", "Download the model again.")
 
 
-def _finish(model: PreTrainedModel, split: TensorSplit, device: torch.device) -> None:
+def _finish(model: PreTrainedModel, split: TensorSplit, source: Source) -> None:
+    device = source.device
     for name in split.zeroed:
+        if any(name.startswith(f"{kept}.") for kept in source.kept):
+            continue
         owner, _, own = name.rpartition(".")
         parameter = model.get_parameter(name)
         zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device=device)
@@ -186,6 +199,8 @@ def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
         if not tensor.is_meta:
             tensor._is_hf_initialized = True  # type: ignore[attr-defined]
     for name, buffer in list(model.named_non_persistent_buffers()):
+        if not buffer.is_meta:
+            continue
         owner, _, own = name.rpartition(".")
         model.get_submodule(owner)._buffers[own] = torch.empty_like(buffer, device=device)
     model.initialize_weights()  # type: ignore[no-untyped-call]

@@ -56,6 +56,13 @@ def test_a_whole_stage_says_so() -> None:
     assert "leader takes" not in heard.lines[1]
 
 
+def test_a_reload_says_how_much_of_the_shard_is_new_and_where_it_came_from() -> None:
+    heard = Listener()
+    kept = Loaded("g", 3_400_000, 1_300_000, 512, 0.01, 2_200_000)
+    heard.story.ready(LONE, kept, ", 1.3 MB fetched from the hub")
+    assert "1.2 MB new of 3.4 MB, 1.3 MB read, 1.3 MB fetched from the hub" in heard.lines[0]
+
+
 def test_waiting_is_said_once_however_the_reason_changes() -> None:
     heard = Listener()
     for reason in ("", "100 bytes are missing", "100 bytes are missing", "90 bytes are missing"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from node.engine.allreduce import LocalReducer
+from node.engine.loading import Supply
 from node.engine.pieces import ranges_of
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
@@ -87,7 +88,7 @@ def test_a_shard_from_a_sparse_copy_is_the_same_and_little_more_is_fetched(
     for folder in (tmp_path / "whole", thin):
         spec = StageSpec(folder, *layers, rank, kv, mlp)
         reducer = LocalReducer.group(spec.ranks)[rank] if spec.ranks > 1 else None
-        loaded = StageRunner.load(spec, budget_bytes=1 << 26, reducer=reducer, provide=give)
+        loaded = StageRunner.load(spec, budget_bytes=1 << 26, reducer=reducer, supply=Supply(give))
         runners.append(loaded)
     whole, sparse = map(parameters_of, runners)
     assert whole.keys() == sparse.keys()
@@ -106,7 +107,7 @@ def test_without_anybody_who_gives_a_sparse_copy_is_refused(
     with pytest.raises(BadModel, match="lacks bytes of this shard"):
         StageRunner.load(spec, budget_bytes=1 << 26)
     with pytest.raises(BadModel, match="lacks bytes of this shard"):
-        StageRunner.load(spec, budget_bytes=1 << 26, provide=lambda wanted: None)
+        StageRunner.load(spec, budget_bytes=1 << 26, supply=Supply(lambda wanted: None))
 
 
 def header(*shape: int) -> TensorHeader:

@@ -1,0 +1,27 @@
+"""Answers of a worker that need no shard: how fast its device is, how long an order waited."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from node.engine.measure import measure
+from node.engine.quantise import bytes_per_weight
+from node.orders import Computed, Measure, Measured
+from swarm.model import ModelSpec
+from swarm.wire import Message
+
+
+def measured(order: Measure, device: str, slowdown: float) -> Measured:
+    """Measure a device on the shapes of a model; takes seconds; raises SwarmError."""
+    model, threads = ModelSpec(**order.model), torch.get_num_threads()
+    speeds = measure(model, threads=threads, quant=order.quant, device=device)
+    width = bytes_per_weight(Path(order.folder), order.quant)
+    return Measured(speeds[0] / slowdown, speeds[1] / slowdown, width)
+
+
+def with_queue(answer: Message, start: float, came: dict[str, float]) -> Message:
+    """The answer with the time that its order waited before `start`, by when sessions' came."""
+    if not isinstance(answer, Computed):
+        return answer
+    return replace(answer, queue_us=max(0, int((start - came[answer.session]) * 1e6)))
