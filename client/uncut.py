@@ -1,6 +1,7 @@
 """Uncut: the same model whole in this process, through transformers alone, to compare with."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from client.request import Request
 from swarm.checkpoint import find_model
+from swarm.model import BUILT_IN
 
 
 def generate_uncut(name: str, request: Request) -> list[int]:
     """The new ids that transformers' own `generate` gives, greedily and in float32; blocks."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    model: Any = AutoModelForCausalLM.from_pretrained(find_model(name), dtype=torch.float32)
+    whole = find_model(name) if name == BUILT_IN or Path(name).is_dir() else name
+    model: Any = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
     ids = torch.tensor([request.ids])  # [1, prompt]
     with torch.inference_mode():
         whole = model.generate(
