@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from planner.cost import CostModel
 from planner.fit import require_room
+from planner.hexgen import hexgen_start
 from planner.latency import least_latency, local_plans, next_latency
 from planner.partition import Goal, best_partition
 from planner.pool import Pool
@@ -32,7 +33,7 @@ def make_plan(problem: Problem, stop: StopRule, seed: int = 0) -> Plan:
 
 def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
     """The quickest pipeline, then the next quickest from what is left, while any fits."""
-    given = [rival(pool, "latency") for rival in RIVALS.values()]
+    given = _starts(pool, "latency", stop)
     starts = [pipeline for plan in given for pipeline in plan.pipelines]
     pipelines: list[Pipeline] = []
     while (pipeline := least_latency(pool, starts, stop, seed)) is not None:
@@ -61,11 +62,17 @@ def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
 def throughput_plan(pool: Pool, stop: StopRule, seed: int, *, patient: bool = True) -> Plan:
     """Most tokens per second; never fewer than the plans of the rivals."""
     goal = Goal(pool, "throughput")
-    rivals = [rival(pool, "throughput") for rival in RIVALS.values()]
+    rivals = _starts(pool, "throughput", stop if patient else _at_once)
     layout = best_partition(goal, [], stop if patient else _at_once, seed)[1]
     plans = [goal.plan(layout), *rivals, *local_plans(pool)]
     best = max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
     return reordered_plan(pool.cost, best, "throughput", stop) if patient else best
+
+
+def _starts(pool: Pool, objective: str, stop: StopRule) -> list[Plan]:
+    """What other schedulers make of the pool: no search ends below one of these."""
+    rivals = [rival(pool, objective) for rival in RIVALS.values()]
+    return rivals if stop(0.0) else [*rivals, hexgen_start(pool, objective, stop)]
 
 
 def _at_once(best_cost: float) -> bool:
@@ -75,7 +82,7 @@ def _at_once(best_cost: float) -> bool:
 def slo_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
     """Most requests within the deadline: the best of plans between low latency and high flow."""
     plans = [latency_plan(pool, stop, seed), throughput_plan(pool, stop, seed)]
-    plans += [rival(pool, "throughput") for rival in RIVALS.values()]
+    plans += [plan for kind in ("throughput", "latency") for plan in _starts(pool, kind, stop)]
     return max(plans, key=lambda plan: attainment(pool.cost, plan))
 
 

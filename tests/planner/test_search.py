@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cost import CostModel
-from planner.hexgen import HexGen
+from planner.hexgen import WORK_TO_START, HexGen, hexgen_start
 from planner.instances import read_file, read_instance
 from planner.outcome import solve
 from planner.pareto import pareto_front
@@ -79,3 +79,29 @@ def test_stops_at_once_when_told_and_still_has_a_plan(cluster_file: Path) -> Non
         plan = make_plan(problem, lambda best: True)
         assert plan.pipelines
         assert CostModel(problem).reasons(plan) == []
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+@pytest.mark.parametrize("name", ["petals-real-14-bloom", "thunderserve-8-30b"])
+def test_hexgen_is_a_start_so_that_no_plan_is_worth_less(
+    cluster_file: Path, name: str, objective: str
+) -> None:
+    problem = read_instance(read_file(cluster_file), name, objective).problem
+    pool = Pool(problem, CostModel(problem))
+    hexgen = HexGen(pool, objective, 0)
+    theirs, ours = hexgen.plan(never), make_plan(problem, never)
+    assert hexgen.work <= WORK_TO_START
+    assert plan_value(pool.cost, hexgen_start(pool, objective, never), objective) == plan_value(
+        pool.cost, theirs, objective
+    )
+    assert plan_value(pool.cost, ours, objective) >= plan_value(pool.cost, theirs, objective)
+
+
+def test_hexgen_as_a_start_ends_after_so_much_work(cluster_file: Path) -> None:
+    problem = read_instance(read_file(cluster_file), "hexgen-hetero-full-58", "throughput").problem
+    pool = Pool(problem, CostModel(problem))
+    short = HexGen(pool, "throughput", 0, most_work=1.0)
+    assert short.plan(never).pipelines
+    whole = HexGen(pool, "throughput", 0, most_work=WORK_TO_START)
+    whole.plan(never)
+    assert short.work < whole.work
