@@ -18,15 +18,22 @@ from swarm.plan import Pipeline, Plan, Stage
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PaperRules:
-    """The paper's seconds and sizes; batch 1."""
+    """The paper's seconds and sizes."""
 
     problem: Problem
     returns_token: bool = False
+    talk: float = 4.0  # messages of a layer: two all-reduces of two phases each (assumed)
+    batch: float = 1.0  # requests served as one
 
     @property
     def criterion(self) -> Criterion:
         """Hops count once for the prompt and once for every output token."""
         return Criterion(1.0, self.problem.workload.output_tokens)
+
+    @property
+    def row_bytes(self) -> float:
+        """Activations of one token of every request served together."""
+        return self.batch * self.problem.model.hidden * self.problem.model.bytes_per_weight
 
     def layer_seconds(self, members: tuple[int, ...]) -> float:
         """Compute and tensor-parallel communication of one layer for one request."""
@@ -34,13 +41,13 @@ class PaperRules:
         devices = [self.problem.devices[m] for m in members]
         weights = 12 * model.hidden**2
         reading = weights * model.bytes_per_weight * load.output_tokens / count
-        flop = 2 * weights * load.context / count
+        flop = 2 * weights * load.context * self.batch / count
         compute = max(reading / d.bytes_per_second + flop / d.flops for d in devices)
-        return compute + 4 * self._talk(members)
+        return compute + self.talk * self._talk(members)
 
     def _talk(self, members: tuple[int, ...]) -> float:
         load = self.problem.workload
-        row = self.problem.model.hidden * self.problem.model.bytes_per_weight / len(members)
+        row = self.row_bytes / len(members)
 
         def slowest(size: float) -> float:
             sums = [
@@ -54,7 +61,7 @@ class PaperRules:
     def most_layers(self, members: tuple[int, ...]) -> float:
         """Layers whose weights, KV and activations fit every member."""
         model, load = self.problem.model, self.problem.workload
-        row = load.context * model.hidden * model.bytes_per_weight
+        row = load.context * self.row_bytes
         weights = 12 * model.hidden**2 * model.bytes_per_weight / len(members)
         memory = min(self.problem.devices[m].memory_bytes for m in members)
         return float(max(0.0, (memory - 4 * row) // (weights + 2 * row)))
@@ -77,8 +84,7 @@ class PaperRules:
         return stages + sum(self._hop(a, b) for a, b in itertools.pairwise(pipeline.stages))
 
     def _hop(self, a: Stage, b: Stage) -> float:
-        load = self.problem.workload
-        row = self.problem.model.hidden * self.problem.model.bytes_per_weight
+        load, row = self.problem.workload, self.row_bytes
         links = [self.problem.link(d, e) for d in self._members(a) for e in self._members(b)]
         prompt = min(alpha + load.input_tokens * row / beta for alpha, beta in links)
         return prompt + load.output_tokens * min(alpha + row / beta for alpha, beta in links)
