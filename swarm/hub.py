@@ -2,13 +2,14 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
 from swarm.errors import BadModel
@@ -22,6 +23,7 @@ from swarm.store import Store
 logger = logging.getLogger(__name__)
 
 DONE = "done"  # in the folder once all papers and headers are there
+AGAIN_SECONDS = 1.0  # before the hub is taken for out of reach
 HEADERS_AT_A_TIME = 8
 CACHE = "swarm"  # below HF_HOME
 
@@ -32,7 +34,10 @@ def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
     Fetches small files and the weights' headers, no weights; raises BadModel, Unreachable.
     """
     with explained(repo):
-        config = hf_hub_download(repo, "config.json", revision=revision or None)
+        away = not _is_reachable(hf_hub_url(repo, "config.json", revision=revision or None))
+        config = hf_hub_download(
+            repo, "config.json", revision=revision or None, local_files_only=away
+        )
         snapshot = Path(config).parent
         folder = Path(constants.HF_HOME) / CACHE / _folder_name(repo) / snapshot.name
         store = Store(folder, HubSource(repo, snapshot.name))
@@ -51,6 +56,22 @@ def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
             _furnish(store, snapshot, filter(is_paper, names), files)
     logger.info("found %s in %s", repo, folder)
     return folder, store
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether the hub answers at all: huggingface_hub would find out noisily, in half a minute."""
+    for pause in (AGAIN_SECONDS, 0.0):
+        try:
+            get_hf_file_metadata(url)
+        except OfflineModeIsEnabled:
+            return False
+        except httpx2.TransportError:
+            time.sleep(pause)
+            continue
+        except (HfHubHTTPError, FileMetadataError):
+            return True  # it does, if not as we like
+        return True
+    return False
 
 
 def _folder_name(repo: str) -> str:

@@ -13,6 +13,7 @@ from huggingface_hub.utils import close_session
 from safetensors.torch import save_file
 
 from client.request import LocalModel
+from swarm import hub as hub_module
 from swarm import hub_source
 from swarm.checkpoint import find_model, open_model, read_spec
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
@@ -310,12 +311,25 @@ def test_an_unknown_revision_is_refused_and_a_commit_is_found(hub: Hub) -> None:
 
 def test_a_hub_that_is_down_is_told_as_such(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr(hub_module, "AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(SwarmError, match="cannot be reached") as caught:
         find_model(NAME)
     assert caught.value.exit_code == 2
+
+
+def test_a_hub_that_went_down_costs_nothing_where_all_is_here(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(store_of(), 2)
+    monkeypatch.setattr(hub_module, "AGAIN_SECONDS", 0.0)
+    template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    assert hold(store_of(), 2) == 0
+    with pytest.raises(Unreachable, match="does not hand over"):
+        hold(store_of(), 3)
 
 
 def test_a_full_disk_is_refused_before_anything_is_fetched(
