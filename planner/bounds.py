@@ -48,7 +48,7 @@ def throughput_bound(problem: Problem) -> Bound:
         best = _shares(rates, layers, low, high, best)
     if len(best) <= FEW_KINDS:
         best = _reshaped(rates, layers, flows, best)
-    pipelines = max(1, _most_pipelines(problem))
+    pipelines = max(1, most_pipelines(problem))
     value = min(float(best @ rates.counts), pipelines * top)
     return Bound(value, "capped layer-flow")
 
@@ -99,7 +99,8 @@ def _cells(rates: Rates, layers: int, low: float, high: float) -> Numbers:
     return chosen
 
 
-def _most_pipelines(problem: Problem) -> int:
+def most_pipelines(problem: Problem) -> int:
+    """Pipelines that all memory together could hold."""
     model = problem.model
     need = model.layers * (model.layer_bytes + model.kv_bytes * problem.workload.context)
     have = sum(device.memory_bytes for device in problem.devices)

@@ -17,7 +17,7 @@ from planner.bound_boxes import Boxes, NDBool, first_boxes, joined
 from planner.bound_groups import Groups, groups_of, stock_of
 from planner.bound_rates import kinds_of
 from planner.bound_shares import Shares, shares_of
-from planner.bounds import Bound, highest_flow, throughput_bound
+from planner.bounds import Bound, highest_flow, most_pipelines, throughput_bound
 from planner.problem import Numbers, Problem
 
 Places = NDArray[np.int64]
@@ -26,6 +26,7 @@ ROUNDS = ((1.5, 1.6), (1.2, 1.3), (1.08, 1.12), (1.03, 1.06), (1.012, 1.03), (1.
 WORTH_PROVING = 1.003  # times the value at hand
 NEAR = 1.05  # times the value at hand: no closer bound is looked for
 MOST_WORK = 2_500_000  # boxes times groups, so that large pools end, too
+COUNTS_PER_GROUP = 16  # that cost as much work as one group
 BOXES_AT_ONCE = 400
 SLACK = 1e-9
 LEAST = 1e-4  # of the highest flow: slower pipelines are taken to reach it
@@ -79,8 +80,7 @@ class _Division:
         each = (range(count + 1) for count in groups.stock.counts)
         self.counts = np.array(list(itertools.product(*each)), dtype=float)
         self.ways = _ways(groups, self.counts)
-        self.flows = np.full(len(self.counts), above)
-        self.flows[0] = 0.0
+        self.flows = np.where(_may_hold(groups, self.counts), above, 0.0)
         self.least = LEAST * above
         self.work = 0
         devices = int(sum(groups.stock.counts))
@@ -90,12 +90,12 @@ class _Division:
         """The bound after all rounds, or `target` once no plan can exceed it."""
         best = np.inf
         for flow_ratio, ratio in ROUNDS:
-            together = best_sums(self.groups, self.counts, self.flows)
+            together = best_sums(self.groups, self.flows)
             best = min(best, float(together[-1]))
             if best <= target:
                 break
             self._lower(target - together[::-1], flow_ratio, ratio)
-        return min(best, float(best_sums(self.groups, self.counts, self.flows)[-1]))
+        return min(best, float(best_sums(self.groups, self.flows)[-1]))
 
     def _lower(self, useless: Numbers, flow_ratio: float, ratio: float) -> None:
         """Lower the flow of every count until it is useless, or a box may reach it."""
@@ -123,8 +123,8 @@ class _Division:
                 boxes.taken(slice(0, BOXES_AT_ONCE)),
                 boxes.taken(slice(BOXES_AT_ONCE, None)),
             )
-            self.work += len(now) * len(self.groups.counts)
             left = numbers[~reached]
+            self.work += len(now) * (len(self.groups.counts) + len(left) // COUNTS_PER_GROUP)
             serves = self._serves(shares_of(self.groups, now), now, left)
             fine = now.are_fine(ratio)
             got = serves[fine].any(axis=0)
@@ -146,6 +146,15 @@ class _Division:
         return serves
 
 
+def _may_hold(groups: Groups, counts: Numbers) -> NDBool:
+    """Whether the memory of each count suffices for the model and one sequence."""
+    model, load = groups.problem.model, groups.problem.workload
+    layer = model.layer_bytes + model.kv_bytes * load.context
+    memory = counts @ np.array([kind.memory for kind in groups.stock.kinds])
+    enough: NDBool = memory >= (model.layers * layer + 2 * model.end_bytes) * (1 - SLACK)
+    return enough
+
+
 def _ways(groups: Groups, counts: Numbers) -> _Ways:
     """The ways out of every region that has devices, if there are two such regions."""
     latency, per_byte = groups.exits.beyond
@@ -160,14 +169,23 @@ def _ways(groups: Groups, counts: Numbers) -> _Ways:
     )
 
 
-def best_sums(groups: Groups, counts: Numbers, flows: Numbers) -> Numbers:
+def best_sums(groups: Groups, flows: Numbers) -> Numbers:
     """The largest sum of flows over divisions of each count."""
-    whole = counts.astype(int)
-    sizes = np.array(groups.stock.counts) + 1
-    strides = np.array([int(np.prod(sizes[i + 1 :])) for i in range(len(sizes))])
+    shape = [count + 1 for count in groups.stock.counts]
+    best = flows.reshape(shape)
+    for axis in range(len(shape)):
+        best = np.maximum.accumulate(best, axis=axis)
+    pipelines = 1
+    while pipelines < most_pipelines(groups.problem):
+        best, pipelines = _both(best), 2 * pipelines
+    return best.ravel()
+
+
+def _both(flows: Numbers) -> Numbers:
+    """The largest sum of two entries whose counts sum to each count: [count of class, ...]."""
     best = flows.copy()
-    for number in np.argsort(whole.sum(axis=1), kind="stable"):
-        inside = np.flatnonzero((whole <= whole[number]).all(axis=1))
-        rest = (whole[number] - whole[inside]) @ strides
-        best[number] = max(best[number], float((flows[inside] + best[rest]).max()))
+    for place in np.argwhere(flows > 0):
+        above = tuple(slice(at, None) for at in place)
+        rest = tuple(slice(0, size - at) for at, size in zip(place, flows.shape, strict=True))
+        np.maximum(best[above], flows[rest] + flows[tuple(place)], out=best[above])
     return best

@@ -4,15 +4,18 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import planner.counted_bound as counted_bound_module
+from planner import bound_groups
 from planner.bounds import highest_flow, throughput_bound
 from planner.cost import CostModel
-from planner.counted_bound import certificate, counted_bound
+from planner.counted_bound import best_sums, certificate, counted_bound
 from planner.instances import read_file, read_instance
 from planner.problem import PlanDevice, PlanModel, Problem, Workload
 from planner.search import make_plan, never
@@ -131,6 +134,35 @@ def test_no_plan_at_all_beats_it_on_few_devices(seed: int, devices: int) -> None
     bound = counted_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 3))
+def test_groups_that_are_not_listed_are_bounded_too(seed: int, listed: int) -> None:
+    problem = tight_world(seed, 3, layers=3)
+    best = most_tokens_per_second(problem)
+    with patch.object(bound_groups, "MOST_GROUPS", listed):
+        bound = counted_bound(problem, best / 3, highest_flow(problem))
+    assert bound is not None
+    assert bound >= best * (1 - 1e-9)
+
+
+def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
+    problem = tight_world(5, 4)
+    groups = bound_groups.groups_of(problem, bound_groups.stock_of(problem))
+    sizes = [range(count + 1) for count in groups.stock.counts]
+    counts = list(itertools.product(*sizes))
+    draw = random.Random(0)
+    flows = {count: draw.random() * sum(count) for count in counts}
+    expected: dict[tuple[int, ...], float] = {}
+    for whole in counts:
+        inside = [c for c in counts if all(a <= b for a, b in zip(c, whole, strict=True))]
+        rests = [tuple(b - a for a, b in zip(c, whole, strict=True)) for c in inside]
+        parts = zip(inside, rests, strict=True)
+        expected[whole] = max(flows[c] + max(0.0, expected.get(r, 0.0)) for c, r in parts)
+    with patch.object(counted_bound_module, "most_pipelines", lambda problem: 4):
+        found = best_sums(groups, np.array([flows[count] for count in counts]))
+    assert found == pytest.approx([expected[count] for count in counts])
 
 
 @pytest.mark.slow
