@@ -78,6 +78,14 @@ class Pool:
         )
         return self._kinds.setdefault(key, len(self._kinds))
 
+    def speed(self, device: int) -> int:
+        """A number that devices of equal speed and memory share."""
+        return self._speeds[device]
+
+    def turn(self, machine: int) -> int:
+        """When the tour comes to a machine."""
+        return self._tour[machine]
+
     def power(self, machine: int) -> float:
         """Bytes per second that all devices of a machine read together."""
         devices = [self.problem.devices[d] for d in self.devices]
