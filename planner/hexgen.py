@@ -105,7 +105,7 @@ class HexGen:
         population, best = [self.start(1)], 0.0
         for count in range(2, POPULATION + 1):
             best = max(map(self.fitness, population))
-            if self.work < self.most_work:
+            if self.work < self.most_work and not stop(-best):
                 population.append(self.start(count))
         best, quiet = max(map(self.fitness, population)), 0
         for _ in range(GENERATIONS):

@@ -37,7 +37,7 @@ from planner.stop import Deadline  # noqa: E402
 from swarm.plan import Plan  # noqa: E402
 
 SOURCE = FOLDER / "instances.json"
-REPLAN_SECONDS = 0.5  # after which the full search takes the best plan that it has
+REPLAN_SECONDS = 0.4  # after which the full search takes the best plan that it has
 PEERS = (16, 32, 64, 128, 256, 512, 1024)
 Made = TypeVar("Made")
 HEAD = """# Planner: measured
