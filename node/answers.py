@@ -1,5 +1,6 @@
-"""Answers of a worker that need no shard: how fast its device is, how long an order waited."""
+"""Answers of a worker that need no shard: how fast its device is, how long an order waited, no."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from node.engine.measure import measure
 from node.engine.quantise import bytes_per_weight
-from node.orders import Computed, Measure, Measured
+from node.orders import Compute, Computed, Failed, Measure, Measured, Reserve, Reserved
 from swarm.model import ModelSpec
 from swarm.wire import Message
 
@@ -25,3 +26,15 @@ def with_queue(answer: Message, start: float, came: dict[str, float]) -> Message
     if not isinstance(answer, Computed):
         return answer
     return replace(answer, queue_us=max(0, int((start - came[answer.session]) * 1e6)))
+
+
+def refusals(batch: Iterable[Message]) -> list[Message]:
+    """What orders of a shard that is not loaded are told."""
+    why = "stage_lost", "The shard is not loaded."
+    refused: list[Message] = []
+    for order in batch:
+        if isinstance(order, Compute):
+            refused.append(Failed(order.session, *why))
+        elif isinstance(order, Reserve):
+            refused.append(Reserved(order.session, 0, *why))
+    return refused

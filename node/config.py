@@ -12,6 +12,7 @@ from swarm.model import BUILT_IN
 
 EVERY_ADDRESS = "0.0.0.0"
 QUANTS = ("", "int8")
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ def default_state() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "swarm"
+
+
+def worker_environment() -> dict[str, str]:
+    """What a worker is started with: weights are read in one sweep, so huge pages pay."""
+    return HUGE_PAGES | os.environ
 
 
 def parser() -> argparse.ArgumentParser:

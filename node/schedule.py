@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from node.orders import Compute, Release, Reserve
@@ -58,10 +58,15 @@ class Schedule:
         """The sessions that wait with a decode."""
         return [name for name, orders in self._waiting.items() if _is_decode(orders[0])]
 
-    def next_step(self, most_decodes: int | None = None) -> list[Arrived]:
-        """Return what runs now, room given back before room taken; nothing if nothing waits."""
+    def next_step(
+        self, most_decodes: int | None = None, chunk_tokens: int = CHUNK_TOKENS
+    ) -> list[Arrived]:
+        """Return what runs now, room given back before room taken; nothing if nothing waits.
+
+        At most `chunk_tokens` rows of prompts: what is longer is cut, its rest waits.
+        """
         heads = [orders[0] for orders in self._waiting.values()][: self._most_sessions]
-        chunks = self._next_chunks([each for each in heads if _is_chunk(each)])
+        chunks = self._next_chunks([each for each in heads if _is_chunk(each)], chunk_tokens)
         left = self._most_tokens - sum(map(_tokens_of, chunks))
         step = [
             *(each for each in heads if isinstance(each.order, Release)),
@@ -73,15 +78,31 @@ class Schedule:
             self._end_turn(_session_of(each.order))
         return step
 
-    def _next_chunks(self, waiting: list[Arrived]) -> list[Arrived]:
-        """At most CHUNK_TOKENS rows of prompts, the shortest first, every second time by turn.
+    def _next_chunks(self, waiting: list[Arrived], most_tokens: int) -> list[Arrived]:
+        """So many rows of prompts, the shortest first, every second time by turn.
 
         A short prompt hardly delays a long one, but a row of them must not starve it.
         """
         ordered = waiting if self._has_passed_over else sorted(waiting, key=_tokens_of)
-        chunks = list(_within(ordered, min(CHUNK_TOKENS, self._most_tokens)))
+        chunks = list(_within(ordered, min(most_tokens, self._most_tokens)))
         self._has_passed_over = bool(waiting) and waiting[0] not in chunks
+        if chunks and _tokens_of(chunks[0]) > most_tokens:
+            return [self._cut(chunks[0], most_tokens)]
         return chunks
+
+    def _cut(self, chunk: Arrived, tokens: int) -> Arrived:
+        """Cut the chunk that its session waits with: the rest stays behind it."""
+        order = chunk.order
+        assert isinstance(order, Compute)
+        body, width = memoryview(order.body), len(order.body) // order.tokens * tokens
+        first = replace(order, tokens=tokens, sample=False, body=body[:width])
+        position, left = order.position + tokens, order.tokens - tokens
+        rest = replace(order, position=position, tokens=left, body=body[width:])
+        parts = [replace(chunk, order=first), replace(chunk, order=rest)]
+        orders = self._waiting[_session_of(order)]
+        orders.popleft()
+        orders.extendleft(reversed(parts))
+        return parts[0]
 
     def _end_turn(self, session: str) -> None:
         orders = self._waiting.pop(session)

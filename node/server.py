@@ -229,6 +229,8 @@ class Server:
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
         pending = seat.pending.pop(answer.position, Pending())
+        if rest := pending.after(answer.tokens):
+            seat.pending[answer.position + answer.tokens] = rest
         if not seat.is_last:
             self._send_step(seat, rows_onward(seat, answer, pending))
         elif answer.ids:

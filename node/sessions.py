@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from node.speculation import Speculation
@@ -38,6 +38,11 @@ class Pending:
     hops: Hops = field(default_factory=list)
     network_us: int = 0
     drafts: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+    def after(self, tokens: int) -> "Pending | None":
+        """What remains to be remembered when the worker has computed only so many of them."""
+        return replace(self, tokens=self.tokens - tokens) if self.tokens > tokens else None
 
 
 @dataclass(slots=True)
@@ -92,7 +97,7 @@ class Seat:
         self.next_position = step.position + step.tokens
         self.rewinds = step.rewinds
         network_us = int(network_seconds * 1e6)
-        self.pending[step.position] = Pending(step.hops, network_us, step.drafts)
+        self.pending[step.position] = Pending(step.hops, network_us, step.drafts, step.tokens)
         spent_us = sum(queue + compute for queue, compute, *_ in step.hops)
         self.speculation.returned(now_seconds, spent_us / 1e6)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from node.answers import measured, with_queue
+from node.answers import measured, refusals, with_queue
+from node.chunk_size import ChunkSize
 from node.company import Company
 from node.engine.allreduce import Reducer
 from node.engine.kept import KeptLayers
@@ -27,7 +28,6 @@ from node.orders import (
     CODEC,
     Broken,
     Compute,
-    Failed,
     Given,
     Load,
     Loaded,
@@ -37,7 +37,6 @@ from node.orders import (
     Progress,
     Release,
     Reserve,
-    Reserved,
     Unload,
 )
 from node.schedule import DECODE_TOKENS, Arrived, Schedule
@@ -74,6 +73,7 @@ class Worker:
         self._group = ""
         self._most_sessions = most_sessions
         self._company = Company(1.0)
+        self._chunk_size = ChunkSize()
         self._supplies = Supplies(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
 
@@ -193,6 +193,7 @@ class Worker:
         config = load_config(spec.folder)
         share = (spec.end - spec.start) / int(config.num_hidden_layers)
         self._company = Company(share, self._most_sessions)
+        self._chunk_size = ChunkSize()
         place = Place(spec.rank, spec.ranks, int(config.hidden_size))
         return LoadedShard(runner, place, link, self._slowdown)
 
@@ -236,10 +237,11 @@ class Worker:
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
     def _step(self) -> None:
-        step = self._schedule.next_step(self._company.at_most(self._schedule.decoding))
+        most_decodes = self._company.at_most(self._schedule.decoding)
+        step = self._schedule.next_step(most_decodes, self._chunk_size.tokens)
         batch = [each.order for each in step]
         if self._shard is None or not self._shard.leads:
-            self._refuse(batch)
+            self._answer(*refusals(batch))
         elif batch:
             came = {getattr(each.order, "session", ""): each.seconds for each in step}
             self._run(self._shard, batch, came)
@@ -252,7 +254,7 @@ class Worker:
             logger.warning("a step of group %s broke: %s", self._group, error)
             self._answer(Broken(self._group, str(error)[:2000]))
             self._drop()
-            self._refuse(batch)
+            self._answer(*refusals(batch))
             return
         self._note(batch, time.perf_counter() - start)
         self._answer(*(with_queue(answer, start, came) for answer in answers))
@@ -262,15 +264,12 @@ class Worker:
             if isinstance(order, Release):
                 self._company.left(order.session)
         rows = [order for order in batch if isinstance(order, Compute)]
-        if rows and max(order.tokens for order in rows) <= DECODE_TOKENS:
+        if not rows:
+            return
+        if max(order.tokens for order in rows) > DECODE_TOKENS:
+            self._chunk_size.ran(sum(order.tokens for order in rows), seconds)
+        else:
             self._company.ran([order.session for order in rows], seconds)
-
-    def _refuse(self, batch: Sequence[Message]) -> None:
-        for order in batch:
-            if isinstance(order, Compute):
-                self._answer(Failed(order.session, "stage_lost", "The shard is not loaded."))
-            elif isinstance(order, Reserve):
-                self._answer(Reserved(order.session, 0, "stage_lost", "The shard is not loaded."))
 
 
 def _spec_of(order: Load) -> StageSpec:

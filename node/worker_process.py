@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from node.config import worker_environment
 from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
@@ -20,7 +20,6 @@ PREPARE_SECONDS = 30.0
 BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
 READ_BYTES = 1 << 20
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 OnAnswer = Callable[[Message], None]
 Question = tuple[type[Message], str]  # kind of the answer, and its group if it has one
@@ -117,7 +116,7 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     *self._place.arguments,
                 ),
-                env=HUGE_PAGES | os.environ,  # weights are read in one sweep after the other
+                env=worker_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,13 +142,14 @@ def test_a_session_that_is_released_computes_no_more() -> None:
     assert all_steps(schedule) == [[Release("gone"), rows("here", 1)]]
 
 
-def test_rows_beyond_every_limit_run_alone() -> None:
+def test_rows_beyond_every_limit_are_cut() -> None:
     steps = all_steps(scheduled([rows("a", 9999), rows("b", 300)]))
-    assert steps == [[rows("b", 300)], [rows("a", 9999)]]
+    assert max(map(rows_in, steps)) == CHUNK_TOKENS
+    assert sum(map(rows_in, steps)) == 9999 + 300
 
 
 def test_one_session_a_step_takes_them_by_turn() -> None:
-    schedule = scheduled([rows("a", 300), rows("b", 1), Release("c")], most_sessions=1)
+    schedule = scheduled([rows("a", 200), rows("b", 1), Release("c")], most_sessions=1)
     assert [session_of(step[0]) for step in all_steps(schedule)] == ["a", "b", "c"]
 
 
@@ -160,8 +162,45 @@ def test_only_decodes_that_are_alone_are_counted() -> None:
 
 
 def test_a_step_takes_no_more_decodes_than_it_is_told() -> None:
-    schedule = scheduled([*(rows(f"d{number}", 1) for number in range(5)), *prompt("long", 300)])
+    schedule = scheduled([*(rows(f"d{number}", 1) for number in range(5)), *prompt("long", 512)])
     assert schedule.decoding == [f"d{number}" for number in range(5)]
-    first, second = schedule.next_step(3), schedule.next_step(3)
-    assert [each.order.session for each in first] == ["d0", "d1", "d2", "long"]
-    assert [each.order.session for each in second] == ["d3", "d4", "long"]
+    first, second = ([session_of(each.order) for each in schedule.next_step(3)] for _ in range(2))
+    assert first == ["d0", "d1", "d2", "long"]
+    assert second == ["d3", "d4", "long"]
+
+
+def test_a_chunk_longer_than_a_step_may_take_is_cut_and_its_parts_stay_in_order() -> None:
+    ids = np.arange(200, dtype="<i4").tobytes()
+    schedule = scheduled([Compute("a", 7, 200, True, "i32", body=ids), rows("b", 40)])
+    parts: list[Compute] = []
+    while schedule:
+        (each,) = schedule.next_step(None, 64)
+        assert isinstance(each.order, Compute)
+        parts.append(each.order)
+    assert [(each.session, each.position, each.tokens) for each in parts] == [
+        ("b", 0, 40),
+        ("a", 7, 64),
+        ("a", 71, 64),
+        ("a", 135, 64),
+        ("a", 199, 8),
+    ]
+    assert [each.sample for each in parts[1:]] == [False, False, False, True]
+    assert b"".join(bytes(each.body) for each in parts) == ids
+
+
+@given(some_orders, st.sampled_from([32, 64, 128]))
+def test_cutting_loses_no_row_and_keeps_every_session_in_order(
+    orders: list[Message], most: int
+) -> None:
+    schedule, found = scheduled(orders), dict[str, int]()
+    wanted = {session_of(order): 0 for order in orders}
+    for each in [each for step in all_steps(scheduled(orders)) for each in step]:
+        wanted[session_of(each)] += getattr(each, "tokens", 0)
+    while schedule:
+        step = [each.order for each in schedule.next_step(None, most)]
+        chunks = [o for o in step if isinstance(o, Compute) and o.tokens > DECODE_TOKENS]
+        assert rows_in(chunks) <= most
+        for each in step:
+            name = session_of(each)
+            found[name] = found.get(name, 0) + getattr(each, "tokens", 0)
+    assert found == wanted
