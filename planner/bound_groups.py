@@ -1,74 +1,20 @@
 """Groups: every set of alike devices that may serve a stage, at its best; ground of the bound.
 
-A class is devices of one kind in one region; a group is a count of each class. Arrays run over
-groups [group] or over batches and groups [batch, group].
+A group is a count of each class of the stock. Arrays run over groups [group] or over batches and
+groups [batch, group].
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bound_rates import NEVER, Kind, kind_of
+from planner.bound_rates import NEVER, Kind
+from planner.bound_stock import Counts, Stock, regions_of
 from planner.problem import Numbers, Problem
 
 MOST_GROUPS = 40  # told apart; larger groups over machines are bounded together
-FAR = 3.0  # times the shortest way between machines: there another region begins
-
-Counts = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Stock:
-    """Classes of devices, how many there are of each, and which stand on one machine."""
-
-    kinds: tuple[Kind, ...]
-    regions: tuple[int, ...]
-    counts: Counts
-    machines: frozenset[Counts]  # counts on one machine
-
-    def is_local(self, group: Counts) -> bool:
-        """Whether some machine has all these devices."""
-        return any(
-            all(g <= m for g, m in zip(group, machine, strict=True)) for machine in self.machines
-        )
-
-
-def stock_of(problem: Problem) -> Stock:
-    """Sort the devices of a problem into classes."""
-    region = regions_of(problem)
-    keys = [
-        (kind_of(problem, i, d), region[problem.machine_of[i]])
-        for i, d in enumerate(problem.devices)
-    ]
-    known = Counter(keys)
-    place = {key: number for number, key in enumerate(known)}
-    held = np.zeros((len(problem.machines), len(known)), dtype=int)
-    for machine, key in zip(problem.machine_of, keys, strict=True):
-        held[machine, place[key]] += 1
-    return Stock(
-        tuple(kind for kind, _ in known),
-        tuple(number for _, number in known),
-        tuple(known.values()),
-        frozenset(tuple(int(c) for c in row) for row in held),
-    )
-
-
-def regions_of(problem: Problem) -> list[int]:
-    """A region for every machine: those joined by ways not much longer than the shortest one."""
-    size = len(problem.machines)
-    region = list(range(size))
-    apart = ~np.eye(size, dtype=bool)
-    if size < 2:
-        return region
-    latency = np.minimum(problem.latency, problem.latency.T)
-    near = latency <= FAR * max(float(latency[apart].min()), 1e-4)
-    for a, b in np.argwhere(near & apart):
-        old, new = region[a], region[b]
-        region = [new if number == old else number for number in region]
-    return region
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -6,62 +6,66 @@ at hand are not looked at closer.
 """
 
 import itertools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.bound_boxes import Boxes, NDBool, first_boxes, joined
-from planner.bound_groups import Groups, groups_of, stock_of
+from planner.bound_groups import Groups, groups_of
 from planner.bound_rates import kinds_of
 from planner.bound_shares import Shares, shares_of
+from planner.bound_stock import stock_of
 from planner.bounds import Bound, highest_flow, most_pipelines, throughput_bound
 from planner.problem import Numbers, Problem
+from planner.stop import StopRule, never
 
 Places = NDArray[np.int64]
-MOST_COUNTS = 5000  # device counts told apart; for more the bound is not computed
+MOST_COUNTS = 25_000  # device counts told apart; for more the bound is not computed
+MOST_CLASSES = 12
 ROUNDS = ((1.5, 1.6), (1.2, 1.3), (1.08, 1.12), (1.03, 1.06), (1.012, 1.03), (1.006, 1.02))
+ROUNDS_OF_MANY = ((1.1, 1.1), (1.03, 1.05))  # for so many counts that rough rounds do not pay
+MANY_COUNTS = 5000
 WORTH_PROVING = 1.003  # times the value at hand
 NEAR = 1.05  # times the value at hand: no closer bound is looked for
-MOST_WORK = 2_500_000  # boxes times groups, so that large pools end, too
+MOST_WORK = 9_000_000  # boxes times groups, so that large pools end, too
+SOME_WORK = 2_000_000  # after which a bound that is near suffices
 COUNTS_PER_GROUP = 16  # that cost as much work as one group
 BOXES_AT_ONCE = 400
 SLACK = 1e-9
 LEAST = 1e-4  # of the highest flow: slower pipelines are taken to reach it
 
 
-def certificate(problem: Problem, value: float) -> Bound:
+def certificate(problem: Problem, value: float, stop: StopRule = never) -> Bound:
     """No plan makes more output tokens per second; `value` is that of the plan at hand.
 
     The least of the bounds that are worth their work: the counted one only if the quick one is
-    far from the value.
+    far from the value. When `stop` says so the bound is left as close as it is.
     """
     quick = throughput_bound(problem)
     if quick.value <= value * NEAR:
         return quick
-    counted = counted_bound(problem, value, highest_flow(problem))
+    counted = counted_bound(problem, value, highest_flow(problem), stop)
     if counted is None or counted >= quick.value:
         return quick
     return Bound(counted, "capped layer-flow, counted")
 
 
-def counted_bound(problem: Problem, value: float, above: float) -> float | None:
+def counted_bound(
+    problem: Problem, value: float, above: float, stop: StopRule = never
+) -> float | None:
     """A bound on the tokens/s of any plan, given the value of one.
 
     `above` bounds the tokens/s of one pipeline. None if there are too many counts of devices.
     """
-    if _counts_of(list(kinds_of(problem).values())) > MOST_COUNTS:
+    if len(kinds_of(problem)) > MOST_CLASSES:
         return None
     stock = stock_of(problem)
-    if _counts_of(stock.counts) > MOST_COUNTS:
+    if stock.ways > MOST_COUNTS:
+        stock = stock.merged()
+    if stock.ways > MOST_COUNTS:
         return None
-    return _Division(groups_of(problem, stock), above).bound(value * WORTH_PROVING)
-
-
-def _counts_of(stock: Sequence[int]) -> float:
-    return math.prod(count + 1.0 for count in stock)
+    return _Division(groups_of(problem, stock), above, stop).bound(value * WORTH_PROVING)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,8 +79,8 @@ class _Ways:
 class _Division:
     """Bounds of one pipeline over every count of devices, lowered round by round."""
 
-    def __init__(self, groups: Groups, above: float) -> None:
-        self.groups = groups
+    def __init__(self, groups: Groups, above: float, stop: StopRule) -> None:
+        self.groups, self.stop = groups, stop
         each = (range(count + 1) for count in groups.stock.counts)
         self.counts = np.array(list(itertools.product(*each)), dtype=float)
         self.ways = _ways(groups, self.counts)
@@ -88,11 +92,12 @@ class _Division:
 
     def bound(self, target: float) -> float:
         """The bound after all rounds, or `target` once no plan can exceed it."""
-        best = np.inf
-        for flow_ratio, ratio in ROUNDS:
+        best, near = np.inf, target / WORTH_PROVING * NEAR
+        rounds = ROUNDS_OF_MANY if len(self.counts) > MANY_COUNTS else ROUNDS
+        for flow_ratio, ratio in rounds:
             together = best_sums(self.groups, self.flows)
             best = min(best, float(together[-1]))
-            if best <= target:
+            if best <= target or (self.work > SOME_WORK and best <= near):
                 break
             self._lower(target - together[::-1], flow_ratio, ratio)
         return min(best, float(best_sums(self.groups, self.flows)[-1]))
@@ -117,7 +122,7 @@ class _Division:
         reached = np.zeros(len(numbers), dtype=bool)
         boxes = first_boxes(flow, self.stages)
         while len(boxes) and not reached.all():
-            if self.work > MOST_WORK:
+            if self.work > MOST_WORK or self.stop(-float(self.flows[-1])):
                 return np.ones_like(reached)
             now, later = (
                 boxes.taken(slice(0, BOXES_AT_ONCE)),

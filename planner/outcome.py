@@ -16,7 +16,7 @@ from planner.rivals import RIVALS
 from planner.search import make_plan
 from planner.segments import segment_plan
 from planner.slo import attainment, slo_bound
-from planner.stop import StopRule
+from planner.stop import StopRule, never
 from swarm.errors import BadInput, DoesNotFit
 from swarm.plan import Plan
 
@@ -57,7 +57,7 @@ def solve(problem: Problem, search: str, stop: StopRule, seed: int = 0) -> Outco
         return Outcome(plan, problem.objective, 0.0, bound_of(problem), search, (reason,))
     cost = CostModel(problem)
     reasons, value = tuple(cost.reasons(plan)), value_of(cost, plan)
-    bound = bound_of(problem, value) if search == OUR_SEARCH else bound_of(problem)
+    bound = bound_of(problem, value, stop) if search == OUR_SEARCH else bound_of(problem)
     return Outcome(plan, problem.objective, value, bound, search, reasons)
 
 
@@ -91,10 +91,10 @@ VALUES: dict[str, Callable[[CostModel, Plan], float]] = {
     "throughput": CostModel.total_throughput,
     "slo": attainment,
 }
-BOUNDS: dict[str, Callable[[Problem, float], Bound]] = {
-    "latency": lambda problem, value: latency_bound(problem),
+BOUNDS: dict[str, Callable[[Problem, float, StopRule], Bound]] = {
+    "latency": lambda problem, value, stop: latency_bound(problem),
     "throughput": certificate,
-    "slo": lambda problem, value: slo_bound(problem),
+    "slo": lambda problem, value, stop: slo_bound(problem),
 }
 
 
@@ -103,6 +103,6 @@ def value_of(cost: CostModel, plan: Plan) -> float:
     return VALUES[cost.problem.objective](cost, plan)
 
 
-def bound_of(problem: Problem, value: float = math.inf) -> Bound:
+def bound_of(problem: Problem, value: float = math.inf, stop: StopRule = never) -> Bound:
     """The certificate for the problem's objective; work goes into it if a plan's value is given."""
-    return BOUNDS[problem.objective](problem, value)
+    return BOUNDS[problem.objective](problem, value, stop)

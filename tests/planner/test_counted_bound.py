@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import planner.counted_bound as counted_bound_module
 from planner import bound_groups
+from planner.bound_stock import stock_of
 from planner.bounds import highest_flow, throughput_bound
 from planner.cost import CostModel
 from planner.counted_bound import best_sums, certificate, counted_bound
@@ -149,7 +150,7 @@ def test_groups_that_are_not_listed_are_bounded_too(seed: int, listed: int) -> N
 
 def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
     problem = tight_world(5, 4)
-    groups = bound_groups.groups_of(problem, bound_groups.stock_of(problem))
+    groups = bound_groups.groups_of(problem, stock_of(problem))
     sizes = [range(count + 1) for count in groups.stock.counts]
     counts = list(itertools.product(*sizes))
     draw = random.Random(0)
@@ -163,6 +164,27 @@ def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
     with patch.object(counted_bound_module, "most_pipelines", lambda problem: 4):
         found = best_sums(groups, np.array([flows[count] for count in counts]))
     assert found == pytest.approx([expected[count] for count in counts])
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_classes_that_differ_in_links_only_may_be_merged(seed: int) -> None:
+    problem = tight_world(seed, 3, layers=3)
+    best = most_tokens_per_second(problem)
+    apart, merged = stock_of(problem), stock_of(problem).merged()
+    assert sum(merged.counts) == sum(apart.counts)
+    with patch.object(counted_bound_module, "MOST_COUNTS", merged.ways):
+        bound = counted_bound(problem, best / 3, highest_flow(problem))
+    assert bound is not None
+    assert bound >= best * (1 - 1e-9)
+
+
+def test_a_stop_rule_ends_the_work_and_the_bound_still_holds(cluster_file: Path) -> None:
+    problem = read_instance(read_file(cluster_file), "helix-tiny-10-30b", "throughput").problem
+    quick = throughput_bound(problem)
+    at_once = certificate(problem, 170.0, lambda best: True)
+    patient = certificate(problem, 170.0)
+    assert patient.value < at_once.value <= quick.value
 
 
 @pytest.mark.slow
