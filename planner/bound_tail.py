@@ -6,7 +6,8 @@ from planner.bound_boxes import Boxes
 from planner.bound_groups import FarGroups, Groups, decode_parts, prefill_parts
 from planner.problem import Numbers
 
-PRICES = np.arange(10.0)[:, None, None] / 10  # of the time of a pass through all stages
+_PRICES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
+PRICES = np.array(_PRICES)[:, None, None]  # of the time of a pass through all stages
 
 
 class Tail:
