@@ -10,7 +10,6 @@ from statistics import median
 
 import psutil
 import torch
-from torch.nn import functional
 from transformers import LlamaConfig
 
 from benchmarks.models import add_options, model_folder, prompt_ids
@@ -113,20 +112,25 @@ def file_bytes_of(folder: Path) -> int:
 
 def measure_overhead(report: Report, name: str, bench: Bench, rounds: int) -> None:
     """A step of one token against the matrix products it cannot do without, in CPU time."""
-    weights = [
-        module.weight
+    linears = [
+        module
         for layer in bench.runner._skeleton.layer_names().values()
         for module in layer.modules()
         if isinstance(module, torch.nn.Linear)
     ]
-    rows = {w.shape[1]: torch.ones(1, w.shape[1]) for w in weights}
+    rows = {each.in_features: torch.ones(1, each.in_features) for each in linears}
     steps, floors = [], []
+
+    def products() -> None:
+        for each in linears:
+            each(rows[each.in_features])
+
     with bench.decoding(1) as step, torch.inference_mode():
         step()
         for _ in range(rounds * 5):
             steps.append(cpu_seconds_of(step))
             floors.append(
-                cpu_seconds_of(lambda: [functional.linear(rows[w.shape[1]], w) for w in weights])
+                cpu_seconds_of(lambda: [each(rows[each.in_features]) for each in linears])
             )
     overhead = median(s - f for s, f in zip(steps, floors, strict=True)) / bench.layers
     report.add(name, "a layer's step", median(steps) / bench.layers * 1e3, "ms")

@@ -3,6 +3,7 @@
 Sums of int8 products are exact integers, so a row's result does not depend on the batch around it.
 """
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -29,32 +30,39 @@ class Quantised:
     """Rows as they were rounded last: the linears of a layer often get the same ones."""
 
     def __init__(self) -> None:
-        self._form = (ZERO, torch.uint8) if can_multiply_integers() else (0, torch.int8)
+        self._is_packed = can_multiply_integers()
+        self._middle = torch.tensor(ZERO + 0.5)  # cutting off then rounds
         self._rows: torch.Tensor | None = None
         self._found = (torch.empty(0), torch.empty(0))
 
     def of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return whole numbers [rows, inputs] as the kernel wants them and scales [rows, 1]."""
+        """Return whole numbers [rows, inputs] as the kernel wants them, and what 127 is worth."""
         if rows is self._rows:
             return self._found
         flat = rows.reshape(-1, rows.shape[-1]).float()
-        scales = flat.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=1e-10)
-        zero, dtype = self._form
-        found = (flat / scales).round_().add_(zero).to(dtype), scales
+        tops = torch.linalg.vector_norm(flat, math.inf, 1, keepdim=True).clamp_(min=1e-8)
+        moved = torch.addcdiv(self._middle, flat, tops, value=LEVELS)
+        if self._is_packed:
+            found = moved.to(torch.uint8), tops
+        else:
+            found = moved.floor_().sub_(ZERO).to(torch.int8), tops
         self._rows, self._found = (rows, found) if len(flat) <= MOST_KEPT else (None, self._found)
         return found
 
 
 class Int8Linear(nn.Linear):
-    """A linear layer whose weight is int8 [outputs, inputs] with one float32 scale per output."""
+    """A linear layer whose weight is int8 [outputs, inputs] with one float32 scale per output.
+
+    The scale is for rows whose largest value is 127.
+    """
 
     scale: nn.Parameter
     quantised: Quantised
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
         """Quantise each row, multiply in integers, scale back: [..., outputs]."""
-        rows, scales = self.quantised.of(input)
-        out = self._multiply(rows).mul_(scales).to(input.dtype)
+        rows, tops = self.quantised.of(input)
+        out = self._multiply(rows).mul_(tops).to(input.dtype)
         if self.bias is not None:
             out += self.bias
         return out.view(*input.shape[:-1], self.out_features)
@@ -87,7 +95,8 @@ def quantise_layer(layer: nn.Module) -> None:
             rounded = pack_integers(rounded)
         cast("Int8Linear", linear).quantised = quantised
         linear.weight = nn.Parameter(rounded, requires_grad=False)
-        cast("Int8Linear", linear).scale = nn.Parameter(scale, requires_grad=False)
+        scale = nn.Parameter(scale.div_(LEVELS), requires_grad=False)
+        cast("Int8Linear", linear).scale = scale
 
 
 def saved_bytes(layer: nn.Module) -> int:
