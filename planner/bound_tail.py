@@ -56,8 +56,9 @@ class Tail:
         layer = model.layer_bytes + model.kv_bytes * load.context * self.boxes.high_held
         lost = model.end_bytes / layer * np.maximum(self._slope.min(axis=2), 0.0)
         costs = np.maximum(-(self._slope + self._saved).max(axis=2), 0.0)
-        loss: Numbers = self.boxes.low_flow * (np.where(binds, lost, 0.0) + costs)
-        return loss / (1 - PRICES[:, :, 0])
+        loss = self.boxes.low_flow * (np.where(binds, lost, 0.0) + costs)
+        whole: Numbers = loss / (1 - PRICES[:, :, 0])
+        return whole
 
     def _layers_by_time(self, batch: Numbers) -> Numbers:
         """Layers of a device at most, so that those of a group are at most their sum.
