@@ -85,7 +85,7 @@ def _staged_outcome(problem: Problem, stages: int, stop: StopRule, seed: int) ->
     count = "one stage" if stages == 1 else f"{stages} stages"
     reason = f"no pipeline of {count} was found that fits the devices' memory."
     reasons = tuple(cost.reasons(plan)) if plan.pipelines else (reason,)
-    bound = bound_of(problem, value)
+    bound = bound_of(problem, value, stop)
     return Outcome(plan, problem.objective, value, bound, OUR_SEARCH, reasons)
 
 
