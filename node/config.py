@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.row_forms import AUTO, FORMS
 from swarm.errors import BadInput
 from swarm.hardware import bytes_of
 from swarm.model import BUILT_IN
@@ -29,6 +30,7 @@ class NodeConfig:
     slowdown: float = 1.0  # emulated: every step takes so many times as long
     threads: int = 1
     quant: str = ""  # of the layers' weights: "" or "int8"
+    activations: str = AUTO  # in which form hidden rows go to other machines
     sessions_per_step: int = 0  # most sessions in one step; 0 = as many as wait
     name: str = ""
     listen: str = EVERY_ADDRESS
@@ -45,6 +47,10 @@ class NodeConfig:
             raise BadInput(f"--threads {self.threads} is out of range.", "Give 1 or more.")
         if self.quant not in QUANTS:
             raise BadInput(f"--quant {self.quant} is not known.", "Give int8, or leave it out.")
+        if self.activations not in FORMS:
+            raise BadInput(
+                f"--activations {self.activations} is not known.", "Give auto, full or int8."
+            )
         if self.sessions_per_step < 0:
             raise BadInput("--sessions-per-step is negative.", "Give 1 or more, or 0 for all.")
         if not 0 <= self.port < 65536:
@@ -82,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--slowdown", type=float, default=1.0, help="emulate a slower device")
     made.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     made.add_argument("--quant", default="", metavar="int8", help="hold weights as 8 bit integers")
+    made.add_argument(
+        "--activations",
+        default=AUTO,
+        metavar="FORM",
+        help="rows to other machines: full, int8, or auto: int8 on slow links",
+    )
     made.add_argument("--sessions-per-step", type=int, default=0, help=argparse.SUPPRESS)
     made.add_argument("--name", default="", help="what others see, besides the peer id")
     made.add_argument("--listen", default=EVERY_ADDRESS, metavar="ADDRESS")
@@ -105,6 +117,7 @@ def read_config(arguments: Sequence[str]) -> NodeConfig:
         slowdown=given.slowdown,
         threads=given.threads,
         quant=given.quant,
+        activations=given.activations,
         sessions_per_step=given.sessions_per_step,
         name=given.name,
         listen=given.listen,

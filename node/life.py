@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +20,7 @@ from node.own_device import Home, OwnDevice
 from node.plan_shelf import PlanShelf
 from node.planning import is_possible
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
+from node.row_forms import RowForms
 from node.server import Server
 from node.story import Story
 from node.weights_desk import WeightsDesk
@@ -48,14 +50,12 @@ class Life:
         self._links = links
         self._story = story
         channel, board, swarm = links.channel, links.board, links.invite.swarm
-        self._server = Server(channel, served.spec.digest)
-        self._shelf = PlanShelf(
-            swarm,
-            links.folder,
-            channel,
-            is_possible=lambda document: is_possible(document, served.spec),
-        )
+        possible = partial(is_possible, spec=served.spec)
+        self._shelf = PlanShelf(swarm, links.folder, channel, is_possible=possible)
         self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel)
+        speed_to = self._neighbourhood.bytes_per_second_to
+        forms = RowForms(config.activations, served.spec.hidden, speed_to, story.link)
+        self._server = Server(channel, served.spec.digest, forms.is_narrow)
         self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
         self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
         self._devices: dict[int, OwnDevice] = {}

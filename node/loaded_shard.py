@@ -179,7 +179,9 @@ class LoadedShard:
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
             return Failed(order.session, "bad_frame", _short(result.error))
-        dtype, body = ("", memoryview(b"")) if result.rows is None else rows_to_bytes(result.rows)
+        dtype, body = "", memoryview(b"")
+        if result.rows is not None:
+            dtype, body = rows_to_bytes(result.rows, narrow=order.narrow and self.leads)
         return Computed(
             order.session,
             order.position,

@@ -1,6 +1,7 @@
 """What a node knows of the others: capabilities, leases and plans on the board, and who answers."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -95,6 +96,18 @@ class Neighbourhood:
     def plans(self) -> dict[str, PlanRef]:
         """The plans on offer, by the peer that made them."""
         return {p: ref for p, ref in self._plans.items() if p in self._capabilities}
+
+    def bytes_per_second_to(self, peer: str) -> float:
+        """What the way to a peer carries, by the receiver's measurement, else by ours.
+
+        Infinite inside one machine, and where nobody has measured.
+        """
+        own, other = (self._capabilities.get(each) for each in (self.me, peer))
+        if own is None or other is None or own.host == other.host:
+            return math.inf
+        received = [link for link in other.links if link.peer == self.me]
+        measured = received or [link for link in own.links if link.peer == peer]
+        return measured[0].bytes_per_second if measured else math.inf
 
     async def refresh(self) -> None:
         """Read the board afresh."""

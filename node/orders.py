@@ -140,6 +140,7 @@ class Compute(Message):
     sample: bool
     dtype: str
     drafts: list[int] = field(default_factory=list)  # the last rows are of these guessed ids
+    narrow: bool = False  # answer with rows as int8
 
 
 @dataclass(frozen=True, slots=True)

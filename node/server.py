@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
+from node.row_forms import always_full
 from node.sessions import (
     ID_BYTES,
     Hop,
@@ -51,10 +53,16 @@ class Server:
     """Serves sessions on the led stages; owns every session's state at this node."""
 
     def __init__(
-        self, channel: Channel, digest: str, *, opens_per_second: int = OPENS_PER_SECOND
+        self,
+        channel: Channel,
+        digest: str,
+        is_narrow: Callable[[str, float], bool] = always_full,  # the link to a peer, by our step
+        *,
+        opens_per_second: int = OPENS_PER_SECOND,
     ) -> None:
         self._channel = channel
         self._digest = digest
+        self._is_narrow = is_narrow
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
@@ -151,6 +159,7 @@ class Server:
             return self._busy(peer, message, "There is no room for the session.")
         known = len(message.body) // ID_BYTES
         seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)
+        seat.narrow = self._narrows(seat)
         self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
         self._stages[device].worker.order(_reserve_of(seat, message.body))
         return None
@@ -160,6 +169,13 @@ class Server:
             return None
         fits = [d for d, s in self._stages.items() if (s.start, s.end) == (hop.start, hop.end)]
         return max(fits, key=lambda device: self._stages[device].free_tokens, default=None)
+
+    def _narrows(self, seat: Seat) -> bool:
+        """Whether the session's rows leave as int8: neither ids nor rows for ourselves do."""
+        leader = seat.route[seat.next_stage].leader
+        if seat.is_last or leader == self._channel.peer:
+            return False
+        return self._is_narrow(leader, self._stages[seat.device].step_seconds)
 
     def _step(self, peer: str, step: Step) -> None:
         seat = self._seats.get(step.session, step.stage)
@@ -179,7 +195,7 @@ class Server:
         network = self._channel.round_trip_seconds(peer) or 0.0
         seat.accept(step, network / 2, _now())
         rows = (step.position, step.tokens, step.sample, step.dtype, step.drafts)
-        worker.order(Compute(seat.name, *rows, body=step.body))
+        worker.order(Compute(seat.name, *rows, seat.narrow, body=step.body))
 
     def _hear_fail(self, peer: str, fail: Fail) -> None:
         """A stage could not use our step: only we know whose it was."""

@@ -58,6 +58,7 @@ class Seat:
     rewinds: int = 0  # of the last step
     held: int = 0  # rows that the worker had before the first step
     known: int = 0  # ids that OPEN brought: nobody guesses these, so nobody goes back to them
+    narrow: bool = False  # its rows go on as int8
     pending: dict[int, Pending] = field(default_factory=dict)  # by position
     speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
 

@@ -75,6 +75,11 @@ class Story:
         layers = f"layers [{part.stage.start},{part.stage.end})"
         self._say(f"ready: {layers}{role}, {size}, {read}, {free}")
 
+    def link(self, peer: str, bytes_per_second: float) -> None:
+        """In which form rows go to a peer: int8 because of this speed, or in full again (0)."""
+        slow = f"as int8: the link carries {amount(bytes_per_second)}/s"
+        self._say(f"link: rows to {short(peer)} travel {slow if bytes_per_second else 'in full'}")
+
     def lost(self, reason: str) -> None:
         """A shard is gone."""
         self._say(f"lost: {reason}")

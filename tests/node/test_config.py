@@ -42,6 +42,12 @@ def test_every_choice_is_read() -> None:
     assert config.announce == ("/ip4/1.2.3.4/tcp/1", "/dns4/x/tcp/2")
     assert config.state == Path("here")
     assert config.quant == "int8"
+    assert config.activations == "auto"
+
+
+@pytest.mark.parametrize("form", ["auto", "full", "int8"])
+def test_every_form_of_activations_may_be_chosen(form: str) -> None:
+    assert read_config(["--host", "--activations", form]).activations == form
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,7 @@ def test_every_choice_is_read() -> None:
         "--host --slowdown 1001",
         "--host --slowdown nan",
         "--host --threads 0",
+        "--host --activations int4",
         "--host --port 65536",
         "--host --port -1",
         "--host --memory lots",

@@ -1,6 +1,7 @@
 """What a node knows of the others: records, leases, plans, and who answers when asked."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from node.duties import Holder
 from node.neighbourhood import AGAIN_SECONDS, HEARTBEAT_SECONDS, MISSES
 from planner.election import LEASE_SECONDS, TERM_JUMP
+from swarm.hardware import Link
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Lease, PlanRef, Record
 from tests.node.neighbours import capability_of, neighbourhood_of
@@ -73,6 +75,35 @@ def test_our_own_capability_is_known_before_the_board_has_it(in_street: Run) -> 
         street.own.note_own(capability_of())
         assert set(street.own.capabilities) == {ME}
         assert street.own.ranking() == [ME]
+
+    in_street(story)
+
+
+def test_the_speed_to_a_peer_is_what_the_peer_received_else_what_we_did(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        to_anna, to_bert = Link(ANNA, 0.01, 5e6), Link(BERT, 0.01, 7e6)
+        from_me = Link(ME, 0.01, 1e6)  # a home's upload, as Anna sees it
+        await street.publish(ME, capability_of(host="home", links=[to_anna, to_bert]))
+        await street.publish(ANNA, capability_of(host="hall", links=[to_bert, from_me]))
+        await street.publish(BERT, capability_of(host="barn", links=[to_anna]))
+        await street.own.refresh()
+        assert street.own.bytes_per_second_to(ANNA) == 1e6
+        assert street.own.bytes_per_second_to(BERT) == 7e6
+
+    in_street(story)
+
+
+def test_the_way_inside_a_machine_or_unmeasured_counts_as_ample(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        slow = Link(ANNA, 0.01, 10.0)
+        await street.publish(ME, capability_of(host="home", links=[slow]))
+        await street.publish(ANNA, capability_of(host="home", links=[replace(slow, peer=ME)]))
+        await street.publish(BERT, capability_of(host="barn", links=[slow]))
+        assert street.own.bytes_per_second_to(BERT) == math.inf
+        await street.own.refresh()
+        assert street.own.bytes_per_second_to(ANNA) == math.inf
+        assert street.own.bytes_per_second_to(BERT) == math.inf
+        assert street.own.bytes_per_second_to(peer_named("nobody")) == math.inf
 
     in_street(story)
 

@@ -89,6 +89,16 @@ def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:
     assert [line.partition(":")[0] for line in heard.lines] == ["spare", "plan", "spare"]
 
 
+def test_a_link_that_gets_int8_is_told_with_its_speed_and_so_is_the_way_back() -> None:
+    heard = Listener()
+    heard.story.link(PLANNER, 1.2e6)
+    heard.story.link(PLANNER, 0.0)
+    assert heard.lines == [
+        f"link: rows to {PLANNER[-8:]} travel as int8: the link carries 1.2 MB/s",
+        f"link: rows to {PLANNER[-8:]} travel in full",
+    ]
+
+
 def test_the_end_is_told() -> None:
     heard = Listener()
     heard.story.lost("rank 1 is gone")
