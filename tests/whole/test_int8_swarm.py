@@ -1,0 +1,91 @@
+"""A swarm whose links carry int8: it answers, relays, and replays over a link of another form."""
+
+import asyncio
+from collections.abc import Callable
+
+from client import Client
+from node.row_forms import RowForms
+from swarm.clock import settle
+from swarm.wire import Message, Step
+from tests.whole.memory_swarm import MemorySwarm, StageHere
+from tests.whole.uncut import expected
+
+PROMPT = "Once upon a time"
+TOKENS = 24
+ACT_AT = 5  # tokens
+Act = Callable[[MemorySwarm], None]
+
+
+def nothing(_swarm: MemorySwarm) -> None:
+    """No fault at all."""
+
+
+def generate(wishes: dict[str, str], act: Act = nothing) -> tuple[list[int], list[str]]:
+    """The tokens over two stages, each twice over, and the dtype of every STEP in order."""
+    dtypes: list[str] = []
+    ids: list[int] = []
+
+    async def whole() -> None:
+        swarm = MemorySwarm()
+        for name, wish in wishes.items():
+            for part, span in (("first", (0, 3)), ("last", (3, 8))):
+                stage = await swarm.add(f"{name} {part}", *span)
+                stage.server._is_narrow = RowForms(wish, 64, lambda _peer: 1e9).is_narrow
+                overhear(swarm, stage, dtypes)
+        async with asyncio.timeout(30), Client(swarm.invite, connect=swarm.connect) as asking:
+            async with asking.stream(PROMPT, max_tokens=TOKENS, speculate=0) as pieces:
+                count = 0
+                async for _ in pieces:
+                    count += 1
+                    if count == ACT_AT:
+                        act(swarm)
+            ids.extend(pieces.generation.token_ids)
+        await settle()
+        assert all(stage.server.sessions == 0 for stage in swarm.stages.values())
+        await swarm.close()
+
+    asyncio.run(whole())
+    return ids, dtypes
+
+
+def overhear(swarm: MemorySwarm, stage: StageHere, dtypes: list[str]) -> None:
+    def hear(peer: str, message: Message) -> None:
+        if isinstance(message, Step):
+            dtypes.append(message.dtype)
+        stage.server.on_message(peer, message)
+
+    swarm.world.channels[stage.peer].listen(hear, stage.server.on_lost)
+
+
+def test_quick_links_carry_full_rows_and_the_tokens_are_exact() -> None:
+    ids, dtypes = generate({"a": "auto", "b": "auto"})
+    assert ids == expected(PROMPT, TOKENS)
+    assert set(dtypes) == {"i32", "f32"}
+
+
+def test_int8_links_carry_every_hidden_row_and_the_tokens_agree() -> None:
+    ids, dtypes = generate({"a": "int8", "b": "int8"})
+    assert set(dtypes) == {"i32", "i8"}
+    assert ids == expected(PROMPT, TOKENS)  # swarm-tiny is sure enough of these
+
+
+def test_the_client_relays_int8_rows_as_they_are() -> None:
+    def cut(swarm: MemorySwarm) -> None:
+        for first in ("a first", "b first"):
+            for last in ("a last", "b last"):
+                swarm.world.cut(swarm.stages[first].peer, swarm.stages[last].peer)
+
+    ids, dtypes = generate({"a": "int8", "b": "int8"}, cut)
+    assert set(dtypes) == {"i32", "i8"}
+    assert ids == expected(PROMPT, TOKENS)
+
+
+def test_a_replay_may_go_on_in_another_form() -> None:
+    def kill(swarm: MemorySwarm) -> None:
+        swarm.world.kill(swarm.stages.pop("a first").peer)
+
+    ids, dtypes = generate({"a": "int8", "b": "full"}, kill)
+    hidden = [dtype for dtype in dtypes if dtype != "i32"]
+    assert hidden == sorted(hidden, key=["i8", "f32"].index)
+    assert set(hidden) == {"i8", "f32"}
+    assert ids == expected(PROMPT, TOKENS)
