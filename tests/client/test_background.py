@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from client.background import Background
 
@@ -63,3 +64,11 @@ def test_managers_are_held_open_and_closed() -> None:
         with background.hold(door()) as value:
             assert (value, said) == (5, ["open"])
         assert said == ["open", "closed"]
+
+
+def test_a_loop_of_our_own_is_uvloops() -> None:
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    with Background() as background:
+        assert isinstance(background.run(loop()), uvloop.Loop)
