@@ -148,11 +148,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:10])
             hub.released.wait(30)
             data = b""
+        asked = Asked(file, said, len(data), self.headers.get("Authorization", ""))
+        hub.asked.append(asked)  # first: who has the bytes may count them
         try:
             self.wfile.write(data)
         except OSError:
-            return  # the other side has heard enough
-        hub.asked.append(Asked(file, said, len(data), self.headers.get("Authorization", "")))
+            hub.asked.remove(asked)  # the other side has heard enough
+            return
         self.close_connection = cut is not None or not data
 
     def _say(self, code: int, **facts: str) -> None:
