@@ -63,8 +63,7 @@ class _Wide:
         whole = sum(classes.counts)
         self.most_members = whole if few or small else MOST_FAR_MEMBERS
         self.layer_bytes = model.layer_bytes + model.kv_bytes * problem.workload.context
-        self.is_small = small
-        self.is_tight = False  # no pipeline was found without groups that hold more together
+        self.is_small = few and small
 
     def members(self, counts: Counts) -> tuple[int, ...]:
         return tuple(self.classes.pick(counts, (0,) * len(counts)))
@@ -88,8 +87,8 @@ class _Wide:
         """Whether a group beats its own parts, one in each machine, as stages of their own.
 
         In small pools every group is tried. Else it cannot if a layer takes it longer than its
-        slowest part, unless nothing fits and the parts hold fewer layers: their hop costs less than
-        its all-reduces.
+        slowest part, unless a part is too small for one layer: the parts hold the same bytes and
+        their hop costs less than its all-reduces.
         """
         members = self.members(counts)
         parts: dict[int, list[int]] = {}
@@ -101,15 +100,7 @@ class _Wide:
             return self.is_small
         floors = [floor_seconds(self.problem, self.criterion, tuple(p)) for p in parts.values()]
         memory = [sum(self.problem.devices[m].memory_bytes for m in p) for p in parts.values()]
-        if self.floors[counts] < max(floors) or min(memory) < self.layer_bytes:
-            return True
-        return self.is_tight and self.holds_more(memory)
-
-    def holds_more(self, memory: list[float]) -> bool:
-        """Whether devices together might hold more layers than their parts, ends included."""
-        ends = 2 * self.problem.model.end_bytes
-        apart = sum(max(0.0, (part - ends) // self.layer_bytes) for part in memory)
-        return apart < min(self.problem.model.layers, sum(memory) // self.layer_bytes)
+        return self.floors[counts] < max(floors) or min(memory) < self.layer_bytes
 
     def settle(self, limit: float, *, is_local: bool) -> Pipeline | None:
         """Search everywhere until the tables agree with the true seconds of the chain found."""
@@ -125,9 +116,6 @@ class _Wide:
             links = self.search(groups, found[0] * (1 - SLACK))[1]
             if not links:
                 break
-        if found[1] is None and not (is_local or self.is_small or self.is_tight):
-            self.is_tight = True
-            return self.settle(limit, is_local=False)
         return found[1]
 
     def correct(self, links: list[Link], pipeline: Pipeline) -> None:

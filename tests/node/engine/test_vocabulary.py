@@ -77,7 +77,7 @@ def test_cut_ends_have_the_logits_of_the_whole(
             assert float((logits - expected[position - 1]).abs().max()) <= TOLERANCE * scale
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_cut_ends_draw_the_tokens_of_the_whole(
     tied: bool,
