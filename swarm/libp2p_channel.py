@@ -19,9 +19,9 @@ from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, Remo
 from swarm.identity import public_key_of
 from swarm.peer_process import PeerProcess
 from swarm.questions import Questions
-from swarm.streams import STREAM_ERRORS, Frame, FrameStream
+from swarm.streams import STREAM_ERRORS, FrameStream
 from swarm.way import PINGS, Way
-from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
+from swarm.wire import Codec, Fail, Frame, Message, Ping, Pong, session_of
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
 from swarm.gathering import Gathering
-from swarm.wire import PREFIX, read_prefix
+from swarm.wire import PREFIX, Frame, FrameBuffer
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
 READ_BYTES = 256 * 1024  # at a time, so that progress shows
 MISSES = 3  # silent ticks after which the other side is dead
 
-Frame = tuple[memoryview, memoryview]  # header, body
 STREAM_ERRORS = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
@@ -22,7 +21,7 @@ class FrameStream:
         self._reader = reader
         self._writer = writer
         self._gathering = Gathering(writer)
-        self._buffer = bytearray()  # grows with what arrives, not with what is promised
+        self._frames = FrameBuffer()
         self._misses = 0
         self._progress = True  # bytes came in since the last tick
         self.has_sent = False  # a frame went out since the last tick
@@ -46,17 +45,13 @@ class FrameStream:
 
     async def read(self) -> Frame:
         """Wait for the next frame; raises RemoteProtocolError on a prefix above the caps."""
-        while (size := self._frame_size()) is None or len(self._buffer) < size:
+        while (frame := self._frames.take()) is None:
             data = await self._reader.read(READ_BYTES)
             if not data:
-                raise asyncio.IncompleteReadError(bytes(self._buffer[: PREFIX.size]), size)
-            self._buffer += data
+                raise asyncio.IncompleteReadError(b"", None)
+            self._frames.add(data)
             self._progress = True
-        frame = memoryview(bytes(memoryview(self._buffer)[:size]))
-        del self._buffer[:size]
-        header_size, _ = read_prefix(frame)
-        start = PREFIX.size + header_size
-        return frame[PREFIX.size : start], frame[start:]
+        return frame
 
     def tick(self) -> bool:
         """Count a silent beat; True when there were too many of them."""
@@ -76,11 +71,6 @@ class FrameStream:
             await asyncio.wait_for(self._writer.wait_closed(), timeout_seconds)
         except (TimeoutError, *STREAM_ERRORS):
             self.abort()
-
-    def _frame_size(self) -> int | None:
-        if len(self._buffer) < PREFIX.size:
-            return None
-        return PREFIX.size + sum(read_prefix(self._buffer))
 
 
 def frame_of(header: bytes, body: bytes = b"") -> list[bytes | memoryview]:

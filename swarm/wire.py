@@ -200,27 +200,45 @@ class Codec:
             raise RemoteProtocolError(f"{kind.__name__} lacks a field.") from error
 
 
+Frame = tuple[memoryview, memoryview]  # header, body
+
+
+class FrameBuffer:
+    """Cuts a stream of bytes into frames; grows with what arrives, not with what is promised."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Append what has arrived."""
+        self._data += data
+
+    def take(self) -> Frame | None:
+        """The next whole frame, if it is there; raises RemoteProtocolError above the caps."""
+        if len(self._data) < PREFIX.size:
+            return None
+        header_size, body_size = read_prefix(self._data)
+        start = PREFIX.size + header_size
+        size = start + body_size
+        if len(self._data) < size:
+            return None
+        frame = memoryview(bytes(memoryview(self._data)[:size]))
+        del self._data[:size]
+        return frame[PREFIX.size : start], frame[start:]
+
+
 class Decoder:
     """Cuts a stream of bytes into messages; feed it whatever arrives."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._buffer = bytearray()
+        self._frames = FrameBuffer()
 
     def feed(self, data: bytes | memoryview) -> Iterator[Message]:
         """Yield every message that is now complete; raises RemoteProtocolError."""
-        self._buffer += data
-        while (size := self._frame_size()) and len(self._buffer) >= size:
-            frame = bytes(memoryview(self._buffer)[:size])
-            del self._buffer[:size]
-            header_size, _ = read_prefix(frame)
-            start = PREFIX.size + header_size
-            yield self._codec.decode(frame[PREFIX.size : start], memoryview(frame)[start:])
-
-    def _frame_size(self) -> int:
-        if len(self._buffer) < PREFIX.size:
-            return 0
-        return PREFIX.size + sum(read_prefix(self._buffer))
+        self._frames.add(data)
+        while frame := self._frames.take():
+            yield self._codec.decode(*frame)
 
 
 def read_prefix(data: bytes | bytearray | memoryview) -> tuple[int, int]:

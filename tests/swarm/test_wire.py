@@ -144,7 +144,7 @@ def test_a_frame_above_the_caps_is_refused_by_its_first_twelve_bytes(
 def test_a_promised_body_is_not_allocated_before_it_comes() -> None:
     decoder = Decoder(codec)
     assert list(decoder.feed(PREFIX.pack(10, BODY_CAP))) == []
-    assert len(decoder._buffer) == PREFIX.size
+    assert len(decoder._frames._data) == PREFIX.size
 
 
 @pytest.mark.parametrize(
