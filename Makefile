@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# tests of a file share what they start; tests/conftest.py puts the files in order
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow check format bench clean
 
@@ -9,10 +11,10 @@ demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, che
 	$(BIN)/swarm demo
 
 test: $(READY)  ## the ordinary suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow
+	$(BIN)/python -m pytest $(SPREAD) -m slow
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
