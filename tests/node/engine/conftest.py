@@ -17,8 +17,9 @@ from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec, StepItem, StepResult
 from swarm.sampling import Sampling
 
-BUDGET = 1 << 26  # bytes of a runner: small models, small caches
+BUDGET = 1 << 25  # bytes of a runner: small models, small caches
 WHOLE = ((0, 8), (0, 8))  # of the tiny models: 8 KV heads, 8 MLP blocks
+RANKS = ThreadPoolExecutor(8)  # kept: a thread of its own for every step costs more than the step
 Bounds = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -117,11 +118,10 @@ class Ring:
 
 def step_together(stage: list[StageRunner], items: list[StepItem]) -> list[StepResult]:
     """Run one step on every rank of a stage; return rank 0's results, raise what a rank raises."""
-    with ThreadPoolExecutor(len(stage)) as pool:
-        others = [pool.submit(rank.step, items) for rank in stage[1:]]
-        results = stage[0].step(items)
-        for other in others:
-            assert all(result.token is None for result in other.result())
+    others = [RANKS.submit(rank.step, items) for rank in stage[1:]]
+    results = stage[0].step(items)
+    for other in others:
+        assert all(result.token is None for result in other.result())
     return results
 
 
@@ -144,19 +144,19 @@ def load_stage(
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def save() -> Callable[..., PreTrainedModel]:
     """The function that writes a random model."""
     return save_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stage() -> Callable[..., list[StageRunner]]:
     """The function that loads one stage."""
     return load_stage
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ring() -> type[Ring]:
     """Stages that are run one after the other."""
     return Ring

@@ -77,25 +77,33 @@ def test_cut_ends_have_the_logits_of_the_whole(
             assert float((logits - expected[position - 1]).abs().max()) <= TOLERANCE * scale
 
 
-@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_cut_ends_draw_the_tokens_of_the_whole(
-    tied: bool,
-    sampling: Sampling,
-    tmp_path: Path,
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)])
+def rings(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
     save: Callable[..., Any],
     stage: Callable[..., Any],
     ring: Callable[..., Any],
-) -> None:
-    save(tmp_path, "llama", {"tie_word_embeddings": tied})
-    whole = ring([stage(tmp_path, (0, 4), TWO_WAYS)])
-    alone = ring([stage(tmp_path, (0, 4), TWO_WAYS, vocab_bounds=TWO_PARTS)])
+) -> tuple[Any, Any, Any]:
+    """One model in rings of whole ends, of cut ones, and of cut ones in two stages."""
+    folder = tmp_path_factory.mktemp("cut")
+    save(folder, "llama", {"tie_word_embeddings": request.param})
+    whole = ring([stage(folder, (0, 4), TWO_WAYS)])
+    alone = ring([stage(folder, (0, 4), TWO_WAYS, vocab_bounds=TWO_PARTS)])
     chain = ring(
         [
-            stage(tmp_path, (0, 1), TWO_WAYS, vocab_bounds=TWO_PARTS),
-            stage(tmp_path, (1, 4), TWO_WAYS, vocab_bounds=TWO_PARTS),
+            stage(folder, (0, 1), TWO_WAYS, vocab_bounds=TWO_PARTS),
+            stage(folder, (1, 4), TWO_WAYS, vocab_bounds=TWO_PARTS),
         ]
     )
+    return whole, alone, chain
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_cut_ends_draw_the_tokens_of_the_whole(
+    sampling: Sampling, rings: tuple[Any, Any, Any]
+) -> None:
+    whole, alone, chain = rings
     expected = whole.generate(PROMPT, sampling)
     assert len(set(expected[0])) > 1
     assert alone.generate(PROMPT, sampling) == expected
