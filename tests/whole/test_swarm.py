@@ -148,13 +148,20 @@ def leases_of(swarm: Swarm, links: Links) -> dict[str, Lease]:
     return {peer: lease for peer, lease in found.items() if lease.until > time.time()}
 
 
-def add_replica(swarm: Swarm, name: str) -> NodeProcess:
-    """Start a node that holds the whole model, and wait until clients may route over it."""
-    alive = next(node for node in swarm.nodes.started if node.is_alive)
-    invite = alive.remembered_invite()  # the host, who printed the first one, may be gone
-    node = swarm.nodes.start(replace(SPARE, name=name), "--join", invite)
-    node.line("ready:")
-    return node
+def replicas(swarm: Swarm, count: int) -> list[NodeProcess]:
+    """Living nodes that hold the whole model, so many at least, once clients may route over them.
+
+    What is missing is started at once, since every start costs seconds.
+    """
+    alive = [node for node in swarm.nodes.started if node.is_alive]
+    invite = alive[0].remembered_invite()  # the host, who printed the first one, may be gone
+    found = [node for node in alive if node.part.name.startswith(SPARE.name)]
+    for _ in range(len(found), count):
+        part = replace(SPARE, name=f"{SPARE.name} {len(swarm.nodes.started)}")
+        found.append(swarm.nodes.start(part, "--join", invite))
+    for node in found:
+        node.line("ready:")
+    return found
 
 
 def stream_while(swarm: Swarm, act_at: int, act: Callable[[], None], max_tokens: int) -> Generation:
@@ -175,7 +182,7 @@ def stream_while(swarm: Swarm, act_at: int, act: Callable[[], None], max_tokens:
 def test_a_lost_planner_is_followed_within_fifteen_seconds_and_answers_go_on(
     swarm: Swarm, links: Links
 ) -> None:
-    add_replica(swarm, "spare one")
+    replicas(swarm, 2)  # the second one for the next loss
     leases = leases_of(swarm, links)
     planner = max(leases, key=lambda peer: leases[peer].term)
     killed = 0.0
@@ -199,7 +206,7 @@ def test_a_lost_planner_is_followed_within_fifteen_seconds_and_answers_go_on(
 def test_a_killed_stage_with_a_replica_costs_a_replay_and_no_token(
     swarm: Swarm, links: Links
 ) -> None:
-    add_replica(swarm, "spare two")
+    replicas(swarm, 1)
     first = ask(swarm, STORY, 1).route[0].members[0].peer
     victim = swarm.node_of(first)
     generation = stream_while(swarm, 10, victim.kill, 300)
@@ -215,8 +222,7 @@ def test_a_killed_stage_with_a_replica_costs_a_replay_and_no_token(
 def test_an_interrupted_node_leaves_within_five_seconds_and_leaves_nothing_behind(
     swarm: Swarm, links: Links
 ) -> None:
-    wholes = [n for n in swarm.nodes.started if n.is_alive and n.part.name.startswith("spare")]
-    staying = wholes[0] if wholes else add_replica(swarm, "spare three")
+    staying = replicas(swarm, 1)[0]
     leaver = next(n for n in swarm.nodes.started if n.is_alive and n is not staying)
     code, seconds = leaver.interrupt()
     assert (code, seconds < 5.0) == (0, True), leaver.lines
