@@ -1,6 +1,5 @@
 """Tokenizer: text to ids and back with the model's own files, or raw bytes where it has none."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from swarm.errors import BadInput, BadModel
+from swarm.headers import read_json
 from swarm.model import ModelSpec
 
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -104,7 +104,7 @@ def read_stop_ids(folder: Path) -> tuple[int, ...]:
     """The ids that end an answer, by generation_config.json or else by config.json."""
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            return _stop_ids_of(_read_json(folder / name))
+            return _stop_ids_of(read_json(folder / name))
     return ()
 
 
@@ -114,16 +114,6 @@ def _stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
         found = config.get("text_config", {}).get("eos_token_id")
     ids = found if isinstance(found, list) else [found]
     return tuple(token for token in ids if isinstance(token, int) and token >= 0)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{path} cannot be read: {error}.", "Fetch the file again.") from error
-    if not isinstance(values, dict):
-        raise BadModel(f"{path} holds no settings.", "Fetch the file again.")
-    return values
 
 
 def _no_chat() -> BadInput:

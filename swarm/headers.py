@@ -79,7 +79,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """The map in a JSON file; raises BadModel."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadModel(
+            f"{path} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
+    except ValueError as error:
         raise BadModel(f"{path} is not valid JSON.", "Download the model again.") from error
     if not isinstance(value, dict):
         raise BadModel(f"{path} is not a JSON map.", "Download the model again.")

@@ -84,7 +84,11 @@ def test_stop_ids_are_those_that_transformers_would_stop_at(
     assert read_stop_ids(tmp_path) == expected
 
 
-def test_broken_settings_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(BadModel, match="no settings"):
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [(b"[]", "not a JSON map"), (b"{", "not valid JSON"), (b"\xff", "not valid JSON")],
+)
+def test_broken_settings_are_refused(tmp_path: Path, data: bytes, cause: str) -> None:
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(BadModel, match=cause):
         read_stop_ids(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 
 from swarm.checkpoint import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
 from swarm.errors import BadModel
+from swarm.headers import read_json
 
 CONFIG = {
     "model_type": "llama",
@@ -139,6 +140,11 @@ def test_broken_checkpoint_is_refused_with_cause_and_next_step(
         read_spec(folder, "m")
     assert caught.value.next_step
     assert caught.value.exit_code == 2
+
+
+def test_settings_that_cannot_be_opened_are_not_called_broken(folder: Path) -> None:
+    with pytest.raises(BadModel, match="cannot be read: Is a directory"):
+        read_json(folder)
 
 
 def test_folder_is_found_and_absent_one_is_not(folder: Path) -> None:
