@@ -154,7 +154,8 @@ class Life:
         asked = list(neighbourhood.capabilities) if self._candidacy.holds else [planner or ""]
         await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
         if await self._candidacy.pursue():
-            await self._office.work()
+            if await self._office.work():
+                await neighbourhood.refresh()  # we follow our own plan as soon as others do
         elif not self._candidacy.holds:
             self._office.forget()
         adopted = await self._shelf.adopt_latest(neighbourhood)

@@ -48,8 +48,11 @@ class Office:
         self._published_at = 0.0
         self._reconsider_at = math.inf  # when whole pipelines may move for a better plan
 
-    async def work(self) -> None:
-        """Plan if the peers have changed and calmed down; else keep the last plan on the board."""
+    async def work(self) -> bool:
+        """Plan if the peers have changed and calmed down; else keep the last plan on the board.
+
+        True if there is a new plan on the board.
+        """
         known = self._neighbourhood.capabilities
         snapshot = {peer: c for peer, c in known.items() if _makes_sense(c)}
         shape = {peer: tuple(d.memory_bytes for d in c.devices) for peer, c in snapshot.items()}
@@ -60,16 +63,18 @@ class Office:
             self._changed_at = now - CALM_SECONDS if lost else now
         calm = now - self._changed_at >= CALM_SECONDS
         if calm and (shape != self._planned or now > self._reconsider_at):
-            await self._plan(snapshot)
+            is_new = await self._plan(snapshot)
             self._planned = shape
-        elif self._reference and now - self._published_at > REPUBLISH_SECONDS:
+            return is_new
+        if self._reference and now - self._published_at > REPUBLISH_SECONDS:
             await self._publish(self._reference)
+        return False
 
     def forget(self) -> None:
         """No longer elected: plan afresh next time."""
         self._planned = self._reference = None
 
-    async def _plan(self, snapshot: Snapshot) -> None:
+    async def _plan(self, snapshot: Snapshot) -> bool:
         accepted = self._shelf.accepted
         current = accepted.plan if accepted else None
         may_move = time.monotonic() > self._reconsider_at
@@ -79,10 +84,11 @@ class Office:
             plan, reason = await self._searched(snapshot, current, may_move=may_move)
         except SEARCH_ERRORS:  # others' records: they may cost a plan, not the node
             logger.exception("no plan could be made for these peers")
-            return
+            return False
         if accepted and (plan, reason) == (accepted.plan, accepted.reason) and self._reference:
-            return
+            return False
         await self._announce(plan, reason)
+        return True
 
     async def _searched(
         self, snapshot: Snapshot, current: Plan | None, *, may_move: bool

@@ -68,9 +68,11 @@ def test_a_record_with_a_device_twice_is_planned_without(
         await bureau.open(monkeypatch)
         await bureau.world.board(STRANGER).publish(replace(CAPABILITY, devices=[DEVICE, DEVICE]))
         await bureau.neighbourhood.refresh()
-        await bureau.office.work()
+        assert await bureau.office.work()
         assert planned == [{ME}]
         assert len(await bureau.plans()) == 1
+        assert not await bureau.office.work()  # nothing has changed
+        assert planned == [{ME}]
 
     asyncio.run(story())
 
@@ -90,7 +92,7 @@ def test_a_search_that_fails_costs_the_plan_only_and_is_not_tried_again_at_once(
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
         for _ in range(3):
-            await bureau.office.work()
+            assert not await bureau.office.work()
         assert await bureau.plans() == []
 
     asyncio.run(story())
