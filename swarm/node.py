@@ -1,5 +1,6 @@
 """The door for volunteers: `python -m swarm.node --join INVITE`."""
 
+import gc
 import sys
 
 from swarm.doors import leave, open_room
@@ -13,6 +14,7 @@ def main() -> int:
     except BadInput as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    gc.freeze()  # what is imported stays: looking through it again and again would stall the node
     code: int = room.main(sys.argv[1:])
     return code
 
