@@ -92,10 +92,12 @@ class GpuBench(Bench):
     def choose(self, backend: str, *, graphs: bool) -> None:
         """Use an attention backend, with recorded decode steps or without."""
         runner = self.runner
-        runner.backend = BACKENDS[backend]
-        runner.graphs = None
+        runner.forward.backend = BACKENDS[backend]
+        runner.forward.graphs = None
         if graphs:
-            runner.graphs = DecodeGraphs(runner._skeleton, runner._store, runner._like)
+            runner.forward.graphs = DecodeGraphs(
+                runner._skeleton, runner._store, runner.forward._like
+            )
 
     def stream(self) -> list[int]:
         """Generate greedily, alone."""
@@ -144,14 +146,14 @@ def measure_decode(report: Report, bench: GpuBench, how: str, rounds: int) -> No
         with bench.decoding(sessions, CONTEXT) as step:
             seconds = bench.seconds(step, rounds)
         report.add(name, f"decode {sessions}, {how}", sessions / seconds, "tokens/s")
-    graphs = bench.runner.graphs
+    graphs = bench.runner.forward.graphs
     if graphs is not None and graphs.is_broken:
         report.add(name, f"recording refused, {how}", 1, "")
 
 
 def measure_generate(report: Report, bench: GpuBench, rounds: int) -> None:
     """transformers' own `generate` of the same tokens, and how many of them are the same."""
-    bench.choose(bench.runner.backend.name, graphs=False)
+    bench.choose(bench.runner.forward.backend.name, graphs=False)
     ours = bench.stream()
     auto: Any = AutoModelForCausalLM
     whole = auto.from_pretrained(bench.folder, dtype=DTYPES[bench.dtype]).to(bench.device).eval()

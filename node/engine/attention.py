@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from node.engine.few_rows import FewRows
+
 NAME = "swarm"
 
 
@@ -39,9 +41,10 @@ def swarm_attention(
 
 @dataclass(slots=True)
 class RunningStep:
-    """The function that attends for the running step, shared by all layers of a stage."""
+    """How the running step attends, shared by all layers of a stage: one of the two is set."""
 
     attend: Callable[..., torch.Tensor] | None = None
+    few: FewRows | None = None  # fused layers run it with kernels
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from node.engine.kernels import Array
 from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, NOBODYS, Prompt, Rows, longest
 from swarm.errors import EngineError, NoRoom
 
@@ -107,6 +108,7 @@ class KVStore:
             layer: tuple(_zeros(self._tokens * width, like) for width in widths) for layer in layers
         }
         self._views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._flat: dict[int, tuple[Array, Array]] = {}
 
     @property
     def free_tokens(self) -> int:
@@ -237,6 +239,17 @@ class KVStore:
                 for arena, head_dim in zip(self._arenas[layer], self._head_dims, strict=True)
             )
             found = self._views[(layer, size)] = (keys, values)
+        return found
+
+    def flat(self, layer: int) -> tuple[Array, Array]:
+        """Keys and values of `layer` as they lie on a CPU: [tokens x kv heads x head dim].
+
+        A block holds its rows head by head.
+        """
+        found = self._flat.get(layer)
+        if found is None:
+            keys, values = (arena.numpy() for arena in self._arenas[layer])
+            found = self._flat[layer] = (keys, values)
         return found
 
 

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from node.engine.allreduce import Reducer
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.fused import fused
 from node.engine.kept import Forms, KeptLayers, bytes_of, forms_of
 from node.engine.packing import pack_layer
 from node.engine.pieces import Provide
@@ -81,9 +82,9 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     forms, names = forms_of(skeleton, split), frozenset[str]()
     if loader.supply.kept is not None:
         names = loader.supply.kept.move_into(skeleton, split, spec, forms)
-        skeleton.take_seats()
     bytes_kept = sum(bytes_of(skeleton.layer_names()[name]) for name in names)
     bytes_read = _fill(skeleton, split, spec, loader, names)
+    skeleton.take_seats()  # layers of the shard before and fused ones have none
     if loader.reducer is not None:
         split.hook(loader.reducer.all_reduce)
         if vocabulary is not None:
@@ -116,11 +117,14 @@ def _fill(
     loader: Loader,
     kept: frozenset[str],
 ) -> int:
-    layers = skeleton.layer_names()
+    indices = dict(zip(skeleton.layer_names(), skeleton.owned, strict=True))
+    is_plain = loader.device.type == "cpu" and spec.torch_dtype == torch.float32
 
     def report(prefix: str, fraction: float) -> None:
-        if prefix in layers:
-            _shape(layers[prefix], spec)
+        if prefix in indices:
+            if is_plain:
+                _fuse(skeleton, indices[prefix])
+            _shape(skeleton.layers[indices[prefix]], spec)
         if loader.on_progress is not None:
             loader.on_progress(fraction)
 
@@ -131,6 +135,12 @@ def _fill(
     if getattr(head, "weight", None) is not getattr(ids, "weight", None):  # one copy for both
         pack_layer(head)
     return bytes_read
+
+
+def _fuse(skeleton: Skeleton, index: int) -> None:
+    layer = fused(skeleton.layers[index])
+    if layer is not None:
+        skeleton.replace_layer(index, layer)
 
 
 def _shape(layer: nn.Module, spec: StageSpec) -> None:

@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import nn
 
+from node.engine.few_rows import MOST_ROWS
+from node.engine.kernels import quantise
 from node.engine.packing import (
     ZERO,
     can_multiply_integers,
@@ -40,6 +42,9 @@ class Quantised:
         if rows is self._rows:
             return self._found
         flat = rows.reshape(-1, rows.shape[-1]).float()
+        if self._is_packed and len(flat) <= MOST_ROWS:
+            self._rows, self._found = rows, _few_of(flat)
+            return self._found
         tops = torch.linalg.vector_norm(flat, math.inf, 1, keepdim=True).clamp_(min=1e-8)
         moved = torch.addcdiv(self._middle, flat, tops, value=LEVELS)
         if self._is_packed:
@@ -48,6 +53,12 @@ class Quantised:
             found = moved.floor_().sub_(ZERO).to(torch.int8), tops
         self._rows, self._found = (rows, found) if len(flat) <= MOST_KEPT else (None, self._found)
         return found
+
+
+def _few_of(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    whole, tops = torch.empty(flat.shape, dtype=torch.uint8), torch.empty(len(flat), 1)
+    quantise(flat.numpy(), whole.numpy(), tops.numpy())
+    return whole, tops
 
 
 class Int8Linear(nn.Linear):

@@ -5,7 +5,7 @@ A small layer spends most of its time on looking things up: children and weights
 """
 
 from collections.abc import Iterator
-from types import CodeType, NoneType
+from types import NoneType
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,8 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from node.engine.fused import FusedLayer
+from node.engine.kinds import is_rms_norm
 from node.engine.skeleton import Skeleton
 
 
@@ -49,11 +51,11 @@ class QuickNorm(nn.Module):
         super().__init__()
         self.weight = norm.weight
         self._shape = tuple(norm.weight.shape)
-        self._epsilon = norm.variance_epsilon
+        self.variance_epsilon = norm.variance_epsilon
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension."""
-        return functional.rms_norm(hidden_states, self._shape, self.weight, self._epsilon)
+        return functional.rms_norm(hidden_states, self._shape, self.weight, self.variance_epsilon)
 
 
 def quicken(skeleton: Skeleton) -> None:
@@ -68,6 +70,8 @@ def quicken(skeleton: Skeleton) -> None:
     for module in skeleton.model.modules():
         found = {**module._modules, **module._parameters, **module._buffers}
         module.__dict__.update(found)
+        if isinstance(module, FusedLayer):
+            module.seal()
 
 
 def _slice_cheaply(skeleton: Skeleton) -> None:
@@ -80,15 +84,5 @@ def _slice_cheaply(skeleton: Skeleton) -> None:
 def _replace_norms(layer: nn.Module) -> None:
     for name, module in list(layer.named_modules()):
         weight = getattr(module, "weight", None)
-        if _is_rms_norm(type(module)) and weight is not None and weight.dtype == torch.float32:
+        if is_rms_norm(module) and weight is not None and weight.dtype == torch.float32:
             layer.set_submodule(name, QuickNorm(cast("LlamaRMSNorm", module)))
-
-
-def _is_rms_norm(kind: type[nn.Module]) -> bool:
-    """Whether a class computes exactly what LlamaRMSNorm does: its forward is the same code."""
-    code, llama = kind.forward.__code__, LlamaRMSNorm.forward.__code__
-    return kind.__name__.endswith("RMSNorm") and _facts_of(code) == _facts_of(llama)
-
-
-def _facts_of(code: CodeType) -> tuple[bytes, tuple[str, ...], tuple[object, ...]]:
-    return code.co_code, code.co_names, code.co_consts

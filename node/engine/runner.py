@@ -8,9 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from node.engine.allreduce import Reducer
-from node.engine.backend import backend_of
-from node.engine.batch import Batch, Chunk
-from node.engine.graphs import DecodeGraphs
+from node.engine.batch import Chunk
+from node.engine.forward import Forward
 from node.engine.kept import KeptLayers
 from node.engine.loading import (
     NO_SUPPLY,
@@ -40,14 +39,8 @@ class StageRunner:
         self._config = parts.config
         self._skeleton, self._forms = parts.skeleton, parts.forms
         self._store = parts.store
-        self._device = device
-        self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
+        self.forward = Forward(spec, parts, device)
         self._samplers: dict[str, Sampler] = {}
-        self._vocabulary = parts.vocabulary
-        self.backend = backend_of(device)
-        self.graphs: DecodeGraphs | None = None
-        if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
-            self.graphs = DecodeGraphs(parts.skeleton, parts.store, self._like)
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
         self._decode: Decode | None = None
 
@@ -176,7 +169,13 @@ class StageRunner:
             Chunk(self._store.slot(item.session), item.position, len(item.rows), start)
             for item, start in zip(items, starts, strict=False)
         ]
-        hidden, logits = self._forward(items, chunks)
+        kept = {
+            item.session: range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop)
+            for item, chunk in zip(items, chunks, strict=True)
+            if item.sample and self._skeleton.has_head
+        }
+        rows = torch.cat([item.rows for item in items])
+        hidden, logits = self.forward.run(rows, chunks, kept, self._wanted)
         for chunk in chunks:
             chunk.slot.length = max(chunk.slot.length, chunk.end)
             chunk.slot.written = max(chunk.slot.written, chunk.end)
@@ -189,49 +188,6 @@ class StageRunner:
             StepResult(item.session, rows=hidden[chunk.here])
             for item, chunk in zip(items, chunks, strict=True)
         ]
-
-    def _forward(
-        self, items: Sequence[StepItem], chunks: Sequence[Chunk]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return hidden [tokens, hidden]; on the last stage logits [rows, vocab] by session."""
-        skeleton = self._skeleton
-        rows = torch.cat([item.rows for item in items])
-        sampled = [
-            (item.session, range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop))
-            for item, chunk in zip(items, chunks, strict=True)
-            if item.sample and skeleton.has_head
-        ]
-        recorded = self.graphs.run(rows, chunks, self.backend) if self.graphs else None
-        if recorded is not None:
-            scores = recorded[1].cpu() if sampled else recorded[0]  # one transfer for all
-            found = {name: scores[rows.start : rows.stop] for name, rows in sampled}
-            return recorded[0], found
-        skeleton.step.attend = Batch(self._store, chunks, self._like, self.backend).attend
-        rows = rows.to(self._device)
-        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
-        inputs = self._inputs(rows.unsqueeze(0))
-        inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
-        inputs |= {"use_cache": False, "past_key_values": None}
-        logits: dict[str, torch.Tensor] = {}
-        if sampled:
-            keep = torch.tensor([row for _, rows in sampled for row in rows], device=self._device)
-            drawn = skeleton.model(**inputs, logits_to_keep=keep).logits[0]
-            if self._vocabulary is not None:
-                wanted = [self._wanted[name] for name, rows in sampled for _ in rows]
-                drawn = self._vocabulary.merge(drawn, wanted)
-            parts = drawn.cpu().split([len(rows) for _, rows in sampled])
-            logits = {name: part for (name, _), part in zip(sampled, parts, strict=True)}
-        else:
-            skeleton.base(**inputs)
-        assert skeleton.leaving is not None
-        return skeleton.leaving[0], logits
-
-    def _inputs(self, rows: torch.Tensor) -> dict[str, object]:
-        if self.is_first:
-            return {"input_ids": rows}
-        hidden = rows.to(self.spec.torch_dtype)
-        self._skeleton.entering = hidden
-        return {"inputs_embeds": hidden}
 
     def _sample(self, item: StepItem, chunk: Chunk, logits: torch.Tensor | None) -> StepResult:
         if logits is None or self.spec.rank:

@@ -38,8 +38,10 @@ def rerun(run: Callable[[], Outputs]) -> tuple[Replay, Outputs]:
 
 def recording(stage: list[StageRunner], record: Record = rerun) -> DecodeGraphs:
     (runner,) = stage
-    runner.graphs = DecodeGraphs(runner._skeleton, runner._store, runner._like, record)
-    return runner.graphs
+    runner.forward.graphs = DecodeGraphs(
+        runner._skeleton, runner._store, runner.forward._like, record
+    )
+    return runner.forward.graphs
 
 
 @pytest.mark.parametrize("architecture", QUICK)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from node.engine.allreduce import LocalReducer
+from node.engine.batch import Chunk
 from node.engine.kept import KeptLayers
 from node.engine.loading import Supply
 from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine.spec import StageSpec
 from swarm.sampling import Sampling
 
 BUDGET = 1 << 26
@@ -26,15 +27,14 @@ def load(spec: StageSpec, kept: KeptLayers | None = None) -> StageRunner:
     return StageRunner.load(spec, budget_bytes=BUDGET, supply=Supply(kept=kept))
 
 
+@torch.inference_mode()
 def rows_of(runner: StageRunner) -> torch.Tensor:
     """What comes of a prompt, as hidden rows that leave the stage."""
-    runner.open("s", capacity=64)
-    (result,) = runner.step([StepItem("s", 0, IDS if runner.is_first else HIDDEN)])
-    runner.close("s")
-    assert result.error is None
-    leaving = runner._skeleton.leaving
-    assert leaving is not None
-    return leaving.clone()
+    slot = runner._store.open("s", 64)
+    rows = IDS if runner.is_first else HIDDEN
+    hidden, _ = runner.forward.run(rows, [Chunk(slot, 0, len(rows), 0)], {}, {})
+    runner._store.close("s")
+    return hidden.clone()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""Runs few rows through a stage of fused layers without the model around them.
+
+What transformers does beside the layers (masks, caches, recorded outputs) costs as much as a small
+layer. Only models whose forward is known to do nothing else are run so.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from node.engine import kinds
+from node.engine.few_rows import FewRows
+from node.engine.fused import FusedLayer, normed, weight_and_epsilon_of
+from node.engine.kernels import Array
+from node.engine.skeleton import Skeleton
+
+CHANGING_ROTARY = ("dynamic", "longrope")  # their angles follow from the longest position
+MOST_ANGLES = 1 << 15  # positions whose rotary embedding is kept
+
+
+class Rotary:
+    """The rotary embedding of positions, computed once by the model's own module."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._is_fixed = getattr(module, "rope_type", "") not in CHANGING_ROTARY
+        self._like = torch.empty(0)
+        self._known: tuple[Array, Array] = (np.empty((0, 0)), np.empty((0, 0)))
+
+    def of(self, positions: Array) -> tuple[Array, Array]:
+        """Cos and sin of int64 positions: [rows, head dim] each."""
+        most = int(positions.max())
+        if not self._is_fixed or most >= MOST_ANGLES:
+            return self._computed(torch.from_numpy(positions))
+        if most >= len(self._known[0]):
+            self._known = self._computed(torch.arange(2 << most.bit_length()))
+        return self._known[0].take(positions, 0), self._known[1].take(positions, 0)
+
+    def _computed(self, positions: torch.Tensor) -> tuple[Array, Array]:
+        cos, sin = self._module(self._like, position_ids=positions[None])
+        return cos[0].numpy(), sin[0].numpy()
+
+
+class DirectStage:
+    """The layers of one stage with embedding, final norm and head as far as it has them."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        model, base = cast("Any", skeleton.model), cast("Any", skeleton.base)
+        self._layers = [cast("FusedLayer", skeleton.layers[index]) for index in skeleton.owned]
+        self._embed = base.embed_tokens
+        self._rotary = Rotary(base.rotary_emb)
+        self._head = model.get_output_embeddings() if skeleton.has_head else None
+        self._norm = weight_and_epsilon_of(base.norm) if skeleton.has_head else None
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> "DirectStage | None":
+        """The stage of a loaded skeleton, if it can be run so."""
+        is_known = kinds.is_of(skeleton.base, kinds.PLAIN_MODELS)
+        is_known = is_known and kinds.is_of(skeleton.model, kinds.PLAIN_HEADS)
+        layers = [skeleton.layers[index] for index in skeleton.owned]
+        if not is_known or not all(isinstance(each, FusedLayer) for each in layers):
+            return None
+        return cls(skeleton)
+
+    def run(
+        self, rows: torch.Tensor, step: FewRows, kept: list[int] | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run ids [tokens] or hidden rows [tokens, hidden].
+
+        Returns hidden rows [tokens, hidden], and of the rows `kept` the logits [rows, vocab].
+        """
+        step.rotate(*self._rotary.of(step.places[:, 2]))
+        hidden = self._embed(rows[None])[0] if rows.ndim == 1 else rows.to(torch.float32, copy=True)
+        added = None
+        for layer in self._layers:
+            added = layer.run_few(hidden, added, step)
+        if kept is None or self._norm is None or self._head is None:
+            assert added is not None
+            return hidden.add_(added), None
+        final = normed(hidden, added, self._norm)
+        return hidden, self._head(final[kept])

@@ -1,0 +1,107 @@
+"""Forward: how the rows of one step go through a stage's layers, by the quickest way they allow."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from node.engine.backend import backend_of
+from node.engine.batch import Batch, Chunk
+from node.engine.direct import DirectStage
+from node.engine.few_rows import MOST_ROWS, MOST_VALUES, FewRows, places_of
+from node.engine.graphs import DecodeGraphs
+from node.engine.loading import LoadedParts
+from node.engine.spec import StageSpec
+
+Kept = Mapping[str, range]  # rows whose logits are wanted, by session
+Logits = dict[str, torch.Tensor]  # [rows, vocab] by session
+
+
+class Forward:
+    """The layers of one loaded shard; owned by its compute thread."""
+
+    def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
+        self._skeleton, self._store, self._vocabulary = (
+            parts.skeleton,
+            parts.store,
+            parts.vocabulary,
+        )
+        self._device = device
+        self._is_first = spec.start == 0
+        self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
+        self._has_kernels = device.type == "cpu" and spec.torch_dtype == torch.float32
+        self.backend = backend_of(device)
+        self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
+        self.graphs: DecodeGraphs | None = None
+        if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
+            self.graphs = DecodeGraphs(parts.skeleton, parts.store, self._like)
+
+    def run(
+        self, rows: torch.Tensor, chunks: Sequence[Chunk], kept: Kept, wanted: Mapping[str, int]
+    ) -> tuple[torch.Tensor, Logits]:
+        """Run ids [tokens] or hidden rows [tokens, hidden] of several sessions.
+
+        Returns hidden rows [tokens, hidden], and the logits of the rows `kept`, of which a session
+        needs so many candidates as `wanted` says.
+        """
+        recorded = self.graphs.run(rows, chunks, self.backend) if self.graphs else None
+        if recorded is not None:
+            scores = recorded[1].cpu() if kept else recorded[0]  # one transfer for all
+            return recorded[0], {
+                name: scores[part.start : part.stop] for name, part in kept.items()
+            }
+        places = [row for part in kept.values() for row in part]
+        hidden, drawn = self._computed(rows, chunks, places)
+        if drawn is None:
+            return hidden, {}
+        if self._vocabulary is not None:
+            drawn = self._vocabulary.merge(
+                drawn, [wanted[name] for name, part in kept.items() for _ in part]
+            )
+        parts = torch.split(drawn.cpu(), [len(part) for part in kept.values()])
+        return hidden, dict(zip(kept, parts, strict=True))
+
+    def _computed(
+        self, rows: torch.Tensor, chunks: Sequence[Chunk], places: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        few = self._few_of(len(rows), chunks) if self._has_kernels else None
+        if few is not None and self.direct is not None:
+            return self.direct.run(rows, few, places or None)
+        step = self._skeleton.step
+        step.few = few
+        step.attend = Batch(self._store, chunks, self._like, self.backend).attend
+        try:
+            return self._by_transformers(rows.to(self._device), chunks, places)
+        finally:
+            step.few = None
+
+    def _few_of(self, count: int, chunks: Sequence[Chunk]) -> FewRows | None:
+        """The step for our kernels, unless it is long or more threads would be quicker."""
+        values = sum(chunk.end * chunk.count for chunk in chunks) * self._store.row_values
+        if count > MOST_ROWS or (values > MOST_VALUES and torch.get_num_threads() > 1):
+            return None
+        blocks = [(c.slot.start, c.slot.size, range(c.position, c.end)) for c in chunks]
+        return FewRows(places_of(blocks), self._store.flat)
+
+    def _by_transformers(
+        self, rows: torch.Tensor, chunks: Sequence[Chunk], places: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        skeleton = self._skeleton
+        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
+        inputs = self._inputs(rows.unsqueeze(0))
+        inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
+        inputs |= {"use_cache": False, "past_key_values": None}
+        drawn = None
+        if places:
+            keep = torch.tensor(places, device=self._device)
+            drawn = skeleton.model(**inputs, logits_to_keep=keep).logits[0]
+        else:
+            skeleton.base(**inputs)
+        assert skeleton.leaving is not None
+        return skeleton.leaving[0], drawn
+
+    def _inputs(self, rows: torch.Tensor) -> dict[str, object]:
+        if self._is_first:
+            return {"input_ids": rows}
+        hidden = rows.to(self._like.dtype)
+        self._skeleton.entering = hidden
+        return {"inputs_embeds": hidden}

@@ -1,0 +1,71 @@
+"""Recognises modules by the code of their forward: two that run the same code compute the same.
+
+Architectures copy their parts from each other in transformers, so a few kinds of parts serve many.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers.models.llama import modeling_llama as llama
+from transformers.models.mistral.modeling_mistral import MistralAttention, MistralModel
+from transformers.models.mixtral.modeling_mixtral import MixtralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2Model
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+
+Facts = tuple[bytes, tuple[str, ...], tuple[object, ...]]
+
+
+def _facts_of(function: Callable[..., object]) -> Facts:
+    code = inspect.unwrap(function).__code__
+    constants = [each for each in code.co_consts if not _is_docstring(each)]
+    return code.co_code, code.co_names, tuple(constants)
+
+
+def _is_docstring(constant: object) -> bool:
+    return isinstance(constant, str) and "\n" in constant
+
+
+def _kinds_of(*classes: type[nn.Module]) -> frozenset[Facts]:
+    return frozenset(_facts_of(each.forward) for each in classes)
+
+
+RMS_NORM = _kinds_of(llama.LlamaRMSNorm)
+GATED_MLP = _kinds_of(llama.LlamaMLP)
+PLAIN_LAYERS = _kinds_of(llama.LlamaDecoderLayer, MixtralDecoderLayer)
+PLAIN_MODELS = _kinds_of(llama.LlamaModel, MistralModel, Qwen2Model)
+PLAIN_HEADS = _kinds_of(llama.LlamaForCausalLM)
+WINDOWLESS = _kinds_of(llama.LlamaAttention)
+CONFIG_WINDOW = _kinds_of(MistralAttention)
+OWN_WINDOW = _kinds_of(Qwen2Attention, Qwen3Attention)
+PLAIN_ATTENTIONS = WINDOWLESS | CONFIG_WINDOW | OWN_WINDOW
+NORMED_HEADS = _kinds_of(Qwen3Attention)
+ROTARY = frozenset([_facts_of(llama.apply_rotary_pos_emb), _facts_of(llama.rotate_half)])
+
+
+def is_of(module: nn.Module, kinds: frozenset[Facts]) -> bool:
+    """Whether a module's forward is one of these."""
+    return _facts_of(type(module).forward) in kinds
+
+
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module computes exactly what LlamaRMSNorm does."""
+    return type(module).__name__.endswith("RMSNorm") and is_of(module, RMS_NORM)
+
+
+def rotates_halves(attention: nn.Module) -> bool:
+    """Whether an attention's rotary embedding is Llama's: other files have others by its name."""
+    names: dict[str, Any] = inspect.unwrap(type(attention).forward).__globals__
+    used = [names.get("apply_rotary_pos_emb"), names.get("rotate_half")]
+    return all(each is not None and _facts_of(each) in ROTARY for each in used)
+
+
+def window_of(attention: Any) -> int:
+    """Rows that an attention of these kinds sees at most, 0 for all."""
+    window = None
+    if is_of(attention, CONFIG_WINDOW):
+        window = getattr(attention.config, "sliding_window", None)
+    elif is_of(attention, OWN_WINDOW):
+        window = attention.sliding_window
+    return window or 0
