@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from swarm.errors import Deadline, PeerLost
-from swarm.wire import BODY_CAP, PREFIX
+from swarm.frames import BODY_CAP, PREFIX
 
 CONNECT_SECONDS = 60.0  # members load at different speeds
 HANDSHAKE_SECONDS = 5.0

@@ -12,14 +12,14 @@ from node.config import worker_environment
 from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
+from swarm.inlet import Inlet
 from swarm.model import ModelSpec
-from swarm.wire import Decoder, Message
+from swarm.wire import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
 PREPARE_SECONDS = 30.0
 BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
-READ_BYTES = 1 << 20
 
 OnAnswer = Callable[[Message], None]
 Question = tuple[type[Message], str]  # kind of the answer, and its group if it has one
@@ -95,14 +95,14 @@ class WorkerProcess:
         """End the process: it exits when its socket closes, and is killed if it does not."""
         self._closing = True
         self._gathering.flush()
-        self._writer.close()
+        self._transport.close()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        self._reading.cancel()
+        self._inlet.ended.cancel()
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -122,10 +122,14 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
             undo.pop_all()
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        self._gathering = Gathering(self._writer)
-        self._reading = asyncio.create_task(self._read(reader))
-        self._reading.add_done_callback(self._reap)
+        await self._attach(ours)
+
+    async def _attach(self, ours: socket.socket) -> None:
+        """Talk to the worker over this socket."""
+        make = asyncio.get_running_loop().create_unix_connection
+        self._transport, self._inlet = await make(lambda: Inlet(self._dispatch), sock=ours)
+        self._gathering = Gathering(self._transport)
+        self._inlet.ended.add_done_callback(self._reap)
 
     async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
         if self.ended.is_set():
@@ -141,21 +145,13 @@ class WorkerProcess:
         finally:
             self._waiting.pop(question, None)
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        decoder = Decoder(CODEC)
-        try:
-            while data := await reader.read(READ_BYTES):
-                for answer in decoder.feed(data):
-                    self._dispatch(answer)
-            self._lose(EOFError("it closed its socket"))
-        except (ConnectionError, RemoteProtocolError) as error:
-            self._lose(error)
-
-    def _reap(self, task: "asyncio.Task[None]") -> None:
+    def _reap(self, ended: "asyncio.Future[None]") -> None:
         """Nobody hears the worker any more: without this it would be deaf, not ended."""
-        if not task.cancelled() and (error := task.exception()):
+        if ended.cancelled() or (error := ended.exception()) is None:
+            return
+        if not isinstance(error, EOFError | ConnectionError | RemoteProtocolError):
             logger.error("an answer of the worker could not be handled", exc_info=error)
-            self._lose(error)
+        self._lose(error)
 
     def _lose(self, error: BaseException) -> None:
         self.ended.set()
@@ -165,7 +161,8 @@ class WorkerProcess:
         if not self._closing:
             self._on_answer(Broken("", f"the worker process ended: {error}"))
 
-    def _dispatch(self, answer: Message) -> None:
+    def _dispatch(self, header: memoryview, body: memoryview) -> None:
+        answer = CODEC.decode(header, body)
         future = self._waiting.get((type(answer), getattr(answer, "group", "")))
         if future and not future.done():
             future.set_result(answer)

@@ -10,6 +10,7 @@ import hmac
 import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -21,7 +22,7 @@ from swarm.peer_process import PeerProcess
 from swarm.questions import Questions
 from swarm.streams import STREAM_ERRORS, FrameStream
 from swarm.way import PINGS, Way
-from swarm.wire import Codec, Fail, Frame, Message, Ping, Pong, session_of
+from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
@@ -149,11 +150,14 @@ class LibP2PChannel:
 
     async def _hear_pongs(self, peer: str, way: Way, stream: FrameStream) -> None:
         reason = "its stream ended"
+
+        def on_pong(header: memoryview, body: memoryview) -> None:
+            message = PINGS.decode(header, body)
+            if isinstance(message, Pong):
+                way.hear_pong(message.nonce)
+
         try:
-            while True:
-                message = PINGS.decode(*await stream.read())
-                if isinstance(message, Pong):
-                    way.hear_pong(message.nonce)
+            await stream.hear(on_pong)
         except RemoteProtocolError as error:
             reason = str(error)
         except STREAM_ERRORS:
@@ -171,8 +175,7 @@ class LibP2PChannel:
         self._guests += 1
         try:
             await self._welcome(peer, reader, stream)
-            while True:
-                self._receive(peer, stream, await stream.read())
+            await stream.hear(partial(self._receive, peer, stream))
         except RemoteProtocolError as error:
             reason = str(error)
         except (TimeoutError, *STREAM_ERRORS):
@@ -195,8 +198,9 @@ class LibP2PChannel:
         self._incoming[peer] = stream
         await self._listening.wait()
 
-    def _receive(self, peer: str, stream: FrameStream, frame: Frame) -> None:
-        header, body = frame
+    def _receive(
+        self, peer: str, stream: FrameStream, header: memoryview, body: memoryview
+    ) -> None:
         try:
             message = self._codec.decode(header, body)
             if isinstance(message, Ping):

@@ -4,64 +4,65 @@ import asyncio
 from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
+from swarm.frames import PREFIX
 from swarm.gathering import Gathering
-from swarm.wire import PREFIX, Frame, FrameBuffer
+from swarm.inlet import Inlet, OnFrame, take_over
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
-READ_BYTES = 256 * 1024  # at a time, so that progress shows
 MISSES = 3  # silent ticks after which the other side is dead
 
-STREAM_ERRORS = (ConnectionError, asyncio.IncompleteReadError, OSError)
+STREAM_ERRORS = (ConnectionError, EOFError, OSError)
 
 
 class FrameStream:
-    """Frames over a reader and a writer; `tick` is called at a steady beat by the owner."""
+    """Frames over a connection; `tick` is called at a steady beat by the owner."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._gathering = Gathering(writer)
-        self._frames = FrameBuffer()
+        self._transport = writer.transport
+        self._gathering = Gathering(writer.transport)
+        self._inlet: Inlet | None = None
         self._misses = 0
-        self._progress = True  # bytes came in since the last tick
         self.has_sent = False  # a frame went out since the last tick
         self.has_data = False  # a frame other than a ping came in since the last tick
         self.bad_frames = 0
-        writer.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     async def write(self, buffers: Iterable[bytes | memoryview]) -> None:
         """Queue a whole frame as soon as there is room; raises ConnectionError."""
         await self._writer.drain()
+        if self._transport.is_closing():
+            raise ConnectionResetError("the stream is closed")
         self._gathering.write(buffers)
         self.has_sent = True
 
     def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
         """Queue a small frame if the way is free; False if it is not."""
-        is_closing = self._writer.transport.is_closing()
-        if is_closing or self._gathering.waiting_bytes > HIGH_WATER_BYTES:
+        if self._transport.is_closing() or self._gathering.waiting_bytes > HIGH_WATER_BYTES:
             return False
         self._gathering.write(buffers)
         return True
 
-    async def read(self) -> Frame:
-        """Wait for the next frame; raises RemoteProtocolError on a prefix above the caps."""
-        while (frame := self._frames.take()) is None:
-            data = await self._reader.read(READ_BYTES)
-            if not data:
-                raise asyncio.IncompleteReadError(b"", None)
-            self._frames.add(data)
-            self._progress = True
-        return frame
+    async def hear(self, on_frame: OnFrame) -> None:
+        """Handle every frame as it comes, until the end, which is raised: one of STREAM_ERRORS.
+
+        A RemoteProtocolError of `on_frame`, or a prefix above the caps, is such an end.
+        """
+        self._inlet = Inlet(on_frame, self._transport.get_protocol())
+        await take_over(self._inlet, self._reader, self._writer)
 
     def tick(self) -> bool:
         """Count a silent beat; True when there were too many of them."""
-        self._misses = 0 if self._progress else self._misses + 1
-        self._progress = False
+        inlet = self._inlet
+        self._misses = 0 if inlet is None or inlet.has_progress else self._misses + 1
+        if inlet:
+            inlet.has_progress = False
         return self._misses >= MISSES
 
     def abort(self) -> None:
         """Drop the stream with whatever waits in it."""
-        self._writer.transport.abort()
+        self._transport.abort()
 
     async def close(self, timeout_seconds: float) -> None:
         """Flush and end the stream; gives up silently after the timeout."""

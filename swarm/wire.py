@@ -1,10 +1,9 @@
-"""Frames and messages between peers, and their legal order: bytes in, messages out, no I/O.
+"""Messages between peers, and how they travel in frames: bytes in, messages out, no I/O.
 
-A frame is `!IQ` (header length, body length), a msgpack map, raw tensor bytes. The map's "type"
-names the message; the other keys are its fields. Caps are checked before anything is allocated.
+A frame's header is a msgpack map, its body raw tensor bytes. The map's "type" names the message;
+the other keys are its fields.
 """
 
-import struct
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,8 @@ from typing import Any
 import msgpack
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
+from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX, FrameBuffer
 
-HEADER_CAP = 64 * 1024
-BODY_CAP = 64 * 1024 * 1024
-PREFIX = struct.Struct("!IQ")
 SESSION_CAP = 64  # characters in a session id
 ROUTE_CAP = 512  # stages in a route
 TEXT_CAP = 2048  # characters in a reason
@@ -200,33 +197,6 @@ class Codec:
             raise RemoteProtocolError(f"{kind.__name__} lacks a field.") from error
 
 
-Frame = tuple[memoryview, memoryview]  # header, body
-
-
-class FrameBuffer:
-    """Cuts a stream of bytes into frames; grows with what arrives, not with what is promised."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def add(self, data: bytes | memoryview) -> None:
-        """Append what has arrived."""
-        self._data += data
-
-    def take(self) -> Frame | None:
-        """The next whole frame, if it is there; raises RemoteProtocolError above the caps."""
-        if len(self._data) < PREFIX.size:
-            return None
-        header_size, body_size = read_prefix(self._data)
-        start = PREFIX.size + header_size
-        size = start + body_size
-        if len(self._data) < size:
-            return None
-        frame = memoryview(bytes(memoryview(self._data)[:size]))
-        del self._data[:size]
-        return frame[PREFIX.size : start], frame[start:]
-
-
 class Decoder:
     """Cuts a stream of bytes into messages; feed it whatever arrives."""
 
@@ -239,14 +209,6 @@ class Decoder:
         self._frames.add(data)
         while frame := self._frames.take():
             yield self._codec.decode(*frame)
-
-
-def read_prefix(data: bytes | bytearray | memoryview) -> tuple[int, int]:
-    """Return (header bytes, body bytes) of a frame; raises RemoteProtocolError above the caps."""
-    header_size, body_size = PREFIX.unpack_from(data)
-    if header_size > HEADER_CAP or body_size > BODY_CAP:
-        raise RemoteProtocolError(f"A frame of {header_size} + {body_size} bytes exceeds the caps.")
-    return header_size, body_size
 
 
 def session_of(header: bytes | memoryview) -> tuple[str, int] | None:

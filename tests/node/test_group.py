@@ -10,7 +10,7 @@ import pytest
 
 from node.group import GroupLink, GroupListener, Rank
 from swarm.errors import Deadline, PeerError, PeerLost
-from swarm.wire import BODY_CAP, PREFIX
+from swarm.frames import BODY_CAP, PREFIX
 
 HOST = "127.0.0.1"
 Links = dict[int, dict[int, ssl.SSLSocket]]

@@ -205,7 +205,7 @@ def test_a_killed_worker_is_reported_and_started_again_and_exits_with_its_node(r
         assert not worked.process.ended.is_set()
         refused: Reserved = await worked.ask(reserve("t", PROMPT), Reserved)
         assert (refused.session, refused.code) == ("t", "stage_lost")
-        worked.process._writer.close()  # what happens when the node dies
+        worked.process._transport.close()  # what happens when the node dies
         async with asyncio.timeout(SECONDS):
             assert await worked.process._process.wait() == 0
         await worked.process.close()

@@ -10,7 +10,6 @@ import pytest
 from node.orders import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
 from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.errors import EngineError
-from swarm.gathering import Gathering
 from swarm.wire import Busy, Message
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, FIRST, Stand, until
@@ -26,14 +25,11 @@ class Puppet(WorkerProcess):
     async def held(cls, answers: list[Message]) -> AsyncIterator["Puppet"]:
         made = cls(WorkerPlace("cpu", 1, 1.0), answers.append)
         ours, made.theirs = socket.socketpair()
-        reader, made._writer = await asyncio.open_unix_connection(sock=ours)
-        made._gathering = Gathering(made._writer)
-        made._reading = asyncio.create_task(made._read(reader))
-        made._reading.add_done_callback(made._reap)
+        await made._attach(ours)
         with made.theirs:
             yield made
-            made._reading.cancel()
-            made._writer.transport.abort()
+            made._inlet.ended.cancel()
+            made._transport.abort()
 
     def say(self, answer: Message) -> None:
         self.theirs.sendall(b"".join(CODEC.encode(answer)))

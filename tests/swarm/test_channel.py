@@ -15,11 +15,12 @@ from swarm.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
+from swarm.frames import PREFIX
 from swarm.libp2p_channel import BAD_FRAMES_CAP
 from swarm.memory import peer_named
 from swarm.questions import OPEN_QUESTIONS
 from swarm.streams import FrameStream, frame_of
-from swarm.wire import PREFIX, Fail, Message, Ping, Step, Token
+from swarm.wire import Fail, Message, Ping, Step, Token
 from tests.swarm.conftest import PING_SECONDS, Peer, Swarm
 
 
@@ -60,12 +61,12 @@ async def ended(stream: FrameStream) -> bool:
     """Whether the other side ends the stream, whatever else it says before."""
     try:
         async with asyncio.timeout(10):
-            while True:
-                await stream.read()
-    except (asyncio.IncompleteReadError, ConnectionError):
+            await stream.hear(lambda header, body: None)
+    except (EOFError, ConnectionError):
         return True
     finally:
         stream.abort()
+    return False
 
 
 def test_a_client_reaches_a_peer_that_it_has_never_met(
@@ -436,8 +437,12 @@ def test_pings_are_not_messages(swarm: Swarm, host: Peer, rogue: Peer) -> None:
     async def story() -> None:
         stream = await raw_stream(rogue, host)
         await stream.write(host.channel._codec.encode(Ping(77)))
-        header, _ = await asyncio.wait_for(stream.read(), 10)
-        assert b"PONG" in bytes(header)
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        hearing = asyncio.create_task(
+            stream.hear(lambda header, _: heard.put_nowait(bytes(header)))
+        )
+        assert b"PONG" in await asyncio.wait_for(heard.get(), 10)
+        hearing.cancel()
         stream.abort()
         assert host.messages.empty()
 

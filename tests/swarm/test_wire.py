@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
+from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX
 from swarm.wire import (
-    BODY_CAP,
-    HEADER_CAP,
     KINDS,
-    PREFIX,
     Busy,
     Cancel,
     Close,
@@ -144,7 +142,7 @@ def test_a_frame_above_the_caps_is_refused_by_its_first_twelve_bytes(
 def test_a_promised_body_is_not_allocated_before_it_comes() -> None:
     decoder = Decoder(codec)
     assert list(decoder.feed(PREFIX.pack(10, BODY_CAP))) == []
-    assert len(decoder._frames._data) == PREFIX.size
+    assert len(decoder._frames._data) < 2 * PREFIX.size
 
 
 @pytest.mark.parametrize(

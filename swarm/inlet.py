@@ -1,0 +1,95 @@
+"""Inlet: frames of one connection, handled as they come - no task is woken, nothing is queued."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from swarm.errors import RemoteProtocolError
+from swarm.frames import FrameBuffer
+from swarm.gathering import TURN
+
+OnFrame = Callable[[memoryview, memoryview], None]  # header, body
+
+
+class Inlet(asyncio.BufferedProtocol):
+    """Reads into its own buffer; `ended` raises what ended the connection, at the latest its end.
+
+    A RemoteProtocolError of `on_frame` ends it too; any other error is a bug and cuts the
+    connection.
+    """
+
+    def __init__(self, on_frame: OnFrame, before: asyncio.BaseProtocol | None = None) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has_progress = True  # bytes came in since somebody last looked
+        self._on_frame = on_frame
+        self._before = before  # whose connection it was: its writers still wait for room
+        self._frames = FrameBuffer()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._frames.room()
+
+    def buffer_updated(self, count: int) -> None:
+        """So many bytes have come; after the end they do not count."""
+        if not self.ended.done():
+            self._frames.filled(count)
+            self.has_progress = True
+            self._hand_over()
+
+    def add(self, data: bytes) -> None:
+        """Take bytes that came before the connection was ours."""
+        self._frames.add(data)
+        self._hand_over()
+
+    def eof_received(self) -> bool:
+        """The other side says no more; whoever waits for the end closes."""
+        self._end(EOFError("it closed the connection"))
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        if self._before:
+            self._before.connection_lost(error)
+        self._end(error or EOFError("the connection is closed"))
+
+    def pause_writing(self) -> None:
+        """Too much waits to be sent."""
+        if self._before:
+            self._before.pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        if self._before:
+            self._before.resume_writing()
+
+    def _hand_over(self) -> None:
+        TURN.begin()
+        try:
+            while not self.ended.done() and (frame := self._frames.take()):
+                self._on_frame(*frame)
+        except RemoteProtocolError as error:
+            self._end(error)
+        finally:
+            TURN.end()
+
+    def _end(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+async def take_over(
+    inlet: Inlet, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Let `inlet` have all that the reader still holds and all that comes, until the end.
+
+    Raises what ended it: EOFError, OSError, RemoteProtocolError. The writer stays as it is.
+    """
+    transport: Any = writer.transport  # a Transport; uvloop's says so by what it can
+    transport.set_protocol(inlet)
+    reader.feed_eof()
+    inlet.add(await reader.read())
+    if transport.is_closing():
+        raise ConnectionResetError("the connection is closed")
+    transport.pause_reading()  # an end that only the reader has seen shows once more
+    transport.resume_reading()
+    await inlet.ended
