@@ -27,7 +27,7 @@ class Outbox:
 
     def send(self, peer: str, message: Message) -> None:
         """Send a message, or lose the peer."""
-        if self._under_way[peer] or not self._channel.send_now(peer, message):
+        if peer in self._under_way or not self._channel.send_now(peer, message):
             self._spawn(peer, self._try(peer, message))
 
     def refuse(self, peer: str, message: Message) -> None:
@@ -37,7 +37,7 @@ class Outbox:
 
     def pass_on(self, leader: str, client: str, step: Step) -> None:
         """Send a step to the next stage; if that is out of reach, to the client that relays it."""
-        if self._under_way[leader] or not self._channel.send_now(leader, step):
+        if leader in self._under_way or not self._channel.send_now(leader, step):
             self._spawn(leader, self._deliver(leader, client, step))
 
     async def close(self, timeout_seconds: float) -> None:

@@ -118,10 +118,10 @@ class Server:
     def on_message(self, peer: str, message: Message) -> None:
         """Act on one message of a peer."""
         match message:
-            case Open():
-                self._open(peer, message)
             case Step():
                 self._step(peer, message)
+            case Open():
+                self._open(peer, message)
             case Close() | Cancel():
                 for seat in self._seats.of(message, peer):
                     self._free(seat)
@@ -208,27 +208,26 @@ class Server:
 
     def on_answer(self, device: int, answer: Message) -> None:
         """Act on one answer of a worker."""
-        if isinstance(answer, Broken):
-            self.retire(device, "stage_lost")
-            return
-        if not isinstance(answer, Reserved | Computed | Failed):
-            return
-        self._note_free(device, answer)
-        seat = self._seats.named(answer.session, device)
-        if seat is None:
-            return
-        if isinstance(answer, Failed):
-            self._fail(seat.client, seat.message, answer.code, answer.reason)
-            self._free(seat)
-        elif isinstance(answer, Reserved):
-            self._reserved(seat, answer)
-        else:
-            self._computed(seat, answer)
+        match answer:
+            case Computed():
+                self._note_free(device, answer.free_tokens)
+                if seat := self._seats.named(answer.session, device):
+                    self._computed(seat, answer)
+            case Reserved():
+                if not answer.code:
+                    self._note_free(device, answer.free_tokens)
+                if seat := self._seats.named(answer.session, device):
+                    self._reserved(seat, answer)
+            case Failed():
+                if seat := self._seats.named(answer.session, device):
+                    self._fail(seat.client, seat.message, answer.code, answer.reason)
+                    self._free(seat)
+            case Broken():
+                self.retire(device, "stage_lost")
 
-    def _note_free(self, device: int, answer: Reserved | Computed | Failed) -> None:
-        refused = isinstance(answer, Reserved) and answer.code
-        if device in self._stages and not isinstance(answer, Failed) and not refused:
-            self._stages[device].free_tokens = answer.free_tokens
+    def _note_free(self, device: int, tokens: int) -> None:
+        if stage := self._stages.get(device):
+            stage.free_tokens = tokens
 
     def _reserved(self, seat: Seat, answer: Reserved) -> None:
         opened = seat.message
@@ -244,7 +243,7 @@ class Server:
         self._outbox.send(seat.client, reply)
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
-        pending = seat.pending.pop(answer.position, Pending())
+        pending = seat.pending.pop(answer.position, None) or Pending()
         if rest := pending.after(answer.tokens):
             seat.pending[answer.position + answer.tokens] = rest
         if not seat.is_last:

@@ -31,7 +31,7 @@ class Hop:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
     """What is to be remembered of a step while the worker computes it."""
 
@@ -61,11 +61,15 @@ class Seat:
     narrow: bool = False  # its rows go on as int8
     pending: dict[int, Pending] = field(default_factory=dict)  # by position
     speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
+    name: str = field(init=False)  # what the worker calls the session: unlike epochs never mix
+    is_last: bool = field(init=False)  # the session's tokens are sampled here
+    next_stage: int = field(init=False)  # after the last one the ring begins again
 
-    @property
-    def name(self) -> str:
-        """What the worker calls the session: unlike epochs never mix."""
-        return _name_of(self.message)
+    def __post_init__(self) -> None:
+        stage, stages = self.message.stage, len(self.route)
+        self.name = _name_of(self.message)
+        self.is_last = stage == stages - 1
+        self.next_stage = (stage + 1) % stages
 
     @property
     def owner(self) -> str:
@@ -78,16 +82,6 @@ class Seat:
         """The stage of ours that the session uses."""
         return self.route[self.message.stage]
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the session's tokens are sampled here."""
-        return self.message.stage == len(self.route) - 1
-
-    @property
-    def next_stage(self) -> int:
-        """The hop that follows; after the last one the ring begins again."""
-        return (self.message.stage + 1) % len(self.route)
-
     def may_send(self, peer: str) -> bool:
         """Whether `peer` is the client or the hop before this one."""
         return peer in (self.client, self.route[self.message.stage - 1].leader)
@@ -99,8 +93,9 @@ class Seat:
         self.rewinds = step.rewinds
         network_us = int(network_seconds * 1e6)
         self.pending[step.position] = Pending(step.hops, network_us, step.drafts, step.tokens)
-        spent_us = sum(queue + compute for queue, compute, *_ in step.hops)
-        self.speculation.returned(now_seconds, spent_us / 1e6)
+        if self.is_last:
+            spent_us = sum(hop[0] + hop[1] for hop in step.hops)
+            self.speculation.returned(now_seconds, spent_us / 1e6)
 
     def gives_way_to(self, message: Open, peer: str) -> bool:
         """Whether an OPEN replaces this seat: only its client's may, though stages know the key."""
@@ -113,6 +108,7 @@ class Seats:
 
     def __init__(self) -> None:
         self._seats: dict[tuple[str, int], Seat] = {}
+        self._by_name: dict[tuple[str, int], Seat] = {}  # and by device
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -131,8 +127,7 @@ class Seats:
 
     def named(self, name: str, device: int) -> Seat | None:
         """The seat that a worker speaks of."""
-        found = (seat for seat in self._seats.values() if seat.device == device)
-        return next((seat for seat in found if seat.name == name), None)
+        return self._by_name.get((name, device))
 
     def of(self, message: SessionMessage, peer: str) -> list[Seat]:
         """The seats that a client's CLOSE or CANCEL ends."""
@@ -147,11 +142,17 @@ class Seats:
 
     def add(self, seat: Seat) -> None:
         """Seat a session."""
-        self._seats[seat.message.session, seat.message.stage] = seat
+        key = seat.message.session, seat.message.stage
+        if old := self._seats.get(key):
+            self.remove(old)
+        self._seats[key] = self._by_name[seat.name, seat.device] = seat
 
     def remove(self, seat: Seat) -> None:
         """Forget a session; does nothing if it is gone."""
-        self._seats.pop((seat.message.session, seat.message.stage), None)
+        key = seat.message.session, seat.message.stage
+        if self._seats.get(key) is seat:
+            del self._seats[key]
+            self._by_name.pop((seat.name, seat.device), None)
 
     def idle(self, now_seconds: float) -> list[Seat]:
         """The seats that nobody has used for IDLE_SECONDS."""

@@ -137,6 +137,18 @@ def test_close_and_cancel_end_only_the_own_session_of_that_epoch_or_older() -> N
     assert seats.of(Close("s", 2, b"key"), "other") == []
 
 
+def test_a_worker_speaks_of_no_seat_that_is_gone() -> None:
+    seats, old, new = Seats(), seat_of(), seat_of(replace(OPEN, epoch=3))
+    seats.add(old)
+    assert seats.named(old.name, old.device) is old
+    seats.remove(old)
+    seats.add(new)
+    seats.remove(old)  # again: it changes nothing
+    assert seats.named(old.name, old.device) is None
+    assert seats.named(new.name, new.device) is new
+    assert list(seats) == [new]
+
+
 def test_a_worker_speaks_of_the_seat_on_its_own_device() -> None:
     seats = Seats()
     seat = seat_of()
