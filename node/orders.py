@@ -6,7 +6,7 @@ from typing import Any
 from swarm.wire import Codec, Message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Measure(Message):
     """Node: how fast is your device on these layer shapes?"""
 
@@ -15,7 +15,7 @@ class Measure(Message):
     folder: str = ""  # of the model; read only to see what a quantised weight takes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Measured(Message):
     """Worker: so fast, slowdown included."""
 
@@ -24,7 +24,7 @@ class Measured(Message):
     weight_bytes: float  # of one weight as the device will hold it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepare(Message):
     """Node: open a listening socket for the tensor-parallel group `group`."""
 
@@ -32,7 +32,7 @@ class Prepare(Message):
     host: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared(Message):
     """Worker: reach me at this port; I shall show this certificate (DER)."""
 
@@ -41,7 +41,7 @@ class Prepared(Message):
     certificate: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Load(Message):
     """Node: load this shard, join its group, test yourself."""
 
@@ -51,14 +51,14 @@ class Load(Message):
     ranks: list[dict[str, Any]] = field(default_factory=list)  # host, port, certificate by rank
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Need(Message):
     """Worker: the model's folder lacks bytes of this shard; the body says which, by file."""
 
     group: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Given(Message):
     """Node: they are there now; or why they are not."""
 
@@ -66,7 +66,7 @@ class Given(Message):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress(Message):
     """Worker: this share of the load is done."""
 
@@ -74,7 +74,7 @@ class Progress(Message):
     fraction: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loaded(Message):
     """Worker: the shard is loaded and has passed its self-test."""
 
@@ -86,7 +86,7 @@ class Loaded(Message):
     bytes_kept: int = 0  # of the weights, in layers that the device held before
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Broken(Message):
     """Worker: the shard or its group is lost; load again."""
 
@@ -94,14 +94,14 @@ class Broken(Message):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unload(Message):
     """Node: forget the shard and free its memory."""
 
     keep: bool = False  # but its layers: another shard follows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reserve(Message):
     """Node: open a session; the body holds the ids so far (int32)."""
 
@@ -112,7 +112,7 @@ class Reserve(Message):
     owner: str = ""  # whose prompts may share rows with this one; "" is nobody
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reserved(Message):
     """Worker: done, this many KV tokens are left; or refused with a code and a reason."""
 
@@ -123,14 +123,14 @@ class Reserved(Message):
     held: int = 0  # leading tokens of the ids whose rows are here
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Release(Message):
     """Node: close a session."""
 
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Compute(Message):
     """Node: run these rows (ids as i32, else hidden) through the shard."""
 
@@ -143,7 +143,7 @@ class Compute(Message):
     narrow: bool = False  # answer with rows as int8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Computed(Message):
     """Worker: hidden rows in the body, or sampled ids; none when none was asked for."""
 
@@ -160,7 +160,7 @@ class Computed(Message):
     free_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failed(Message):
     """Worker: this session's step could not be run."""
 

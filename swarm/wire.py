@@ -4,10 +4,10 @@ A frame's header is a msgpack map, its body raw tensor bytes. The map's "type" n
 the other keys are its fields.
 """
 
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 import msgpack
@@ -20,14 +20,17 @@ ROUTE_CAP = 512  # stages in a route
 TEXT_CAP = 2048  # characters in a reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
-    """Anything that travels in a frame."""
+    """Anything that travels in a frame. Nobody changes a message.
+
+    Frozen, it would be: but to fill in a frozen one takes three times as long, for every token.
+    """
 
     body: bytes | memoryview = field(default=b"", kw_only=True, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionMessage(Message):
     """A message of one session; `key` is the session's secret, chosen by the client."""
 
@@ -36,7 +39,7 @@ class SessionMessage(Message):
     key: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Open(SessionMessage):
     """Client to every stage: reserve KV; the body holds the token ids so far (int32)."""
 
@@ -48,7 +51,7 @@ class Open(SessionMessage):
     sampling: dict[str, Any] = field(default_factory=dict)  # for the last stage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened(SessionMessage):
     """Stage to client: KV is reserved."""
 
@@ -56,7 +59,7 @@ class Opened(SessionMessage):
     held: int = 0  # leading ids of the OPEN whose rows are here already
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Busy(SessionMessage):
     """Stage to client: no room now."""
 
@@ -65,7 +68,7 @@ class Busy(SessionMessage):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step(SessionMessage):
     """To the next stage: the body holds `tokens` ids or hidden rows that start at `position`."""
 
@@ -79,7 +82,7 @@ class Step(SessionMessage):
     rewinds: int = 0  # how often this session went back over guesses that were wrong
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Token(SessionMessage):
     """Last stage to client: new ids, the first at `position`; `finish` ends the session."""
 
@@ -90,7 +93,7 @@ class Token(SessionMessage):
     drafted: int = 0  # ids that were guessed; all but one of `ids` were right
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fail(Message):
     """This session cannot go on here; `code` is for programs, `reason` for people."""
 
@@ -101,17 +104,17 @@ class Fail(Message):
     peer: str = ""  # who is to blame, if not the sender
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cancel(SessionMessage):
     """Client to stages: stop at once and free everything."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Close(SessionMessage):
     """Client to stages: the session ended well; free everything."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Moved(Message):
     """Stage to client: I am leaving; open the session elsewhere under a new epoch."""
 
@@ -119,14 +122,14 @@ class Moved(Message):
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ping(Message):
     """Is anybody there?"""
 
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pong(Message):
     """Yes."""
 
@@ -143,9 +146,9 @@ class Codec:
     """Messages to frames and back, for one table of message kinds."""
 
     def __init__(self, kinds: Mapping[str, type[Message]] = KINDS) -> None:
-        self._kinds = dict(kinds)
-        self._names = {kind: name for name, kind in kinds.items()}
-        self._checks = {kind: _checks_of(kind) for kind in kinds.values()}
+        self._by_name = {name: _Shape.of(name, kind) for name, kind in kinds.items()}
+        self._pack = msgpack.Packer().pack
+        self._by_kind = {shape.kind: shape for shape in self._by_name.values()}
 
     def encode(self, message: Message) -> list[bytes | memoryview]:
         """Return the frame as buffers to write in order; raises LocalProtocolError.
@@ -153,22 +156,24 @@ class Codec:
         The body is not copied.
         """
         kind = type(message)
-        if kind not in self._names:
+        shape = self._by_kind.get(kind)
+        if shape is None:
             raise LocalProtocolError(f"{kind.__name__} does not travel on this stream.")
-        values: dict[str, Any] = {"type": self._names[kind]}
-        for name, check in self._checks[kind].items():
-            values[name] = value = getattr(message, name)
-            if not check(value):
-                raise LocalProtocolError(f"{kind.__name__} has a wrong field {name!r}.")
+        values = dict(zip(shape.names, shape.values_of(message), strict=True))
+        body = values.pop("body")
+        if wrong := _wrong_field(shape.rules, values):
+            raise LocalProtocolError(f"{kind.__name__} has a wrong field {wrong!r}.")
+        values["type"] = shape.name
         try:
-            header = msgpack.packb(values)
+            header = self._pack(values)
         except (TypeError, ValueError, OverflowError) as error:
             raise LocalProtocolError(f"{kind.__name__} does not travel: {error}.") from error
-        body = memoryview(message.body).cast("B")
+        if not body and len(header) <= HEADER_CAP:
+            return [PREFIX.pack(len(header), 0) + header]
+        body = memoryview(body).cast("B")
         if len(header) > HEADER_CAP or body.nbytes > BODY_CAP:
             raise LocalProtocolError(f"{kind.__name__} exceeds the caps of a frame.")
-        head = PREFIX.pack(len(header), body.nbytes) + header
-        return [head, body] if body.nbytes else [head]
+        return [PREFIX.pack(len(header), body.nbytes) + header, body]
 
     def decode(self, header: bytes | memoryview, body: bytes | memoryview) -> Message:
         """Return the message of one frame; raises RemoteProtocolError on anything irregular."""
@@ -179,22 +184,18 @@ class Codec:
         if not isinstance(values, dict):
             raise RemoteProtocolError("A frame's header is not a map.")
         name = values.pop("type", None)
-        kind = self._kinds.get(name) if isinstance(name, str) else None
-        if kind is None:
+        shape = self._by_name.get(name) if isinstance(name, str) else None
+        if shape is None:
             raise RemoteProtocolError(f"Unknown message type {str(name)[:40]!r}.")
-        return self._build(kind, values, body)
-
-    def _build(
-        self, kind: type[Message], values: dict[str, Any], body: bytes | memoryview
-    ) -> Message:
-        checks = self._checks[kind]
-        for name, value in values.items():
-            if name not in checks or not checks[name](value):
-                raise RemoteProtocolError(f"{kind.__name__} has a wrong field {str(name)[:40]!r}.")
+        wrong = _wrong_field(shape.rules, values)
+        if wrong is not None:
+            what = f"{shape.kind.__name__} has a wrong field {str(wrong)[:40]!r}."
+            raise RemoteProtocolError(what)
+        values["body"] = body
         try:
-            return kind(**values, body=body)
+            return shape.kind(**values)
         except TypeError as error:
-            raise RemoteProtocolError(f"{kind.__name__} lacks a field.") from error
+            raise RemoteProtocolError(f"{shape.kind.__name__} lacks a field.") from error
 
 
 class Decoder:
@@ -222,40 +223,75 @@ def session_of(header: bytes | memoryview) -> tuple[str, int] | None:
     session, epoch = values.get("session"), values.get("epoch")
     if not isinstance(session, str) or len(session) > SESSION_CAP:
         return None
-    return (session, epoch) if isinstance(epoch, int) and _is_count(epoch) else None
+    return (session, epoch) if type(epoch) is int and _is_count(epoch) else None
 
 
-def _checks_of(kind: type[Message]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {f.name: _check_of(hints[f.name], f.name) for f in fields(kind) if f.name != "body"}
+Check = Callable[[Any], bool]
+Rule = tuple[type | None, Check | None]  # what a value is exactly (None: any), what holds of it
+UNKNOWN: Rule = None, lambda value: False
+TEXT_CAPS = {"session": SESSION_CAP, "reason": TEXT_CAP}  # else the cap of a header
 
 
-def _check_of(hint: Any, name: str) -> Any:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is not None:
-        return _container_check(hint, name)
-    limit = {"session": SESSION_CAP, "reason": TEXT_CAP}.get(name, HEADER_CAP)
-    if hint is int:
-        return _is_count
-    if hint is float:
-        return lambda value: type(value) in (int, float) and 0 <= value < 1e12
-    if hint is bool:
-        return lambda value: type(value) is bool
-    return lambda value: type(value) is hint and len(value) <= limit
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a kind of message travels."""
+
+    name: str
+    kind: type[Message]
+    names: tuple[str, ...]  # of its fields
+    values_of: Callable[[Message], tuple[Any, ...]]
+    rules: dict[str, Rule]  # for all but the body
+
+    @classmethod
+    def of(cls, name: str, kind: type[Message]) -> "_Shape":
+        """The shape of a dataclass, by its type hints."""
+        hints = typing.get_type_hints(kind)
+        names = tuple(each.name for each in fields(kind))
+        rules = {each: _rule_of(hints[each], each) for each in names if each != "body"}
+        return cls(name, kind, names, attrgetter(*names), rules)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
+def _wrong_field(rules: Mapping[str, Rule], values: Mapping[str, Any]) -> str | None:
+    for name, value in values.items():
+        kind, check = rules.get(name, UNKNOWN)
+        if (type(value) is not kind and kind) or (check and not check(value)):
+            return name
+    return None
 
 
-def _container_check(hint: Any, name: str) -> Any:
+def _rule_of(hint: Any, name: str) -> Rule:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
-        return lambda value: type(value) is dict and all(type(key) is str for key in value)
-    if origin is not list:
-        raise LocalProtocolError(f"No check for field {name} of type {hint}.")
-    if arguments[0] is Any:
-        return lambda value: type(value) is list
-    inner = _check_of(arguments[0], name)
-    return lambda value: (
-        type(value) is list and len(value) <= ROUTE_CAP and all(inner(item) for item in value)
-    )
+        return dict, _has_plain_keys
+    if origin is list:
+        return list, None if arguments[0] is Any else _all_are(_rule_of(arguments[0], name))
+    if hint is int:
+        return int, _is_count
+    if hint in (bool, bytes):
+        return hint, None
+    if hint is str:
+        limit = TEXT_CAPS.get(name)
+        return str, None if limit is None else lambda value: len(value) <= limit
+    if hint is float:
+        return None, lambda value: type(value) in (int, float) and 0 <= value < 1e12
+    raise LocalProtocolError(f"No check for field {name} of type {hint}.")
+
+
+def _is_count(value: int) -> bool:
+    return 0 <= value < 2**62
+
+
+def _has_plain_keys(value: dict[Any, Any]) -> bool:
+    return all(type(key) is str for key in value)
+
+
+def _all_are(rule: Rule) -> Check:
+    kind, check = rule
+
+    def check_all(values: list[Any]) -> bool:
+        for value in values:
+            if (type(value) is not kind and kind) or (check and not check(value)):
+                return False
+        return len(values) <= ROUTE_CAP
+
+    return check_all

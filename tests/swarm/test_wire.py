@@ -193,6 +193,7 @@ def test_a_bad_frame_leaves_the_next_one_readable() -> None:
 def test_our_own_malformed_message_is_our_own_error(message: Message) -> None:
     with pytest.raises(LocalProtocolError):
         codec.encode(message)
+    assert list(Decoder(codec).feed(frame_of(Ping(1)))) == [Ping(1)]  # nothing is left of it
 
 
 def test_a_codec_carries_only_its_own_kinds() -> None:
