@@ -1,6 +1,7 @@
 """How the suite runs: long files spread among short ones, and imports left out of collecting."""
 
 import gc
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,6 +17,12 @@ LONGEST_FIRST = (  # files that start nodes: seconds of waiting, which short fil
     "whole/test_from_peers.py",
     "whole/test_bad_input.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests that start nodes wait while others compute."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
