@@ -285,6 +285,7 @@ def _spec_of(order: Load) -> StageSpec:
 def main() -> None:
     """Run the worker on the inherited socket: descriptor, device, threads, slowdown, sessions."""
     descriptor, device, threads, slowdown, sessions = sys.argv[1:6]
+    gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
     torch.set_num_threads(int(threads))
     node = socket.socket(fileno=int(descriptor))
     worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))

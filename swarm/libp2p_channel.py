@@ -150,14 +150,8 @@ class LibP2PChannel:
 
     async def _hear_pongs(self, peer: str, way: Way, stream: FrameStream) -> None:
         reason = "its stream ended"
-
-        def on_pong(header: memoryview, body: memoryview) -> None:
-            message = PINGS.decode(header, body)
-            if isinstance(message, Pong):
-                way.hear_pong(message.nonce)
-
         try:
-            await stream.hear(on_pong)
+            await stream.hear(way.hear)
         except RemoteProtocolError as error:
             reason = str(error)
         except STREAM_ERRORS:

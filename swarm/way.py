@@ -39,9 +39,15 @@ class Way:
         if sent and measured and self.ping is None:
             self.ping = self.nonce, time.monotonic()
 
-    def hear_pong(self, nonce: int) -> None:
-        """Take a round trip: the least of a burst at the start, then smoothed."""
-        if self.ping is not None and nonce == self.ping[0]:
+    def hear(self, header: memoryview, body: memoryview) -> None:
+        """Take the round trip of a pong: the least of a burst at the start, then smoothed.
+
+        Raises RemoteProtocolError for what is neither a ping nor a pong.
+        """
+        pong = PINGS.decode(header, body)
+        if not isinstance(pong, Pong):
+            return
+        if self.ping is not None and pong.nonce == self.ping[0]:
             seconds, self.ping = time.monotonic() - self.ping[1], None
             self._take_round_trip(seconds)
         if self.samples < BURST and self.ping is None:
