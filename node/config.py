@@ -14,6 +14,7 @@ from swarm.model import BUILT_IN
 EVERY_ADDRESS = "0.0.0.0"
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
+KERNELS = Path(__file__).parent / "engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,14 @@ def default_state() -> Path:
 
 
 def worker_environment() -> dict[str, str]:
-    """What a worker is started with: weights are read in one sweep, so huge pages pay."""
-    return HUGE_PAGES | os.environ
+    """What a worker is started with: weights are read in one sweep, so huge pages pay.
+
+    Compiled kernels are kept beside their source; where that cannot be written, with the keys.
+    """
+    kept = {}
+    if not os.access(KERNELS, os.W_OK):
+        kept["NUMBA_CACHE_DIR"] = str(default_state() / "kernels")
+    return HUGE_PAGES | kept | os.environ
 
 
 def parser() -> argparse.ArgumentParser:

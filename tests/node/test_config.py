@@ -1,10 +1,11 @@
 """The node's command line: what a person may type, and the sentence for what cannot work."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from node.config import NodeConfig, default_state, read_config
+from node.config import NodeConfig, default_state, read_config, worker_environment
 from node.home import LAST_INVITE, invite_of, open_identity, read_model
 from swarm.errors import BadInput, BadInvite, BadModel
 from swarm.invites import Invite
@@ -172,3 +173,15 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_config_made_by_a_program_is_checked_too() -> None:
     with pytest.raises(BadInput):
         NodeConfig(founds=True, port=1 << 20)
+
+
+def test_kernels_are_kept_with_the_keys_where_the_package_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("SWARM_STATE", str(tmp_path))
+    assert "NUMBA_CACHE_DIR" not in worker_environment()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert worker_environment()["NUMBA_CACHE_DIR"] == str(tmp_path / "kernels")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "elsewhere")
+    assert worker_environment()["NUMBA_CACHE_DIR"] == "elsewhere"
