@@ -94,16 +94,16 @@ class FusedMLP(nn.Module):
         self._enter, self._leave = _call_of(self.gate_up_proj), _call_of(self.down_proj)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Run rows of any number: [..., hidden]."""
-        gate, up = self.gate_up_proj(rows).chunk(2, -1)
+        """Run rows of any number: [1, tokens, hidden]."""
+        both = self.gate_up_proj(rows)
+        if torch.get_num_threads() == 1:  # torch's two passes divide their rows among threads
+            return cast("torch.Tensor", self.down_proj(gated(both[0]).unsqueeze(0)))
+        gate, up = both.chunk(2, -1)
         return cast("torch.Tensor", self.down_proj(functional.silu(gate) * up))
 
     def run_few(self, rows: torch.Tensor) -> torch.Tensor:
         """Run few rows: [tokens, hidden]."""
-        both = self._enter(rows)
-        out = torch.empty(len(rows), both.shape[-1] // 2)
-        kernels.gate(both.numpy(), out.numpy())
-        return self._leave(out)
+        return self._leave(gated(self._enter(rows)))
 
 
 class FusedLayer(nn.Module):
@@ -162,6 +162,13 @@ def normed(
     out = torch.empty_like(hidden)
     more = NOTHING if added is None else added.numpy()
     kernels.add_norm(hidden.numpy(), more, *norm, out.numpy())
+    return out
+
+
+def gated(both: torch.Tensor) -> torch.Tensor:
+    """SwiGLU of gate and up side by side: [tokens, width] from [tokens, 2 x width]."""
+    out = torch.empty(len(both), both.shape[-1] // 2)
+    kernels.gate(both.numpy(), out.numpy())
     return out
 
 
