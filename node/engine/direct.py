@@ -15,7 +15,7 @@ from node.engine.fused import FusedLayer, normed, weight_and_epsilon_of
 from node.engine.kernels import Array
 from node.engine.skeleton import Skeleton
 
-CHANGING_ROTARY = ("dynamic", "longrope")  # their angles follow from the longest position
+FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # others' angles may change with the length
 MOST_ANGLES = 1 << 15  # positions whose rotary embedding is kept
 
 
@@ -24,7 +24,7 @@ class Rotary:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._is_fixed = getattr(module, "rope_type", "") not in CHANGING_ROTARY
+        self._is_fixed = getattr(module, "rope_type", "") in FIXED_ROTARY
         self._like = torch.empty(0)
         self._known: tuple[Array, Array] = (np.empty((0, 0)), np.empty((0, 0)))
 
@@ -34,7 +34,7 @@ class Rotary:
         if not self._is_fixed or most >= MOST_ANGLES:
             return self._computed(torch.from_numpy(positions))
         if most >= len(self._known[0]):
-            self._known = self._computed(torch.arange(2 << most.bit_length()))
+            self._known = self._computed(torch.arange(1 << most.bit_length()))
         return self._known[0].take(positions, 0), self._known[1].take(positions, 0)
 
     def _computed(self, positions: torch.Tensor) -> tuple[Array, Array]:

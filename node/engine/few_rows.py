@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from node.engine.kernels import Array
 
@@ -22,6 +23,11 @@ class FewRows:
     def rotate(self, cos: Array, sin: Array) -> None:
         """Take the rotary embedding of the rows: [rows, head dim] each."""
         self.where = (self.places, cos, sin)
+
+
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels can run a shard of this kind."""
+    return device.type == "cpu" and dtype == torch.float32
 
 
 def places_of(blocks: Sequence[tuple[int, int, range]]) -> Array:

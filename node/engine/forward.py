@@ -7,7 +7,7 @@ import torch
 from node.engine.backend import backend_of
 from node.engine.batch import Batch, Chunk
 from node.engine.direct import DirectStage
-from node.engine.few_rows import MOST_ROWS, MOST_VALUES, FewRows, places_of
+from node.engine.few_rows import MOST_ROWS, MOST_VALUES, FewRows, has_kernels, places_of
 from node.engine.graphs import DecodeGraphs
 from node.engine.loading import LoadedParts
 from node.engine.spec import StageSpec
@@ -20,15 +20,12 @@ class Forward:
     """The layers of one loaded shard; owned by its compute thread."""
 
     def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
-        self._skeleton, self._store, self._vocabulary = (
-            parts.skeleton,
-            parts.store,
-            parts.vocabulary,
-        )
+        self._skeleton, self._store = parts.skeleton, parts.store
+        self._vocabulary = parts.vocabulary
         self._device = device
         self._is_first = spec.start == 0
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
-        self._has_kernels = device.type == "cpu" and spec.torch_dtype == torch.float32
+        self._has_kernels = has_kernels(device, spec.torch_dtype)
         self.backend = backend_of(device)
         self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None

@@ -1,7 +1,7 @@
 """Llama's decoder layer with fewer, larger operations; it stands where transformers' layer stood.
 
 Queries, keys and values are one product, gate and up another. A step of few rows runs kernels of
-ours between the products, a longer one torch's operations.
+ours between the products, a longer one torch's operations, but for the gate where one thread runs.
 """
 
 from collections.abc import Callable

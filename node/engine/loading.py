@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from node.engine.allreduce import Reducer
 from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.few_rows import has_kernels
 from node.engine.fused import fused
 from node.engine.kept import Forms, KeptLayers, bytes_of, forms_of
 from node.engine.packing import pack_layer
@@ -118,11 +119,11 @@ def _fill(
     kept: frozenset[str],
 ) -> int:
     indices = dict(zip(skeleton.layer_names(), skeleton.owned, strict=True))
-    is_plain = loader.device.type == "cpu" and spec.torch_dtype == torch.float32
+    is_fusible = has_kernels(loader.device, spec.torch_dtype)
 
     def report(prefix: str, fraction: float) -> None:
         if prefix in indices:
-            if is_plain:
+            if is_fusible:
                 _fuse(skeleton, indices[prefix])
             _shape(skeleton.layers[indices[prefix]], spec)
         if loader.on_progress is not None:
