@@ -50,7 +50,8 @@ def _rest(pool: Pool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipel
     while not stop(limit) and (pipeline := next_latency(pool, limit)) is not None:
         near.append(pipeline)
         pool = without(pool, [pipeline])
-    return (*near, *throughput_plan(pool, stop, seed, patient=False).pipelines)
+    left = throughput_plan(pool, stop, seed, patient=False) if pool.devices else Plan(())
+    return (*near, *left.pipelines)
 
 
 def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
