@@ -9,6 +9,7 @@ import numpy as np
 from planner.problem import Numbers, Problem
 
 Counts = tuple[int, ...]
+Alike = tuple[float, float, float, str]  # FLOP/s, bytes/s, memory and dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +53,31 @@ class Classes:
 
 
 def classes_of(problem: Problem, devices: Iterable[int]) -> Classes:
-    """Sort devices into classes of equal speeds and memory, in one machine or equally linked."""
+    """Sort devices into classes: equal speeds, memory, dtype; in one machine or equally linked."""
     chosen = list(devices)
-    found: dict[tuple[float, float, float, int], list[int]] = {}
+    found: dict[tuple[Alike, int], list[int]] = {}
     for number in chosen:
         device = problem.devices[number]
         key = (
             device.flops * device.compute_efficiency,
             device.bytes_per_second * device.memory_efficiency,
             device.memory_bytes,
+            device.dtype,
         )
         place = _place_of(problem, number, found, key)
-        found.setdefault((*key, place), []).append(number)
+        found.setdefault((key, place), []).append(number)
     return Classes(tuple(tuple(members) for members in found.values()))
 
 
 def _place_of(
     problem: Problem,
     number: int,
-    found: Iterable[tuple[float, float, float, int]],
-    key: tuple[float, float, float],
+    found: Iterable[tuple[Alike, int]],
+    key: Alike,
 ) -> int:
     """The machine that stands for the device's place: of an equal device, or its own."""
     own = int(problem.machine_of[number])
-    places = (kind[3] for kind in found if kind[:3] == key)
+    places = (place for kind, place in found if kind == key)
     return next((p for p in places if _is_same_place(problem, own, p)), own)
 
 

@@ -1,11 +1,16 @@
-"""live_problem: from the capabilities that peers advertise to a planning problem."""
+"""live_problem: from the capabilities that peers advertise to a planning problem.
+
+Sizes are those of float32. A device that holds weights, KV and rows in less counts as one of more
+memory that reads faster, by as much.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
-from swarm.hardware import Device
+from swarm.hardware import WIDEST, WIDTHS, Device, common_dtype
 from swarm.model import ModelSpec
+from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
 
 SAME_HOST = (50e-6, 2e9)  # one-way seconds and bytes/s where nothing was measured
@@ -47,18 +52,69 @@ def _device_of(
         memory_bytes=_memory_of(device, shrinking, model, context),
         kind=device.name,
         region=capability.host,
+        dtype=device.dtype,
     )
 
 
 def _memory_of(device: Device, shrinking: float, model: PlanModel, context: int) -> float:
     """What a device of smaller weights counts as, where all weights count as equally large.
 
-    Only what layers may take beside the ends and the KV of a whole session stretches: a shard that
-    fits the sum then fits the device, whichever layers and ends it gets.
+    In a dtype of half the width everything is half as large. Of int8 weights, only what layers may
+    take beside the ends and the KV of a whole session stretches: a shard that fits the sum then
+    fits the device, whichever layers and ends it gets.
     """
+    narrowing = WIDTHS[WIDEST] / WIDTHS[device.dtype]  # of ends and KV
     unshrunk = 2 * model.end_bytes + model.layers * model.kv_bytes * context
-    stretched = unshrunk + (device.memory_bytes - unshrunk) * shrinking
+    stretched = unshrunk + (device.memory_bytes - unshrunk / narrowing) * shrinking
     return max(device.memory_bytes, stretched)
+
+
+def widened(capabilities: Mapping[str, Capability]) -> dict[str, Capability]:
+    """The same peers as if all of their devices computed in float32, so that any share a stage.
+
+    Twice the width is half the arithmetic, at best.
+    """
+    return {
+        peer: replace(capability, devices=[_widened(device) for device in capability.devices])
+        for peer, capability in capabilities.items()
+    }
+
+
+def _widened(device: Device) -> Device:
+    share = WIDTHS[device.dtype] / WIDTHS[WIDEST]
+    if share == 1:
+        return device
+    flops, width = device.flops * share, float(WIDTHS[WIDEST])
+    return replace(device, dtype=WIDEST, weight_bytes=width, flops=flops)
+
+
+def _dtypes_of(capabilities: Mapping[str, Capability]) -> dict[str, str]:
+    return {
+        f"{peer}/{device.index}": device.dtype
+        for peer, capability in capabilities.items()
+        for device in capability.devices
+    }
+
+
+def unmixed(plan: Plan, capabilities: Mapping[str, Capability]) -> Plan:
+    """The plan without the pipelines in which devices of unlike dtypes share a stage."""
+    dtypes = _dtypes_of(capabilities)
+
+    def is_mixed(stage: Stage) -> bool:
+        return len({dtypes[s.device] for s in stage.shards if s.device in dtypes}) > 1
+
+    return Plan(tuple(p for p in plan.pipelines if not any(map(is_mixed, p.stages))))
+
+
+def with_dtypes(plan: Plan, capabilities: Mapping[str, Capability]) -> Plan:
+    """The plan with what every stage computes in: that of its devices if they agree, else f32."""
+    dtypes = _dtypes_of(capabilities)
+
+    def told(stage: Stage) -> Stage:
+        wishes = (dtypes.get(shard.device, WIDEST) for shard in stage.shards)
+        return replace(stage, dtype=common_dtype(wishes))
+
+    return Plan(tuple(Pipeline(tuple(map(told, each.stages))) for each in plan.pipelines))
 
 
 def live_problem(

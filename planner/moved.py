@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from planner.problem import Problem
+from planner.problem import PlanDevice, Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 Interval = tuple[float, float]
@@ -56,19 +56,14 @@ def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
 
 def settled_in_place(problem: Problem, old: Plan, new: Plan) -> Plan:
     """The new plan with equal devices of one machine exchanged so that least is loaded."""
-    slots: dict[tuple[str, float, float, float], list[tuple[Stage, str]]] = {}
+    slots: dict[tuple[object, ...], list[tuple[Stage, str]]] = {}
     for stage, shard in new.shards():
         device = problem.devices[problem.index_of[shard.device]]
-        key = (device.machine, device.flops, device.bytes_per_second, device.memory_bytes)
-        slots.setdefault(key, []).append((stage, shard.device))
+        slots.setdefault(_kind_of(device), []).append((stage, shard.device))
     before = {shard.device: stage for stage, shard in old.shards()}
     renamed: dict[str, str] = {}
     for key, places in slots.items():
-        alike = [
-            d.id
-            for d in problem.devices
-            if (d.machine, d.flops, d.bytes_per_second, d.memory_bytes) == key
-        ]
+        alike = [device.id for device in problem.devices if _kind_of(device) == key]
         cost = [
             [_lacking(problem, before.get(d), stage, place, d) for d in alike]
             for stage, place in places
@@ -76,6 +71,12 @@ def settled_in_place(problem: Problem, old: Plan, new: Plan) -> Plan:
         rows, columns = linear_sum_assignment(np.array(cost))
         renamed |= {places[r][1]: alike[c] for r, c in zip(rows, columns, strict=True)}
     return _renamed(new, renamed)
+
+
+def _kind_of(device: PlanDevice) -> tuple[object, ...]:
+    """Equal for devices that may change places."""
+    speeds = device.flops, device.bytes_per_second
+    return device.machine, *speeds, device.memory_bytes, device.dtype
 
 
 def _renamed(plan: Plan, names: Mapping[str, str]) -> Plan:

@@ -160,14 +160,15 @@ def _turns(ordered: Atoms) -> list[int]:
 
 
 def speed_classes(problem: Problem) -> list[int]:
-    """A number for every device, equal for equal speeds and memory."""
-    known: dict[tuple[float, ...], int] = {}
+    """A number for every device, equal for equal speeds, memory and dtype."""
+    known: dict[tuple[object, ...], int] = {}
     numbers = []
     for device in problem.devices:
         key = (
             device.flops * device.compute_efficiency,
             device.bytes_per_second * device.memory_efficiency,
             device.memory_bytes,
+            device.dtype,
         )
         numbers.append(known.setdefault(key, len(known)))
     return numbers

@@ -1,7 +1,7 @@
 """Problem: what the planner is told - model, devices, links, workload and objective."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,6 +98,7 @@ class PlanDevice:
     region: str = ""
     lifetime_seconds: float = math.inf  # expected stay in the swarm
     load_bytes_per_second: float = 1e8  # how fast it fetches weights
+    dtype: str = ""  # devices of unlike ones share no stage
 
     def __post_init__(self) -> None:
         speeds = (self.flops, self.bytes_per_second, self.load_bytes_per_second)
@@ -177,6 +178,10 @@ class Problem:
     def index_of(self) -> dict[str, int]:
         """The place of every device id in `devices`."""
         return {device.id: i for i, device in enumerate(self.devices)}
+
+    def mixes(self, members: Iterable[int]) -> bool:
+        """Whether devices differ in dtype, so that they cannot share a stage."""
+        return len({self.devices[member].dtype for member in members}) > 1
 
     def link(self, a: int, b: int) -> tuple[float, float]:
         """One-way latency (seconds) and bandwidth (bytes/s) from device `a` to device `b`."""

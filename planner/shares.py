@@ -122,16 +122,17 @@ def least_seconds(problem: Problem, group: Group, criterion: Criterion, layers: 
     talk = layers * allreduce_seconds(problem, criterion, *worst, len(group.members))
     if len(group.members) == 1:
         return _alone(problem, group, criterion, layers)
-    if not _is_divisible(problem, len(group.members)):
+    if not _is_divisible(problem, group.members):
         return np.full_like(layers, np.inf)
     if group.last:
         return _least_limit(Sharing(problem, group, criterion, layers)) + talk
     return _without_head(problem, group, criterion, layers) + talk
 
 
-def _is_divisible(problem: Problem, members: int) -> bool:
-    """Whether there is a block for every member, or for every one but a holder of KV heads."""
-    return members <= problem.model.mlp_blocks + (problem.model.least_units == 0)
+def _is_divisible(problem: Problem, members: tuple[int, ...]) -> bool:
+    """Whether members of one dtype get a block each, or each but a holder of KV heads."""
+    most = problem.model.mlp_blocks + (problem.model.least_units == 0)
+    return len(members) <= most and not problem.mixes(members)
 
 
 def _without_head(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
@@ -200,7 +201,7 @@ def share_out(
     if len(ids) == 1:
         fits = np.isfinite(_alone(problem, group, criterion, np.array([float(layers)])))[0]
         return (Shard(ids[0], model.kv_heads, model.mlp_blocks),) if fits else ()
-    if not _is_divisible(problem, len(ids)):
+    if not _is_divisible(problem, group.members):
         return ()
     case = np.array([float(layers)])
     sharing = Sharing(problem, group, criterion, case, units=FINE_UNITS)

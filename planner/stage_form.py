@@ -119,7 +119,8 @@ def form_stage(
 ) -> StageForm:
     """Lay the stage out as arrays; raises KeyError for a device that the problem lacks.
 
-    Members that share the ends need less memory; the time is still that of a leader alone.
+    Members that share the ends need less memory; the time is still that of a leader alone. Nothing
+    fits members of unlike dtypes.
     """
     model = problem.model
     shared = shared or model.shared_ends
@@ -132,7 +133,9 @@ def form_stage(
         end_bytes_of(problem, (rank, len(shards)), first=first, last=last, shared=shared)
         for rank in range(len(shards))
     ]
-    memory = np.array([device.memory_bytes for device in devices])
+    memory = np.array([device.memory_bytes for device in devices], dtype=float)
+    if problem.mixes(members):
+        memory[:] = -np.inf
     latency, link_bandwidth = worst_link(problem, members)
     return StageForm(
         layers=layers,

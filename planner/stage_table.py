@@ -123,10 +123,11 @@ def leader_choices(problem: Problem, members: tuple[int, ...]) -> list[int]:
     return sorted({roomy, by_speed[0], by_speed[-1]})
 
 
-def _kind_of(problem: Problem, member: int) -> tuple[float, float, float]:
+def _kind_of(problem: Problem, member: int) -> tuple[float, float, float, str]:
     device = problem.devices[member]
     reading = device.bytes_per_second * device.memory_efficiency
-    return reading, device.flops * device.compute_efficiency, device.memory_bytes
+    computing = device.flops * device.compute_efficiency
+    return reading, computing, device.memory_bytes, device.dtype
 
 
 def floor_seconds(problem: Problem, criterion: Criterion, members: tuple[int, ...]) -> float:

@@ -1,7 +1,11 @@
 """Device and Link: what a peer offers and how far peers are apart, measured and declared."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+WIDEST = "f32"  # every device computes in it
+WIDTHS = {WIDEST: 4, "bf16": 2, "f16": 2}  # bytes of a value, by dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,7 @@ class Device:
     bytes_per_second: float  # weight bytes streamed per second in decode
     flops: float  # FLOP/s in prefill
     weight_bytes: float = 4.0  # of one weight in a layer as this device holds it: less if quantised
+    dtype: str = WIDEST  # what it computes in, if all devices of its stage do
 
     def __post_init__(self) -> None:
         if self.index < 0 or self.memory_bytes < 0:
@@ -22,6 +27,8 @@ class Device:
         speeds = (self.bytes_per_second, self.flops, self.weight_bytes)
         if not all(math.isfinite(speed) and speed > 0 for speed in speeds):
             raise ValueError(f"device {self.name}: speeds and weight_bytes must be positive")
+        if self.dtype not in WIDTHS:
+            raise ValueError(f"device {self.name}: dtype {self.dtype!r:.20} is not known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,12 @@ class Link:
     def __post_init__(self) -> None:
         if not (self.round_trip_seconds >= 0 and self.bytes_per_second > 0):
             raise ValueError(f"link to {self.peer}: round trip and bandwidth must be positive")
+
+
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """What the devices of one stage compute in: their own dtype if all have one, else f32."""
+    known = set(dtypes)
+    return known.pop() if len(known) == 1 else WIDEST
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from swarm.hardware import WIDEST, WIDTHS
+
 COLUMNS_PER_BLOCK = 128  # FFN columns in one unit of `mlp`
 
 
@@ -45,12 +47,15 @@ class Stage:
     shards: tuple[Shard, ...]
     holders: tuple[tuple[Shard, ...], ...] = ()
     shares_ends: bool = False  # its devices divide the rows of embedding and head evenly
+    dtype: str = WIDEST  # of weights, KV and hidden rows on every one of its devices
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end or not self.shards:
             raise ValueError(f"stage [{self.start},{self.end}) needs a layer and a shard")
         if self.holders and sum(self.holders, ()) != self.shards:
             raise ValueError(f"segment [{self.start},{self.end}): shards are those of its holders")
+        if self.dtype not in WIDTHS:
+            raise ValueError(f"stage [{self.start},{self.end}): dtype {self.dtype!r:.20}")
 
     @property
     def layers(self) -> int:
@@ -126,6 +131,8 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
     layers: dict[str, Any] = {"start": stage.start, "end": stage.end}
     if stage.shares_ends:
         layers["ends"] = "shared"
+    if stage.dtype != WIDEST:
+        layers["dtype"] = stage.dtype
     if stage.holders:
         return layers | {"holders": [_shards_json(holder) for holder in stage.holders]}
     return layers | {"shards": _shards_json(stage.shards)}
@@ -143,7 +150,8 @@ def _stage_of(data: Mapping[str, Any]) -> Stage:
     start, end = int(data["start"]), int(data["end"])
     if "holders" not in data:
         shared = data.get("ends") == "shared"
-        return Stage(start, end, _shards_of(data["shards"]), shares_ends=shared)
+        dtype = str(data.get("dtype", WIDEST))
+        return Stage(start, end, _shards_of(data["shards"]), shares_ends=shared, dtype=dtype)
     holders = tuple(_shards_of(holder) for holder in data["holders"])
     return Stage(start, end, sum(holders, ()), holders)
 
