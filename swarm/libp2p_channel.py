@@ -18,6 +18,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
 from swarm.identity import public_key_of
+from swarm.partings import Partings
 from swarm.peer_process import PeerProcess
 from swarm.questions import Questions
 from swarm.streams import STREAM_ERRORS, FrameStream
@@ -48,6 +49,7 @@ class LibP2PChannel:
         self._codec = Codec()
         self._ways: dict[str, Way] = {}
         self._incoming: dict[str, FrameStream] = {}
+        self._partings = Partings(lambda peer: self._spawn(process.disconnect(peer)))
         self._guests = 0  # incoming streams, with those that have not shown their proof yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
@@ -109,6 +111,7 @@ class LibP2PChannel:
                 if peer == self.peer:
                     return await self._questions.ask_myself(peer, name, payload)
                 proof = self._proof(self.peer, _known_form(peer))
+                await self._partings.finish(peer)
                 return await self._questions.ask(peer, name, payload, proof)
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
@@ -139,6 +142,7 @@ class LibP2PChannel:
             way.users -= 1
 
     async def _open_way(self, peer: str, way: Way) -> FrameStream:
+        await self._partings.finish(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._process.open_stream(peer, self._frames)
@@ -238,7 +242,10 @@ class LibP2PChannel:
             if not self._listening.is_set():  # we do not read yet, so silence says nothing
                 continue
             for peer, way in list(self._ways.items()):
-                self._beat_way(peer, way)
+                if way.is_idle:
+                    del self._ways[peer]
+                elif silent := way.beat():
+                    self._give_up(peer, silent)
             for peer, stream in list(self._incoming.items()):
                 if stream.tick():
                     self._give_up(peer, stream)
@@ -246,19 +253,9 @@ class LibP2PChannel:
                     stream.has_data = False
                     stream.write_now(PINGS.encode(HEARD))
 
-    def _beat_way(self, peer: str, way: Way) -> None:
-        if way.stream is None:
-            if not way.users:
-                del self._ways[peer]
-        elif way.stream.tick():
-            self._give_up(peer, way.stream)
-        else:
-            way.send_ping(measured=not way.stream.has_sent)
-            way.stream.has_sent = False
-
     def _give_up(self, peer: str, stream: FrameStream) -> None:
+        self._partings.begin(peer)  # else the next call finds the dead connection
         self._lose(peer, stream, "it has fallen silent")
-        self._spawn(self._process.disconnect(peer))  # else the next call finds the dead connection
 
     def _lose(self, peer: str, stream: FrameStream, reason: str) -> None:
         way = self._ways.get(peer)

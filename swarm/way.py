@@ -25,6 +25,21 @@ class Way:
     samples: int = 0
     round_trip_seconds: float | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no stream and nobody who wants one."""
+        return self.stream is None and not self.users
+
+    def beat(self) -> FrameStream | None:
+        """Ping, measured on an idle stream; returns the stream if it was silent for too long."""
+        if self.stream is None:
+            return None
+        if self.stream.tick():
+            return self.stream
+        self.send_ping(measured=not self.stream.has_sent)
+        self.stream.has_sent = False
+        return None
+
     def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
         """Queue a frame if the stream is open and free, and nobody is in line for it."""
         if self.stream is None or self.users or not self.stream.write_now(buffers):

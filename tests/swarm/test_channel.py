@@ -1,6 +1,7 @@
 """LibP2PChannel on real daemons: order, questions, caps, and every way to lose a peer."""
 
 import asyncio
+import os
 import signal
 import time
 
@@ -21,7 +22,9 @@ from swarm.memory import peer_named
 from swarm.questions import OPEN_QUESTIONS
 from swarm.streams import FrameStream, frame_of
 from swarm.wire import Fail, Message, Ping, Step, Token
-from tests.swarm.conftest import PING_SECONDS, Peer, Swarm
+from tests.swarm.conftest import PING_SECONDS, Eventually, Peer, Swarm
+
+RawStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def step(position: int, body: bytes = b"1234") -> Step:
@@ -396,23 +399,77 @@ def test_a_killed_peer_is_lost_on_both_ends_at_once(swarm: Swarm, host: Peer) ->
 
 
 def test_a_black_holed_peer_is_lost_after_three_beats_and_found_again(
-    swarm: Swarm, host: Peer
+    swarm: Swarm, host: Peer, eventually: Eventually
 ) -> None:
     async def story() -> None:
         holed = await swarm.peer()
         await host.channel.send(holed.id, step(1))
         await holed.message()
-        holed.process.p2p._child.send_signal(signal.SIGSTOP)
         try:
+            await stop_daemon(holed)
             with pytest.raises(Deadline):
                 await host.channel.ask(holed.id, "echo", b"", timeout_seconds=0.1)
             assert await host.loss() == (holed.id, "it has fallen silent")
+            assert await holed.loss() == (host.id, "it has fallen silent")
+            await eventually(lambda: is_disconnected(host, holed))
         finally:
             holed.process.p2p._child.send_signal(signal.SIGCONT)
-        assert (await holed.loss())[0] == host.id
-        await host.channel.send(holed.id, step(2), timeout_seconds=15)
-        assert await holed.message() == (host.id, step(2))
+        await holed.channel.send(host.id, step(2), timeout_seconds=15)  # after its disconnect
+        assert await host.message() == (holed.id, step(2))
+        await host.channel.send(holed.id, step(3), timeout_seconds=15)
+        assert await holed.message() == (host.id, step(3))
+        assert host.losses.empty()
+        assert holed.losses.empty()
 
+    swarm.run(story())
+
+
+async def stop_daemon(peer: Peer) -> None:
+    """Stop all threads of a p2pd: on a busy machine they run on for a moment."""
+    pid = peer.process.p2p._child.pid
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.to_thread(os.waitpid, pid, os.WUNTRACED)
+
+
+async def is_disconnected(peer: Peer, other: Peer) -> bool:
+    return other.id not in await peer.process.connected()
+
+
+def test_a_lost_peer_is_called_only_after_the_own_disconnect(
+    swarm: Swarm, host: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disconnect is held back here: a daemon that stood still would hold back all the rest."""
+    wake = asyncio.Event()
+    opened: list[str] = []
+    disconnect, open_stream = host.process.disconnect, host.process.open_stream
+
+    async def disconnect_late(peer: str) -> None:
+        await wake.wait()
+        await disconnect(peer)
+
+    async def open_and_note(peer: str, protocol: str) -> RawStream:
+        opened.append(peer)
+        return await open_stream(peer, protocol)
+
+    async def story() -> None:
+        deaf = await swarm.peer()
+        deaf.channel.answer("echo", echo)
+        deaf.channel._listening.clear()
+        await host.channel.send(deaf.id, step(1))
+        assert await host.loss() == (deaf.id, "it has fallen silent")
+        monkeypatch.setattr(host.process, "open_stream", open_and_note)
+        with pytest.raises(Deadline):
+            await host.channel.send(deaf.id, step(2), timeout_seconds=0.1)
+        with pytest.raises(Deadline):
+            await host.channel.ask(deaf.id, "echo", b"", timeout_seconds=0.1)
+        assert opened == []
+        wake.set()
+        assert await host.channel.ask(deaf.id, "echo", b"again") == b"again"
+        await host.channel.send(deaf.id, step(2))
+        assert opened == [deaf.id, deaf.id]
+        assert await host.loss() == (deaf.id, "it has fallen silent")  # not cut off by ourselves
+
+    monkeypatch.setattr(host.process, "disconnect", disconnect_late)
     swarm.run(story())
 
 
