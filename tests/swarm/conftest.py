@@ -63,7 +63,13 @@ class Swarm:
         return self.runner.run(asyncio.wait_for(work, 3 * PATIENCE_SECONDS))
 
     async def peer(
-        self, *, client: bool = False, board: bool = False, key: str = "", swarm: str = ""
+        self,
+        *,
+        client: bool = False,
+        board: bool = False,
+        key: str = "",
+        swarm: str = "",
+        ping_seconds: float = PING_SECONDS,
     ) -> Peer:
         """Start a peer; the first one founds the swarm."""
         identity = Identity.throwaway() if self.addresses else self.founder
@@ -83,7 +89,7 @@ class Swarm:
             )
             self.stack.push_async_callback(found.close)
         channel = await LibP2PChannel.open(
-            process, swarm or self.id, key, ping_seconds=PING_SECONDS
+            process, swarm or self.id, key, ping_seconds=ping_seconds
         )
         self.stack.push_async_callback(channel.close)
         peer = Peer(identity, process, channel, found)
