@@ -101,6 +101,7 @@ def _flags_of(role: Role, state: Path) -> Sequence[str]:
     return (
         *("--memory", f"{role.memory_bytes}B", "--slowdown", str(role.slowdown)),
         *("--name", role.name, "--listen", "127.0.0.1", "--threads", "1", "--state", str(state)),
+        *("--dtype", "f32"),  # the answers are compared, token by token, with a model in float32
     )
 
 

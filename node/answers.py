@@ -9,6 +9,7 @@ import torch
 from node.engine.measure import measure
 from node.engine.quantise import bytes_per_weight
 from node.orders import Compute, Computed, Failed, Measure, Measured, Reserve, Reserved
+from swarm.hardware import WIDTHS
 from swarm.model import ModelSpec
 from swarm.wire import Message
 
@@ -16,8 +17,10 @@ from swarm.wire import Message
 def measured(order: Measure, device: str, slowdown: float) -> Measured:
     """Measure a device on the shapes of a model; takes seconds; raises SwarmError."""
     model, threads = ModelSpec(**order.model), torch.get_num_threads()
-    speeds = measure(model, threads=threads, quant=order.quant, device=device)
-    width = bytes_per_weight(Path(order.folder), order.quant)
+    speeds = measure(model, threads=threads, dtype=order.dtype, quant=order.quant, device=device)
+    width = float(WIDTHS[order.dtype])
+    if order.quant:
+        width = bytes_per_weight(Path(order.folder), order.quant)
     return Measured(speeds[0] / slowdown, speeds[1] / slowdown, width)
 
 

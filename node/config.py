@@ -8,7 +8,7 @@ from pathlib import Path
 
 from node.row_forms import AUTO, FORMS
 from swarm.errors import BadInput
-from swarm.hardware import bytes_of
+from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model import BUILT_IN
 
 EVERY_ADDRESS = "0.0.0.0"
@@ -31,6 +31,7 @@ class NodeConfig:
     slowdown: float = 1.0  # emulated: every step takes so many times as long
     threads: int = 1
     quant: str = ""  # of the layers' weights: "" or "int8"
+    dtype: str = AUTO  # of weights, KV and hidden rows
     activations: str = AUTO  # in which form hidden rows go to other machines
     sessions_per_step: int = 0  # most sessions in one step; 0 = as many as wait
     name: str = ""
@@ -48,6 +49,13 @@ class NodeConfig:
             raise BadInput(f"--threads {self.threads} is out of range.", "Give 1 or more.")
         if self.quant not in QUANTS:
             raise BadInput(f"--quant {self.quant} is not known.", "Give int8, or leave it out.")
+        if self.dtype not in (AUTO, *WIDTHS):
+            raise BadInput(f"--dtype {self.dtype} is not known.", "Give auto, f32, f16 or bf16.")
+        if self.quant and self.dtype not in (AUTO, WIDEST):
+            raise BadInput(
+                f"--quant {self.quant} computes in f32, not in {self.dtype}.",
+                "Leave --quant or --dtype out.",
+            )
         if self.activations not in FORMS:
             raise BadInput(
                 f"--activations {self.activations} is not known.", "Give auto, full or int8."
@@ -96,6 +104,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     made.add_argument("--quant", default="", metavar="int8", help="hold weights as 8 bit integers")
     made.add_argument(
+        "--dtype",
+        default=AUTO,
+        help="of weights, KV and rows: f32, f16, bf16, or auto: bf16 on GPUs that have it",
+    )
+    made.add_argument(
         "--activations",
         default=AUTO,
         metavar="FORM",
@@ -124,6 +137,7 @@ def read_config(arguments: Sequence[str]) -> NodeConfig:
         slowdown=given.slowdown,
         threads=given.threads,
         quant=given.quant,
+        dtype=given.dtype,
         activations=given.activations,
         sessions_per_step=given.sessions_per_step,
         name=given.name,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import NodeConfig
-from node.orders import Measured
-from node.probe import Detected, detect
+from node.orders import Measure, Measured
+from node.probe import Detected, chosen_dtype, detect
 from node.worker_process import WorkerPlace, WorkerProcess
 from swarm.board import Board
 from swarm.channel import Channel
@@ -198,26 +198,32 @@ async def open_equipment(
     detected = detect(config.memory_bytes)
     if config.quant and any(found.kind != "cpu" for found in detected):
         raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
+    dtypes = [chosen_dtype(found, config.dtype, config.quant) for found in detected]
     async with AsyncExitStack() as stack:
-        opened = [await _open_device(config, found, on_answer, stack) for found in detected]
-        model = (served.spec, config.quant, str(served.folder))
-        measured = await asyncio.gather(*(worker.measure(*model) for _, worker in opened))
+        workers = [await _open_worker(config, found, on_answer, stack) for found in detected]
+        model = served.spec.to_json()
+        measured = await asyncio.gather(
+            *(
+                worker.measure(Measure(model, dtype, config.quant, str(served.folder)))
+                for worker, dtype in zip(workers, dtypes, strict=True)
+            )
+        )
         yield [
-            Equipment(_device_of(found, speed), worker)
-            for (found, worker), speed in zip(opened, measured, strict=True)
+            Equipment(_device_of(found, dtype, speed), worker)
+            for found, dtype, speed, worker in zip(detected, dtypes, measured, workers, strict=True)
         ]
 
 
-async def _open_device(
+async def _open_worker(
     config: NodeConfig, found: Detected, on_answer: OnAnswer, stack: AsyncExitStack
-) -> tuple[Detected, WorkerProcess]:
+) -> WorkerProcess:
     place = WorkerPlace(found.torch_name, config.threads, config.slowdown, config.sessions_per_step)
     worker = await WorkerProcess.spawn(place, lambda answer: on_answer(found.index, answer))
     stack.push_async_callback(worker.close)
-    return found, worker
+    return worker
 
 
-def _device_of(found: Detected, speed: Measured) -> Device:
+def _device_of(found: Detected, dtype: str, speed: Measured) -> Device:
     return Device(
         index=found.index,
         kind=found.kind,
@@ -226,4 +232,5 @@ def _device_of(found: Detected, speed: Measured) -> Device:
         bytes_per_second=speed.bytes_per_second,
         flops=speed.flops,
         weight_bytes=speed.weight_bytes,
+        dtype=dtype,
     )

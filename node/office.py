@@ -23,6 +23,8 @@ REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
 SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 
 Snapshot = dict[str, Capability]
+Shape = tuple[tuple[int, float, str], ...]  # of every device: memory, bytes of a weight, dtype
+Shapes = dict[str, Shape]
 
 
 class Office:
@@ -41,9 +43,9 @@ class Office:
         self._neighbourhood = neighbourhood
         self._candidacy = candidacy
         self._shelf = shelf
-        self._seen: dict[str, tuple[int, ...]] = {}
+        self._seen: Shapes = {}
         self._changed_at = time.monotonic()
-        self._planned: dict[str, tuple[int, ...]] | None = None
+        self._planned: Shapes | None = None
         self._reference: PlanRef | None = None
         self._published_at = 0.0
         self._reconsider_at = math.inf  # when whole pipelines may move for a better plan
@@ -55,7 +57,7 @@ class Office:
         """
         known = self._neighbourhood.capabilities
         snapshot = {peer: c for peer, c in known.items() if _makes_sense(c)}
-        shape = {peer: tuple(d.memory_bytes for d in c.devices) for peer, c in snapshot.items()}
+        shape = {peer: _shape_of(capability) for peer, capability in snapshot.items()}
         now = time.monotonic()
         if shape != self._seen:
             lost = set(self._seen) - set(shape)
@@ -119,6 +121,11 @@ class Office:
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)
         self._published_at = time.monotonic()
+
+
+def _shape_of(capability: Capability) -> Shape:
+    """What calls for another plan when it changes."""
+    return tuple((d.memory_bytes, d.weight_bytes, d.dtype) for d in capability.devices)
 
 
 def _makes_sense(capability: Capability) -> bool:

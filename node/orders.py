@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarm.hardware import WIDEST
 from swarm.wire import Codec, Message
 
 
@@ -11,7 +12,8 @@ class Measure(Message):
     """Node: how fast is your device on these layer shapes?"""
 
     model: dict[str, Any]  # ModelSpec by field
-    quant: str = ""  # what the weights will be held as
+    dtype: str = WIDEST  # of weights and activations
+    quant: str = ""  # what the weights will be held as instead
     folder: str = ""  # of the model; read only to see what a quantised weight takes
 
 

@@ -21,6 +21,7 @@ from node.story import amount
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import PeerRefused, SwarmError
+from swarm.hardware import WIDEST
 from swarm.plan import Shard, Stage
 from swarm.records import Member
 from swarm.store import Store
@@ -162,7 +163,7 @@ class OwnDevice:
     ) -> bytes:
         shard = stage.shards[rank]
         request = {"word": word, "group": group, "device": shard.index, "ranks": list(ranks)}
-        request |= {"start": stage.start, "end": stage.end, "rank": rank}
+        request |= {"start": stage.start, "end": stage.end, "rank": rank, "dtype": stage.dtype}
         return await self._home.channel.ask(
             shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
         )
@@ -192,8 +193,9 @@ class OwnDevice:
         assignment = self._home.shelf.assignment_of(self.id)
         if assignment is None or assignment.stage.shards[0].peer != peer:
             raise PeerRefused("The plan that we accepted does not say so (yet).")
-        asked = (request["start"], request["end"], request["rank"])
-        if asked != (assignment.stage.start, assignment.stage.end, assignment.rank):
+        stage, dtype = assignment.stage, request.get("dtype", WIDEST)
+        asked = (request["start"], request["end"], request["rank"], dtype)
+        if asked != (stage.start, stage.end, assignment.rank, stage.dtype):
             raise PeerRefused("The plan that we accepted gives us another shard.")
         return assignment
 
@@ -237,6 +239,7 @@ class OwnDevice:
             start=stage.start,
             end=stage.end,
             members=tuple(Member(s.peer, s.index, s.kv, s.mlp) for s in stage.shards),
+            dtype=stage.dtype,
             step_seconds=loaded.step_seconds,
             free_tokens=loaded.free_tokens,
         )
@@ -250,6 +253,7 @@ class OwnDevice:
             "start": stage.start,
             "end": stage.end,
             "rank": rank,
+            "dtype": stage.dtype,
             "quant": self._home.quant,
             "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),

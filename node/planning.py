@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.cost import CostModel
-from planner.live import live_problem
+from planner.live import live_problem, unmixed, widened, with_dtypes
 from planner.problem import Problem
 from planner.replan import replan
 from planner.search import StopRule, make_plan
 from swarm.errors import DoesNotFit
+from swarm.hardware import WIDEST
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
@@ -77,8 +78,24 @@ def next_plan(
     """The plan for these peers, and a reason if it is empty.
 
     Whole pipelines stay and broken ones are repaired; with `may_move` a plan that is better by
-    10 % net of loading may replace them. Devices in no pipeline form further ones.
+    10 % net of loading may replace them. Devices in no pipeline form further ones. Devices of
+    unlike dtypes share a stage, in float32, only if there is no plan without such stages.
     """
+    kept = unmixed(current, capabilities) if current else None
+    plan, reason = _plan_of(spec, capabilities, kept, may_move=may_move)
+    devices = (device for capability in capabilities.values() for device in capability.devices)
+    if not plan.pipelines and any(device.dtype != WIDEST for device in devices):
+        plan, _ = _plan_of(spec, widened(capabilities), current, may_move=may_move)
+    return with_dtypes(plan, capabilities), "" if plan.pipelines else reason
+
+
+def _plan_of(
+    spec: ModelSpec,
+    capabilities: Mapping[str, Capability],
+    current: Plan | None,
+    *,
+    may_move: bool,
+) -> tuple[Plan, str]:
     deadline = time.monotonic() + SEARCH_SECONDS
 
     def stop(best_cost: float) -> bool:

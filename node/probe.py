@@ -5,16 +5,17 @@ import hashlib
 import platform
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import psutil
 import torch
 
+from node.row_forms import AUTO
 from swarm.channel import Channel
-from swarm.errors import PeerError, RemoteProtocolError
-from swarm.hardware import Link
+from swarm.errors import BadInput, PeerError, RemoteProtocolError
+from swarm.hardware import WIDEST, Link
 
 USABLE_SHARE = 0.8  # of the memory that is free now
 ECHOES = 10
@@ -23,6 +24,7 @@ LARGE_BYTES = 1_000_000
 ROUNDS = 3
 PROBE_SECONDS = 10.0
 NEIGHBOURS = 8
+BF16_SINCE = (8, 0)  # compute capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,21 @@ class Detected:
     torch_name: str  # "cpu", "cuda:0"
     name: str
     memory_bytes: int
+    dtypes: tuple[str, ...]  # what it computes in, the best first; float32 always
+
+
+def chosen_dtype(found: Detected, wish: str, quant: str) -> str:
+    """What a device computes in; raises BadInput if it cannot do what is wished."""
+    if quant:
+        return WIDEST  # activations of int8 linears
+    if wish == AUTO:
+        return found.dtypes[0]
+    if wish not in found.dtypes:
+        raise BadInput(
+            f"--dtype {wish} does not run on {found.torch_name}, {found.name}.",
+            f"Give {' or '.join(found.dtypes)}, or leave it out.",
+        )
+    return wish
 
 
 def detect(limit_bytes: int) -> list[Detected]:
@@ -41,10 +58,7 @@ def detect(limit_bytes: int) -> list[Detected]:
     found = [_cuda(index) for index in range(torch.cuda.device_count())] or [_cpu()]
     if not limit_bytes:
         return found
-    return [
-        Detected(d.index, d.kind, d.torch_name, d.name, min(limit_bytes, d.memory_bytes))
-        for d in found
-    ]
+    return [replace(d, memory_bytes=min(limit_bytes, d.memory_bytes)) for d in found]
 
 
 def machine_id() -> str:
@@ -103,10 +117,16 @@ async def measure_links(channel: Channel, peers: list[str]) -> list[Link]:
 def _cuda(index: int) -> Detected:
     free, _ = torch.cuda.mem_get_info(index)
     name = torch.cuda.get_device_name(index)
-    return Detected(index, "cuda", f"cuda:{index}", name, int(free * 0.92))
+    return Detected(index, "cuda", f"cuda:{index}", name, int(free * 0.92), _cuda_dtypes(index))
+
+
+def _cuda_dtypes(index: int) -> tuple[str, ...]:
+    """Older GPUs emulate bfloat16, slowly, and torch calls it supported; float16 they multiply."""
+    has_bf16 = torch.version.hip or torch.cuda.get_device_capability(index) >= BF16_SINCE
+    return ("bf16", "f16", WIDEST) if has_bf16 else ("f16", WIDEST)
 
 
 def _cpu() -> Detected:
     free = int(psutil.virtual_memory().available * USABLE_SHARE)
     name = f"{platform.machine()} CPU, {psutil.cpu_count(logical=False) or 1} cores"
-    return Detected(0, "cpu", "cpu", name, free)
+    return Detected(0, "cpu", "cpu", name, free, (WIDEST, "bf16", "f16"))

@@ -1,21 +1,22 @@
 """RowForms: whether hidden rows go to a peer in full or as int8; no I/O.
 
-Int8 is a quarter of the bytes and costs exactness, so only slow links use it: those that take
-longer for the largest chunk of a prompt than people notice, and longer than our own step, behind
-which sending would hide. A chunk takes a device at least as long as a decode step.
+Int8 is a quarter of float32's bytes, or half of bfloat16's, and costs exactness, so only slow links
+use it: those that take longer for the largest chunk of a prompt than people notice, and longer than
+our own step, behind which sending would hide. A chunk takes a device at least as long as a step.
 """
 
 from collections.abc import Callable
 
 from node.sessions import CHUNK_CAP
-from swarm.model import BYTES_PER_VALUE
+from swarm.hardware import WIDEST, WIDTHS
 
 AUTO, FULL, INT8 = FORMS = ("auto", "full", "int8")
 CHUNK_SECONDS = 0.25  # 1 Gbit/s is within it for rows of up to 16,384 float32
 RETURN_SHARE = 0.5  # of the limit: a link about as slow as the limit must not flap
+IsNarrow = Callable[[str, float, str], bool]  # the link to a peer, by our step and rows' dtype
 
 
-def always_full(_peer: str, _step_seconds: float) -> bool:
+def always_full(_peer: str, _step_seconds: float, _dtype: str = WIDEST) -> bool:
     """Rows are never narrowed."""
     return False
 
@@ -32,21 +33,22 @@ class RowForms:
     ) -> None:
         assert wish in FORMS
         self._wish = wish
-        self._chunk_bytes = CHUNK_CAP * hidden * BYTES_PER_VALUE
+        self._chunk_values = CHUNK_CAP * hidden
         self._bytes_per_second_to = bytes_per_second_to
         self._say = say
-        self._narrow: set[tuple[str, float]] = set()  # links, by the step behind which they hide
+        self._narrow: set[tuple[str, float, str]] = set()  # links, by what goes over them
 
-    def is_narrow(self, peer: str, step_seconds: float) -> bool:
+    def is_narrow(self, peer: str, step_seconds: float, dtype: str = WIDEST) -> bool:
         """Whether a new session's rows go to `peer` as int8; our decode step takes so long."""
         if self._wish != AUTO:
             return self._wish == INT8
         bytes_per_second = self._bytes_per_second_to(peer)
         limit = max(CHUNK_SECONDS, step_seconds)
-        was_narrow = (peer, limit) in self._narrow
+        link = peer, limit, dtype
+        was_narrow = link in self._narrow
         share = RETURN_SHARE if was_narrow else 1.0
-        narrow = self._chunk_bytes / bytes_per_second > limit * share
+        narrow = self._chunk_values * WIDTHS[dtype] / bytes_per_second > limit * share
         if narrow != was_narrow:
-            self._narrow ^= {(peer, limit)}
+            self._narrow ^= {link}
             self._say(peer, bytes_per_second if narrow else 0.0)
         return narrow

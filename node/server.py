@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
-from node.row_forms import always_full
+from node.row_forms import IsNarrow, always_full
 from node.sessions import (
     ID_BYTES,
     Hop,
@@ -22,6 +21,7 @@ from node.sessions import (
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
+from swarm.hardware import WIDEST
 from swarm.rate_limit import RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step
@@ -43,6 +43,7 @@ class LedStage:
     members: tuple[Member, ...]
     step_seconds: float
     free_tokens: int  # as of the worker's last answer: it says nothing of released sessions
+    dtype: str = WIDEST  # of the rows that it makes
     all_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Server:
         self,
         channel: Channel,
         digest: str,
-        is_narrow: Callable[[str, float], bool] = always_full,  # the link to a peer, by our step
+        is_narrow: IsNarrow = always_full,
         *,
         opens_per_second: int = OPENS_PER_SECOND,
     ) -> None:
@@ -175,7 +176,8 @@ class Server:
         leader = seat.route[seat.next_stage].leader
         if seat.is_last or leader == self._channel.peer:
             return False
-        return self._is_narrow(leader, self._stages[seat.device].step_seconds)
+        stage = self._stages[seat.device]
+        return self._is_narrow(leader, stage.step_seconds, stage.dtype)
 
     def _step(self, peer: str, step: Step) -> None:
         seat = self._seats.get(step.session, step.stage)

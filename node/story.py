@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from node.duties import Assignment
 from node.orders import Loaded
-from swarm.hardware import Device
+from swarm.hardware import WIDTHS, Device
 from swarm.model import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
 
@@ -20,6 +20,7 @@ class Story:
         self.show_progress = show_progress
         self._spec = spec
         self._said: set[str] = set()
+        self._weight_bytes: dict[int, float] = {}  # of one weight, by device
 
     def introduce(self, name: str, peer: str, where: str) -> None:
         """Who am I, and can others reach me."""
@@ -29,7 +30,10 @@ class Story:
         """What I offer."""
         speed = f"{amount(device.bytes_per_second)}/s decode, {device.flops / 1e9:.1f} GFLOP/s"
         memory = amount(device.memory_bytes)
-        self._say(f"offer: device {device.index}, {device.name}, {memory}, {speed}")
+        self._weight_bytes[device.index] = device.weight_bytes
+        is_int8 = device.weight_bytes < WIDTHS[device.dtype]
+        form = f"int8 and {device.dtype}" if is_int8 else device.dtype
+        self._say(f"offer: device {device.index}, {device.name}, {memory}, {speed}, in {form}")
 
     def swarm(self, swarm: str) -> None:
         """What is served here."""
@@ -53,7 +57,7 @@ class Story:
         if "spare" in self._said:
             return
         self._said.add("spare")
-        layer = self._spec.layer_parameters * BYTES_PER_VALUE
+        layer = self._spec.layer_parameters * self._weight_bytes.get(index, BYTES_PER_VALUE)
         small = memory_bytes < layer
         why = f"too small for one layer of {amount(layer)}" if small else "not needed now"
         self._say(f"spare: device {index} is {why}; it stands by")

@@ -13,7 +13,6 @@ from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
 from swarm.inlet import Inlet
-from swarm.model import ModelSpec
 from swarm.wire import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
@@ -78,9 +77,8 @@ class WorkerProcess:
             return False
         return self._gathering.waiting_bytes > BACKLOG_BYTES
 
-    async def measure(self, model: ModelSpec, quant: str = "", folder: str = "") -> Measured:
+    async def measure(self, order: Measure) -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
-        order = Measure(model.to_json(), quant, folder)
         answer = await self._ask(order, Measured, MEASURE_SECONDS)
         assert isinstance(answer, Measured)
         return answer

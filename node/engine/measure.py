@@ -13,9 +13,9 @@ from torch import nn
 
 from node.engine.packing import pack_layer
 from node.engine.quantise import quantise_layer
+from swarm.hardware import WIDEST
 from swarm.model import ModelSpec
-
-WIDTH = 4  # bytes of a float32
+from swarm.tensors import DTYPES
 
 SLICE_BYTES = 64 << 20  # of one weight matrix, at most
 CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache answers
@@ -29,6 +29,7 @@ def measure(
     *,
     threads: int,
     seconds: float = 1.0,
+    dtype: str = WIDEST,
     quant: str = "",
     device: str = "cpu",
 ) -> tuple[float, float]:
@@ -37,39 +38,41 @@ def measure(
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            return _measure(spec, seconds / 2, torch.device(device), quant)
+            like = torch.empty(0, dtype=DTYPES[dtype], device=device)
+            return _measure(spec, seconds / 2, like, quant)
     finally:
         torch.set_num_threads(before)
 
 
 def _measure(
-    spec: ModelSpec, seconds: float, device: torch.device, quant: str
+    spec: ModelSpec, seconds: float, like: torch.Tensor, quant: str
 ) -> tuple[float, float]:
-    rows = max(1, min(spec.ffn, SLICE_BYTES // (spec.hidden * WIDTH)))
-    copies = -(-CACHE_BYTES // (rows * spec.hidden * WIDTH))
-    linears = [_linear(spec.hidden, rows, device, quant) for _ in range(min(copies, 64))]
+    row_bytes = spec.hidden * like.element_size()
+    rows = max(1, min(spec.ffn, SLICE_BYTES // row_bytes))
+    copies = -(-CACHE_BYTES // (rows * row_bytes))
+    linears = [_linear(spec.hidden, rows, like, quant) for _ in range(min(copies, 64))]
     matrix_bytes = linears[0].weight.numel() * linears[0].weight.element_size()
-    one = torch.ones(1, spec.hidden, device=device)
-    many = torch.ones(PREFILL_TOKENS, spec.hidden, device=device)
+    one = like.new_ones(1, spec.hidden)
+    many = like.new_ones(PREFILL_TOKENS, spec.hidden)
 
     def decode() -> None:
         for linear in linears:
             linear(one)
 
-    columns = max(1, min(rows, PREFILL_BYTES // (spec.hidden * WIDTH)))
-    part = _linear(spec.hidden, columns, device, quant)
+    columns = max(1, min(rows, PREFILL_BYTES // row_bytes))
+    part = _linear(spec.hidden, columns, like, quant)
 
     def prefill() -> None:
         part(many)
 
-    decode_seconds = _median_seconds(decode, seconds, device)
-    prefill_seconds = _median_seconds(prefill, seconds, device)
+    decode_seconds = _median_seconds(decode, seconds, like.device)
+    prefill_seconds = _median_seconds(prefill, seconds, like.device)
     operations = 2.0 * PREFILL_TOKENS * part.weight.numel()
     return len(linears) * matrix_bytes / decode_seconds, operations / prefill_seconds
 
 
-def _linear(inputs: int, outputs: int, device: torch.device, quant: str) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs, bias=False, device=device)
+def _linear(inputs: int, outputs: int, like: torch.Tensor, quant: str) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs, bias=False, dtype=like.dtype, device=like.device)
     if quant == "int8":
         quantise_layer(linear)
     pack_layer(linear)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from socket import socket
+from threading import Lock
 
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
@@ -29,9 +30,11 @@ def bounds_of(shares: Sequence[int]) -> tuple[int, ...]:
     return (0, *accumulate(shares))
 
 
-def spec_of(start: int, end: int, shares: Sequence[int] = (8,), rank: int = 0) -> StageSpec:
+def spec_of(
+    start: int, end: int, shares: Sequence[int] = (8,), rank: int = 0, dtype: str = "f32"
+) -> StageSpec:
     """Layers of swarm-tiny, KV heads and MLP blocks (8 of each) in equal shares."""
-    return StageSpec(FOLDER, start, end, rank, bounds_of(shares), bounds_of(shares))
+    return StageSpec(FOLDER, start, end, rank, bounds_of(shares), bounds_of(shares), dtype)
 
 
 def _vocab_bounds(parts: Sequence[int]) -> tuple[int, ...]:
@@ -39,9 +42,11 @@ def _vocab_bounds(parts: Sequence[int]) -> tuple[int, ...]:
     return tuple(vocab * low // sum(parts) for low in bounds_of(parts)) if parts else ()
 
 
-def lone_shard(start: int, end: int, budget: int = BUDGET, slowdown: float = 1.0) -> LoadedShard:
+def lone_shard(
+    start: int, end: int, budget: int = BUDGET, slowdown: float = 1.0, dtype: str = "f32"
+) -> LoadedShard:
     """A stage of one device."""
-    runner = StageRunner.load(spec_of(start, end), budget_bytes=budget)
+    runner = StageRunner.load(spec_of(start, end, dtype=dtype), budget_bytes=budget)
     return LoadedShard(runner, Place(0, 1, HIDDEN), None, slowdown)
 
 
@@ -74,6 +79,7 @@ def shard_group(
     shares: Sequence[int],
     budgets: Sequence[int] = (),
     vocab_parts: Sequence[int] = (),
+    dtype: str = "f32",
 ) -> ShardGroup:
     """Load a stage over as many ranks as there are shares; the ends whole, or in such parts."""
     pool = ThreadPoolExecutor(len(shares))
@@ -81,15 +87,19 @@ def shard_group(
     opened: list[socket] = []
     ranks = [Rank("127.0.0.1", each.port, each.certificate) for each in listeners]
 
+    building = Lock()  # models get torch's default dtype, which all threads share
+
     def load(rank: int) -> tuple[LoadedShard, StageRunner, GroupLink]:
         sockets = listeners[rank].connect(ranks, rank)
         link, reducer = join_group(sockets, rank)
         opened.extend((*sockets.values(), *link._sockets.values()))
-        runner = StageRunner.load(
-            replace(spec_of(start, end, shares, rank), vocab_bounds=_vocab_bounds(vocab_parts)),
-            budget_bytes=budgets[rank] if budgets else BUDGET,
-            reducer=reducer,
-        )
+        spec = spec_of(start, end, shares, rank, dtype)
+        with building:
+            runner = StageRunner.load(
+                replace(spec, vocab_bounds=_vocab_bounds(vocab_parts)),
+                budget_bytes=budgets[rank] if budgets else BUDGET,
+                reducer=reducer,
+            )
         place = Place(rank, len(shares), HIDDEN)
         return LoadedShard(runner, place, link, 1.0), runner, link
 

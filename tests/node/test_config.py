@@ -44,6 +44,12 @@ def test_every_choice_is_read() -> None:
     assert config.state == Path("here")
     assert config.quant == "int8"
     assert config.activations == "auto"
+    assert config.dtype == "auto"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "f32", "f16", "bf16"])
+def test_every_dtype_may_be_chosen(dtype: str) -> None:
+    assert read_config(["--host", "--dtype", dtype]).dtype == dtype
 
 
 @pytest.mark.parametrize("form", ["auto", "full", "int8"])
@@ -67,6 +73,10 @@ def test_every_form_of_activations_may_be_chosen(form: str) -> None:
         "--host --memory 5XB",
         "--host --memory nanGB",
         "--host --quant int4",
+        "--host --dtype int8",
+        "--host --dtype BF16",
+        "--host --dtype=",
+        "--host --quant int8 --dtype bf16",
         "--host --sessions-per-step -1",
     ],
 )

@@ -22,7 +22,7 @@ def told(stand: Stand) -> list[tuple[str, float]]:
     """Let every link be slow; returns what the server asks about."""
     asked: list[tuple[str, float]] = []
 
-    def is_narrow(peer: str, step_seconds: float) -> bool:
+    def is_narrow(peer: str, step_seconds: float, _dtype: str) -> bool:
         asked.append((peer, step_seconds))
         return True
 

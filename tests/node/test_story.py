@@ -42,7 +42,7 @@ def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
     text = "\n".join(heard.lines)
     assert f"anna ({ME[-8:]}), reachable at 2 addresses" in text
     assert "python -m swarm.node --join swarm1:xyz" in text
-    assert "8 MB, 2 GB/s decode, 5.0 GFLOP/s" in text
+    assert "8 MB, 2 GB/s decode, 5.0 GFLOP/s, in f32" in text
     assert "layers [0,3) of 8, 3 of 8 KV heads, 2 of 8 blocks, rank 1 of 2" in text
     assert f"term 4 of planner {PLANNER[-8:]}" in text
     assert "(its leader takes the requests), 3.5 MB loaded, 3.6 MB read" in text
@@ -79,6 +79,16 @@ def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
         f"spare: device 0 is too small for one layer of {amount(LAYER_BYTES)}; it stands by"
     ]
     assert large.lines == ["spare: device 1 is not needed now; it stands by"]
+
+
+def test_a_layer_of_a_narrow_device_is_as_small_as_the_device_holds_it() -> None:
+    heard = Listener()
+    gpu = Device(0, "cuda", "GPU", LAYER_BYTES // 2, 2e9, 5e9, 2.0, "bf16")
+    heard.story.offer(gpu)
+    heard.story.offer(Device(1, "cpu", "CPU", 10**9, 2e9, 5e9, 1.1))
+    assert [line.rpartition(", ")[2] for line in heard.lines] == ["in bf16", "in int8 and f32"]
+    heard.story.spare(0, gpu.memory_bytes)
+    assert heard.lines[-1] == "spare: device 0 is not needed now; it stands by"
 
 
 def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:

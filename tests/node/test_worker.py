@@ -17,6 +17,7 @@ from node.orders import (
     Failed,
     Load,
     Loaded,
+    Measure,
     Measured,
     Progress,
     Release,
@@ -36,6 +37,7 @@ from tests.node.stands import until
 
 PROMPT = [10, 200, 33, 47, 5, 81]
 SECONDS = 60.0  # a cold import of torch on a busy machine
+MEASURE = Measure(read_spec(FOLDER, "swarm-tiny").to_json())
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
@@ -89,7 +91,7 @@ def pid_of(worker: WorkerProcess) -> int:
 
 
 def test_it_measures_its_device_on_the_models_shapes(run: Run, worker: Worked) -> None:
-    measured: Measured = run(worker.process.measure(read_spec(FOLDER, "swarm-tiny")))
+    measured: Measured = run(worker.process.measure(MEASURE))
     assert measured.bytes_per_second > 1e6
     assert measured.flops > 1e6
 
@@ -190,7 +192,7 @@ def test_rows_that_come_before_a_shard_are_refused(run: Run, worker: Worked) -> 
 def test_a_killed_worker_is_reported_and_started_again_and_exits_with_its_node(run: Run) -> None:
     async def story() -> None:
         worked = await Worked().spawn()
-        asking = asyncio.create_task(worked.process.measure(read_spec(FOLDER, "swarm-tiny")))
+        asking = asyncio.create_task(worked.process.measure(MEASURE))
         await asyncio.sleep(0)
         os.kill(pid_of(worked.process), signal.SIGKILL)
         broken: Broken = await worked.hear(Broken)

@@ -68,6 +68,21 @@ def test_a_list_may_end_before_the_fields_that_have_a_default() -> None:
     )
 
 
+def test_a_device_of_an_older_peer_computes_in_f32() -> None:
+    values = record_to_list(RECORDS[1])
+    values[1] = [device[:-1] for device in values[1]]  # as it was before there were dtypes
+    assert record_of_map(Capability, values) == RECORDS[1]
+    assert DEVICE.dtype == "f32"
+
+
+@pytest.mark.parametrize("dtype", ["f8", "", "F32", 4, None])
+def test_a_device_of_an_unknown_dtype_is_refused(dtype: object) -> None:
+    values = record_to_list(RECORDS[1])
+    values[1] = [[*device[:-1], dtype] for device in values[1]]
+    with pytest.raises(ValueError, match=r"dtype|is not a str"):
+        record_of_map(Capability, values)
+
+
 plain = st.recursive(
     st.none()
     | st.booleans()

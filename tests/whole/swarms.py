@@ -39,6 +39,7 @@ class Part:
     memory_bytes: int
     slowdown: float = 1.0
     more_kv: bool = True  # so that the tests' sessions fit beside the one that is planned
+    dtype: str = "f32"
 
 
 @dataclass
@@ -176,7 +177,7 @@ def flags_of(part: Part, folder: Path) -> Sequence[str]:
         *("--memory", f"{part.memory_bytes}B"),
         *(("--sessions-memory", MORE_KV) if part.more_kv else ()),
         *("--slowdown", str(part.slowdown), "--name", part.name, "--threads", "1"),
-        *("--listen", "127.0.0.1", "--state", str(folder / part.name)),
+        *("--listen", "127.0.0.1", "--state", str(folder / part.name), "--dtype", part.dtype),
     )
 
 
