@@ -24,10 +24,10 @@ CLIENT = peer_named("client")
 
 
 @cache
-def shard_of(start: int, end: int, name: str) -> LoadedShard:
+def shard_of(start: int, end: int, name: str, dtype: str = "f32") -> LoadedShard:
     """A shard that the tests of this process share; every session in it is released at the end."""
     assert name
-    return lone_shard(start, end)
+    return lone_shard(start, end, dtype=dtype)
 
 
 class WorkerHere(WorkerProcess):
@@ -98,9 +98,9 @@ class MemorySwarm:
         self.world = MemoryWorld()
         self.stages: dict[str, StageHere] = {}
 
-    async def add(self, name: str, start: int, end: int) -> StageHere:
+    async def add(self, name: str, start: int, end: int, dtype: str = "f32") -> StageHere:
         """A peer joins with a stage of its own."""
-        shard = shard_of(start, end, name)
+        shard = shard_of(start, end, name, dtype)
         self.stages[name] = StageHere(self.world, name, shard, range(start, end))
         await self.stages[name].serve()
         return self.stages[name]

@@ -15,9 +15,9 @@ TINY = find_model(BUILT_IN)
 
 
 @cache
-def _model(folder: Path) -> Any:
+def _model(folder: Path, dtype: torch.dtype) -> Any:
     auto: Any = AutoModelForCausalLM
-    return auto.from_pretrained(folder, dtype=torch.float32).eval()
+    return auto.from_pretrained(folder, dtype=dtype).eval()
 
 
 @cache
@@ -32,7 +32,13 @@ def ids_of(text: str, folder: Path = TINY) -> list[int]:
 
 
 def expected(
-    prompt: str, max_tokens: int, folder: Path = TINY, *, seed: int | None = None, **options: Any
+    prompt: str,
+    max_tokens: int,
+    folder: Path = TINY,
+    *,
+    seed: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> list[int]:
     """The new ids of transformers' own generate: greedy without a seed."""
     ids = torch.tensor([ids_of(prompt, folder)])
@@ -42,7 +48,7 @@ def expected(
         sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
     mask = torch.ones_like(ids)
     with torch.inference_mode():
-        whole = _model(folder).generate(
+        whole = _model(folder, dtype).generate(
             ids, attention_mask=mask, max_new_tokens=max_tokens, **(sampling | options)
         )
     return [int(token) for token in whole[0, ids.shape[1] :]]

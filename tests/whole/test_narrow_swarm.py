@@ -1,0 +1,158 @@
+"""Swarms with stages in bf16: nodes told so on their command line, mixed routes, and replays."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import client
+from client import Client
+from client.background import Background
+from client.connection import open_links
+from client.overview import LivePlan, read_overview, read_plan
+from node.loaded_shard import LoadedShard
+from swarm.clock import settle
+from swarm.invites import Invite
+from swarm.sampling import Sampling
+from swarm.wire import Message, Step
+from tests.node.shards import generate as generate_here
+from tests.whole.conftest import SPEC, WHOLE
+from tests.whole.memory_swarm import MemorySwarm, StageHere, shard_of
+from tests.whole.swarms import Part, nodes_in, shard_bytes
+from tests.whole.uncut import expected, ids_of
+
+PROMPT = "Once upon a time"
+TOKENS = 32
+ACT_AT = 5  # tokens
+Act = Callable[[MemorySwarm], None]
+
+
+def nothing(_swarm: MemorySwarm) -> None:
+    """No fault at all."""
+
+
+def here(*stages: LoadedShard) -> list[int]:
+    """The tokens of a chain of shards in this process, without any network."""
+    return generate_here(stages, ids_of(PROMPT), Sampling(max_tokens=TOKENS))
+
+
+def ask(dtypes: dict[str, tuple[str, str]], act: Act = nothing) -> tuple[list[int], set[str]]:
+    """The tokens over two stages for every name, and the dtypes in which rows travelled."""
+    heard: set[str] = set()
+    ids: list[int] = []
+
+    async def whole() -> None:
+        swarm = MemorySwarm()
+        for name, (first, last) in dtypes.items():
+            overhear(swarm, await swarm.add(f"{name} first", 0, 3, first), heard)
+            overhear(swarm, await swarm.add(f"{name} last", 3, 8, last), heard)
+        async with asyncio.timeout(30), Client(swarm.invite, connect=swarm.connect) as asking:
+            async with asking.stream(PROMPT, max_tokens=TOKENS) as pieces:
+                count = 0
+                async for _ in pieces:
+                    count += 1
+                    if count == ACT_AT:
+                        act(swarm)
+            ids.extend(pieces.generation.token_ids)
+        await settle()
+        assert all(stage.server.sessions == 0 for stage in swarm.stages.values())
+        await swarm.close()
+
+    asyncio.run(whole())
+    return ids, heard - {"i32"}
+
+
+def overhear(swarm: MemorySwarm, stage: StageHere, dtypes: set[str]) -> None:
+    def hear(peer: str, message: Message) -> None:
+        if isinstance(message, Step):
+            dtypes.add(message.dtype)
+        stage.server.on_message(peer, message)
+
+    swarm.world.channels[stage.peer].listen(hear, stage.server.on_lost)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("bf16", "bf16"), ("bf16", "f32"), ("f32", "bf16"), ("f16", "bf16")]
+)
+def test_rows_travel_as_their_stage_makes_them_and_the_tokens_are_those_of_its_shards(
+    first: str, last: str
+) -> None:
+    ids, travelled = ask({"a": (first, last)})
+    assert travelled == {first}
+    assert ids == here(shard_of(0, 3, "a first", first), shard_of(3, 8, "a last", last))
+
+
+def test_a_swarm_in_bf16_answers_as_transformers_does_in_bf16() -> None:
+    ids, _ = ask({"a": ("bf16", "bf16")})
+    assert ids == expected(PROMPT, TOKENS, dtype=torch.bfloat16)
+
+
+def test_a_replay_may_go_on_in_another_dtype() -> None:
+    def kill(swarm: MemorySwarm) -> None:
+        swarm.world.kill(swarm.stages.pop("a first").peer)
+
+    ids, travelled = ask({"a": ("bf16", "bf16"), "b": ("f32", "f32")}, kill)
+    assert travelled == {"bf16", "f32"}
+    assert ids == expected(PROMPT, TOKENS)  # swarm-tiny is sure enough of these
+
+
+def plan_of(invite: str, background: Background) -> tuple[LivePlan, dict[str, str]]:
+    """The plan in force, and what the devices of its peers advertise."""
+    with background.hold(open_links(Invite.parse(invite))) as links:
+        seen = background.run(read_overview(links.board, Invite.parse(invite)))
+        dtypes = {peer: each.devices[0].dtype for peer, each in seen.capabilities.items()}
+        return background.run(read_plan(links)), dtypes
+
+
+@pytest.mark.slow
+def test_a_node_told_bf16_serves_what_takes_twice_its_memory_in_f32(
+    tmp_path: Path, background: Background
+) -> None:
+    five, three = (shard_bytes(SPEC, layers, *WHOLE, ends=1) for layers in (5, 3))
+    narrow = Part("narrow", five // 2, dtype="bf16")
+    wide = Part("wide", three, slowdown=2.0)
+    with nodes_in(tmp_path) as nodes:
+        host = nodes.start(narrow, "--host")
+        invite = host.line("invite:")
+        other = nodes.start(wide, "--join", invite)
+        for node in (host, other):
+            node.line("ready:")
+        assert host.line("offer:").endswith("in bf16")
+        assert other.line("offer:").endswith("in f32")
+        with background.hold(client.Client(invite)) as asking:
+            generation = background.run(asking.generate(PROMPT, max_tokens=TOKENS))
+        live, advertised = plan_of(invite, background)
+    (pipeline,) = live.plan.pipelines
+    assert {stage.layers: stage.dtype for stage in pipeline.stages} == {5: "bf16", 3: "f32"}
+    assert all(stage.dtype == advertised[stage.shards[0].peer] for stage in pipeline.stages)
+    chain = [shard_of(stage.start, stage.end, "here", stage.dtype) for stage in pipeline.stages]
+    assert list(generation.token_ids) == here(*chain)
+
+
+@pytest.mark.slow
+def test_a_pair_in_bf16_shares_a_stage_beside_a_node_in_f32(
+    tmp_path: Path, background: Background
+) -> None:
+    parts = [
+        Part("five", shard_bytes(SPEC, 4, 5, 5, ends=1) // 2, dtype="bf16"),
+        Part("three", shard_bytes(SPEC, 4, 3, 3, ends=1) // 2, dtype="bf16"),
+        Part("wide", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=2.0),
+    ]
+    with nodes_in(tmp_path) as nodes:
+        host = nodes.start(parts[0], "--host")
+        invite = host.line("invite:")
+        for part in parts[1:]:
+            nodes.start(part, "--join", invite)
+        for node in nodes.started:
+            node.line("ready:")
+        with background.hold(client.Client(invite)) as asking:
+            generation = background.run(asking.generate(PROMPT, max_tokens=TOKENS))
+        live, _ = plan_of(invite, background)
+    (pipeline,) = live.plan.pipelines
+    assert {len(s.shards): (s.layers, s.dtype) for s in pipeline.stages} == {
+        2: (4, "bf16"),
+        1: (4, "f32"),
+    }
+    assert list(generation.token_ids) == expected(PROMPT, TOKENS, dtype=torch.bfloat16)
