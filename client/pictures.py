@@ -21,6 +21,7 @@ def show_peers(screen: Screen, overview: Overview) -> None:
             short(peer),
             device.name,
             amount(device.memory_bytes),
+            device.dtype,
             f"{amount(device.bytes_per_second)}/s",
             f"{device.flops / 1e9:.1f} GFLOP/s",
             _role_of(peer, device, overview),
@@ -28,7 +29,7 @@ def show_peers(screen: Screen, overview: Overview) -> None:
         for peer, capability in overview.capabilities.items()
         for device in capability.devices
     ]
-    screen.table(("name", "peer", "device", "memory", "decode", "prefill", "serves"), rows)
+    screen.table(("name", "peer", "device", "memory", "dtype", "decode", "prefill", "serves"), rows)
 
 
 def show_stages(screen: Screen, overview: Overview) -> None:
