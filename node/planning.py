@@ -14,8 +14,8 @@ from planner.problem import Problem
 from planner.replan import replan
 from planner.search import StopRule, make_plan
 from swarm.errors import DoesNotFit
-from swarm.hardware import WIDEST
-from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.hardware import WIDEST, WIDTHS
+from swarm.model import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
 
@@ -156,12 +156,14 @@ def _is_full(stage: Stage, spec: ModelSpec) -> bool:
 
 
 def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Problem:
-    """The planner's problem for the peers at hand."""
+    """The planner's problem for the peers at hand; sizes are of the widest dtype among them."""
+    devices = (device for capability in capabilities.values() for device in capability.devices)
+    width = max((WIDTHS[device.dtype] for device in devices), default=WIDTHS[WIDEST])
     return live_problem(
         spec,
         capabilities,
-        bytes_per_weight=BYTES_PER_VALUE,
-        bytes_per_value=BYTES_PER_VALUE,
+        bytes_per_weight=width,
+        bytes_per_value=width,
         context=min(PLANNED_TOKENS, spec.context),
     )
 

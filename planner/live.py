@@ -1,7 +1,7 @@
 """live_problem: from the capabilities that peers advertise to a planning problem.
 
-Sizes are those of float32. A device that holds weights, KV and rows in less counts as one of more
-memory that reads faster, by as much.
+Sizes are those of the widest dtype at hand. A device that holds weights, KV and rows in less counts
+as one of more memory that reads faster, by as much.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def _memory_of(device: Device, shrinking: float, model: PlanModel, context: int)
     take beside the ends and the KV of a whole session stretches: a shard that fits the sum then
     fits the device, whichever layers and ends it gets.
     """
-    narrowing = WIDTHS[WIDEST] / WIDTHS[device.dtype]  # of ends and KV
+    narrowing = max(1.0, model.end_bytes_per_weight / WIDTHS[device.dtype])  # of ends and KV
     unshrunk = 2 * model.end_bytes + model.layers * model.kv_bytes * context
     stretched = unshrunk + (device.memory_bytes - unshrunk / narrowing) * shrinking
     return max(device.memory_bytes, stretched)

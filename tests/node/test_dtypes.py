@@ -1,5 +1,6 @@
 """Dtypes of a node: chosen from its device, written into the plan, agreed on by every member."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -82,6 +83,18 @@ def test_a_bf16_peer_holds_alone_what_takes_two_peers_in_f32() -> None:
     missing, reason = next_plan(SPEC, {"a": capability_of(memory)}, None)
     assert missing == Plan(())
     assert "missing" in reason
+
+
+def test_missing_bytes_are_counted_as_the_devices_would_hold_them() -> None:
+    def missing(peers: dict[str, Capability]) -> int:
+        found = re.search(r"(\d+) bytes are missing", next_plan(SPEC, peers, None)[1])
+        assert found
+        return int(found[1])
+
+    small = {"a": capability_of(2 * LAYER_BYTES)}
+    needed = missing(small) + small["a"].devices[0].memory_bytes
+    halved = {"a": narrow(small["a"])}
+    assert missing(halved) == needed // 2 - small["a"].devices[0].memory_bytes
 
 
 def test_stages_of_one_pipeline_have_each_their_own_dtype() -> None:

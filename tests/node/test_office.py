@@ -5,6 +5,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,35 @@ def test_a_record_with_a_device_twice_is_planned_without(
         assert len(await bureau.plans()) == 1
         assert not await bureau.office.work()  # nothing has changed
         assert planned == [{ME}]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "bf16"}, {"weight_bytes": 1.3}, {"memory_bytes": 2}, {}]
+)
+def test_a_peer_whose_devices_hold_something_else_is_planned_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    planned: list[list[Device]] = []
+
+    def search(
+        _spec: ModelSpec, peers: Mapping[str, Capability], *_: object, **__: object
+    ) -> object:
+        planned.append([device for each in peers.values() for device in each.devices])
+        return Plan(()), f"reason {len(planned)}"
+
+    monkeypatch.setattr("node.office.next_plan", search)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        assert await bureau.office.work()
+        changed = replace(DEVICE, bytes_per_second=2.0, **change)  # speeds alone may waver
+        await bureau.board.publish(replace(CAPABILITY, devices=[changed]))
+        await bureau.neighbourhood.refresh()
+        assert await bureau.office.work() == bool(change)
+        assert planned == [[DEVICE], [changed]][: 1 + bool(change)]
 
     asyncio.run(story())
 

@@ -66,6 +66,15 @@ def test_two_stages_of_a_node_judge_the_same_link_each_for_itself() -> None:
     assert len(link.said) == 1
 
 
+def test_rows_of_half_the_width_go_in_full_over_links_of_half_the_speed() -> None:
+    link = Link()
+    link.speeds[ANNA] = 0.75 * LIMIT
+    for _ in range(2):  # neither answer changes the other
+        assert link.forms.is_narrow(ANNA, 0.01, "f32")
+        assert not link.forms.is_narrow(ANNA, 0.01, "bf16")
+    assert link.said == [(ANNA, 0.75 * LIMIT)]
+
+
 def test_links_are_judged_one_by_one() -> None:
     link = Link()
     assert link.decide(HOME_UPLOAD)
