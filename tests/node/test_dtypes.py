@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.config import read_config
 from node.duties import Assignment
@@ -17,8 +19,9 @@ from node.probe import Detected, chosen_dtype, detect
 from node.worker import _spec_of
 from node.worker_process import WorkerProcess
 from swarm.errors import BadInput, PeerRefused
-from swarm.hardware import WIDTHS
+from swarm.hardware import WIDTHS, Device
 from swarm.memory import MemoryWorld, peer_named
+from swarm.model import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
@@ -153,6 +156,52 @@ def test_a_plan_document_carries_dtypes_and_without_one_a_stage_is_f32() -> None
     assert [stage.get("dtype") for stage in form] == ["bf16", None]
     with pytest.raises(ValueError, match="dtype"):
         PlanDocument.of_bytes(document.to_bytes().replace(b"bf16", b"f8"))
+
+
+def real_bytes(spec: ModelSpec, stage: Stage, shard: Shard, device: Device) -> float:
+    """What a shard takes on its device: weights, its part of the ends, KV of a planned session."""
+    width = WIDTHS[stage.dtype]
+    weight = device.weight_bytes if stage.dtype == device.dtype else float(width)
+    heads, blocks = shard.kv / spec.kv_heads, shard.mlp / spec.mlp_blocks
+    held = heads * spec.attention_parameters + blocks * spec.mlp_parameters
+    cache = PLANNED_TOKENS * spec.kv_bytes(shard.kv, width)
+    leads = shard is stage.shards[0]
+    ends = float((stage.start == 0) + (stage.end == spec.layers and leads))
+    if stage.shares_ends:
+        ends = ((stage.start == 0) + (stage.end == spec.layers)) / len(stage.shards)
+    return stage.layers * (held * weight + cache) + ends * spec.embedding_parameters * width
+
+
+PEERS = st.lists(
+    st.tuples(
+        st.sampled_from(["f32", "bf16", "f16", "int8"]),
+        st.floats(0.04, 0.9),  # of the model's layers in f32
+        st.booleans(),
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@pytest.mark.parametrize("spec", [SPEC, FAT], ids=["eight layers", "one layer"])
+@settings(max_examples=25, deadline=None)
+@given(found=PEERS)
+def test_what_is_planned_fits_every_device_in_the_dtype_of_its_stage(
+    spec: ModelSpec, found: list[tuple[str, float, bool]]
+) -> None:
+    peers = {}
+    for number, (form, share, is_near) in enumerate(found):
+        memory = share * spec.layers * spec.layer_parameters * 4
+        peer = capability_of(memory, host="host" if is_near else f"host {number}")
+        if form == "int8":
+            peer = replace(peer, devices=[replace(peer.devices[0], weight_bytes=1.1)])
+        peers[f"peer{number}"] = narrow(peer, form) if form in ("bf16", "f16") else peer
+    plan, _ = next_plan(spec, peers, None)
+    for stage, shard in plan.shards():
+        device = peers[shard.peer].devices[0]
+        assert stage.dtype in ("f32", device.dtype)
+        assert real_bytes(spec, stage, shard, device) <= device.memory_bytes * (1 + 1e-9)
+    assert next_plan(spec, peers, plan, may_move=False)[0] == plan
 
 
 # ---------------------------------------------------------------- what members agree on
