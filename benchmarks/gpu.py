@@ -126,7 +126,7 @@ def measure_model(report: Report, bench: GpuBench, rounds: int) -> None:
     name = bench.folder.name
     report.add(name, "load", bench.load_seconds, "s")
     report.add(name, "weights", bench.runner.weight_bytes / 2**20, "MiB")
-    for backend in BACKENDS:
+    for backend in (each.name for each in BACKENDS.values() if not each.on_host):
         for graphs in (False, True) if bench.device.type == "cuda" else (False,):
             bench.choose(backend, graphs=graphs)
             measure_decode(report, bench, f"{backend}{', graphs' if graphs else ''}", rounds)

@@ -178,7 +178,8 @@ class LoadedShard:
 
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
-            return Failed(order.session, "bad_frame", _short(result.error))
+            code = "no_room" if isinstance(result.error, NoRoom) else "bad_frame"
+            return Failed(order.session, code, _short(result.error))
         dtype, body = "", memoryview(b"")
         if result.rows is not None:
             dtype, body = rows_to_bytes(result.rows, narrow=order.narrow and self.leads)

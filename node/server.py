@@ -222,7 +222,7 @@ class Server:
                     self._reserved(seat, answer)
             case Failed():
                 if seat := self._seats.named(answer.session, device):
-                    self._fail(seat.client, seat.message, answer.code, answer.reason)
+                    self._refuse(seat, answer.code, answer.reason)
                     self._free(seat)
             case Broken():
                 self.retire(device, "stage_lost")
@@ -235,10 +235,7 @@ class Server:
         opened = seat.message
         if answer.code:
             self._seats.remove(seat)
-            if answer.code == "no_room":
-                self._busy(seat.client, opened, answer.reason)
-            else:
-                self._fail(seat.client, opened, answer.code, answer.reason)
+            self._refuse(seat, answer.code, answer.reason)
             return
         seat.held = answer.held
         reply = Opened(opened.session, opened.epoch, opened.key, opened.stage, answer.held)
@@ -267,6 +264,12 @@ class Server:
 
     def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:
         self._outbox.refuse(peer, Fail(message.session, message.epoch, code, reason))
+
+    def _refuse(self, seat: Seat, code: str, reason: str) -> None:
+        if code == "no_room":
+            self._busy(seat.client, seat.message, reason)
+        else:
+            self._fail(seat.client, seat.message, code, reason)
 
     def _busy(self, peer: str, opened: Open, reason: str) -> None:
         common = (opened.session, opened.epoch, opened.key, opened.stage)

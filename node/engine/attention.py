@@ -7,12 +7,15 @@ masks and no caches. The batch of the running step hangs on each attention modul
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from node.engine import kernels
 from node.engine.few_rows import FewRows
+from node.engine.kernels import NO_SINKS
 
 NAME = "swarm"
 
@@ -118,7 +121,7 @@ def attend_chunk(
     return rows.view(heads, tokens, -1).transpose(0, 1)
 
 
-def attend_singles(
+def attend_padded(
     query: torch.Tensor,  # [sessions, kv heads, group, head dim]
     keys: torch.Tensor,  # [sessions, kv heads, length, head dim]
     values: torch.Tensor,
@@ -136,6 +139,29 @@ def attend_singles(
     scores = (query * options.scale_for(query.shape[-1])) @ keys.transpose(-1, -2)
     sinks = None if options.sinks is None else options.sinks.view(keys.shape[1], -1, 1)
     return _weights_of(scores, mask, options.softcap, sinks).to(values.dtype) @ values
+
+
+def attend_few(
+    few: FewRows,
+    layer: int,
+    query: torch.Tensor,  # [heads, tokens, head dim]
+    key: torch.Tensor,  # [kv heads, tokens, head dim]
+    value: torch.Tensor,
+    options: Options,
+) -> torch.Tensor:
+    """Write keys and values and attend with our kernel: [tokens, heads, head dim]."""
+    out = torch.empty(query.shape[1], query.shape[0], value.shape[2])
+    sinks = NO_SINKS if options.sinks is None else options.sinks.detach().numpy()
+    factor, cap = options.scale_for(query.shape[2]), options.softcap or 0.0
+    kernels.attend(
+        tuple(each.contiguous().numpy() for each in (query, key, value)),
+        (few.places, few.pages),
+        few.arenas(layer),
+        (options.window or 0, np.float32(factor), np.float32(cap)),
+        sinks,
+        out.numpy(),
+    )
+    return out
 
 
 def _weights_of(

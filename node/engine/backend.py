@@ -1,9 +1,10 @@
-"""Which attention a device runs: behind one signature, the portable one or torch's fused kernels.
+"""Which attention a device runs, behind one signature; all read the pages of the KV store.
 
-Both read our padded blocks. The fused one needs no mask for a chunk of a prompt: the kernel knows
-that its last token sees all rows, and lets heads share keys and values without a copy.
+A chunk of a prompt reads one session's rows, single tokens of many sessions are one call: with our
+kernel on a CPU, with the paged one of flex attention on a GPU, or portably with a copy of the rows.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,20 @@ import torch
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
-from node.engine.attention import Options, attend_chunk, attend_singles
+from node.engine import paged
+from node.engine.attention import Options, attend_chunk, attend_few, attend_padded
+from node.engine.few_rows import MOST_VALUES, has_kernels
+from node.engine.singles import Singles
+
+logger = logging.getLogger(__name__)
 
 Attend = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Options], torch.Tensor
 ]
+Arenas = tuple[torch.Tensor, torch.Tensor]  # keys and values: [kv heads, tokens, head dim]
+Parts = tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor
+]  # query, key and value: [heads, tokens, dim]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +34,10 @@ class Backend:
 
     name: str
     chunk: Attend
-    singles: Callable[..., torch.Tensor]
-    is_causal: bool  # a chunk without window, cap and sinks needs no mask
+    singles: Callable[[Singles, int, Arenas, Parts, Options], torch.Tensor]
+    is_causal: bool = False  # a chunk without window, cap and sinks needs no mask
+    pads: bool = True  # sessions of unlike lengths in one call cost as much as the longest
+    on_host: bool = False  # reads the step on the host: for CPUs only, and not to be recorded
 
 
 def attend_chunk_fused(
@@ -50,11 +62,56 @@ def attend_chunk_fused(
     return rows[0].transpose(0, 1)
 
 
-PADDED = Backend("padded", attend_chunk, attend_singles, is_causal=False)
-FUSED = Backend("fused", attend_chunk_fused, attend_singles, is_causal=True)
-BACKENDS = {backend.name: backend for backend in (PADDED, FUSED)}
+def attend_gathered(
+    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+) -> torch.Tensor:
+    """Attend one token of each session over a padded copy of its rows: [sessions, heads, dim]."""
+    rows, mask = singles.seen(options.window)
+    keys, values = (arena[:, rows].transpose(0, 1) for arena in arenas)
+    query = parts[0].transpose(0, 1)  # [sessions, heads, head dim]
+    grouped = query.reshape(len(rows), keys.shape[1], -1, query.shape[2])
+    out = attend_padded(grouped, keys, values, mask[:, None, None], options)
+    return out.reshape(len(rows), query.shape[1], -1)
 
 
-def backend_of(device: torch.device) -> Backend:
+def attend_with_kernel(
+    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+) -> torch.Tensor:
+    """Attend one token of each session with our kernel, unless several threads are quicker."""
+    values = singles.seen_rows * parts[1].shape[0] * parts[1].shape[2]
+    if values > MOST_VALUES and torch.get_num_threads() > 1:
+        return attend_gathered(singles, layer, arenas, parts, options)
+    return attend_few(singles.few, layer, *parts, options)
+
+
+def attend_paged(
+    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+) -> torch.Tensor:
+    """Attend one token of each session where its rows lie, or portably if that fails here."""
+    device = arenas[0].device
+    if device in _without_paged:
+        return attend_gathered(singles, layer, arenas, parts, options)
+    try:
+        return paged.attend(singles, arenas, parts[0], options)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # a compiler is missing, or refuses this device
+        logger.warning("flex attention does not run on %s: %s", device, error)
+        _without_paged.add(device)
+        return attend_gathered(singles, layer, arenas, parts, options)
+
+
+_without_paged: set[torch.device] = set()
+
+KERNEL = Backend("kernel", attend_chunk, attend_with_kernel, pads=False, on_host=True)
+PADDED = Backend("padded", attend_chunk, attend_gathered)
+FUSED = Backend("fused", attend_chunk_fused, attend_gathered, is_causal=True)
+PAGED = Backend("paged", attend_chunk_fused, attend_paged, is_causal=True, pads=False)
+BACKENDS = {backend.name: backend for backend in (KERNEL, PADDED, FUSED, PAGED)}
+
+
+def backend_of(device: torch.device, dtype: torch.dtype) -> Backend:
     """What is fastest on a device."""
-    return FUSED if device.type == "cuda" else PADDED
+    if device.type != "cuda":
+        return KERNEL if has_kernels(device, dtype) else PADDED
+    return PAGED if paged.is_compiled(device) else FUSED

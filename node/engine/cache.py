@@ -1,90 +1,22 @@
-"""Our own KV store: one arena per layer, cut into power-of-two blocks of tokens.
+"""Our own KV store: rows of all sessions in pages of one arena, taken as the sessions grow.
 
-A session gets one block for life, so a step never allocates and never copies old rows. Blocks of
-one size are rows of one view of the arena, so neighbours are attended together without a gather.
+A session is promised the pages of its prompt and of some answer; beyond them it grows as long as
+there are free pages. Sessions whose prompts begin alike share the pages that these fill.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from node.engine.kernels import Array
-from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, NOBODYS, Prompt, Rows, longest
+from node.engine.pages import PAGE_TOKENS, Pages, pages_for, runs_of
+from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
+from node.engine.slots import Kept, Slot
 from swarm.errors import EngineError, NoRoom
 
-SMALLEST_BLOCK = 64  # tokens
 MOST_TOKENS = 1 << 20  # in one store
-
-
-@dataclass(slots=True)
-class Slot:
-    """One session's place: `length` rows are written, `size` fit."""
-
-    session: str
-    start: int  # first token of its block in the arena
-    size: int  # tokens, a power of two times SMALLEST_BLOCK
-    capacity: int  # tokens asked for
-    length: int = 0
-    written: int = 0  # the most rows ever written
-    prompt: Prompt = NOBODYS
-
-    @property
-    def prefix(self) -> Rows:
-        """The rows of the prompt that others may copy."""
-        return Rows(self.start, self.prompt, min(self.length, len(self.prompt.ids)))
-
-    @property
-    def index(self) -> int:
-        """The row of this block in the view of its size."""
-        return self.start // self.size
-
-
-@dataclass(slots=True)
-class Blocks:
-    """A buddy allocator over `tokens` places."""
-
-    tokens: int
-    free: dict[int, set[int]] = field(default_factory=dict)  # size -> starts
-
-    def __post_init__(self) -> None:
-        if self.free:
-            return
-        start = 0
-        for size in _sizes_down(self.tokens):
-            if start + size <= self.tokens:
-                self.free.setdefault(size, set()).add(start)
-                start += size
-
-    @property
-    def free_tokens(self) -> int:
-        """Tokens in free blocks, of whatever size."""
-        return sum(size * len(starts) for size, starts in self.free.items())
-
-    def copy(self) -> "Blocks":
-        """The same blocks, to try something."""
-        return Blocks(self.tokens, {size: set(starts) for size, starts in self.free.items()})
-
-    def take(self, size: int) -> int | None:
-        """Return the start of a block of `size`, lowest first, or None."""
-        fitting = [each for each, starts in self.free.items() if starts and each >= size]
-        if not fitting:
-            return None
-        found = min(fitting)
-        start = min(self.free[found])
-        self.free[found].remove(start)
-        while found > size:  # keep the lower half, free the upper one
-            found //= 2
-            self.free.setdefault(found, set()).add(start + found)
-        return start
-
-    def give(self, start: int, size: int) -> None:
-        """Free a block and join it with its free buddies."""
-        while (buddy := start ^ size) in self.free.get(size, ()):
-            self.free[size].remove(buddy)
-            start, size = min(start, buddy), size * 2
-        self.free.setdefault(size, set()).add(start)
+HEADROOM_TOKENS = 256  # of its answer, that a session is promised besides its prompt
 
 
 class KVStore:
@@ -98,27 +30,23 @@ class KVStore:
         tokens: int,
         like: torch.Tensor,
     ) -> None:
-        self._kv_heads, self._head_dims = kv_heads, head_dims
-        self._tokens = tokens - tokens % SMALLEST_BLOCK
-        self._blocks = Blocks(self._tokens)
+        self.row_values = kv_heads * head_dims[0]  # in one token's keys, in one layer
+        self._pages = Pages(tokens // PAGE_TOKENS)
         self._slots: dict[str, Slot] = {}
-        self._kept: dict[int, Slot] = {}  # of closed sessions by start, the latest used last
-        widths = [kv_heads * head_dim for head_dim in head_dims]
-        self._arenas = {
-            layer: tuple(_zeros(self._tokens * width, like) for width in widths) for layer in layers
-        }
-        self._views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[int, Kept] = {}  # the latest used last
+        self._keepings = 0  # so far
+        self._owed = 0  # pages, to all sessions together
+        self._places = {layer: place for place, layer in enumerate(layers)}
+        self._arenas = tuple(
+            _zeros((len(layers), kv_heads, _whole(tokens), head_dim), like)
+            for head_dim in head_dims
+        )
         self._flat: dict[int, tuple[Array, Array]] = {}
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that new sessions may reserve, in total: kept prompts give way to them."""
-        return self._blocks.free_tokens + sum(slot.size for slot in self._kept.values())
-
-    @property
-    def row_values(self) -> int:
-        """Values in one token's keys, in one layer."""
-        return self._kv_heads * self._head_dims[0]
+        """Tokens that are neither used nor promised: kept prompts give way to sessions."""
+        return (self._pages.available - self._owed) * PAGE_TOKENS
 
     @property
     def sessions(self) -> list[str]:
@@ -129,36 +57,74 @@ class KVStore:
         """Use `tokens` only, before any session; raises EngineError while there are some."""
         if self._slots:
             raise EngineError("A KV store in use cannot shrink.", "Close its sessions first.")
-        self._tokens = min(tokens - tokens % SMALLEST_BLOCK, self._tokens)
-        self._blocks = Blocks(self._tokens)
-        self._views.clear()
+        tokens = _whole(min(tokens, self._arenas[0].shape[2]))
+        self._pages = Pages(tokens // PAGE_TOKENS)
+        self._arenas = tuple(
+            _zeros((*each.shape[:2], tokens, each.shape[3]), each) for each in self._arenas
+        )
+        self._kept.clear()
+        self._flat.clear()
 
-    def open(self, session: str, capacity: int) -> Slot:
-        """Reserve `capacity` tokens for a new session; raises NoRoom and EngineError."""
+    def open(self, session: str, capacity: int, known: int = 0) -> Slot:
+        """Promise a new session `known` tokens and some more; raises NoRoom and EngineError.
+
+        It may grow up to `capacity` tokens, if there are free pages then. So that it can begin to,
+        every session that may outgrow its promise has one page left when another comes.
+        """
         if session in self._slots:
             raise EngineError(f"Session {session} is open already.", "Close it first.")
         if capacity < 1:
             raise EngineError(f"A session of {capacity} tokens is no session.")
-        size = block_of(capacity)
-        start = self._place_for(size)
-        if start is None:
-            raise NoRoom(f"No room for {capacity} tokens, {self.free_tokens} are free.")
-        slot = self._slots[session] = Slot(session, start, size, capacity)
+        promised = min(capacity, known + HEADROOM_TOKENS)
+        slot = Slot(session, capacity, pages_for(promised))
+        growing = sum(_may_outgrow(each) for each in (slot, *self._slots.values()))
+        is_possible = capacity <= self._arenas[0].shape[2]
+        if not is_possible or slot.promised + growing > self._pages.available - self._owed:
+            free = f"{self.free_tokens} are free, and {growing} sessions grow"
+            raise NoRoom(f"No room for {promised} tokens: {free}.")
+        slot.wanted = self._pages.want(slot.promised)
+        self._owed += slot.promised
+        self._slots[session] = slot
         return slot
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Give a new session the rows of its prompt that are here already; returns how many."""
         slot = self.slot(session)
-        places = {each.start: each for each in (*self._kept.values(), *self._slots.values())}
-        del places[slot.start]
-        place, count = longest(prompt, (each.prefix for each in places.values()))
         slot.prompt = prompt
-        if count:
-            self._copy(places[place], slot, count)
-            slot.length = slot.written = count
-        if place in self._kept:
-            self._kept[place] = self._kept.pop(place)
+        others = [each for each in self._slots.values() if each is not slot]
+        offers = [(key, each.prompt, each.count, each.pages) for key, each in self._kept.items()]
+        offers += [(-1, each.prompt, each.prefix, each.pages) for each in others]
+        place, found = longest(prompt, (Rows(n, *each[1:3]) for n, each in enumerate(offers)))
+        count = min(found, slot.promised * PAGE_TOKENS)
+        if not count:
+            return 0
+        key, _, _, pages = offers[place]
+        if key in self._kept:
+            self._kept[key] = self._kept.pop(key)
+        whole, rest = divmod(count, PAGE_TOKENS)
+        self._use(slot, pages[:whole])
+        if rest and not self._begin_page(slot, pages[whole]):
+            count -= rest
+        slot.length = count
         return count
+
+    def grow(self, session: str, position: int, end: int) -> None:
+        """Make rows [position, end) the session's own to write; raises NoRoom and changes nothing.
+
+        Pages that others hold too are copied first.
+        """
+        slot = self.slot(session)
+        touched = slot.pages[position // PAGE_TOKENS : pages_for(end)]
+        shared = [page for page in touched if self._pages.is_shared(page)]
+        more = max(0, pages_for(end) - len(slot.pages))
+        if not shared and not more:
+            return
+        if max(0, more - slot.owed) + len(shared) > self._pages.available - self._owed:
+            raise NoRoom(f"No room for another {PAGE_TOKENS} tokens, {self.free_tokens} are free.")
+        for page in shared:
+            self._replace(slot, page)
+        for _ in range(more):
+            self._use(slot, [self._take(slot)])
 
     def slot(self, session: str) -> Slot:
         """The place of an open session; raises EngineError."""
@@ -178,97 +144,112 @@ class KVStore:
         slot = self._slots.pop(session, None)
         if slot is None:
             return
-        self._kept[slot.start] = slot
-        if slot.prefix.count < LEAST_KEPT or self._is_kept_elsewhere(slot):
-            self._drop(slot)
+        self._owed -= slot.owed
+        if slot.prefix >= LEAST_KEPT and not self._is_kept_elsewhere(slot):
+            self._keepings += 1
+            kept = Kept(slot.prompt, slot.prefix, slot.pages[: pages_for(slot.prefix)])
+            self._kept[self._keepings] = kept
+            self._pages.keep(kept.pages)
+        self._pages.give_up(slot.wanted)
+        self._clear(self._pages.leave(slot.pages))
         while len(self._kept) > MOST_KEPT:
-            self._drop(next(iter(self._kept.values())))
+            self._drop(next(iter(self._kept)))
 
     def _is_kept_elsewhere(self, slot: Slot) -> bool:
         """Whether another kept prompt begins with this one; those that begin this one go."""
-        mine = slot.prefix.count
-        for other in [each for each in self._kept.values() if each is not slot]:
-            shared, theirs = slot.prompt.shared_with(other.prompt), other.prefix.count
-            if min(shared, theirs) >= mine:
-                self._kept[other.start] = self._kept.pop(other.start)
+        for key, other in list(self._kept.items()):
+            shared = slot.prompt.shared_with(other.prompt)
+            if min(shared, other.count) >= slot.prefix:
+                self._kept[key] = self._kept.pop(key)
                 return True
-            if shared >= theirs:
-                self._drop(other)
+            if shared >= other.count:
+                self._drop(key)
         return False
 
-    def _place_for(self, size: int) -> int | None:
-        """A free block, if need be in place of kept prompts; they stay if that does not help.
+    def _use(self, slot: Slot, pages: list[int]) -> None:
+        """Append pages to a session's own."""
+        self._pages.use(pages)
+        self._owed -= slot.owed
+        slot.lie_in([*slot.pages, *pages])
+        self._owed += slot.owed
 
-        So a refusal changes nothing, and the ranks of a stage keep the same blocks.
-        """
-        start = self._blocks.take(size)
-        if start is None and self._kept:
-            trial = self._blocks.copy()
-            for slot in self._kept.values():
-                trial.give(slot.start, slot.size)
-            if trial.take(size) is None:
-                return None
-            while start is None:
-                self._drop(next(iter(self._kept.values())))
-                start = self._blocks.take(size)
-        return start
+    def _take(self, slot: Slot) -> int:
+        """A free page for a session, if need be in place of kept prompts; there must be one."""
+        wanted = slot.wanted[len(slot.pages) :]
+        page = self._pages.find(wanted)
+        while page is None:
+            self._drop(next(iter(self._kept)))
+            page = self._pages.find(wanted)
+        return page
 
-    def _copy(self, source: Slot, target: Slot, count: int) -> None:
-        for layer in self._arenas:
-            views = zip(self.view(layer, source.size), self.view(layer, target.size), strict=True)
-            for theirs, mine in views:
-                mine[target.index, :, :count] = theirs[source.index, :, :count]
+    def _begin_page(self, slot: Slot, source: int) -> bool:
+        """Append a copy of another session's page, unless there is no room for one."""
+        self._pages.use([source])  # so that it stays until it is copied
+        has_room = self._pages.available - self._owed + bool(slot.owed) > 0
+        if has_room:
+            page = self._take(slot)
+            self._copy(source, page)
+            self._use(slot, [page])
+        self._clear(self._pages.leave([source]))
+        return has_room
 
-    def _drop(self, slot: Slot) -> None:
-        """Forget a kept prompt and free its block."""
-        del self._kept[slot.start]
-        for layer in self._arenas:  # what a stranger's NaN left must not meet the next session
-            for view in self.view(layer, slot.size):
-                view[slot.index, :, : slot.written].zero_()
-        self._blocks.give(slot.start, slot.size)
+    def _replace(self, slot: Slot, page: int) -> None:
+        """Give a session its own copy of a page that others hold too."""
+        own = self._take(slot)
+        self._copy(page, own)
+        self._pages.use([own])
+        slot.lie_in([own if each == page else each for each in slot.pages])
+        self._clear(self._pages.leave([page]))
 
-    def view(self, layer: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of `layer` as blocks of one size: [blocks, kv heads, size, head dim]."""
-        found = self._views.get((layer, size))
-        if found is None:
-            blocks = self._tokens // size
-            keys, values = (
-                arena[: blocks * size * self._kv_heads * head_dim].view(
-                    blocks, self._kv_heads, size, head_dim
-                )
-                for arena, head_dim in zip(self._arenas[layer], self._head_dims, strict=True)
-            )
-            found = self._views[(layer, size)] = (keys, values)
-        return found
+    def _copy(self, source: int, target: int) -> None:
+        for arena in self._arenas:
+            arena[:, :, _rows_of(target)] = arena[:, :, _rows_of(source)]
+
+    def _drop(self, key: int) -> None:
+        """Forget a kept prompt and free the pages that only it held."""
+        self._clear(self._pages.forget(self._kept.pop(key).pages))
+
+    def _clear(self, pages: list[int]) -> None:
+        """Zero free pages: what a stranger's NaN left must not meet the next session."""
+        for run in runs_of(pages):
+            for arena in self._arenas:
+                arena[:, :, _rows_of(run.start, len(run))].zero_()
+
+    def arena(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of `layer`: [kv heads, tokens, head dim] each."""
+        place = self._places[layer]
+        return self._arenas[0][place], self._arenas[1][place]
 
     def flat(self, layer: int) -> tuple[Array, Array]:
-        """Keys and values of `layer` as they lie on a CPU: [tokens x kv heads x head dim].
-
-        A block holds its rows head by head.
-        """
+        """Keys and values of `layer` as arrays, on a CPU: [kv heads, tokens, head dim] each."""
         found = self._flat.get(layer)
         if found is None:
-            keys, values = (arena.numpy() for arena in self._arenas[layer])
+            keys, values = (each.numpy() for each in self.arena(layer))
             found = self._flat[layer] = (keys, values)
         return found
 
 
-def block_of(capacity: int) -> int:
-    """The size of the block that holds `capacity` tokens."""
-    return SMALLEST_BLOCK * (1 << max(0, (capacity - 1) // SMALLEST_BLOCK).bit_length())
+def _rows_of(page: int, pages: int = 1) -> slice:
+    """The rows of neighbouring pages in the arena."""
+    return slice(page * PAGE_TOKENS, (page + pages) * PAGE_TOKENS)
 
 
-def _zeros(count: int, like: torch.Tensor) -> torch.Tensor:
+def _whole(tokens: int) -> int:
+    """The tokens of whole pages."""
+    return tokens - tokens % PAGE_TOKENS
+
+
+def _may_outgrow(slot: Slot) -> bool:
+    return pages_for(slot.capacity) > max(slot.promised, len(slot.pages))
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     """Zeros, since masked rows still meet a product and 0 x NaN is NaN; on CPU they cost no page.
 
     numpy asks the kernel for zero pages that are only backed when written; torch writes them.
     """
+    count = int(np.prod(shape))
     if like.device.type != "cpu" or not count:
-        return like.new_zeros(count)
+        return like.new_zeros(shape)
     flat = np.zeros(count * like.element_size(), dtype=np.uint8)
-    return torch.from_numpy(flat).view(like.dtype)
-
-
-def _sizes_down(tokens: int) -> list[int]:
-    steps = max(0, (tokens // SMALLEST_BLOCK).bit_length())
-    return [SMALLEST_BLOCK << step for step in reversed(range(steps))]
+    return torch.from_numpy(flat).view(like.dtype).view(shape)

@@ -70,7 +70,7 @@ class DirectStage:
 
         Returns hidden rows [tokens, hidden], and of the rows `kept` the logits [rows, vocab].
         """
-        step.rotate(*self._rotary.of(step.places[:, 2]))
+        step.rotate(*self._rotary.of(step.places[:, 1]))
         hidden = self._embed(rows[None])[0] if rows.ndim == 1 else rows.to(torch.float32, copy=True)
         added = None
         for layer in self._layers:

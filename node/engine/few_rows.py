@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from node.engine.kernels import Array
+from node.engine.pages import PAGE_TOKENS
+from node.engine.slots import Slot
 
 MOST_ROWS = 32  # more rows are a prompt: its products pay for torch's operations around them
 MOST_VALUES = 1 << 19  # of keys, read by one thread; above it several threads are faster
@@ -16,13 +18,14 @@ MOST_VALUES = 1 << 19  # of keys, read by one thread; above it several threads a
 class FewRows:
     """Where the rows of a step are written and what they see."""
 
-    places: Array  # int64 [rows, 3]: first token of the block, its size, position
-    arenas: Callable[[int], tuple[Array, Array]]  # of a layer: flat keys and values
-    where: tuple[Array, ...] = ()  # places with cos and sin, for the kernel
+    places: Array  # int64 [rows, 2]: where the pages of its session begin in `pages`, position
+    pages: Array  # int64: the first row of each page, session after session
+    arenas: Callable[[int], tuple[Array, Array]]  # of a layer: keys and values
+    where: tuple[Array, ...] = ()  # places and pages with cos and sin, for the kernel
 
     def rotate(self, cos: Array, sin: Array) -> None:
         """Take the rotary embedding of the rows: [rows, head dim] each."""
-        self.where = (self.places, cos, sin)
+        self.where = (self.places, self.pages, cos, sin)
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
@@ -30,6 +33,12 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32
 
 
-def places_of(blocks: Sequence[tuple[int, int, range]]) -> Array:
-    """The places of rows, from first token, size and positions of each session's: [rows, 3]."""
-    return np.array([(start, size, at) for start, size, rows in blocks for at in rows])
+def places_of(sessions: Sequence[tuple[Slot, range]]) -> tuple[Array, Array]:
+    """Places [rows, 2] and pages, from the slots of sessions and the positions of their rows."""
+    places, pages, first = [], [], 0
+    for slot, positions in sessions:
+        assert positions.stop <= len(slot.starts) * PAGE_TOKENS, "the kernels trust what is said here"
+        places += [(first, at) for at in positions]
+        pages.append(slot.starts)
+        first += len(slot.starts)
+    return np.array(places), np.concatenate(pages)

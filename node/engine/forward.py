@@ -1,15 +1,17 @@
 """Forward: how the rows of one step go through a stage's layers, by the quickest way they allow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from node.engine.attention import Options, attend_few
 from node.engine.backend import backend_of
-from node.engine.batch import Batch, Chunk
+from node.engine.batch import Batch
 from node.engine.direct import DirectStage
 from node.engine.few_rows import MOST_ROWS, MOST_VALUES, FewRows, has_kernels, places_of
 from node.engine.graphs import DecodeGraphs
 from node.engine.loading import LoadedParts
+from node.engine.singles import Chunk
 from node.engine.spec import StageSpec
 
 Kept = Mapping[str, range]  # rows whose logits are wanted, by session
@@ -26,7 +28,7 @@ class Forward:
         self._is_first = spec.start == 0
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._has_kernels = has_kernels(device, spec.torch_dtype)
-        self.backend = backend_of(device)
+        self.backend = backend_of(device, spec.torch_dtype)
         self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None
         if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
@@ -65,7 +67,11 @@ class Forward:
             return self.direct.run(rows, few, places or None)
         step = self._skeleton.step
         step.few = few
-        step.attend = Batch(self._store, chunks, self._like, self.backend).attend
+        step.attend = (
+            _attend_with(few)
+            if few is not None
+            else Batch(self._store, chunks, self._like, self.backend).attend
+        )
         try:
             return self._by_transformers(rows.to(self._device), chunks, places)
         finally:
@@ -76,8 +82,7 @@ class Forward:
         values = sum(chunk.end * chunk.count for chunk in chunks) * self._store.row_values
         if count > MOST_ROWS or (values > MOST_VALUES and torch.get_num_threads() > 1):
             return None
-        blocks = [(c.slot.start, c.slot.size, range(c.position, c.end)) for c in chunks]
-        return FewRows(places_of(blocks), self._store.flat)
+        return FewRows(*places_of([chunk.span for chunk in chunks]), self._store.flat)
 
     def _by_transformers(
         self, rows: torch.Tensor, chunks: Sequence[Chunk], places: list[int]
@@ -102,3 +107,14 @@ class Forward:
         hidden = rows.to(self._like.dtype)
         self._skeleton.entering = hidden
         return {"inputs_embeds": hidden}
+
+
+def _attend_with(few: FewRows) -> Callable[..., torch.Tensor]:
+    """Attention of a layer that is not fused, for a step that the kernels run."""
+
+    def attend(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: Options
+    ) -> torch.Tensor:
+        return attend_few(few, layer, query, key, value, options).unsqueeze(0)
+
+    return attend

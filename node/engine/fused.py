@@ -69,7 +69,7 @@ class FusedAttention(nn.Module):
         """Attend few normed rows: [tokens, hidden]."""
         projected = self._project(rows).numpy()
         out = torch.empty(len(rows), self.heads * self.head_dim)
-        kernels.attend(
+        kernels.attend_fused(
             projected.reshape(len(rows), -1, self.head_dim),
             step.where,
             step.arenas(self.swarm_seat.layer),

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from node.engine.pages import PAGE_TOKENS
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 OPTIONS: dict[str, Any] = {
@@ -30,6 +32,8 @@ P6 = np.float32(0.000154035303934)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 LEVELS, LEAST_TOP = np.float32(127), np.float32(1e-8)
+NO_SINK, NO_SINKS = np.float32(-np.inf), np.empty(0, np.float32)
+PAGE = np.int64(PAGE_TOKENS)
 
 
 @njit(inline="always", **OPTIONS)  # type: ignore[untyped-decorator]
@@ -110,94 +114,169 @@ def _rotate(head: Array, cos: Array, sin: Array, factor: Any, out: Array) -> Non
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _score(query: Array, keys: Array, first: Any, end: Any, scores: Array) -> Any:
-    """Write query x keys for rows [first, end) and return the largest; four rows at once."""
+def _score(query: Array, keys: Array, pages: Array, span: Any, scores: Array) -> None:
+    """Write query x keys for the rows of `span` in their pages; four rows at once."""
     width = len(query)
-    row = first
-    while row + 4 <= end:
-        a = b = c = d = ZERO
-        for at in range(width):
-            value = query[at]
-            a += value * keys[row, at]
-            b += value * keys[row + 1, at]
-            c += value * keys[row + 2, at]
-            d += value * keys[row + 3, at]
-        scores[row], scores[row + 1], scores[row + 2], scores[row + 3] = a, b, c, d
-        row += 4
+    row, end = span
     while row < end:
-        a = ZERO
-        for at in range(width):
-            a += query[at] * keys[row, at]
-        scores[row] = a
-        row += 1
-    top = scores[first]
-    for row in range(first, end):
-        top = max(top, scores[row])
-    return top
+        stop = min(end, (row // PAGE + 1) * PAGE)
+        at = pages[row // PAGE] + row % PAGE
+        while row + 4 <= stop:
+            a = b = c = d = ZERO
+            for part in range(width):
+                value = query[part]
+                a += value * keys[at, part]
+                b += value * keys[at + 1, part]
+                c += value * keys[at + 2, part]
+                d += value * keys[at + 3, part]
+            scores[row], scores[row + 1], scores[row + 2], scores[row + 3] = a, b, c, d
+            row += 4
+            at += 4
+        while row < stop:
+            a = ZERO
+            for part in range(width):
+                a += query[part] * keys[at, part]
+            scores[row] = a
+            row += 1
+            at += 1
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _weigh(scores: Array, top: Any, values: Array, first: Any, end: Any, out: Array) -> None:
-    """Write the softmax of scores [first, end) x values; four rows at once."""
+def _cap(scores: Array, cap: Any, span: Any) -> None:
+    """Soft-cap scores in place (Bello et al. 2016, section 5.1): cap x tanh(score / cap)."""
+    first, end = span
+    for at in range(first, end):
+        scores[at] = cap * np.tanh(scores[at] / cap)
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _soften(scores: Array, span: Any, sink: Any) -> Any:
+    """Exponentials of one head's scores in place, and 1 / their sum; `sink` joins the sum only."""
+    first, end = span
+    top = max(scores[first], sink)
+    for at in range(first, end):
+        top = max(top, scores[at])
+    total = np.exp(sink - top)
+    for at in range(first, end):
+        scores[at] = _exp_of_negative(scores[at] - top)
+        total += scores[at]
+    return ONE / total
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _weigh(scores: Array, values: Array, pages: Array, span: Any, out: Array) -> None:
+    """Write weights x values of the rows of `span`; four rows at once."""
     width = len(out)
-    total = ZERO
-    for row in range(first, end):
-        scores[row] = _exp_of_negative(scores[row] - top)
-        total += scores[row]
-    for at in range(width):
-        out[at] = ZERO
-    row = first
-    while row + 4 <= end:
-        a, b, c, d = scores[row], scores[row + 1], scores[row + 2], scores[row + 3]
-        for at in range(width):
-            low = a * values[row, at] + b * values[row + 1, at]
-            out[at] += low + c * values[row + 2, at] + d * values[row + 3, at]
-        row += 4
+    for part in range(width):
+        out[part] = ZERO
+    row, end = span
     while row < end:
-        for at in range(width):
-            out[at] += scores[row] * values[row, at]
-        row += 1
-    for at in range(width):
-        out[at] /= total
+        stop = min(end, (row // PAGE + 1) * PAGE)
+        at = pages[row // PAGE] + row % PAGE
+        while row + 4 <= stop:
+            a, b, c, d = scores[row], scores[row + 1], scores[row + 2], scores[row + 3]
+            for part in range(width):
+                low = a * values[at, part] + b * values[at + 1, part]
+                out[part] += low + c * values[at + 2, part] + d * values[at + 3, part]
+            row += 4
+            at += 4
+        while row < stop:
+            for part in range(width):
+                out[part] += scores[row] * values[at, part]
+            row += 1
+            at += 1
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def attend(
+def _attend_head(
+    query: Array,  # [head dim], scaled
+    past: Any,  # keys and values of its kv head: [tokens, head dim]
+    where: Any,  # first row of each page, and how many rows the query sees
+    numbers: Any,  # window (0: none), cap (0: none), sink (-inf: none)
+    scores: Array,  # at least those rows, overwritten
+    out: Array,  # [value head dim]
+) -> None:
+    pages, end = where
+    window, cap, sink = numbers
+    first = np.int64(0)
+    if window > 0:
+        first = max(first, end - window)
+    span = (first, end)
+    _score(query, past[0], pages, span, scores)
+    if cap > 0:
+        _cap(scores, cap, span)
+    factor = _soften(scores, span, sink)
+    _weigh(scores, past[1], pages, span, out)
+    for part in range(len(out)):
+        out[part] *= factor
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend_fused(
     heads: Array,  # [rows, query heads + 2 x kv heads, head dim]: queries, keys, values
-    where: Any,  # places as in FewRows, cos and sin: [rows, head dim]
-    arenas: Any,  # keys and values of one layer: [tokens x kv heads x head dim]
+    where: Any,  # places and pages as in FewRows, cos and sin: [rows, head dim]
+    arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
     norms: Any,  # weights of query and key norm, [head dim] or empty, and their epsilon
     shape: Any,  # kv heads, window (0: none), factor of the scores
     out: Array,  # [rows, query heads, head dim]
 ) -> None:
-    """Write the rows' keys and values, attend row by row, each up to its own position.
+    """Norm and rotate, write the rows' keys and values, attend row by row up to its own position.
 
     Rows of one session must come in order: the later see the earlier.
     """
-    places, cos, sin = where
+    places, pages, cos, sin = where
     query_norm, key_norm, epsilon = norms
     kv_heads, window, factor = shape
-    rows, query_heads, head_dim = out.shape
+    rows, query_heads, width = out.shape
     group = query_heads // kv_heads
-    query = np.empty(head_dim, np.float32)
-    scores = np.empty(places[:, 2].max() + 1, np.float32)
+    turned = np.empty(width, np.float32)
+    scores = np.empty(places[:, 1].max() + 1, np.float32)
     for row in range(rows):
-        start, size, position = places[row]
-        end, first = position + 1, np.int64(0)
-        if window > 0:
-            first = max(first, end - window)
+        first_page, position = places[row]
+        own = pages[first_page:]
+        at = own[position // PAGE] + position % PAGE
         for kv_head in range(kv_heads):
-            low = (start * kv_heads + kv_head * size) * head_dim
-            keys = arenas[0][low : low + size * head_dim].reshape(size, head_dim)
-            values = arenas[1][low : low + size * head_dim].reshape(size, head_dim)
+            keys, values = arenas[0][kv_head], arenas[1][kv_head]
             key = heads[row, query_heads + kv_head]
             if len(key_norm):
                 _norm_head(key, key_norm, epsilon)
-            _rotate(key, cos[row], sin[row], ONE, keys[position])
-            values[position] = heads[row, query_heads + kv_heads + kv_head]
+            _rotate(key, cos[row], sin[row], ONE, keys[at])
+            values[at] = heads[row, query_heads + kv_heads + kv_head]
             for head in range(kv_head * group, (kv_head + 1) * group):
+                query = heads[row, head]
                 if len(query_norm):
-                    _norm_head(heads[row, head], query_norm, epsilon)
-                _rotate(heads[row, head], cos[row], sin[row], factor, query)
-                top = _score(query, keys, first, end, scores)
-                _weigh(scores, top, values, first, end, out[row, head])
+                    _norm_head(query, query_norm, epsilon)
+                _rotate(query, cos[row], sin[row], factor, turned)
+                seen, numbers = (own, position + 1), (window, ZERO, NO_SINK)
+                _attend_head(turned, (keys, values), seen, numbers, scores, out[row, head])
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend(
+    rows: Any,  # queries [heads, rows, head dim], keys and values [kv heads, rows, head dim]
+    where: Any,  # places and pages as in FewRows
+    arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
+    numbers: Any,  # window (0: none), factor of the scores, cap (0: none)
+    sinks: Array,  # [heads] or empty
+    out: Array,  # [rows, heads, value head dim]
+) -> None:
+    """Write keys and values that are rotated already, if at all, and attend as above."""
+    queries, keys, values = rows
+    places, pages = where
+    window, factor, cap = numbers
+    count, heads = out.shape[:2]
+    kv_heads = len(keys)
+    group = heads // kv_heads
+    scores = np.empty(places[:, 1].max() + 1, np.float32)
+    for row in range(count):
+        first_page, position = places[row]
+        own = pages[first_page:]
+        at = own[position // PAGE] + position % PAGE
+        for kv_head in range(kv_heads):
+            past = arenas[0][kv_head], arenas[1][kv_head]
+            past[0][at] = keys[kv_head, row]
+            past[1][at] = values[kv_head, row]
+            for head in range(kv_head * group, (kv_head + 1) * group):
+                query = queries[head, row] * factor
+                mine = (window, cap, sinks[head] if len(sinks) else NO_SINK)
+                _attend_head(query, past, (own, position + 1), mine, scores, out[row, head])

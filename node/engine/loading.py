@@ -10,11 +10,12 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from node.engine.allreduce import Reducer
-from node.engine.cache import MOST_TOKENS, SMALLEST_BLOCK, KVStore
+from node.engine.cache import MOST_TOKENS, KVStore
 from node.engine.few_rows import has_kernels
 from node.engine.fused import fused
 from node.engine.kept import Forms, KeptLayers, bytes_of, forms_of
 from node.engine.packing import pack_layer
+from node.engine.pages import PAGE_TOKENS
 from node.engine.pieces import Provide
 from node.engine.quantise import quantise_layer, saved_bytes
 from node.engine.quicken import quicken
@@ -160,9 +161,9 @@ def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_byt
     token_bytes = width * (spec.end - spec.start)
     left = budget_bytes - weights
     tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
-    if tokens < SMALLEST_BLOCK or left < 0:
+    if tokens < PAGE_TOKENS or left < 0:
         raise EngineError(
-            f"The shard needs {weights + SMALLEST_BLOCK * token_bytes} bytes"
+            f"The shard needs {weights + PAGE_TOKENS * token_bytes} bytes"
             f" of a budget of {budget_bytes}.",
             "Give it fewer layers or more memory.",
         )

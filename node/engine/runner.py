@@ -8,7 +8,6 @@ import torch
 from transformers import AutoTokenizer
 
 from node.engine.allreduce import Reducer
-from node.engine.batch import Chunk
 from node.engine.forward import Forward
 from node.engine.kept import KeptLayers
 from node.engine.loading import (
@@ -21,6 +20,7 @@ from node.engine.loading import (
 )
 from node.engine.prefixes import Prompt
 from node.engine.sampler import Decode, Sampler
+from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem, StepResult
 from node.engine.vocabulary import candidates_of
 from swarm.errors import BadModel, EngineError
@@ -93,7 +93,7 @@ class StageRunner:
         if self._skeleton.has_head and not self.spec.rank:
             decode = self._decoder() if chosen.stop else None
             sampler = Sampler(chosen, history, generated, decode=decode)
-        self._store.open(session, capacity)
+        self._store.open(session, capacity, known=len(history))
         self._wanted[session] = candidates_of(chosen)
         if sampler is not None:
             self._samplers[session] = sampler
@@ -157,6 +157,7 @@ class StageRunner:
             raise EngineError("A step guesses more ids than it has rows for.")
         if item.position + len(rows) > slot.capacity:
             raise EngineError(f"The session's {slot.capacity} tokens are used up.")
+        self._store.grow(item.session, item.position, item.position + len(rows))
 
     def _are_ids(self, rows: torch.Tensor) -> bool:
         if rows.dtype not in (torch.int64, torch.int32):
@@ -178,7 +179,6 @@ class StageRunner:
         hidden, logits = self.forward.run(rows, chunks, kept, self._wanted)
         for chunk in chunks:
             chunk.slot.length = max(chunk.slot.length, chunk.end)
-            chunk.slot.written = max(chunk.slot.written, chunk.end)
         if self.is_last:
             return [
                 self._sample(item, chunk, logits.get(item.session))

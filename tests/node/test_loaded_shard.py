@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.orders import Computed, Release, Reserved
+from node.engine.pages import PAGE_TOKENS
+from node.orders import Computed, Failed, Release, Reserved
 from swarm.errors import PeerError
 from swarm.sampling import Sampling
 from tests.node.shards import (
@@ -140,10 +141,45 @@ def test_reservations_are_counted_and_given_back() -> None:
 def test_a_session_beyond_the_room_is_refused_and_the_others_go_on() -> None:
     shard = lone_shard(0, 8)
     shard.apply([reserve("s", PROMPT)])
-    (refused,) = shard.apply([reserve("t", PROMPT, shard.free_tokens + 1)])
+    (refused,) = shard.apply([reserve("t", [1] * (shard.free_tokens + 1), shard.free_tokens + 1)])
     assert isinstance(refused, Reserved)
     assert refused.code == "no_room"
     assert computed(shard.apply([rows_of("s", 0, PROMPT)])).ids
+
+
+def test_a_session_that_outgrows_the_room_is_refused_a_step_and_loses_nothing() -> None:
+    shard = lone_shard(0, 4)
+    shard._runner.shrink(7 * PAGE_TOKENS)
+    shard.apply([reserve("t", PROMPT, PAGE_TOKENS), reserve("s", PROMPT, 7 * PAGE_TOKENS)])
+    long = [3 + n % 90 for n in range(6 * PAGE_TOKENS)]
+    assert computed(shard.apply([rows_of("s", 0, long)])).tokens == len(long)
+    refused, other = shard.apply([rows_of("s", len(long), [5]), rows_of("t", 0, PROMPT)])
+    assert isinstance(refused, Failed)
+    assert (refused.session, refused.code) == ("s", "no_room")
+    assert isinstance(other, Computed)
+    shard.apply([Release("t")])
+    assert computed(shard.apply([rows_of("s", len(long), [5])])).tokens == 1
+
+
+def test_ranks_refuse_and_grow_alike(group: Callable[..., ShardGroup]) -> None:
+    made = group(0, 4, (5, 3), (BUDGET // 8, BUDGET // 3))
+    tokens = made.leader.free_tokens
+    rows = [3 + n % 90 for n in range(PAGE_TOKENS)]
+    made.leader.apply([reserve(name, PROMPT, tokens) for name in "ab"])
+    lengths, refusals = {"a": 0, "b": 0}, 0
+    while refusals < 2:
+        steps = [rows_of(name, length, rows) for name, length in lengths.items()]
+        answers = made.leader.apply(steps)
+        refusals = sum(isinstance(each, Failed) for each in answers)
+        for each in answers:
+            if isinstance(each, Computed):
+                lengths[each.session] += each.tokens
+        free = made.leader.free_tokens
+        assert [runner.free_tokens for runner in made.runners] == [free, free]
+    assert sum(lengths.values()) == tokens
+    made.leader.apply([Release("a"), Release("b")])
+    made.leader.self_test()
+    await_free(made, tokens)
 
 
 def test_what_one_rank_cannot_hold_is_refused_for_the_group(
@@ -193,8 +229,8 @@ def test_two_sessions_that_fit_only_one_by_one_do_not_part_the_ranks(
     group: Callable[..., ShardGroup],
 ) -> None:
     made = group(0, 4, (4, 4), (BUDGET // 8, BUDGET // 3))
-    half = made.leader.free_tokens // 2 + 64
-    answers = made.leader.apply([reserve("s", PROMPT, half), reserve("t", PROMPT, half)])
+    half = [7] * (made.leader.free_tokens // 2 + PAGE_TOKENS)
+    answers = made.leader.apply([reserve(name, half, len(half)) for name in "st"])
     taken = [each.session for each in answers if isinstance(each, Reserved) and not each.code]
     assert len(answers) == 2
     steps = made.leader.apply([rows_of(session, 0, PROMPT) for session in taken])

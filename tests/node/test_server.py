@@ -254,6 +254,19 @@ def test_a_failed_step_fails_its_session_alone(at_stand: RunStand) -> None:
     at_stand(story)
 
 
+def test_a_session_that_finds_no_room_to_grow_is_asked_to_come_again(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        await stand.answer(Failed("s:1", "no_room", "no room for another 64 tokens"))
+        busy = stand.client.last(Busy)
+        assert (busy.session, busy.stage, busy.reason) == ("s", 1, "no room for another 64 tokens")
+        assert busy.retry_after_seconds > 0
+        assert stand.worker.last(Release).session == "s:1"
+        assert stand.server.sessions == 0
+
+    at_stand(story)
+
+
 def test_close_and_cancel_free_the_session(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         for epoch, kind in ((1, Close), (2, Cancel)):

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from node.loaded_shard import LoadedShard
-from node.orders import Release, Reserve, Reserved
+from node.orders import Compute, Release, Reserve, Reserved
 from node.sessions import Seat, route_of, trouble_with
 from swarm.clock import settle
 from swarm.sampling import Sampling
+from swarm.tensors import rows_to_bytes
 from swarm.wire import Open, Opened, Step
 from tests.node.conftest import RunStand
 from tests.node.shards import (
     BUDGET,
+    HIDDEN,
     computed,
     generate,
     lone_shard,
@@ -98,6 +100,9 @@ def test_a_stage_that_has_forgotten_makes_all_compute_again() -> None:
     everything = last.free_tokens
     filled = [last.apply([reserve(f"f{n}", [1], 64)])[0] for n in range(everything // 64)]
     assert all(isinstance(each, Reserved) and not each.code for each in filled)
+    dtype, row = rows_to_bytes(torch.zeros(1, HIDDEN))
+    for number in range(len(filled)):  # every one of them takes a page
+        last.apply([Compute(f"f{number}", 0, 1, False, dtype, body=row)])
     last.apply([Release(f"f{n}") for n in range(everything // 64)])
     assert last.free_tokens == everything
     assert tell([first, last], OTHER, sampling, "c") == (0, plain(sampling, tuple(OTHER)))

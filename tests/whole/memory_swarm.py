@@ -100,7 +100,10 @@ class MemorySwarm:
 
     async def add(self, name: str, start: int, end: int, dtype: str = "f32") -> StageHere:
         """A peer joins with a stage of its own."""
-        shard = shard_of(start, end, name, dtype)
+        return await self.add_shard(name, start, end, shard_of(start, end, name, dtype))
+
+    async def add_shard(self, name: str, start: int, end: int, shard: LoadedShard) -> StageHere:
+        """A peer joins with a shard that is loaded already."""
         self.stages[name] = StageHere(self.world, name, shard, range(start, end))
         await self.stages[name].serve()
         return self.stages[name]

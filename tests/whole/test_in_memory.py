@@ -1,6 +1,7 @@
 """Real clients, servers and shards on channels in memory: exact tokens through every fault."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any
@@ -10,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import Client, Generation, NoRoute
+from node.engine import cache as cache_module
+from node.engine.pages import PAGE_TOKENS
 from node.orders import Broken
 from swarm.clock import settle
 from swarm.memory import peer_named
+from tests.node.shards import lone_shard
 from tests.whole.hostile import bad_messages
 from tests.whole.memory_swarm import CLIENT, MemorySwarm
 from tests.whole.uncut import expected
@@ -239,3 +243,30 @@ def test_the_tokens_stay_the_same_whatever_happens_to_the_a_stages(
             assert list(pieces.generation.token_ids) == reference(sampled=sampled)[:FEW]
 
     run(story)
+
+
+def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "client.session")
+    monkeypatch.setattr(cache_module, "HEADROOM_TOKENS", 16)  # of the answer, that are promised
+    prompts = ["Once upon a time " * 4, "The sea was calm that day. " * 5]
+    many = 150  # three pages and four are needed in the end, one and two to begin
+    whole = [expected(prompt, many) for prompt in prompts]
+
+    async def story() -> None:
+        swarm = MemorySwarm()
+        shard = lone_shard(0, 8)
+        shard._runner.shrink(5 * PAGE_TOKENS)
+        await swarm.add_shard("lone", 0, 8, shard)
+        async with asyncio.timeout(60), Client(swarm.invite, connect=swarm.connect) as asking:
+            found = await asyncio.gather(
+                *(asking.generate(each, max_tokens=many, speculate=0) for each in prompts)
+            )
+        assert [list(each.token_ids) for each in found] == whole
+        assert [each.replays for each in found] == [0, 0]  # to wait is no replay
+        assert "busy: No room for another 64 tokens" in caplog.text
+        assert shard.free_tokens == 5 * PAGE_TOKENS
+        await swarm.close()
+
+    asyncio.run(story())

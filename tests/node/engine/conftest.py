@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
@@ -35,6 +36,12 @@ def _one_thread() -> Iterator[None]:
 def _no_progress_bars() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flex_attention_as_written() -> None:
+    """Run torch's plain form of flex attention, not a trace of it: that takes seconds a shape."""
+    flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
 
 
 def save_model(folder: Path, architecture: str, options: dict[str, Any]) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Attention of a ragged step equals attention of each session alone; runs are cut cheapest."""
+"""Attention of a ragged step equals attention of each session alone, wherever its pages lie."""
 
 import itertools
 from typing import Any
@@ -8,10 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.engine import backend, paged
 from node.engine.attention import Options
 from node.engine.backend import BACKENDS, Backend
-from node.engine.batch import Batch, Chunk, _cheapest_runs
-from node.engine.cache import KVStore, Slot
+from node.engine.batch import Batch
+from node.engine.cache import KVStore
+from node.engine.pages import PAGE_TOKENS
+from node.engine.singles import Chunk
+from node.engine.slots import Slot
 
 HEADS, KV_HEADS, DIM = 6, 3, 4
 ROWS = 200  # per session
@@ -44,29 +48,38 @@ def attend_alone(rows: list[torch.Tensor], position: int, options: Options) -> t
     return (weights @ value).transpose(0, 1)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("how", BACKENDS)
 @pytest.mark.parametrize("name", OPTIONS)
 @settings(max_examples=15, deadline=None)
 @given(
     capacities=st.lists(st.sampled_from([40, 64, 100, 200]), min_size=2, max_size=7),
     steps=st.lists(
-        st.lists(st.tuples(st.integers(0, 6), st.sampled_from([1, 1, 1, 2, 7])), max_size=7),
+        st.lists(st.tuples(st.integers(0, 6), st.sampled_from([1, 1, 1, 2, 7, 70])), max_size=7),
         max_size=8,
     ),
+    is_scattered=st.booleans(),
 )
 def test_ragged_step_equals_each_session_alone(
-    name: str, backend: str, capacities: list[int], steps: list[list[tuple[int, int]]]
+    name: str,
+    how: str,
+    capacities: list[int],
+    steps: list[list[tuple[int, int]]],
+    is_scattered: bool,
 ) -> None:
     options = Options(**OPTIONS[name])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
+    for arena in store.arena(0):  # what nobody wrote must never be read
+        arena.fill_(1e6 if how == "paged" else torch.nan)  # but masked, where not compiled
     slots = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
+    for slot in slots if is_scattered else ():
+        slot.wanted = slot.wanted[::-1]
     torch.manual_seed(0)
     rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
     for step in steps:
         counts = {n % len(slots): count for n, count in step}
         fitting = {n: c for n, c in counts.items() if slots[n].length + c <= slots[n].capacity}
         if fitting:
-            check_step(store, slots, rows, fitting, (options, BACKENDS[backend]))
+            check_step(store, slots, rows, fitting, (options, BACKENDS[how]))
 
 
 def check_step(
@@ -76,7 +89,13 @@ def check_step(
     counts: dict[int, int],
     how: tuple[Options, Backend],
 ) -> None:
-    options, backend = how
+    options, chosen = how
+    for n, count in counts.items():
+        before = len(slots[n].pages)
+        store.grow(slots[n].session, slots[n].length, slots[n].length + count)
+        for page in slots[n].pages[before:]:  # as a store leaves free pages
+            for arena in store.arena(0):
+                arena[:, page * PAGE_TOKENS : (page + 1) * PAGE_TOKENS] = 0
     firsts = [0, *itertools.accumulate(counts.values())]
     chunks = [
         Chunk(slots[n], slots[n].length, count, first)
@@ -89,45 +108,39 @@ def check_step(
         for k in range(3)
     ]
     query, key, value = packed
-    out = Batch(store, chunks, torch.empty(0), backend).attend(0, query, key, value, options)[0]
+    out = Batch(store, chunks, torch.empty(0), chosen).attend(0, query, key, value, options)[0]
     for n, chunk in zip(counts, chunks, strict=True):
         expected = attend_alone([each[:, : chunk.end] for each in rows[n]], chunk.position, options)
         torch.testing.assert_close(out[chunk.here], expected, atol=1e-5, rtol=1e-5)
         slots[n].length = chunk.end
 
 
-def cost_of(runs: list[list[Chunk]], call_tokens: int) -> int:
-    return sum(
-        (run[-1].slot.index - run[0].slot.index + 1) * max(c.end for c in run) + call_tokens
-        for run in runs
-    )
+def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> None:
+    store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
+    positions = [3, 60, 70, 900, 950]
+    slots = [store.open(f"s{n}", 1024, known=0) for n in range(3)]
+    for slot in slots:
+        store.grow(slot.session, 0, slot.capacity)
+    chunks = [Chunk(slots[n % 3], at, 1, n) for n, at in enumerate(positions)]
+    calls = Batch(store, chunks, torch.empty(0), BACKENDS["padded"])._parts
+    assert [part.most for part in calls if not isinstance(part, Chunk)] == [60, 70, 950]
+    (whole,) = Batch(store, chunks, torch.empty(0), BACKENDS["kernel"])._parts
+    assert whole.here == slice(0, 5)
 
 
-@given(
-    st.lists(st.integers(0, 63), min_size=1, max_size=9),
-    st.sets(st.integers(0, 30), min_size=9, max_size=9),
-    st.integers(0, 200),
-)
-def test_runs_cost_no_more_than_any_other_cut(
-    positions: list[int], blocks: set[int], call_tokens: int
+def test_where_flex_attention_fails_its_steps_are_computed_portably(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    chunks = [
-        Chunk(Slot(f"s{block}", block * 64, 64, 64), position, 1, 0)
-        for position, block in zip(positions, sorted(blocks), strict=False)
-    ]
-    runs = _cheapest_runs(chunks, call_tokens)
-    assert [chunk for run in runs for chunk in run] == chunks
-    cuts = itertools.product([False, True], repeat=len(chunks) - 1)
-    assert cost_of(runs, call_tokens) == min(
-        cost_of(split_at(chunks, cut), call_tokens) for cut in cuts
-    )
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler")
 
-
-def split_at(chunks: list[Chunk], cuts: tuple[bool, ...]) -> list[list[Chunk]]:
-    runs = [[chunks[0]]]
-    for chunk, is_cut in zip(chunks[1:], cuts, strict=True):
-        if is_cut:
-            runs.append([chunk])
-        else:
-            runs[-1].append(chunk)
-    return runs
+    monkeypatch.setattr(paged, "_flex", lambda device: refuse)
+    monkeypatch.setattr(backend, "_without_paged", set())
+    store = KVStore(range(1), KV_HEADS, (DIM, DIM), 1024, torch.empty(0))
+    slots = [store.open(f"s{n}", 100) for n in range(2)]
+    torch.manual_seed(0)
+    rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
+    for _ in range(3):
+        check_step(store, slots, rows, {0: 1, 1: 1}, (Options(), BACKENDS["paged"]))
+    own = [each.message for each in caplog.records if each.name == backend.__name__]
+    assert own == ["flex attention does not run on cpu: no compiler"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from node.engine import few_rows, forward
-from node.engine.batch import Chunk
 from node.engine.few_rows import FewRows
 from node.engine.fused import FusedLayer
 from node.engine.quantise import Int8Linear
 from node.engine.runner import StageRunner
+from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import OPTIONS, TWO_WAYS

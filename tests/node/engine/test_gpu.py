@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from node.engine.backend import FUSED, PADDED, backend_of
+from node.engine import paged
+from node.engine.backend import FUSED, KERNEL, PADDED, PAGED, backend_of
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from swarm.sampling import Sampling
@@ -46,9 +47,13 @@ def test_its_code_runs_on_a_cpu_and_names_the_machine(
     assert "no GPU" in found["machine"]["device"]
 
 
-def test_each_device_gets_its_backend() -> None:
-    assert backend_of(torch.device("cpu")) is PADDED
-    assert backend_of(torch.device("cuda:0")) is FUSED
+def test_each_device_gets_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend_of(torch.device("cpu"), torch.float32) is KERNEL
+    assert backend_of(torch.device("cpu"), torch.bfloat16) is PADDED
+    monkeypatch.setattr(paged, "has_triton", lambda: False)
+    assert backend_of(torch.device("cuda:0"), torch.bfloat16) is FUSED
+    monkeypatch.setattr(paged, "has_triton", lambda: True)
+    assert backend_of(torch.device("cuda:0"), torch.bfloat16) is PAGED
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from node.engine.allreduce import LocalReducer
-from node.engine.batch import Chunk
 from node.engine.kept import KeptLayers
 from node.engine.loading import Supply
 from node.engine.runner import StageRunner
+from node.engine.singles import Chunk
 from node.engine.spec import StageSpec
 from swarm.sampling import Sampling
 
@@ -32,6 +32,7 @@ def rows_of(runner: StageRunner) -> torch.Tensor:
     """What comes of a prompt, as hidden rows that leave the stage."""
     slot = runner._store.open("s", 64)
     rows = IDS if runner.is_first else HIDDEN
+    runner._store.grow("s", 0, len(rows))
     hidden, _ = runner.forward.run(rows, [Chunk(slot, 0, len(rows), 0)], {}, {})
     runner._store.close("s")
     return hidden.clone()

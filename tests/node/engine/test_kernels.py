@@ -109,16 +109,18 @@ def test_rows_of_any_sessions_see_their_own_past_only(
         spans = [range(at, at + n) for at, n in zip(done, counts, strict=True)]
         if not any(counts):
             continue
-        blocks = [(s.start, s.size, span) for s, span in zip(slots, spans, strict=True)]
+        for slot, span in zip(slots, spans, strict=True):
+            store.grow(slot.session, span.start, span.stop)
+        places = places_of(list(zip(slots, spans, strict=True)))
         where = torch.cat([torch.arange(span.start, span.stop) for span in spans])
         heads = torch.cat(
             [p[span.start : span.stop] for p, span in zip(projected, spans, strict=True)]
         )
         out = torch.empty(len(heads), 4, head_dim)
         cos, sin = angles[where].cos().numpy(), angles[where].sin().numpy()
-        kernels.attend(
+        kernels.attend_fused(
             heads.clone().numpy(),
-            (places_of(blocks), cos, sin),
+            (*places, cos, sin),
             store.flat(1),
             (*weights, EPSILON),
             (2, window, np.float32(0.3)),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from node.engine.cache import SMALLEST_BLOCK, KVStore
+from node.engine.cache import KVStore
+from node.engine.pages import PAGE_TOKENS
 from swarm.checkpoint import read_spec
 from swarm.errors import BadModel
 from swarm.sampling import Sampling
@@ -20,15 +21,11 @@ KEYS, VALUES = 10, 8  # widths of the tiny config
 
 
 def test_keys_and_values_take_their_own_widths() -> None:
-    store = KVStore(range(2), 3, (5, 2), 3 * SMALLEST_BLOCK, torch.empty(0))
-    keys, values = store.view(1, SMALLEST_BLOCK)
-    assert keys.shape == (3, 3, SMALLEST_BLOCK, 5)
-    assert values.shape == (3, 3, SMALLEST_BLOCK, 2)
+    store = KVStore(range(2), 3, (5, 2), 3 * PAGE_TOKENS, torch.empty(0))
+    keys, values = store.arena(1)
+    assert keys.shape == (3, 3 * PAGE_TOKENS, 5)
+    assert values.shape == (3, 3 * PAGE_TOKENS, 2)
     assert store.row_values == 15
-    keys[2, 1, 7], values[2, 1, 7] = torch.ones(5), torch.ones(2)
-    wide_keys, wide_values = store.view(1, 2 * SMALLEST_BLOCK)
-    assert (len(wide_keys), len(wide_values)) == (1, 1)
-    assert float(wide_keys.sum() + wide_values.sum()) == 0  # the third block is not among them
 
 
 def test_the_plan_counts_what_a_token_really_takes(
@@ -40,7 +37,7 @@ def test_the_plan_counts_what_a_token_really_takes(
     assert spec.kv_bytes(8, 4) == width
     (rank,) = stage(tmp_path, (1, 3))
     most = (BUDGET - rank.weight_bytes) // (2 * width)
-    assert most - SMALLEST_BLOCK < rank.free_tokens <= most
+    assert most - PAGE_TOKENS < rank.free_tokens <= most
 
 
 def test_shared_prompts_and_replays_keep_the_tokens(

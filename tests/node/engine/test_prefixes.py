@@ -1,40 +1,48 @@
-"""Rows of a common beginning are copied, kept after their session, and give way to sessions."""
+"""Pages of a common beginning are shared, kept after their session, and give way to sessions."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.cache import SMALLEST_BLOCK, KVStore
+from node.engine.cache import KVStore
+from node.engine.pages import PAGE_TOKENS as PAGE
 from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)
 IDS = list(range(100, 140))
+LONG = list(range(1000, 1000 + 3 * PAGE))  # three pages
 
 
-def store_of(blocks: int) -> KVStore:
-    return KVStore(range(2), 2, (4, 4), blocks * SMALLEST_BLOCK, LIKE)
+def store_of(pages: int) -> KVStore:
+    return KVStore(range(2), 2, (4, 4), pages * PAGE, LIKE)
 
 
 def opened(store: KVStore, session: str, ids: list[int], owner: str = "me", room: int = 64) -> int:
     """Open a session, share, and compute its whole prompt: a row holds its id."""
-    store.open(session, room)
+    store.open(session, room, known=len(ids))
     held = store.share(session, Prompt.of(owner, ids))
-    slot = store.slot(session)
-    for layer in range(2):
-        for view in store.view(layer, slot.size):
-            for place in range(held, len(ids)):
-                view[slot.index, :, place] = ids[place]
-    slot.length = slot.written = len(ids)
+    write(store, session, ids, held)
     return held
 
 
-def rows(store: KVStore, session: str) -> list[float]:
-    """The rows of a session's prompt, if they are the same in every layer, head and place."""
+def write(store: KVStore, session: str, ids: list[int], first: int) -> None:
+    """Compute the rows from `first` on."""
     slot = store.slot(session)
-    views = [view for layer in range(2) for view in store.view(layer, slot.size)]
-    mine = torch.stack([view[slot.index, :, : slot.length] for view in views])
+    store.grow(session, first, len(ids))
+    for layer in range(2):
+        for arena in store.arena(layer):
+            values = torch.tensor(ids[first:], dtype=torch.float32)
+            arena[:, slot.rows(first, len(ids))] = values[None, :, None]
+    slot.length = len(ids)
+
+
+def rows(store: KVStore, session: str) -> list[float]:
+    """The rows of a session's prompt, if they are the same in every layer and head."""
+    slot = store.slot(session)
+    arenas = [arena for layer in range(2) for arena in store.arena(layer)]
+    mine = torch.stack([arena[:, slot.rows(0, slot.length)] for arena in arenas])
     assert bool((mine == mine[:1, :1, :, :1]).all())
     found: list[float] = mine[0, 0, :, 0].tolist()
     return found
@@ -74,10 +82,58 @@ def test_rows_that_are_not_computed_yet_are_not_shared() -> None:
     store = store_of(8)
     store.open("a", 64)
     store.share("a", Prompt.of("me", IDS))
-    store.slot("a").length = 20
+    write(store, "a", IDS[:20], 0)
     assert opened(store, "b", IDS) == 20
     store.rollback("a", 3)
-    assert store.slot("a").prefix.count == 3
+    assert store.slot("a").prefix == 3
+
+
+def test_whole_pages_of_a_common_beginning_are_held_once() -> None:
+    store = store_of(12)
+    opened(store, "a", LONG, room=4 * PAGE)
+    free = store.free_tokens
+    ids = [*LONG[: 2 * PAGE + 9], 7, 8]
+    assert opened(store, "b", ids, room=4 * PAGE) == 2 * PAGE + 9
+    assert store.slot("b").pages[:2] == store.slot("a").pages[:2]
+    assert store.slot("b").pages[2] != store.slot("a").pages[2]  # the rest of a page is copied
+    assert store.free_tokens == free - 2 * PAGE  # of the four that it wants
+    assert rows(store, "a") == LONG
+    assert rows(store, "b") == ids
+    store.close("a")
+    assert rows(store, "b") == ids
+
+
+def test_rows_that_others_share_are_copied_before_they_are_written_anew() -> None:
+    store = store_of(12)
+    opened(store, "a", LONG, room=4 * PAGE)
+    opened(store, "b", [*LONG, 5], room=4 * PAGE)
+    changed = [*LONG[:30], *range(2 * PAGE)]
+    write(store, "b", changed, 30)
+    assert rows(store, "b") == changed
+    assert rows(store, "a") == LONG
+    store.close("a")
+    assert opened(store, "c", [*LONG, 6], room=4 * PAGE) == len(LONG)
+    assert rows(store, "c") == [*LONG, 6]
+
+
+def test_rows_that_only_a_kept_prompt_shares_are_copied_too() -> None:
+    store = store_of(12)
+    opened(store, "a", LONG, room=4 * PAGE)
+    store.close("a")
+    opened(store, "b", [*LONG, 5], room=4 * PAGE)
+    write(store, "b", [1] * 40, 0)
+    store.close("b")
+    assert opened(store, "c", [*LONG, 6], room=4 * PAGE) == len(LONG)
+    assert rows(store, "c") == [*LONG, 6]
+
+
+def test_kept_prompts_take_no_more_pages_than_they_fill() -> None:
+    store = store_of(12)
+    opened(store, "a", IDS, room=8 * PAGE)
+    store.grow("a", len(IDS), 8 * PAGE)
+    store.slot("a").length = 8 * PAGE
+    store.close("a")
+    assert [len(kept.pages) for kept in store._kept.values()] == [1]
 
 
 def test_kept_prompts_count_as_free_and_give_way_the_oldest_first() -> None:
@@ -87,12 +143,22 @@ def test_kept_prompts_count_as_free_and_give_way_the_oldest_first() -> None:
         opened(store, name, [start + place for place in range(30)])
         store.close(name)
     assert store.free_tokens == free
-    assert opened(store, "d", [*range(30), 5]) == 0  # its room was that of "a", the oldest
-    assert store.free_tokens == free - 64
+    assert opened(store, "d", [*range(500, 530), 5]) == 0  # its page was that of "a", the oldest
+    assert store.free_tokens == free - PAGE
     assert opened(store, "e", [2000 + place for place in range(30)]) == 29
     with pytest.raises(NoRoom):
-        store.open("f", 128)
-    assert store.free_tokens == 64
+        store.open("f", 2 * PAGE)
+    assert store.free_tokens == PAGE
+
+
+def test_a_prompt_that_gives_way_to_its_own_successor_is_shared_up_to_a_page() -> None:
+    store = store_of(4)
+    opened(store, "a", LONG, room=3 * PAGE)
+    store.close("a")
+    ids = [*LONG[: 2 * PAGE + 40], 1]
+    store.open("other", PAGE)
+    assert opened(store, "b", ids, room=3 * PAGE) == 2 * PAGE  # no page is left for a copy
+    assert rows(store, "b") == ids
 
 
 def test_a_refusal_forgets_no_prompt() -> None:
@@ -101,7 +167,7 @@ def test_a_refusal_forgets_no_prompt() -> None:
     opened(store, "b", [1, *IDS])
     store.close("a")
     with pytest.raises(NoRoom):
-        store.open("big", 256)
+        store.open("big", 4 * PAGE)
     assert opened(store, "c", IDS) == len(IDS) - 1
 
 
@@ -110,7 +176,7 @@ def test_a_prompt_is_kept_once_in_its_longest_form() -> None:
     for session, ids in (("a", IDS[:20]), ("b", IDS), ("c", IDS[:25]), ("d", IDS)):
         opened(store, session, ids)
         store.close(session)
-    assert [slot.session for slot in store._kept.values()] == ["b"]
+    assert [kept.prompt.ids.tolist() for kept in store._kept.values()] == [IDS]
 
 
 def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
@@ -126,28 +192,48 @@ def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.booleans(), st.integers(0, 5), st.integers(1, 60), st.integers(0, 3)),
+        st.tuples(
+            st.sampled_from(["open", "open", "write", "close"]),
+            st.integers(0, 5),
+            st.integers(1, 4 * PAGE),
+            st.integers(0, 3),
+        ),
         max_size=40,
     )
 )
-def test_rows_are_always_those_of_the_ids_and_no_room_is_lost(
-    orders: list[tuple[bool, int, int, int]],
+def test_rows_are_always_those_of_the_ids_and_no_page_is_lost(
+    orders: list[tuple[str, int, int, int]],
 ) -> None:
-    store = store_of(5)
-    all_tokens = store.free_tokens
+    store = store_of(9)
     live: dict[str, list[int]] = {}
-    for is_open, number, count, kind in orders:
+    for order, number, count, kind in orders:
         session = f"s{number}"
-        ids = [kind if place > 20 else 50 + kind % 2 for place in range(count)]
-        if not is_open:
-            store.close(session)
-            live.pop(session, None)
-        elif session not in live:
-            try:
-                opened(store, session, ids, room=64 << kind % 2)
-            except NoRoom:
-                continue
-            live[session] = ids
+        ids = [kind if place > 100 else 50 + kind % 2 for place in range(count)]
+        try:
+            if order == "close":
+                store.close(session)
+                live.pop(session, None)
+            elif order == "write" and session in live:
+                before = live[session]  # its rows once more, and others behind them
+                live[session] = [*before, *ids[: count // 4]][: 4 * PAGE]
+                write(store, session, live[session], min(count // 2, len(before)))
+            elif order == "open" and session not in live:
+                opened(store, session, ids, room=4 * PAGE)
+                live[session] = ids
+        except NoRoom:
+            if order == "write":
+                live[session] = before
+            else:
+                store.close(session)
         assert all(rows(store, name) == ids for name, ids in live.items())
-        used = sum(store.slot(name).size for name in live)
-        assert store.free_tokens == all_tokens - used
+        slots = [store.slot(name) for name in live]
+        used = {page for slot in slots for page in slot.pages}
+        owed = sum(max(0, slot.promised - len(slot.pages)) for slot in slots)
+        assert store.free_tokens == (9 - len(used) - owed) * PAGE
+        assert store.free_tokens >= 0
+    for session in list(live):
+        store.close(session)
+    while store._kept:
+        store._drop(next(iter(store._kept)))
+    assert bytes(store._pages._taken) == bytes(9)
+    assert all(bool((arena == 0).all()) for arena in store.arena(0))

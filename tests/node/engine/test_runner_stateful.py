@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from node.engine.pages import PAGE_TOKENS
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec, StepItem, StepResult
 from swarm.errors import EngineError, NoRoom
@@ -166,8 +167,10 @@ class Sessions(RuleBasedStateMachine):
         store = runner()._store
         assert set(store.sessions) == set(self.sessions)
         assert set(runner()._samplers) == set(self.sessions)
-        taken = sum(store.slot(name).size for name in self.sessions)
-        assert runner().free_tokens == ROOM_TOKENS - taken
+        slots = [store.slot(name) for name in self.sessions]
+        pages = {page for slot in slots for page in slot.pages}
+        owed = sum(max(0, slot.promised - len(slot.pages)) for slot in slots)
+        assert runner().free_tokens == ROOM_TOKENS - (len(pages) + owed) * PAGE_TOKENS
 
     def teardown(self) -> None:
         for name in self.sessions:

@@ -1,0 +1,132 @@
+"""Attention of single tokens over the pages of the KV store as they lie, with flex attention.
+
+A GPU runs it compiled, without a copy of any row; elsewhere torch computes the same slowly, which
+is how it is tested. After He et al. 2024 (Flex Attention, section 4.3 on paged attention).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+from torch.utils._triton import has_triton
+
+from node.engine.attention import Options
+from node.engine.pages import PAGE_TOKENS
+from node.engine.singles import NO_PAGE, Singles
+
+QUERY_BLOCK = 128  # of the block mask: one token is a part of one
+COMPILED_KINDS = 64  # numbers of sessions x kinds of layers: each is compiled for itself
+Arenas = tuple[torch.Tensor, torch.Tensor]  # keys and values: [kv heads, tokens, head dim]
+
+
+def is_compiled(device: torch.device) -> bool:
+    """Whether flex attention is one kernel on a device."""
+    return device.type == "cuda" and has_triton()
+
+
+def attend(
+    singles: Singles,
+    arenas: Arenas,
+    heads: torch.Tensor,  # queries: [heads, sessions, head dim]
+    options: Options,
+) -> torch.Tensor:
+    """Attend one token of each session over its pages: [sessions, heads, head dim].
+
+    Raises RuntimeError if flex attention cannot be compiled for the device.
+    """
+    query = heads.transpose(0, 1)
+    count = len(query)
+    bucket = 1 << (count - 1).bit_length()  # so that few numbers of sessions are compiled
+    if bucket > count:
+        query = torch.cat([query, query[:1].expand(bucket - count, -1, -1)])
+    mask = singles.kept(
+        ("paged", options.window), lambda: _block_mask(singles, bucket, arenas, options)
+    )
+    out, aux = _flex(query.device)(
+        query.unsqueeze(2),
+        *(each.unsqueeze(0) for each in arenas),
+        score_mod=_capped(options.softcap),
+        block_mask=mask,
+        scale=options.scaling,
+        enable_gqa=query.shape[1] != arenas[0].shape[0],
+        return_aux=AuxRequest(lse=options.sinks is not None),
+    )
+    rows: torch.Tensor = out[:count, :, 0]
+    if options.sinks is None:
+        return rows
+    lse: torch.Tensor = aux.lse[:count, :, 0]
+    share = torch.sigmoid(lse - options.sinks.float())  # what sinks leave
+    return rows * share.unsqueeze(-1).to(rows.dtype)
+
+
+def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options) -> BlockMask:
+    """Which pages each session reads; its shapes follow from the store and `bucket` alone.
+
+    Only the last page, and with a window the oldest one, hold rows that are not seen.
+    """
+    pages = _filled(singles.pages, bucket)
+    positions = _filled(singles.positions, bucket)
+    tokens = arenas[0].shape[1]
+    total, window = tokens // PAGE_TOKENS, options.window
+    order = torch.arange(pages.shape[1], device=pages.device)
+    place = pages.new_full((bucket, total + 1), NO_PAGE)  # of a page in a session
+    place.scatter_(1, torch.where(pages == NO_PAGE, total, pages), order.expand_as(pages))
+    last, oldest = positions // PAGE_TOKENS, torch.zeros_like(positions)
+    if window is not None:
+        oldest = (positions - window + 1).clamp_min(0) // PAGE_TOKENS
+    edges = torch.stack([last, oldest], 1)[:, : 1 if window is None else 2]
+    begin = oldest if window is None else oldest + 1
+    between = (order + begin[:, None]).clamp_max(pages.shape[1] - 1)
+
+    def sees(session: Any, head: Any, token: Any, row: Any) -> Any:
+        of = place[session, row // PAGE_TOKENS]
+        at = of * PAGE_TOKENS + row % PAGE_TOKENS
+        seen = (of >= 0) & (at <= positions[session])
+        return seen if window is None else seen & (at > positions[session] - window)
+
+    def listed(places: torch.Tensor) -> torch.Tensor:
+        indices = pages.new_zeros((bucket, 1, 1, total), dtype=torch.int32)
+        width = min(total, places.shape[1])
+        indices[:, 0, 0, :width] = pages.gather(1, places)[:, :width].clamp_min(0)
+        return indices
+
+    def counted(counts: torch.Tensor) -> torch.Tensor:
+        return counts.to(torch.int32)[:, None, None]
+
+    return BlockMask.from_kv_blocks(
+        counted((last - oldest + 1).clamp_max(edges.shape[1])),
+        listed(edges),
+        counted((last - begin).clamp_min(0)),
+        listed(between),
+        BLOCK_SIZE=(QUERY_BLOCK, PAGE_TOKENS),
+        mask_mod=sees,
+        seq_lengths=(1, tokens),
+        compute_q_blocks=False,
+    )
+
+
+def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Repeat the first row until there are `count`."""
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
+
+
+@cache
+def _capped(cap: float | None) -> Callable[..., Any] | None:
+    if cap is None:
+        return None
+
+    def capped(score: Any, session: Any, head: Any, token: Any, row: Any) -> Any:
+        return cap * torch.tanh(score / cap)
+
+    return capped
+
+
+@cache
+def _flex(device: torch.device) -> Callable[..., Any]:
+    if not is_compiled(device):
+        return flex_attention
+    torch._dynamo.config.recompile_limit = COMPILED_KINDS
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
+    return compiled

@@ -1,0 +1,142 @@
+"""Singles: one new token of each of several sessions, and where the rows lie that they see."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from node.engine.cache import KVStore
+from node.engine.few_rows import FewRows, places_of
+from node.engine.pages import PAGE_TOKENS
+from node.engine.slots import Slot
+
+T = TypeVar("T")
+Here = slice | torch.Tensor
+NO_PAGE = -1
+
+
+@dataclass(slots=True)
+class Chunk:
+    """New rows of one slot from `position` on; `first` is the place of its first row."""
+
+    slot: Slot
+    position: int
+    count: int
+    first: int
+    here: slice = field(init=False)  # its place in the step
+    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    seen: dict[int, torch.Tensor] = field(default_factory=dict)  # by first row
+
+    def __post_init__(self) -> None:
+        self.here = slice(self.first, self.first + self.count)
+
+    @property
+    def end(self) -> int:
+        """Rows that the last token of the chunk sees, itself included."""
+        return self.position + self.count
+
+    def rows(self, start: int, device: torch.device) -> Here:
+        """Where its session's rows from `start` on lie: a slice reads them without a copy."""
+        if self.slot.is_straight:
+            return self.slot.straight(start, self.end)
+        if start not in self.seen:
+            self.seen[start] = torch.from_numpy(self.slot.rows(start, self.end)).to(device)
+        return self.seen[start]
+
+    @property
+    def span(self) -> tuple[Slot, range]:
+        """Its slot and the positions of its rows."""
+        return self.slot, range(self.position, self.end)
+
+
+class Singles:
+    """Tokens of unlike sessions that are attended in one call.
+
+    What a device needs is derived from `pages` and `positions` there, so that a recorded step can
+    be given others.
+    """
+
+    def __init__(self, store: KVStore, chunks: Sequence[Chunk], like: torch.Tensor) -> None:
+        self._store, self._chunks, self._like = store, chunks, like
+        self.least = min(chunk.position for chunk in chunks)
+        self.most = max(chunk.position for chunk in chunks)
+        self._kept: dict[tuple[str, int | None], Any] = {}
+
+    @cached_property
+    def here(self) -> Here:
+        """Their places in the step."""
+        places = [chunk.first for chunk in self._chunks]
+        if places == list(range(places[0], places[0] + len(places))):
+            return slice(places[0], places[0] + len(places))
+        return torch.tensor(places, device=self._like.device)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """Of the tokens, [sessions]."""
+        places = [chunk.position for chunk in self._chunks]
+        return torch.tensor(places, device=self._like.device)
+
+    @cached_property
+    def pages(self) -> torch.Tensor:
+        """The pages that hold what each session sees, in order, then NO_PAGE: [sessions, most]."""
+        return pages_of([chunk.slot for chunk in self._chunks], self.most).to(self._like.device)
+
+    @property
+    def seen_rows(self) -> int:
+        """Rows that they see, all together."""
+        return sum(chunk.end for chunk in self._chunks)
+
+    @cached_property
+    def few(self) -> FewRows:
+        """The tokens as the kernels want them."""
+        places = places_of([chunk.span for chunk in self._chunks])
+        return FewRows(*places, self._store.flat)
+
+    def seen(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of the arena that the sessions see, padded, and what to add to their scores.
+
+        Two tensors of [sessions, length]: int64, and 0 or -inf. Padding repeats rows of their own.
+        """
+        return self.kept(("padded", window), lambda: self._padded(window))
+
+    def kept(self, key: tuple[str, int | None], make: Callable[[], T]) -> T:
+        """What is made once for all layers of a step."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
+
+    def _padded(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        start = 0 if window is None else max(0, self.least - window + 1)
+        at = torch.arange(start, self.most + 1, device=self._like.device)
+        pages = self.pages[:, at // PAGE_TOKENS]
+        pages = torch.where(pages == NO_PAGE, self.pages[:, :1], pages)
+        mask = mask_of(self.positions, at, window, self._like)
+        return pages * PAGE_TOKENS + at % PAGE_TOKENS, mask
+
+    def place(self, positions: torch.Tensor, pages: torch.Tensor) -> None:
+        """Take other positions and pages of the same shapes."""
+        self.positions, self.pages = positions, pages
+        self._kept.clear()
+
+
+def pages_of(slots: Sequence[Slot], most: int) -> torch.Tensor:
+    """The pages of the slots up to position `most`, then NO_PAGE: int64 [slots, pages]."""
+    pages = np.full((len(slots), most // PAGE_TOKENS + 1), NO_PAGE)
+    for row, slot in zip(pages, slots, strict=True):
+        own = slot.pages[: len(row)]
+        row[: len(own)] = own
+    return torch.from_numpy(pages)
+
+
+def mask_of(
+    rows: torch.Tensor, columns: torch.Tensor, window: int | None, like: torch.Tensor
+) -> torch.Tensor:
+    """0 where the row's position sees the column's, else -inf: [rows, columns]."""
+    sees = columns[None] <= rows[:, None]
+    if window is not None:
+        sees &= columns[None] > rows[:, None] - window
+    return like.new_zeros(sees.shape).masked_fill_(~sees, float("-inf"))
