@@ -37,7 +37,7 @@ def places_of(sessions: Sequence[tuple[Slot, range]]) -> tuple[Array, Array]:
     """Places [rows, 2] and pages, from the slots of sessions and the positions of their rows."""
     places, pages, first = [], [], 0
     for slot, positions in sessions:
-        assert positions.stop <= len(slot.starts) * PAGE_TOKENS, "the kernels trust what is said here"
+        assert positions.stop <= len(slot.starts) * PAGE_TOKENS  # the kernels trust it
         places += [(first, at) for at in positions]
         pages.append(slot.starts)
         first += len(slot.starts)
