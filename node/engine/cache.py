@@ -38,7 +38,7 @@ class KVStore:
         self._owed = 0  # pages, to all sessions together
         self._places = {layer: place for place, layer in enumerate(layers)}
         self._arenas = tuple(
-            _zeros((len(layers), kv_heads, _whole(tokens), head_dim), like)
+            _zeros((len(layers), kv_heads, _unlike(_whole(tokens)), head_dim), like)
             for head_dim in head_dims
         )
         self._flat: dict[int, tuple[Array, Array]] = {}
@@ -57,8 +57,8 @@ class KVStore:
         """Use `tokens` only, before any session; raises EngineError while there are some."""
         if self._slots:
             raise EngineError("A KV store in use cannot shrink.", "Close its sessions first.")
-        tokens = _whole(min(tokens, self._arenas[0].shape[2]))
-        self._pages = Pages(tokens // PAGE_TOKENS)
+        self._pages = Pages(min(tokens // PAGE_TOKENS, self._pages.count))
+        tokens = _unlike(self._pages.count * PAGE_TOKENS)
         self._arenas = tuple(
             _zeros((*each.shape[:2], tokens, each.shape[3]), each) for each in self._arenas
         )
@@ -78,7 +78,7 @@ class KVStore:
         promised = min(capacity, known + HEADROOM_TOKENS)
         slot = Slot(session, capacity, pages_for(promised))
         growing = sum(_may_outgrow(each) for each in (slot, *self._slots.values()))
-        is_possible = capacity <= self._arenas[0].shape[2]
+        is_possible = pages_for(capacity) <= self._pages.count
         if not is_possible or slot.promised + growing > self._pages.available - self._owed:
             free = f"{self.free_tokens} are free, and {growing} sessions grow"
             raise NoRoom(f"No room for {promised} tokens: {free}.")
@@ -237,6 +237,14 @@ def _rows_of(page: int, pages: int = 1) -> slice:
 def _whole(tokens: int) -> int:
     """The tokens of whole pages."""
     return tokens - tokens % PAGE_TOKENS
+
+
+def _unlike(tokens: int) -> int:
+    """As many tokens, or a page more, so that heads do not lie a power of two apart.
+
+    Then a processor's cache would keep the same rows of all of them in the same few places.
+    """
+    return (tokens // PAGE_TOKENS | 1) * PAGE_TOKENS
 
 
 def _may_outgrow(slot: Slot) -> bool:

@@ -12,6 +12,7 @@ class Pages:
     """Counts holders of `count` pages; what is kept for later gives way to what is in use."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self.available = count  # pages that no session uses: free ones, and kept ones
         self._in_use = [0] * count
         self._kept = [0] * count
