@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import gpu
 from node.engine import paged
-from node.engine.backend import FUSED, KERNEL, PADDED, PAGED, backend_of
+from node.engine.backend import BACKENDS, FUSED, KERNEL, PADDED, PAGED, backend_of
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
 from swarm.sampling import Sampling
@@ -75,3 +75,25 @@ def test_a_gpu_draws_what_the_cpu_draws(
         found.append(ring([[runner]]).generate(prompt, sampling)[0])
     same = 24 if dtype == "f32" else 1  # bf16 sums in another order: only the first is sure
     assert found[0][:same] == found[1][:same]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if not BACKENDS[name].on_host])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss"])
+def test_a_gpu_draws_the_same_with_every_backend(
+    architecture: str,
+    backend: str,
+    tmp_path: Path,
+    save: Callable[..., Any],
+    ring: Callable[..., Any],
+) -> None:
+    save(tmp_path, architecture, OPTIONS.get(architecture, {}))
+    prompt, sampling = list(range(3, 80)), Sampling(max_tokens=24)
+    spec = StageSpec(tmp_path, 0, 4, 0, *WHOLE)
+    found = []
+    for device in ("cpu", "cuda:0"):
+        runner = StageRunner.load(spec, budget_bytes=BUDGET, device=device)
+        if device != "cpu":
+            runner.forward.backend = BACKENDS[backend]
+        found.append(ring([[runner]]).generate(prompt, sampling)[0])
+    assert found[0] == found[1]

@@ -1,0 +1,93 @@
+"""Flex attention is told of just the pages that a session sees; compiled, it reads only those."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention import flex_attention
+
+from node.engine import paged
+from node.engine.attention import Options
+from node.engine.backend import attend_gathered
+from node.engine.cache import KVStore
+from node.engine.pages import PAGE_TOKENS as PAGE
+from node.engine.singles import Chunk, Singles
+
+HEADS, KV_HEADS, DIM = 8, 4, 32
+PAGES = 31
+
+
+def decoding(ends: list[int]) -> tuple[KVStore, list[Chunk]]:
+    """Sessions with random rows, each about to attend its last one."""
+    store = KVStore(range(1), KV_HEADS, (DIM, DIM), PAGES * PAGE, torch.empty(0))
+    chunks = []
+    for number, end in enumerate(ends):
+        slot = store.open(f"s{number}", end, known=end)
+        store.grow(slot.session, 0, end)
+        chunks.append(Chunk(slot, end - 1, 1, number))
+    return store, chunks
+
+
+@given(
+    st.lists(st.integers(1, 6 * PAGE), min_size=1, max_size=5),
+    st.none() | st.integers(1, 5 * PAGE),
+)
+def test_listed_pages_are_those_that_hold_what_is_seen(ends: list[int], window: int | None) -> None:
+    store, chunks = decoding(ends)
+    bucket = 1 << (len(ends) - 1).bit_length()
+    singles = Singles(store, chunks, torch.empty(0))
+    mask = paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
+    for number, chunk in enumerate([*chunks, *[chunks[0]] * (bucket - len(chunks))]):
+        first = 0 if window is None else max(0, chunk.end - window)
+        seen = range(first, chunk.end)
+        pages = {chunk.slot.pages[row // PAGE] for row in seen}
+        full = {
+            page
+            for place, page in enumerate(chunk.slot.pages)
+            if place * PAGE in seen and place * PAGE + PAGE - 1 in seen
+        }
+        edges = listed(mask.kv_num_blocks, mask.kv_indices, number)
+        between = listed(mask.full_kv_num_blocks, mask.full_kv_indices, number)
+        assert len(edges) + len(between) == len(pages)
+        assert {*edges, *between} == pages
+        assert set(between) <= full
+
+
+def listed(counts: torch.Tensor | None, indices: torch.Tensor | None, session: int) -> list[int]:
+    assert counts is not None
+    assert indices is not None
+    pages: list[int] = indices[session, 0, 0, : int(counts[session, 0, 0])].tolist()
+    return pages
+
+
+@pytest.fixture
+def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", False)
+    compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
+    monkeypatch.setattr(paged, "_flex", lambda device: compiled)
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+@pytest.mark.parametrize("options", [Options(), Options(window=70), Options(softcap=3.0)])
+@pytest.mark.usefixtures("_compiled")
+def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Options) -> None:
+    store, chunks = decoding([5, 300, 64, 129, 200])
+    for arena in store.arena(0):
+        arena.fill_(torch.nan)  # pages that are not listed must not be read
+        for chunk in chunks:
+            page_end = len(chunk.slot.pages) * PAGE
+            arena[:, chunk.slot.rows(0, page_end)] = torch.randn(KV_HEADS, page_end, DIM)
+    for some in (chunks, chunks[:4], chunks[1:2]):
+        query, unused = torch.randn(HEADS, len(some), DIM), torch.empty(0)
+        with torch.inference_mode():
+            singles = Singles(store, some, torch.empty(0))
+            found = paged.attend(singles, store.arena(0), query, options)
+            parts = (query, unused, unused)
+            expected = attend_gathered(singles, 0, store.arena(0), parts, options)
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
