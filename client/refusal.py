@@ -12,7 +12,7 @@ def refusal_of(peer: str, message: Busy | Fail | Moved) -> PeerError:
     match message:
         case Busy():
             return PeerRefused(
-                f"Peer {short(peer)} is busy: {message.reason or 'no room for the session'}.",
+                f"Peer {short(peer)} is busy: {message.reason.rstrip('.') or 'no room'}.",
                 "Try again later.",
                 peer=peer,
                 retry_after_seconds=max(message.retry_after_seconds, LEAST_RETRY_SECONDS),

@@ -2,22 +2,14 @@
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass, field, replace
 
 from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
 from node.row_forms import IsNarrow, always_full
-from node.sessions import (
-    ID_BYTES,
-    Hop,
-    Pending,
-    Seat,
-    Seats,
-    check_open,
-    route_of,
-    trouble_with,
-)
+from node.sessions import ID_BYTES, Hop, Pending, Seat, Seats, check_open, route_of, trouble_with
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
@@ -28,7 +20,7 @@ from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, 
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.5  # at least, and at most twice that: those who wait together part
 LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
 
@@ -273,7 +265,8 @@ class Server:
 
     def _busy(self, peer: str, opened: Open, reason: str) -> None:
         common = (opened.session, opened.epoch, opened.key, opened.stage)
-        self._outbox.refuse(peer, Busy(*common, RETRY_SECONDS, reason))
+        seconds = RETRY_SECONDS * random.uniform(1, 2)
+        self._outbox.refuse(peer, Busy(*common, seconds, reason))
 
     def _dismiss(self, seat: Seat, code: str) -> None:
         opened = seat.message

@@ -4,7 +4,6 @@ A chunk of a prompt reads one session's rows, single tokens of many sessions are
 kernel on a CPU, with the paged one of flex attention on a GPU, or portably with a copy of the rows.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,15 +13,13 @@ from torch.nn.attention.bias import causal_lower_right
 
 from node.engine import paged
 from node.engine.attention import Options, attend_chunk, attend_few, attend_padded
+from node.engine.cache import Arenas
 from node.engine.few_rows import MOST_VALUES, has_kernels
 from node.engine.singles import Singles
-
-logger = logging.getLogger(__name__)
 
 Attend = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Options], torch.Tensor
 ]
-Arenas = tuple[torch.Tensor, torch.Tensor]  # keys and values: [kv heads, tokens, head dim]
 Parts = tuple[
     torch.Tensor, torch.Tensor, torch.Tensor
 ]  # query, key and value: [heads, tokens, dim]
@@ -36,7 +33,7 @@ class Backend:
     chunk: Attend
     singles: Callable[[Singles, int, Arenas, Parts, Options], torch.Tensor]
     is_causal: bool = False  # a chunk without window, cap and sinks needs no mask
-    pads: bool = True  # sessions of unlike lengths in one call cost as much as the longest
+    pads: bool = True  # sessions of unlike lengths in one call would cost as much as the longest
     on_host: bool = False  # reads the step on the host: for CPUs only, and not to be recorded
 
 
@@ -65,10 +62,21 @@ def attend_chunk_fused(
 def attend_gathered(
     singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
-    """Attend one token of each session over a padded copy of its rows: [sessions, heads, dim]."""
+    """Attend one token of each session over padded copies of its rows: [sessions, heads, dim]."""
+    query = parts[0].transpose(0, 1)  # [sessions, heads, head dim]
+    if len(singles.alike) == 1:
+        return _attend_alike(singles, arenas, query, options)
+    out = query.new_empty((*query.shape[:2], arenas[1].shape[2]))
+    for part, places in singles.alike:
+        out[places] = _attend_alike(part, arenas, query[places], options)
+    return out
+
+
+def _attend_alike(
+    singles: Singles, arenas: Arenas, query: torch.Tensor, options: Options
+) -> torch.Tensor:
     rows, mask = singles.seen(options.window)
     keys, values = (arena[:, rows].transpose(0, 1) for arena in arenas)
-    query = parts[0].transpose(0, 1)  # [sessions, heads, head dim]
     grouped = query.reshape(len(rows), keys.shape[1], -1, query.shape[2])
     out = attend_padded(grouped, keys, values, mask[:, None, None], options)
     return out.reshape(len(rows), query.shape[1], -1)
@@ -88,20 +96,13 @@ def attend_paged(
     singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session where its rows lie, or portably if that fails here."""
-    device = arenas[0].device
-    if device in _without_paged:
-        return attend_gathered(singles, layer, arenas, parts, options)
-    try:
-        return paged.attend(singles, arenas, parts[0], options)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # a compiler is missing, or refuses this device
-        logger.warning("flex attention does not run on %s: %s", device, error)
-        _without_paged.add(device)
-        return attend_gathered(singles, layer, arenas, parts, options)
+    if not paged.is_broken():
+        try:
+            return paged.attend(singles, arenas, parts[0], options)
+        except paged.ERRORS as error:
+            paged.give_up(error)
+    return attend_gathered(singles, layer, arenas, parts, options)
 
-
-_without_paged: set[torch.device] = set()
 
 KERNEL = Backend("kernel", attend_chunk, attend_with_kernel, pads=False, on_host=True)
 PADDED = Backend("padded", attend_chunk, attend_gathered)

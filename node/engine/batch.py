@@ -1,15 +1,13 @@
 """One ragged step: the tokens of many sessions in a row, prefill chunks and decodes together."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from node.engine.attention import Options
-from node.engine.backend import Arenas, Backend, Parts, backend_of
-from node.engine.cache import KVStore
-from node.engine.pages import pages_for
+from node.engine.backend import Backend, Parts, backend_of
+from node.engine.cache import Arenas, KVStore
 from node.engine.singles import Chunk, Singles, mask_of
 
 
@@ -33,7 +31,7 @@ class Batch:
         self._rows = _rows_of(chunks, like.device)
         self._parts: list[Chunk | Singles] = [chunk for chunk in chunks if chunk.count > 1]
         singles = [chunk for chunk in chunks if chunk.count == 1]
-        self._parts += [Singles(store, each, like) for each in self._calls_of(singles)]
+        self._parts += [Singles(store, singles, like)] if singles else []
         self._is_simple = len(self._parts) == 1 and isinstance(self._parts[0].here, slice)
 
     def attend(
@@ -57,15 +55,6 @@ class Batch:
             mine = (query[:, here], key[:, here], value[:, here])
             out[here] = self._attend_part(layer, part, mine, options)
         return out.unsqueeze(0)
-
-    def _calls_of(self, singles: list[Chunk]) -> list[list[Chunk]]:
-        """Which tokens are attended together: sessions of like lengths, if padding costs."""
-        if not self._backend.pads:
-            return [singles] if singles else []
-        calls: dict[int, list[Chunk]] = defaultdict(list)
-        for chunk in singles:
-            calls[pages_for(chunk.end).bit_length()].append(chunk)
-        return list(calls.values())
 
     def _attend_part(
         self, layer: int, part: Chunk | Singles, parts: Parts, options: Options

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from node.engine import paged
 from node.engine.attention import Options, attend_few
 from node.engine.backend import backend_of
 from node.engine.batch import Batch
@@ -28,6 +29,7 @@ class Forward:
         self._is_first = spec.start == 0
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._has_kernels = has_kernels(device, spec.torch_dtype)
+        paged.start_afresh()
         self.backend = backend_of(device, spec.torch_dtype)
         self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None

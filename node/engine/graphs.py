@@ -21,7 +21,8 @@ from node.engine.skeleton import Skeleton
 logger = logging.getLogger(__name__)
 
 REPEATS = 4  # steps of as many sessions before theirs is recorded
-LENGTH_STEP = 256  # rows; a recorded step reads so many more than it must, at most
+LEAST_LIMIT = 256  # rows
+MOST_PADDING = 4  # times the rows that are seen
 GRAPHS_KEPT = 16
 WARM_RUNS = 2
 
@@ -54,7 +55,7 @@ class FixedBatch(Batch):
         super().__init__(store, chunks, like, backend)
         self.limit = limit_of(chunks)
         self._singles = Singles(store, chunks, like)
-        self._singles.least, self._singles.most = 0, self.limit - 1
+        self._singles.fix(self.limit - 1)
         self._parts = [self._singles]
         self._is_simple = True
 
@@ -66,8 +67,15 @@ class FixedBatch(Batch):
 
 
 def limit_of(chunks: Sequence[Chunk]) -> int:
-    """Up to how many rows a recorded step reads."""
-    return -(-max(chunk.end for chunk in chunks) // LENGTH_STEP) * LENGTH_STEP
+    """Up to how many rows a recorded step reads: few numbers, since each is recorded."""
+    return max(LEAST_LIMIT, 1 << (max(chunk.end for chunk in chunks) - 1).bit_length())
+
+
+def wastes(chunks: Sequence[Chunk]) -> bool:
+    """Whether most of what a recorded step would read is padding."""
+    return len(chunks) * limit_of(chunks) > MOST_PADDING * sum(
+        max(LEAST_LIMIT, chunk.end) for chunk in chunks
+    )
 
 
 @dataclass(slots=True)
@@ -101,6 +109,8 @@ class DecodeGraphs:
     def run(self, rows: torch.Tensor, chunks: Sequence[Chunk], backend: Backend) -> Outputs | None:
         """Replay a step of so many sessions, or return None if it has to be computed as usual."""
         if self.is_broken or backend.on_host or any(chunk.count != 1 for chunk in chunks):
+            return None
+        if backend.pads and wastes(chunks):
             return None
         key = len(chunks), limit_of(chunks)
         self._repeats = self._repeats + 1 if key == self._latest else 1

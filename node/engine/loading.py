@@ -167,4 +167,5 @@ def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_byt
             f" of a budget of {budget_bytes}.",
             "Give it fewer layers or more memory.",
         )
-    return tokens
+    pages = tokens // PAGE_TOKENS
+    return (pages - (pages % 2 == 0)) * PAGE_TOKENS  # the store has an odd number anyway

@@ -4,26 +4,54 @@ A GPU runs it compiled, without a copy of any row; elsewhere torch computes the 
 is how it is tested. After He et al. 2024 (Flex Attention, section 4.3 on paged attention).
 """
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
 from node.engine.attention import Options
+from node.engine.cache import Arenas
 from node.engine.pages import PAGE_TOKENS
 from node.engine.singles import NO_PAGE, Singles
 
+logger = logging.getLogger(__name__)
+
 QUERY_BLOCK = 128  # of the block mask: one token is a part of one
-COMPILED_KINDS = 64  # numbers of sessions x kinds of layers: each is compiled for itself
-Arenas = tuple[torch.Tensor, torch.Tensor]  # keys and values: [kv heads, tokens, head dim]
+BUCKET = 4  # sessions are filled up to its next power: each number of them is compiled for itself
+COMPILED_KINDS = 64  # numbers of sessions x kinds of layers, before the next shard is loaded
+ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
 def is_compiled(device: torch.device) -> bool:
     """Whether flex attention is one kernel on a device."""
     return device.type == "cuda" and has_triton()
+
+
+def is_broken() -> bool:
+    """Whether flex attention has failed in this shard."""
+    return bool(_failures)
+
+
+def give_up(error: Exception) -> None:
+    """Do without flex attention until the next shard."""
+    logger.warning("flex attention cannot be compiled here: %s", error)
+    _failures.append(error)
+
+
+def start_afresh() -> None:
+    """Forget what was compiled, or failed, for the shard before."""
+    _failures.clear()
+    if _flex.cache_info().currsize:
+        _flex.cache_clear()
+        torch.compiler.reset()
+
+
+_failures: list[Exception] = []
 
 
 def attend(
@@ -34,13 +62,13 @@ def attend(
 ) -> torch.Tensor:
     """Attend one token of each session over its pages: [sessions, heads, head dim].
 
-    Raises RuntimeError if flex attention cannot be compiled for the device.
+    Raises one of ERRORS if flex attention cannot be compiled for the device.
     """
-    query = heads.transpose(0, 1)
-    count = len(query)
-    bucket = 1 << (count - 1).bit_length()  # so that few numbers of sessions are compiled
-    if bucket > count:
-        query = torch.cat([query, query[:1].expand(bucket - count, -1, -1)])
+    count, bucket = heads.shape[1], BUCKET
+    while bucket < count:
+        bucket *= BUCKET
+    query = heads.new_zeros((bucket, heads.shape[0], heads.shape[2]))
+    query[:count] = heads.transpose(0, 1)
     mask = singles.kept(
         ("paged", options.window), lambda: _block_mask(singles, bucket, arenas, options)
     )
@@ -66,8 +94,9 @@ def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options)
 
     Only the last page, and with a window the oldest one, hold rows that are not seen.
     """
-    pages = _filled(singles.pages, bucket)
-    positions = _filled(singles.positions, bucket)
+    more = bucket - len(singles.positions)
+    pages = torch.cat([singles.pages, singles.pages[:1].expand(more, -1)])
+    positions = torch.nn.functional.pad(singles.positions, (0, more))  # one page of the first
     tokens = arenas[0].shape[1]
     total, window = tokens // PAGE_TOKENS, options.window
     order = torch.arange(pages.shape[1], device=pages.device)
@@ -107,11 +136,6 @@ def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options)
     )
 
 
-def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Repeat the first row until there are `count`."""
-    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
-
-
 @cache
 def _capped(cap: float | None) -> Callable[..., Any] | None:
     if cap is None:
@@ -128,5 +152,5 @@ def _flex(device: torch.device) -> Callable[..., Any]:
     if not is_compiled(device):
         return flex_attention
     torch._dynamo.config.recompile_limit = COMPILED_KINDS
-    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     return compiled

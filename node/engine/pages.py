@@ -42,9 +42,13 @@ class Pages:
         for page in wanted:
             self._wanted[page] = self._taken[page]
 
-    def is_shared(self, page: int) -> bool:
-        """Whether writing into a page that a session uses would change another's rows."""
-        return self._in_use[page] + self._kept[page] > 1
+    def users(self, page: int) -> int:
+        """How many sessions use the page."""
+        return self._in_use[page]
+
+    def is_kept(self, page: int) -> bool:
+        """Whether a prompt is kept in the page."""
+        return self._kept[page] > 0
 
     def use(self, pages: Iterable[int]) -> None:
         """Count one more session that uses the pages."""

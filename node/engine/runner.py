@@ -1,12 +1,14 @@
 """StageRunner: the door of the engine. It loads one shard and runs steps of many sessions."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
+from node.engine.admission import Admission
 from node.engine.allreduce import Reducer
 from node.engine.forward import Forward
 from node.engine.kept import KeptLayers
@@ -23,7 +25,7 @@ from node.engine.sampler import Decode, Sampler
 from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem, StepResult
 from node.engine.vocabulary import candidates_of
-from swarm.errors import BadModel, EngineError
+from swarm.errors import BadModel, EngineError, NoRoom
 from swarm.sampling import GREEDY, Sampling
 
 
@@ -40,6 +42,8 @@ class StageRunner:
         self._skeleton, self._forms = parts.skeleton, parts.forms
         self._store = parts.store
         self.forward = Forward(spec, parts, device)
+        self._leads = spec.rank == 0
+        self._admission = Admission(time.monotonic)
         self._samplers: dict[str, Sampler] = {}
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
         self._decode: Decode | None = None
@@ -85,15 +89,19 @@ class StageRunner:
         generated: int = 0,
         sampling: Sampling | None = None,
     ) -> None:
-        """Reserve `capacity` tokens; on the last stage the ids so far, `generated` of them ours.
+        """Let a session of at most `capacity` tokens in; `history` is the ids so far.
 
+        `generated` of them are ours: such a session was let in before, and goes before others.
         Raises NoRoom, and EngineError for a session that is open already.
         """
         sampler, chosen = None, sampling or GREEDY
         if self._skeleton.has_head and not self.spec.rank:
             decode = self._decoder() if chosen.stop else None
             sampler = Sampler(chosen, history, generated, decode=decode)
-        self._store.open(session, capacity, known=len(history))
+        spare = self._admission.spare(self._store, is_new=not generated) if self._leads else 0
+        self._store.open(session, capacity, len(history), spare)
+        if generated:
+            self._admission.came_again()
         self._wanted[session] = candidates_of(chosen)
         if sampler is not None:
             self._samplers[session] = sampler
@@ -133,12 +141,15 @@ class StageRunner:
         seen: set[str] = set()
         for item in items:
             try:
-                self._check_item(item)
                 if item.session in seen:
                     raise EngineError(f"Session {item.session} is twice in one step.")
+                self._check_item(item)
                 seen.add(item.session)
+                self._store.grow(item.session, item.position, item.position + len(item.rows))
             except EngineError as error:
                 errors[id(item)] = error
+                if isinstance(error, NoRoom):
+                    self._admission.sent_away(self._store.slot(item.session))
         return errors
 
     def _check_item(self, item: StepItem) -> None:
@@ -157,7 +168,6 @@ class StageRunner:
             raise EngineError("A step guesses more ids than it has rows for.")
         if item.position + len(rows) > slot.capacity:
             raise EngineError(f"The session's {slot.capacity} tokens are used up.")
-        self._store.grow(item.session, item.position, item.position + len(rows))
 
     def _are_ids(self, rows: torch.Tensor) -> bool:
         if rows.dtype not in (torch.int64, torch.int32):

@@ -1,5 +1,6 @@
 """Singles: one new token of each of several sessions, and where the rows lie that they see."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ import torch
 
 from node.engine.cache import KVStore
 from node.engine.few_rows import FewRows, places_of
-from node.engine.pages import PAGE_TOKENS
+from node.engine.pages import PAGE_TOKENS, pages_for
 from node.engine.slots import Slot
 
 T = TypeVar("T")
@@ -95,6 +96,18 @@ class Singles:
         places = places_of([chunk.span for chunk in self._chunks])
         return FewRows(*places, self._store.flat)
 
+    @cached_property
+    def alike(self) -> list[tuple["Singles", list[int]]]:
+        """Sessions of like lengths, with their places among these: padded together."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, chunk in enumerate(self._chunks):
+            places[pages_for(chunk.end).bit_length()].append(place)
+        if len(places) == 1:
+            return [(self, list(range(len(self._chunks))))]
+        parts = ([self._chunks[place] for place in each] for each in places.values())
+        singles = (Singles(self._store, part, self._like) for part in parts)
+        return list(zip(singles, places.values(), strict=True))
+
     def seen(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of the arena that the sessions see, padded, and what to add to their scores.
 
@@ -116,6 +129,11 @@ class Singles:
         pages = torch.where(pages == NO_PAGE, self.pages[:, :1], pages)
         mask = mask_of(self.positions, at, window, self._like)
         return pages * PAGE_TOKENS + at % PAGE_TOKENS, mask
+
+    def fix(self, most: int) -> None:
+        """Have shapes that follow from the number of sessions and position `most` alone."""
+        self.least, self.most = 0, most
+        self.alike = [(self, list(range(len(self._chunks))))]
 
     def place(self, positions: torch.Tensor, pages: torch.Tensor) -> None:
         """Take other positions and pages of the same shapes."""

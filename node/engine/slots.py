@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from node.engine.kernels import Array
-from node.engine.pages import PAGE_TOKENS
+from node.engine.pages import PAGE_TOKENS, pages_for
 from node.engine.prefixes import NOBODYS, Prompt
 
-NO_PAGES: Array = np.empty(0, np.int64)
+NOWHERE: Array = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -21,15 +21,27 @@ class Slot:
     promised: int = 0  # pages that it gets for certain
     wanted: range = range(0)  # pages that would lie well for it
     pages: list[int] = field(default_factory=list)  # that hold its rows, in order
-    starts: Array = field(default_factory=lambda: NO_PAGES)  # first row of each page, int64
+    starts: Array = field(default_factory=lambda: NOWHERE)  # first row of each page, int64
     is_straight: bool = True  # its pages lie one behind the other
+    lent: int = 0  # pages of others that it holds until its first step, and may have to copy then
+    is_bare: bool = False  # it holds such pages without room for copies: nobody else may share them
     length: int = 0
     prompt: Prompt = NOBODYS
 
     @property
-    def owed(self) -> int:
-        """Promised pages that it has not taken yet."""
+    def untaken(self) -> int:
+        """Promised pages that it does not hold yet."""
         return max(0, self.promised - len(self.pages))
+
+    @property
+    def owed(self) -> int:
+        """Pages that it may still ask for and must get."""
+        return self.untaken + self.lent
+
+    @property
+    def remaining(self) -> int:
+        """Pages that it may take beyond its promise."""
+        return pages_for(self.capacity) - max(self.promised, len(self.pages))
 
     @property
     def prefix(self) -> int:

@@ -265,7 +265,7 @@ def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
             )
         assert [list(each.token_ids) for each in found] == whole
         assert [each.replays for each in found] == [0, 0]  # to wait is no replay
-        assert "busy: No room for another 64 tokens" in caplog.text
+        assert "busy: No room to grow: 64 tokens are wanted, 0 are free. Try" in caplog.text
         assert shard.free_tokens == 5 * PAGE_TOKENS
         await swarm.close()
 

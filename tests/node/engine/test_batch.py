@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.exc import TorchDynamoException
 
-from node.engine import backend, paged
+from node.engine import paged
 from node.engine.attention import Options
 from node.engine.backend import BACKENDS, Backend
 from node.engine.batch import Batch
 from node.engine.cache import KVStore
 from node.engine.pages import PAGE_TOKENS
-from node.engine.singles import Chunk
+from node.engine.singles import Chunk, Singles
 from node.engine.slots import Slot
 
 HEADS, KV_HEADS, DIM = 6, 3, 4
@@ -122,25 +123,29 @@ def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> No
     for slot in slots:
         store.grow(slot.session, 0, slot.capacity)
     chunks = [Chunk(slots[n % 3], at, 1, n) for n, at in enumerate(positions)]
-    calls = Batch(store, chunks, torch.empty(0), BACKENDS["padded"])._parts
-    assert [part.most for part in calls if not isinstance(part, Chunk)] == [60, 70, 950]
-    (whole,) = Batch(store, chunks, torch.empty(0), BACKENDS["kernel"])._parts
+    (whole,) = Batch(store, chunks, torch.empty(0), BACKENDS["padded"])._parts
+    assert isinstance(whole, Singles)
     assert whole.here == slice(0, 5)
+    assert [(part.most, places) for part, places in whole.alike] == [
+        (60, [0, 1]),
+        (70, [2]),
+        (950, [3, 4]),
+    ]
 
 
 def test_where_flex_attention_fails_its_steps_are_computed_portably(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no compiler")
+        raise TorchDynamoException("no compiler")
 
     monkeypatch.setattr(paged, "_flex", lambda device: refuse)
-    monkeypatch.setattr(backend, "_without_paged", set())
+    monkeypatch.setattr(paged, "_failures", [])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 1024, torch.empty(0))
     slots = [store.open(f"s{n}", 100) for n in range(2)]
     torch.manual_seed(0)
     rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
     for _ in range(3):
         check_step(store, slots, rows, {0: 1, 1: 1}, (Options(), BACKENDS["paged"]))
-    own = [each.message for each in caplog.records if each.name == backend.__name__]
-    assert own == ["flex attention does not run on cpu: no compiler"]
+    (own,) = [each.message for each in caplog.records if each.name == paged.__name__]
+    assert own == "flex attention cannot be compiled here: no compiler"

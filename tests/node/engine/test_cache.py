@@ -53,31 +53,28 @@ def test_two_sessions_of_much_capacity_fit_where_both_in_full_would_not() -> Non
     for name in "ab":
         store.open(name, 12 * PAGE)
     fill(store, "a", 8 * PAGE)
-    with pytest.raises(NoRoom, match="another 64 tokens, 0 are free"):
+    with pytest.raises(NoRoom, match="64 tokens are wanted, 0 are free"):
         store.grow("a", 8 * PAGE, 8 * PAGE + 1)
     fill(store, "b", HEADROOM_TOKENS)  # its promise holds whatever "a" does
     store.close("a")
     fill(store, "b", 12 * PAGE)
 
 
-def test_a_newcomer_leaves_a_page_for_each_that_may_outgrow_its_promise() -> None:
-    head = HEADROOM_TOKENS // PAGE
-    store = store_of(2 * head + 1)
-    store.open("a", 2 * head * PAGE)
-    with pytest.raises(NoRoom):
-        store.open("b", (head + 1) * PAGE)  # it and "a" may both outgrow theirs
-    store.open("b", head * PAGE)
-    fill(store, "a", (head + 1) * PAGE)
-
-
-def test_a_session_that_has_all_its_pages_holds_no_newcomer_up() -> None:
+def test_a_newcomer_leaves_what_it_is_told_to() -> None:
     store = store_of(8)
+    with pytest.raises(NoRoom, match="512 are free, 320 of them for others"):
+        store.open("a", 4 * PAGE, spare=5)
+    store.open("a", 4 * PAGE, spare=4)
+
+
+def test_growth_is_what_sessions_may_take_beyond_their_promises() -> None:
+    store = store_of(20)
     store.open("a", 6 * PAGE)
-    fill(store, "a", 5 * PAGE)
-    with pytest.raises(NoRoom):
-        store.open("b", 3 * PAGE)
+    store.open("b", 9 * PAGE)
+    store.open("c", 3 * PAGE)
+    assert [store.growth(most) for most in (1, 4, 100)] == [2, 2 + 4, 2 + 5]
     fill(store, "a", 6 * PAGE)
-    store.open("b", 2 * PAGE)
+    assert store.growth(100) == 5
 
 
 def test_store_refuses_what_has_no_room_and_takes_it_later() -> None:

@@ -13,7 +13,7 @@ import pytest
 from node.engine.backend import BACKENDS
 from node.engine.graphs import (
     GRAPHS_KEPT,
-    LENGTH_STEP,
+    LEAST_LIMIT,
     REPEATS,
     DecodeGraphs,
     Outputs,
@@ -95,13 +95,13 @@ def test_sessions_that_outgrow_a_recording_are_recorded_anew(
     tmp_path: Path, save: Callable[..., Any], stage: Callable[..., Any], ring: Callable[..., Any]
 ) -> None:
     save(tmp_path, "llama", {})
-    prompt = [3 + number % 90 for number in range(LENGTH_STEP - 10)]
+    prompt = [3 + number % 90 for number in range(LEAST_LIMIT - 10)]
     sampling = Sampling(max_tokens=40, temperature=1, seed=2)
     expected = ring([stage(tmp_path, (0, 4))]).generate(prompt, sampling)
     ranks = stage(tmp_path, (0, 4))
     graphs = recording(ranks)
     assert ring([ranks]).generate(prompt, sampling) == expected
-    assert list(graphs._recorded) == [(1, LENGTH_STEP), (1, 2 * LENGTH_STEP)]
+    assert list(graphs._recorded) == [(1, LEAST_LIMIT), (1, 2 * LEAST_LIMIT)]
     assert graphs.replays == 39 - 2 * (REPEATS - 1)
 
 
@@ -139,7 +139,7 @@ def test_other_sessions_of_the_same_number_use_the_same_recording(
     for number in range(3):
         prompt, sampling = [5 + number, 9, 33], Sampling(max_tokens=20)
         assert whole.generate(prompt, sampling) == cut.generate(prompt, sampling)
-    assert list(graphs._recorded) == [(1, LENGTH_STEP)]
+    assert list(graphs._recorded) == [(1, LEAST_LIMIT)]
     assert graphs.replays == 3 * 19 - (REPEATS - 1)
 
 

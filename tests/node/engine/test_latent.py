@@ -37,7 +37,7 @@ def test_the_plan_counts_what_a_token_really_takes(
     assert spec.kv_bytes(8, 4) == width
     (rank,) = stage(tmp_path, (1, 3))
     most = (BUDGET - rank.weight_bytes) // (2 * width)
-    assert most - PAGE_TOKENS < rank.free_tokens <= most
+    assert most - 2 * PAGE_TOKENS < rank.free_tokens <= most  # whole pages, an odd number
 
 
 def test_shared_prompts_and_replays_keep_the_tokens(

@@ -37,10 +37,11 @@ def decoding(ends: list[int]) -> tuple[KVStore, list[Chunk]]:
 )
 def test_listed_pages_are_those_that_hold_what_is_seen(ends: list[int], window: int | None) -> None:
     store, chunks = decoding(ends)
-    bucket = 1 << (len(ends) - 1).bit_length()
+    bucket = 4 if len(ends) <= 4 else 16
     singles = Singles(store, chunks, torch.empty(0))
     mask = paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
-    for number, chunk in enumerate([*chunks, *[chunks[0]] * (bucket - len(chunks))]):
+    begun = Chunk(chunks[0].slot, 0, 1, 0)  # what the rest is filled with
+    for number, chunk in enumerate([*chunks, *[begun] * (bucket - len(chunks))]):
         first = 0 if window is None else max(0, chunk.end - window)
         seen = range(first, chunk.end)
         pages = {chunk.slot.pages[row // PAGE] for row in seen}
@@ -66,7 +67,7 @@ def listed(counts: torch.Tensor | None, indices: torch.Tensor | None, session: i
 @pytest.fixture
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", False)
-    compiled = torch.compile(flex_attention.flex_attention, dynamic=False)
+    compiled = torch.compile(flex_attention.flex_attention, dynamic=False, fullgraph=True)
     monkeypatch.setattr(paged, "_flex", lambda device: compiled)
     yield
     torch.compiler.reset()

@@ -66,8 +66,7 @@ def test_free_is_what_nobody_holds(orders: list[tuple[str, int]]) -> None:
             continue
         assert freed == ([page] if kind in "lf" and not used[page] + kept[page] else [])
         assert pages.available == used.count(0)
-        assert [pages.is_shared(n) for n in range(COUNT)] == [
-            u + k > 1 for u, k in zip(used, kept, strict=True)
-        ]
+        assert [pages.users(n) for n in range(COUNT)] == used
+        assert [pages.is_kept(n) for n in range(COUNT)] == [count > 0 for count in kept]
         free = [n for n in range(COUNT) if not used[n] + kept[n]]
         assert pages.find([]) == (free[0] if free else None)

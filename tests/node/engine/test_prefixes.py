@@ -103,28 +103,67 @@ def test_whole_pages_of_a_common_beginning_are_held_once() -> None:
     assert rows(store, "b") == ids
 
 
-def test_rows_that_others_share_are_copied_before_they_are_written_anew() -> None:
+def test_a_session_that_begins_within_what_it_shares_leaves_it_to_the_others() -> None:
     store = store_of(12)
     opened(store, "a", LONG, room=4 * PAGE)
-    opened(store, "b", [*LONG, 5], room=4 * PAGE)
-    changed = [*LONG[:30], *range(2 * PAGE)]
-    write(store, "b", changed, 30)
-    assert rows(store, "b") == changed
+    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
+    free = store.free_tokens
+    write(store, "b", LONG[:PAGE], 30)
+    assert store.slot("b").length == PAGE
+    assert rows(store, "b") == LONG[:PAGE]
+    assert not set(store.slot("b").pages) & set(store.slot("a").pages)
+    assert store.free_tokens == free  # its room for copies has gone into them
     assert rows(store, "a") == LONG
-    store.close("a")
-    assert opened(store, "c", [*LONG, 6], room=4 * PAGE) == len(LONG)
-    assert rows(store, "c") == [*LONG, 6]
 
 
-def test_rows_that_only_a_kept_prompt_shares_are_copied_too() -> None:
+def test_rows_that_only_a_kept_prompt_shares_are_written_in_place() -> None:
     store = store_of(12)
     opened(store, "a", LONG, room=4 * PAGE)
     store.close("a")
-    opened(store, "b", [*LONG, 5], room=4 * PAGE)
-    write(store, "b", [1] * 40, 0)
-    store.close("b")
-    assert opened(store, "c", [*LONG, 6], room=4 * PAGE) == len(LONG)
-    assert rows(store, "c") == [*LONG, 6]
+    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
+    before = list(store.slot("b").pages)
+    write(store, "b", LONG[:PAGE], 30)
+    assert store.slot("b").pages == before
+    assert rows(store, "b") == LONG[:PAGE]
+    assert not store._kept
+
+
+def test_an_idle_store_keeps_its_promise_to_who_shares_all_and_begins_anew() -> None:
+    store = store_of(12)
+    ids = list(range(8 * PAGE))
+    opened(store, "a", ids, room=8 * PAGE)
+    store.close("a")
+    store.open("b", 12 * PAGE, known=len(ids))
+    assert store.share("b", Prompt.of("me", ids)) == 7 * PAGE  # no page is left for a copy
+    write(store, "b", ids, 0)
+    assert rows(store, "b") == ids
+    store.grow("b", len(ids), 12 * PAGE)
+
+
+def test_room_for_copies_is_kept_until_the_first_step_only() -> None:
+    store = store_of(20)
+    opened(store, "a", LONG, room=4 * PAGE)
+    free = store.free_tokens
+    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    store.share("b", Prompt.of("me", [*LONG, 5]))
+    assert store.free_tokens == free - 4 * PAGE  # as if nothing were shared
+    store.grow("b", len(LONG), len(LONG) + 1)
+    assert store.free_tokens == free - PAGE
+
+
+def test_who_shares_without_room_for_copies_shares_alone() -> None:
+    store = store_of(7)
+    opened(store, "a", LONG, room=3 * PAGE)
+    store.close("a")
+    ids = [*LONG, 5]
+    store.open("b", 4 * PAGE, known=len(ids))
+    store.open("c", 3 * PAGE, known=3 * PAGE)  # no page is left
+    assert store.share("b", Prompt.of("me", ids)) == len(LONG)
+    assert store.share("c", Prompt.of("me", LONG)) == 0
+    store.grow("b", 0, len(ids))
+    store.grow("c", 0, 3 * PAGE)
 
 
 def test_kept_prompts_take_no_more_pages_than_they_fill() -> None:
@@ -193,7 +232,7 @@ def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["open", "open", "write", "close"]),
+            st.sampled_from(["open", "open", "write", "again", "close"]),
             st.integers(0, 5),
             st.integers(1, 4 * PAGE),
             st.integers(0, 3),
@@ -201,35 +240,37 @@ def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
         max_size=40,
     )
 )
-def test_rows_are_always_those_of_the_ids_and_no_page_is_lost(
+def test_rows_are_always_those_of_the_ids_and_promises_are_kept(
     orders: list[tuple[str, int, int, int]],
 ) -> None:
+    """A first step may begin anywhere in what is shared: another stage may have kept less."""
     store = store_of(9)
     live: dict[str, list[int]] = {}
     for order, number, count, kind in orders:
         session = f"s{number}"
         ids = [kind if place > 100 else 50 + kind % 2 for place in range(count)]
-        try:
-            if order == "close":
-                store.close(session)
-                live.pop(session, None)
-            elif order == "write" and session in live:
-                before = live[session]  # its rows once more, and others behind them
-                live[session] = [*before, *ids[: count // 4]][: 4 * PAGE]
-                write(store, session, live[session], min(count // 2, len(before)))
-            elif order == "open" and session not in live:
-                opened(store, session, ids, room=4 * PAGE)
-                live[session] = ids
-        except NoRoom:
-            if order == "write":
-                live[session] = before
-            else:
-                store.close(session)
+        if order == "close":
+            store.close(session)
+            live.pop(session, None)
+        elif order == "open" and session not in live:
+            try:
+                store.open(session, 4 * PAGE, known=count)
+            except NoRoom:
+                continue
+            held = store.share(session, Prompt.of("me", ids))
+            live[session] = ids[:held]
+        elif order in ("write", "again") and session in live:
+            slot = store.slot(session)
+            known = list(slot.prompt.ids)
+            begin = len(live[session]) // kind if order == "again" and kind else len(live[session])
+            end = min(len(known), begin + count)
+            if begin < end:
+                write(store, session, known[:end], begin)  # within its promise: never refused
+                live[session] = known[:end]
         assert all(rows(store, name) == ids for name, ids in live.items())
         slots = [store.slot(name) for name in live]
         used = {page for slot in slots for page in slot.pages}
-        owed = sum(max(0, slot.promised - len(slot.pages)) for slot in slots)
-        assert store.free_tokens == (9 - len(used) - owed) * PAGE
+        assert store.free_tokens == (9 - len(used) - sum(slot.owed for slot in slots)) * PAGE
         assert store.free_tokens >= 0
     for session in list(live):
         store.close(session)

@@ -1,0 +1,115 @@
+"""Newcomers leave room to sessions in the middle of an answer, here or on their way back."""
+
+import torch
+
+from node.engine.admission import NEWCOMERS_LEAVE, RESERVED_SECONDS, Admission
+from node.engine.cache import HEADROOM_TOKENS, KVStore
+from node.engine.pages import PAGE_TOKENS as PAGE
+from swarm.errors import NoRoom
+
+LIKE = torch.empty(0)
+
+
+class HandClock:
+    """Stands still unless moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def store_of(pages: int) -> KVStore:
+    return KVStore(range(1), 2, (4, 4), pages * PAGE, LIKE)
+
+
+def test_newcomers_leave_more_than_those_who_return() -> None:
+    store, admission = store_of(40), Admission(lambda: 0.0)
+    assert admission.spare(store, is_new=True) == 0
+    store.open("a", 30 * PAGE)
+    store.open("b", HEADROOM_TOKENS + PAGE)
+    assert admission.spare(store, is_new=True) == NEWCOMERS_LEAVE + 1
+    assert admission.spare(store, is_new=False) == 2
+
+
+def test_room_is_kept_for_who_was_sent_away_until_it_returns_or_is_late() -> None:
+    clock = HandClock()
+    store, admission = store_of(40), Admission(clock)
+    slot = store.open("a", 30 * PAGE)
+    slot.length = 10 * PAGE
+    admission.sent_away(slot)
+    admission.sent_away(slot)
+    store.close("a")
+    wanted = 10 + HEADROOM_TOKENS // PAGE
+    assert admission.spare(store, is_new=True) == 2 * wanted
+    admission.came_again()
+    assert admission.spare(store, is_new=True) == wanted
+    assert admission.spare(store, is_new=False) == 0
+    clock.seconds += RESERVED_SECONDS + 0.1
+    assert admission.spare(store, is_new=True) == 0
+
+
+class Client:
+    """Asks for one answer after the other, and comes again half a second after a refusal."""
+
+    def __init__(self, name: str, known: int, tokens: int) -> None:
+        self.name, self.known, self.tokens = name, known, tokens
+        self.length = self.answers = self.refusals = 0
+        self._rests_until = 0.0
+
+    def turn(self, store: KVStore, admission: Admission, clock: HandClock) -> None:
+        if clock() < self._rests_until:
+            return
+        is_open = self.name in store.sessions
+        try:
+            if not is_open:
+                self._open(store, admission)
+            self.length += 1
+            store.grow(self.name, self.length - 1, self.length)
+            store.slot(self.name).length = self.length
+            if self.length == self.tokens:
+                store.close(self.name)
+                self.length, self.answers = 0, self.answers + 1
+        except NoRoom:
+            self._rests_until, self.refusals = clock() + 0.5, self.refusals + 1
+            if is_open:
+                self.length -= 1
+                admission.sent_away(store.slot(self.name))
+                store.close(self.name)
+
+    def _open(self, store: KVStore, admission: Admission) -> None:
+        known = max(self.known, self.length)
+        spare = admission.spare(store, is_new=not self.length)
+        store.open(self.name, self.tokens, known, spare)
+        if self.length:
+            admission.came_again()
+        store.grow(self.name, 0, known)
+        self.length = known
+
+
+def test_a_long_answer_ends_however_many_short_ones_come() -> None:
+    clock = HandClock()
+    store, admission = store_of(64), Admission(clock)
+    long = Client("long", 1000, 40 * PAGE)
+    short = [Client(f"s{number}", 60, 300) for number in range(12)]
+    while not long.answers and clock() < 60:
+        clock.seconds += 0.01
+        for each in (long, *short):
+            each.turn(store, admission, clock)
+    assert long.answers == 1
+    assert long.refusals < 5
+    assert sum(each.answers for each in short) > 20
+    assert sum(each.refusals for each in short) > 20  # the store was full all the time
+
+
+def test_two_long_answers_that_do_not_fit_together_end_one_after_the_other() -> None:
+    clock = HandClock()
+    store, admission = store_of(32), Admission(clock)
+    long = [Client(f"l{number}", 100, 28 * PAGE) for number in range(2)]
+    while not all(each.answers for each in long) and clock() < 120:
+        clock.seconds += 0.01
+        for each in long:
+            if not each.answers:
+                each.turn(store, admission, clock)
+    assert [each.answers for each in long] == [1, 1]
