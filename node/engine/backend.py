@@ -20,9 +20,8 @@ from node.engine.singles import Singles
 Attend = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Options], torch.Tensor
 ]
-Parts = tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor
-]  # query, key and value: [heads, tokens, dim]
+# query, key and value: [heads, tokens, dim]
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)

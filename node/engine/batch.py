@@ -47,19 +47,19 @@ class Batch:
         arenas[0][:, self._rows] = key
         arenas[1][:, self._rows] = value
         if self._is_simple:
-            rows = self._attend_part(layer, self._parts[0], (query, key, value), options)
+            parts = query, key, value
+            rows = self._attend_part(self._parts[0], layer, arenas, parts, options)
             return rows.unsqueeze(0)
         out = query.new_empty((self._tokens, query.shape[0], value.shape[2]))
         for part in self._parts:
             here = part.here
             mine = (query[:, here], key[:, here], value[:, here])
-            out[here] = self._attend_part(layer, part, mine, options)
+            out[here] = self._attend_part(part, layer, arenas, mine, options)
         return out.unsqueeze(0)
 
     def _attend_part(
-        self, layer: int, part: Chunk | Singles, parts: Parts, options: Options
+        self, part: Chunk | Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
     ) -> torch.Tensor:
-        arenas = self._store.arena(layer)
         if isinstance(part, Singles):
             return self._backend.singles(part, layer, arenas, parts, options)
         return self._attend_chunk(part, arenas, parts[0], options)

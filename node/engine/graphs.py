@@ -54,10 +54,8 @@ class FixedBatch(Batch):
     ) -> None:
         super().__init__(store, chunks, like, backend)
         self.limit = limit_of(chunks)
-        self._singles = Singles(store, chunks, like)
+        (self._singles,) = (part for part in self._parts if isinstance(part, Singles))
         self._singles.fix(self.limit - 1)
-        self._parts = [self._singles]
-        self._is_simple = True
 
     def place(self, positions: torch.Tensor, pages: torch.Tensor) -> None:
         """Take positions [tokens] and pages [tokens, limit's]; part of what is recorded."""

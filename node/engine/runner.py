@@ -42,7 +42,6 @@ class StageRunner:
         self._skeleton, self._forms = parts.skeleton, parts.forms
         self._store = parts.store
         self.forward = Forward(spec, parts, device)
-        self._leads = spec.rank == 0
         self._admission = Admission(time.monotonic)
         self._samplers: dict[str, Sampler] = {}
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
@@ -98,7 +97,9 @@ class StageRunner:
         if self._skeleton.has_head and not self.spec.rank:
             decode = self._decoder() if chosen.stop else None
             sampler = Sampler(chosen, history, generated, decode=decode)
-        spare = self._admission.spare(self._store, is_new=not generated) if self._leads else 0
+        spare = 0  # other ranks take whom their leader has let in
+        if not self.spec.rank:
+            spare = self._admission.spare(self._store, is_new=not generated)
         self._store.open(session, capacity, len(history), spare)
         if generated:
             self._admission.came_again()

@@ -18,6 +18,8 @@ from swarm.sampling import Sampling
 from tests.node.engine.architectures import OPTIONS
 from tests.node.engine.conftest import BUDGET, WHOLE
 
+PROMPT, SAMPLING = list(range(3, 80)), Sampling(max_tokens=24)
+
 
 def test_without_a_gpu_the_benchmark_says_so_and_leaves_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -47,6 +49,13 @@ def test_its_code_runs_on_a_cpu_and_names_the_machine(
     assert "no GPU" in found["machine"]["device"]
 
 
+def on_both(spec: StageSpec) -> list[StageRunner]:
+    """The same shard on the CPU and on the GPU."""
+    return [
+        StageRunner.load(spec, budget_bytes=BUDGET, device=device) for device in ("cpu", "cuda:0")
+    ]
+
+
 def test_each_device_gets_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_of(torch.device("cpu"), torch.float32) is KERNEL
     assert backend_of(torch.device("cpu"), torch.bfloat16) is PADDED
@@ -67,12 +76,8 @@ def test_a_gpu_draws_what_the_cpu_draws(
     ring: Callable[..., Any],
 ) -> None:
     save(tmp_path, architecture, OPTIONS.get(architecture, {}))
-    prompt, sampling = list(range(3, 80)), Sampling(max_tokens=24)
-    spec = StageSpec(tmp_path, 0, 4, 0, *WHOLE, dtype=dtype)
-    found = []
-    for device in ("cpu", "cuda:0"):
-        runner = StageRunner.load(spec, budget_bytes=BUDGET, device=device)
-        found.append(ring([[runner]]).generate(prompt, sampling)[0])
+    runners = on_both(StageSpec(tmp_path, 0, 4, 0, *WHOLE, dtype=dtype))
+    found = [ring([[runner]]).generate(PROMPT, SAMPLING)[0] for runner in runners]
     same = 24 if dtype == "f32" else 1  # bf16 sums in another order: only the first is sure
     assert found[0][:same] == found[1][:same]
 
@@ -88,12 +93,7 @@ def test_a_gpu_draws_the_same_with_every_backend(
     ring: Callable[..., Any],
 ) -> None:
     save(tmp_path, architecture, OPTIONS.get(architecture, {}))
-    prompt, sampling = list(range(3, 80)), Sampling(max_tokens=24)
-    spec = StageSpec(tmp_path, 0, 4, 0, *WHOLE)
-    found = []
-    for device in ("cpu", "cuda:0"):
-        runner = StageRunner.load(spec, budget_bytes=BUDGET, device=device)
-        if device != "cpu":
-            runner.forward.backend = BACKENDS[backend]
-        found.append(ring([[runner]]).generate(prompt, sampling)[0])
+    runners = on_both(StageSpec(tmp_path, 0, 4, 0, *WHOLE))
+    runners[1].forward.backend = BACKENDS[backend]
+    found = [ring([[runner]]).generate(PROMPT, SAMPLING)[0] for runner in runners]
     assert found[0] == found[1]
