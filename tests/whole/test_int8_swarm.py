@@ -1,60 +1,29 @@
 """A swarm whose links carry int8: it answers, relays, and replays over a link of another form."""
 
 import asyncio
-from collections.abc import Callable
 
-from client import Client
 from node.row_forms import RowForms
-from swarm.clock import settle
-from swarm.wire import Message, Step
-from tests.whole.memory_swarm import MemorySwarm, StageHere
+from tests.whole.memory_swarm import MemorySwarm
+from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
 from tests.whole.uncut import expected
 
-PROMPT = "Once upon a time"
 TOKENS = 24
-ACT_AT = 5  # tokens
-Act = Callable[[MemorySwarm], None]
-
-
-def nothing(_swarm: MemorySwarm) -> None:
-    """No fault at all."""
 
 
 def generate(wishes: dict[str, str], act: Act = nothing) -> tuple[list[int], list[str]]:
     """The tokens over two stages, each twice over, and the dtype of every STEP in order."""
     dtypes: list[str] = []
-    ids: list[int] = []
 
-    async def whole() -> None:
+    async def whole() -> list[int]:
         swarm = MemorySwarm()
         for name, wish in wishes.items():
             for part, span in (("first", (0, 3)), ("last", (3, 8))):
                 stage = await swarm.add(f"{name} {part}", *span)
                 stage.server._is_narrow = RowForms(wish, 64, lambda _peer: 1e9).is_narrow
                 overhear(swarm, stage, dtypes)
-        async with asyncio.timeout(30), Client(swarm.invite, connect=swarm.connect) as asking:
-            async with asking.stream(PROMPT, max_tokens=TOKENS, speculate=0) as pieces:
-                count = 0
-                async for _ in pieces:
-                    count += 1
-                    if count == ACT_AT:
-                        act(swarm)
-            ids.extend(pieces.generation.token_ids)
-        await settle()
-        assert all(stage.server.sessions == 0 for stage in swarm.stages.values())
-        await swarm.close()
+        return await answer(swarm, act, max_tokens=TOKENS, speculate=0)
 
-    asyncio.run(whole())
-    return ids, dtypes
-
-
-def overhear(swarm: MemorySwarm, stage: StageHere, dtypes: list[str]) -> None:
-    def hear(peer: str, message: Message) -> None:
-        if isinstance(message, Step):
-            dtypes.append(message.dtype)
-        stage.server.on_message(peer, message)
-
-    swarm.world.channels[stage.peer].listen(hear, stage.server.on_lost)
+    return asyncio.run(whole()), dtypes
 
 
 def test_quick_links_carry_full_rows_and_the_tokens_are_exact() -> None:

@@ -1,36 +1,26 @@
 """Swarms with stages in bf16: nodes told so on their command line, mixed routes, and replays."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import client
-from client import Client
 from client.background import Background
 from client.connection import open_links
 from client.overview import LivePlan, read_overview, read_plan
 from node.loaded_shard import LoadedShard
-from swarm.clock import settle
 from swarm.invites import Invite
 from swarm.sampling import Sampling
-from swarm.wire import Message, Step
 from tests.node.shards import generate as generate_here
 from tests.whole.conftest import SPEC, WHOLE
-from tests.whole.memory_swarm import MemorySwarm, StageHere, shard_of
+from tests.whole.memory_swarm import MemorySwarm, shard_of
+from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
 from tests.whole.swarms import Part, nodes_in, shard_bytes
 from tests.whole.uncut import expected, ids_of
 
-PROMPT = "Once upon a time"
 TOKENS = 32
-ACT_AT = 5  # tokens
-Act = Callable[[MemorySwarm], None]
-
-
-def nothing(_swarm: MemorySwarm) -> None:
-    """No fault at all."""
 
 
 def here(*stages: LoadedShard) -> list[int]:
@@ -40,37 +30,16 @@ def here(*stages: LoadedShard) -> list[int]:
 
 def ask(dtypes: dict[str, tuple[str, str]], act: Act = nothing) -> tuple[list[int], set[str]]:
     """The tokens over two stages for every name, and the dtypes in which rows travelled."""
-    heard: set[str] = set()
-    ids: list[int] = []
+    heard: list[str] = []
 
-    async def whole() -> None:
+    async def whole() -> list[int]:
         swarm = MemorySwarm()
         for name, (first, last) in dtypes.items():
             overhear(swarm, await swarm.add(f"{name} first", 0, 3, first), heard)
             overhear(swarm, await swarm.add(f"{name} last", 3, 8, last), heard)
-        async with asyncio.timeout(30), Client(swarm.invite, connect=swarm.connect) as asking:
-            async with asking.stream(PROMPT, max_tokens=TOKENS) as pieces:
-                count = 0
-                async for _ in pieces:
-                    count += 1
-                    if count == ACT_AT:
-                        act(swarm)
-            ids.extend(pieces.generation.token_ids)
-        await settle()
-        assert all(stage.server.sessions == 0 for stage in swarm.stages.values())
-        await swarm.close()
+        return await answer(swarm, act, max_tokens=TOKENS)
 
-    asyncio.run(whole())
-    return ids, heard - {"i32"}
-
-
-def overhear(swarm: MemorySwarm, stage: StageHere, dtypes: set[str]) -> None:
-    def hear(peer: str, message: Message) -> None:
-        if isinstance(message, Step):
-            dtypes.add(message.dtype)
-        stage.server.on_message(peer, message)
-
-    swarm.world.channels[stage.peer].listen(hear, stage.server.on_lost)
+    return asyncio.run(whole()), set(heard) - {"i32"}
 
 
 @pytest.mark.parametrize(
