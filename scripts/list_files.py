@@ -6,12 +6,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 MARK = "<!-- files: written by scripts/list_files.py -->\n"
-ROOMS = ("swarm", "node", "node/engine", "client", "client/gateway", "planner")
+PACKAGES = ("swarm", "node", "client", "planner")
 
 
 def listed() -> str:
     """The list in Markdown, one table for each room."""
-    return "".join(_room(room) for room in ROOMS if (ROOT / room).is_dir())
+    return "".join(_room(room) for package in PACKAGES for room in _rooms(package))
+
+
+def _rooms(package: str) -> list[str]:
+    """The package and its subpackages that hold files of Python, by path."""
+    return sorted({str(path.parent.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")})
 
 
 def _room(room: str) -> str:
