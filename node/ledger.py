@@ -1,11 +1,15 @@
 """The ledger: the latest plan that this node accepted, on disk before anyone hears of it."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
-from planner.election import PlanOrder, is_credible, is_later
+from planner.election import PlanOrder, is_credible
 from swarm.errors import BadInput
+from swarm.records import TERM_CAP
+
+logger = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -22,12 +26,13 @@ class Ledger:
     def accept(self, swarm: str, order: PlanOrder, *, common_term: int = 0) -> bool:
         """Persist `order` and return True, or return False if it is not later than the last.
 
-        `common_term` is what most others follow: who was away for long may catch up with them.
+        `common_term` is what those follow who may plan and answered us: who was away for long may
+        catch up with them.
         Raises BadInput if the disk takes nothing in; the order is not accepted then.
         """
         last = self.order_of(swarm)
-        catches_up = last and order > last and is_credible(order.term, common_term)
-        if not is_later(order, last) and not catches_up:
+        verified = max(last.term if last else 0, common_term)
+        if (last and order <= last) or not is_credible(order.term, verified):
             return False
         orders = self._orders | {swarm: order}
         try:
@@ -50,13 +55,26 @@ class Ledger:
     def _read(self) -> dict[str, PlanOrder]:
         try:
             found = json.loads(self._path.read_text())
-            return {swarm: _order_of(entry) for swarm, entry in found.items()}
+            orders = {swarm: _order_of(entry) for swarm, entry in found.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, AttributeError) as error:
             raise BadInput(
                 f"{self._path} is damaged: {error}.", "Delete it, or choose another --state."
             ) from error
+        return {swarm: order for swarm, order in orders.items() if self._is_sane(swarm, order)}
+
+    def _is_sane(self, swarm: str, order: PlanOrder) -> bool:
+        """Whether a later plan than this one can travel; such terms were believed once."""
+        if order.term < TERM_CAP:
+            return True
+        logger.warning(
+            "%s: term %d of swarm %s is absurd and ignored; any plan of its planner is taken",
+            self._path,
+            order.term,
+            swarm,
+        )
+        return False
 
 
 def _order_of(entry: object) -> PlanOrder:

@@ -23,6 +23,7 @@ from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.row_forms import RowForms
 from node.server import Server
 from node.story import Story
+from node.supervisor import supervise
 from node.weights_desk import WeightsDesk
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.records import Capability
@@ -62,6 +63,8 @@ class Life:
         self._herald: Herald | None = None
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
+        self._told: dict[int, str] = {}  # the group that was said to be ready, by device
+        self._tending: dict[int, asyncio.Task[None]] = {}
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
         self._desk = WeightsDesk(channel, served.folder)
@@ -74,10 +77,14 @@ class Life:
     async def run(self, equipment: list[Equipment], stop: asyncio.Event) -> None:
         """Serve with these devices until `stop` is set; raises Unreachable if p2pd dies."""
         self._take_in(equipment)
-        tasks = [
-            asyncio.create_task(loop())
-            for loop in (self._watch, self._tend, self._speak, self._measure, self._hand_out)
-        ]
+        loops = {
+            "watching the board": self._watch,
+            "tending the devices": self._tend,
+            "publishing records": self._speak,
+            "measuring links": self._measure,
+            "handing out files": self._hand_out,
+        }
+        tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self._daemon_ended())]
         try:
             await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -210,14 +217,13 @@ class Life:
     # ------------------------------------------------------------------ our own devices
 
     async def _tend(self) -> None:
-        told: dict[int, str] = {}
-        tending: dict[int, asyncio.Task[None]] = {}
+        tending = self._tending
         while True:
             for index, device in self._devices.items():
                 if index not in tending or tending[index].done():
                     tending[index] = asyncio.create_task(device.tend())
                     tending[index].add_done_callback(_report)
-                self._tell_load(device, told)
+                self._tell_load(device, self._told)
             self._server.free_idle()
             await asyncio.sleep(TEND_SECONDS)
 
@@ -288,7 +294,7 @@ class Life:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.gather(*last_words)
-        except (SwarmError, TimeoutError, OSError) as error:
+        except Exception as error:  # an island: what goes wrong now must not hide why we leave
             logger.warning("left without saying so: %r", error)
         self._story.left()
 

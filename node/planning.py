@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from planner.cost import CostModel
 from planner.live import live_problem, unmixed, widened, with_dtypes
@@ -17,9 +17,14 @@ from swarm.errors import DoesNotFit
 from swarm.hardware import WIDEST, WIDTHS
 from swarm.model import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Stage
-from swarm.records import Capability
+from swarm.records import TERM_CAP, Capability
+from swarm.wire import ROUTE_CAP
 
 SEARCH_SECONDS = 5.0
+WORD_CAP = 128  # characters of an id or name in a plan document
+REASON_CAP = 500  # characters of the reason why there is no plan
+PIPELINES_CAP = 4096
+SHARDS_CAP = 8192  # devices in one plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,23 @@ class PlanDocument:
     objective: str = "latency"
     reason: str = ""  # why there is no pipeline, if there is none
 
+    _NAMES: ClassVar = ("term", "planner", "model", "objective", "reason")
+
     def __post_init__(self) -> None:
-        words = (self.planner, self.model, self.objective, self.reason)
-        if type(self.term) is not int or not all(isinstance(word, str) for word in words):
-            raise ValueError("a plan document has a term and words")
-        if any(not shard.peer or shard.index < 0 for _, shard in self.plan.shards()):
-            raise ValueError("a plan names every device as <peer>/<index>")
+        if type(self.term) is not int or not 0 <= self.term <= TERM_CAP:
+            raise ValueError(f"the term of a plan document is a number up to {TERM_CAP}")
+        for word, cap in (
+            (self.planner, WORD_CAP),
+            (self.model, WORD_CAP),
+            (self.objective, WORD_CAP),
+            (self.reason, REASON_CAP),
+        ):
+            _require_readable(word, cap)
+        _require_bounded(self.plan)
+        for _, shard in self.plan.shards():
+            _require_readable(shard.device, WORD_CAP)
+            if not shard.peer or shard.index < 0:
+                raise ValueError("a plan names every device as <peer>/<index>")
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -54,13 +70,32 @@ class PlanDocument:
 
     @classmethod
     def of_bytes(cls, data: bytes) -> "PlanDocument":
-        """Read canonical JSON; raises ValueError on anything else."""
+        """Read JSON with at least these fields; raises ValueError on anything else.
+
+        Fields that this version does not know are ignored; the document's bytes keep them.
+        """
         try:
             values: dict[str, Any] = json.loads(data)
-            plan = Plan.from_json(values.pop("plan"))
-            return cls(plan=plan, **values)
+            plan = Plan.from_json(values["plan"])
+            known = {name: values[name] for name in cls._NAMES if name in values}
+            return cls(plan=plan, **known)
         except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"not a plan document: {error!r}") from error
+
+
+def _require_readable(word: object, cap: int) -> None:
+    if not isinstance(word, str) or len(word) > cap or not word.isprintable():
+        raise ValueError(f"a plan's words are printable and at most {cap} characters long")
+
+
+def _require_bounded(plan: Plan) -> None:
+    shards = sum(len(stage.shards) for line in plan.pipelines for stage in line.stages)
+    longest = max((len(line.stages) for line in plan.pipelines), default=0)
+    if len(plan.pipelines) > PIPELINES_CAP or longest > ROUTE_CAP or shards > SHARDS_CAP:
+        raise ValueError(
+            f"a plan has at most {PIPELINES_CAP} pipelines, {ROUTE_CAP} stages in each, "
+            f"and {SHARDS_CAP} shards"
+        )
 
 
 def digest_of(data: bytes) -> str:

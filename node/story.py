@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 from node.duties import Assignment
 from node.orders import Loaded
+from swarm.formatting import printable
 from swarm.hardware import WIDTHS, Device
 from swarm.model import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
 
 Say = Callable[[str], None]
+REASON_SHOWN = 300  # characters of a planner's words
 SHORT = 8  # characters of a peer id that people read
 
 
@@ -50,7 +52,7 @@ class Story:
         """Why there is no plan yet."""
         if reason and reason not in self._said and "waiting" not in self._said:
             self._said |= {reason, "waiting"}
-            self._say(f"waiting: {reason}")
+            self._say(f"waiting: {printable(reason, REASON_SHOWN)}")
 
     def spare(self, index: int, memory_bytes: int) -> None:
         """The plan has no part for the device."""

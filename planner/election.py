@@ -9,7 +9,8 @@ from swarm.records import Capability
 
 LEASE_SECONDS = 15.0
 SKEW_SECONDS = 3.0  # clocks may differ by this much
-TERM_JUMP = 1000  # a term further above the verified one than this is a lie
+TERM_JUMP = 64  # a term further above the verified one than this is neither believed nor kept
+COMMON_TERM_CAP = 2**32  # who was away for long catches up with the others as far as this
 
 
 def weight_of(swarm: str, era: int, peer: str) -> bytes:
@@ -55,8 +56,12 @@ def is_credible(term: int, verified: int) -> bool:
 
 
 def next_term(verified: int, seen: Iterable[int]) -> int:
-    """One above the highest credible term seen; absurd terms are ignored."""
-    return 1 + max([verified, *(term for term in seen if is_credible(term, verified))])
+    """One above the highest credible term seen; absurd terms are ignored.
+
+    Never so far above the verified one that others would not believe it.
+    """
+    highest = max([verified, *(term for term in seen if is_credible(term, verified))])
+    return min(highest + 1, verified + TERM_JUMP)
 
 
 @total_ordering

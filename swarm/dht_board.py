@@ -85,7 +85,10 @@ class DhtBoard:
         # Always later than our last one: hivemind keeps the record that expires last.
         expiration = max(time.time() + ttl, self._expirations.get(kind, 0.0) + 0.001)
         value = record_to_list(record)
-        signed = self._validator.signed_record(keys[0], self.peer, value, expiration)
+        try:
+            signed = self._validator.signed_record(keys[0], self.peer, value, expiration)
+        except (ValueError, OverflowError, TypeError) as error:  # of msgpack
+            raise LocalProtocolError(f"Our {kind.KEY} record does not travel: {error}.") from error
         if problem := self._validator.problem_of(signed):
             raise LocalProtocolError(f"Our {kind.KEY} record cannot be published: {problem}.")
         self._expirations[kind] = expiration

@@ -152,9 +152,10 @@ class MemoryBoard:
         values = record_to_list(record)
         try:
             copy = record_of_map(kind, values)
-        except ValueError as error:
+            size = len(msgpack.packb(values))
+        except (ValueError, OverflowError, TypeError) as error:
             raise LocalProtocolError(f"Our {kind.KEY} record is malformed: {error}.") from error
-        if len(msgpack.packb(values)) + SIGNED_BYTES > RECORD_CAP:
+        if size + SIGNED_BYTES > RECORD_CAP:
             raise LocalProtocolError(f"Our {kind.KEY} record has more than {RECORD_CAP} bytes.")
         ttl = kind.TTL_SECONDS if ttl_seconds is None else min(ttl_seconds, kind.TTL_SECONDS)
         before = self._world.records.get((kind, self.peer))

@@ -11,11 +11,15 @@ from swarm.hardware import Device, Link
 RECORD_CAP = 2048  # bytes of one signed record
 PENDING = "pending"  # an inventory that is being made
 TTL_CAP = 300.0  # seconds; no record lives longer
+TERM_CAP = 2**40  # no record speaks of a higher term: there is always a next one that travels
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one peer says to all, under a key of the swarm and its own peer id."""
+    """What one peer says to all, under a key of the swarm and its own peer id.
+
+    Fields are only ever appended, with a default: peers of an older version ignore them.
+    """
 
     KEY: ClassVar[str]  # last part of the board's key
     TTL_SECONDS: ClassVar[float]
@@ -56,6 +60,9 @@ class Capability(Record):
     leaving: bool = False
     term: int = 0  # of the last plan that it accepted
     addresses: list[str] = field(default_factory=list)  # multiaddrs, for who cannot find it
+
+    def __post_init__(self) -> None:
+        _require_term(self.term)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,9 @@ class Advert(Record):
     term: int  # of the plan that made the stages
     leaving: bool = False
 
+    def __post_init__(self) -> None:
+        _require_term(self.term)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease(Record):
@@ -109,6 +119,9 @@ class Lease(Record):
 
     term: int
     until: float  # wall-clock seconds
+
+    def __post_init__(self) -> None:
+        _require_term(self.term)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +135,11 @@ class PlanRef(Record):
     rank: int  # of the planner among the candidates: ties between equal terms
     digest: str
     size: int  # bytes of the plan's JSON
+
+    def __post_init__(self) -> None:
+        _require_term(self.term)
+        if self.rank < 0 or self.size < 0:
+            raise ValueError("rank and size of a plan cannot be negative")
 
 
 KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef)
@@ -140,11 +158,19 @@ def record_to_list(record: Record) -> list[Any]:
 
 
 def record_of_map(kind: type[Record], values: object) -> Record:
-    """Build a record from a map or a list; raises ValueError on unknown or wrong fields."""
+    """Build a record from a map or a list; raises ValueError on missing or wrong fields.
+
+    What is known of a later version's record is taken, and its further fields are left out.
+    """
     built = _value_of(kind, values)
     if not isinstance(built, Record):
         raise ValueError(f"not a {kind.__name__}")
     return built
+
+
+def _require_term(term: int) -> None:
+    if not 0 <= term <= TERM_CAP:
+        raise ValueError(f"a term is a number from 0 to {TERM_CAP}")
 
 
 def _listed(value: Any) -> Any:
@@ -184,12 +210,13 @@ def _hints_of(kind: Any) -> dict[str, Any]:
 
 def _dataclass_of(kind: Any, value: object) -> object:
     names = [f.name for f in fields(kind)]
-    if isinstance(value, list) and len(value) <= len(names):
-        value = dict(zip(names, value, strict=False))  # fields that have a default may be missing
-    if not isinstance(value, dict) or not set(value) <= set(names):
+    if isinstance(value, list):
+        value = dict(zip(names, value, strict=False))  # the last ones may be missing, or unknown
+    if not isinstance(value, dict):
         raise ValueError(f"not the fields of a {kind.__name__}")
     hints = _hints_of(kind)
+    known = {name: value[name] for name in names if name in value}
     try:
-        return kind(**{name: _value_of(hints[name], item) for name, item in value.items()})
+        return kind(**{name: _value_of(hints[name], item) for name, item in known.items()})
     except TypeError as error:
         raise ValueError(f"{kind.__name__} lacks a field") from error

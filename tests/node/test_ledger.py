@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from node.ledger import Ledger
 from planner.election import TERM_JUMP, PlanOrder
 from swarm.errors import BadInput
+from swarm.records import TERM_CAP
 
 orders = st.builds(
     PlanOrder, st.integers(0, 3000), st.integers(0, 3), st.sampled_from(["aa", "bb", "cc"])
@@ -33,6 +34,26 @@ def test_a_term_far_above_the_accepted_one_is_a_lie(tmp_path: Path) -> None:
     ledger.accept("s", PlanOrder(1, 0, "aa"))
     assert not ledger.accept("s", PlanOrder(2 + TERM_JUMP, 0, "aa"))
     assert ledger.accept("s", PlanOrder(1 + TERM_JUMP, 0, "aa"))
+
+
+def test_the_first_plan_of_all_is_held_against_what_the_others_follow(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    high = PlanOrder(10 * TERM_JUMP, 0, "aa")
+    assert not ledger.accept("s", high)
+    assert ledger.accept("s", high, common_term=high.term)
+
+
+@pytest.mark.parametrize("term", [TERM_CAP, 2**64 - 1, 10**40])
+def test_a_ledger_with_a_term_that_nobody_can_follow_is_ignored_with_a_word(
+    tmp_path: Path, term: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "accepted.json").write_text(f'{{"s": [{term}, 0, "aa"], "t": [4, 0, "bb"]}}')
+    ledger = Ledger(tmp_path)
+    assert ledger.order_of("s") is None
+    assert ledger.order_of("t") == PlanOrder(4, 0, "bb")
+    assert "absurd and ignored" in caplog.text
+    assert ledger.accept("s", PlanOrder(3, 0, "cc"))
+    assert Ledger(tmp_path).order_of("s") == PlanOrder(3, 0, "cc")
 
 
 def test_a_restart_remembers_what_was_accepted(tmp_path: Path) -> None:

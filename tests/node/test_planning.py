@@ -6,12 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.planning import PlanDocument, digest_of, next_plan
+from node.planning import (
+    PIPELINES_CAP,
+    REASON_CAP,
+    WORD_CAP,
+    PlanDocument,
+    digest_of,
+    next_plan,
+)
 from planner.cost import CostModel
 from planner.live import live_problem
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import Capability
+from swarm.records import TERM_CAP, Capability
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
 
 WHOLE_ON_A = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
@@ -132,6 +139,49 @@ def test_a_document_survives_the_wire_and_its_name_depends_on_every_field() -> N
 def test_bytes_that_are_no_document_raise_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any of the many kinds
         PlanDocument.of_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"reason": "\ud800"},
+        {"reason": "\x1b]52;c;QQ==\x07"},
+        {"reason": "a\nb"},
+        {"reason": "r" * (REASON_CAP + 1)},
+        {"planner": "p" * (WORD_CAP + 1)},
+        {"planner": "\x9b2J"},
+        {"objective": "o" * (WORD_CAP + 1)},
+        {"model": "\ud800"},
+        {"term": TERM_CAP + 1},
+        {"term": -1},
+    ],
+)
+def test_a_document_whose_words_cannot_be_shown_is_refused(words: dict[str, object]) -> None:
+    values = json.loads(PlanDocument(WHOLE_ON_A, 4, "a", SPEC.digest).to_bytes())
+    with pytest.raises(ValueError, match=r"printable|term"):
+        PlanDocument.of_bytes(json.dumps(values | words).encode())
+
+
+@pytest.mark.parametrize("device", ["\ud800/0", "a\x1b[2J/0", "d" * WORD_CAP + "/0"])
+def test_a_document_that_names_a_device_in_a_strange_way_is_refused(device: str) -> None:
+    plan = Plan((Pipeline((Stage(0, 8, (Shard(device, 8, 8),)),)),))
+    with pytest.raises(ValueError, match="printable"):
+        PlanDocument(plan, 4, "a", SPEC.digest)
+
+
+def test_a_document_of_more_parts_than_any_swarm_has_is_refused() -> None:
+    many = Plan(tuple(Pipeline(()) for _ in range(PIPELINES_CAP + 1)))
+    with pytest.raises(ValueError, match="at most"):
+        PlanDocument(many, 4, "a", SPEC.digest)
+    long = Plan((Pipeline(tuple(Stage(n, n + 1, (Shard(f"a/{n}", 8, 8),)) for n in range(513))),))
+    with pytest.raises(ValueError, match="at most"):
+        PlanDocument(long, 4, "a", SPEC.digest)
+
+
+def test_the_fields_of_a_later_version_are_left_out_of_a_document() -> None:
+    document = PlanDocument(WHOLE_ON_A, 4, "a", SPEC.digest)
+    values = json.loads(document.to_bytes()) | {"new": {"deep": [1]}}
+    assert PlanDocument.of_bytes(json.dumps(values).encode()) == document
 
 
 JSON = st.recursive(

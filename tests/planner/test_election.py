@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.election import PlanOrder, candidates, is_later, may_act, next_term, rank
+from planner.election import TERM_JUMP, PlanOrder, candidates, is_later, may_act, next_term, rank
 from swarm.records import Capability
 
 peers = st.lists(st.text(min_size=1, max_size=6), unique=True, min_size=1, max_size=8)
@@ -58,8 +58,8 @@ def test_next_term_is_above_all_credible_terms_and_never_jumps(
     verified: int, seen: list[int]
 ) -> None:
     term = next_term(verified, seen)
-    assert verified < term <= verified + 1001
-    assert all(term > s for s in seen if s <= verified + 1000)
+    assert verified < term <= verified + TERM_JUMP
+    assert all(term > s for s in seen if s < verified + TERM_JUMP)
 
 
 @given(orders, orders, orders)
@@ -76,5 +76,5 @@ def test_higher_term_wins_then_better_rank_then_digest() -> None:
     assert is_later(PlanOrder(3, 0, "aa"), old)
     assert is_later(PlanOrder(3, 1, "bb"), old)
     assert not is_later(PlanOrder(2, 0, "zz"), old)
-    assert not is_later(PlanOrder(3 + 1001, 0, "zz"), old)
+    assert not is_later(PlanOrder(4 + TERM_JUMP, 0, "zz"), old)
     assert is_later(old, None)

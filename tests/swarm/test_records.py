@@ -14,6 +14,7 @@ from swarm.memory import peer_named
 from swarm.records import (
     KINDS,
     RECORD_CAP,
+    TERM_CAP,
     TTL_CAP,
     Advert,
     Capability,
@@ -83,6 +84,19 @@ def test_a_device_of_an_unknown_dtype_is_refused(dtype: object) -> None:
         record_of_map(Capability, values)
 
 
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_the_fields_that_a_later_version_adds_are_left_out(record: Record) -> None:
+    values = record_to_list(record)
+    assert record_of_map(type(record), [*values, "new", [1], {"a": 2}]) == record
+    assert record_of_map(type(record), record_to_map(record) | {"new": 3}) == record
+
+
+def test_the_fields_that_a_later_version_adds_to_a_device_are_left_out() -> None:
+    values = record_to_list(RECORDS[1])
+    values[1] = [[*device, "new"] for device in values[1]]
+    assert record_of_map(Capability, values) == RECORDS[1]
+
+
 plain = st.recursive(
     st.none()
     | st.booleans()
@@ -118,11 +132,15 @@ def test_a_record_with_one_arbitrary_field_travels_or_is_a_value_error(
     ("kind", "values"),
     [
         (Lease, {"term": 1}),
-        (Lease, {"term": 1, "until": 2.0, "more": 3}),
+        (Lease, {"term": -1, "until": 2.0}),
+        (Lease, {"term": TERM_CAP + 1, "until": 2.0}),
+        (PlanRef, [TERM_CAP + 1, 0, "d", 1]),
+        (PlanRef, [1, -1, "d", 1]),
+        (Advert, ["d", [], TERM_CAP + 1]),
+        (Capability, ["d", [], [], "h", True, 0.0, "", "", False, TERM_CAP + 1]),
         (Lease, {"term": True, "until": 2.0}),
         (Lease, {"term": 1, "until": math.nan}),
         (Lease, {"term": 1, "until": math.inf}),
-        (Lease, [1, 2.0, 3]),
         (Lease, "lease"),
         (Advert, {"model": "d", "stages": [[4, 4, [[PEER, 0, 1, 1]], 0.0, 0, 0]], "term": 1}),
         (Advert, {"model": "d", "stages": [[0, 4, [], 0.0, 0, 0]], "term": 1}),

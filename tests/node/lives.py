@@ -1,0 +1,24 @@
+"""A node's life in memory: its loops, on the board and the channel of a MemoryWorld."""
+
+from pathlib import Path
+
+from node.config import NodeConfig
+from node.home import Links, Served
+from node.life import Life
+from node.story import Story
+from swarm.invites import Invite
+from swarm.memory import MemoryWorld, peer_named
+from tests.node.neighbours import SPEC, SWARM
+
+
+def life_of(
+    world: MemoryWorld, name: str, folder: Path, lines: list[str], *, key: str = "secret"
+) -> Life:
+    """The life of a node without devices, which says its lines into `lines`."""
+    me = peer_named(name)
+    invite = Invite((), SWARM, "tiny", key)
+    links = Links(None, world.board(me), world.channel(me), invite, folder, ())  # type: ignore[arg-type]
+    story = Story(lines.append, lambda _fraction: None, SPEC)
+    life = Life(NodeConfig(founds=True), Served("tiny", folder, SPEC), links, story)
+    life._take_in([])
+    return life

@@ -1,0 +1,98 @@
+"""Plans and records of strangers cost a node a look at them, and nothing else."""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.life import Life
+from swarm.errors import Unreachable
+from swarm.memory import MemoryWorld, peer_named
+from swarm.records import PlanRef
+from tests.node.lives import life_of
+from tests.node.neighbours import SPEC, capability_of
+
+EVE = peer_named("eve")
+
+
+async def offer(world: MemoryWorld, data: bytes, term: int) -> None:
+    """Let Eve announce and hand out these bytes as a plan."""
+    channel = world.channel(EVE)
+
+    async def give(_peer: str, _payload: bytes) -> bytes:
+        return data
+
+    for question in ("plan", "alive", "news"):
+        channel.answer(question, give)
+    await world.board(EVE).publish(capability_of())
+    await world.board(EVE).publish(PlanRef(term, 0, hashlib.sha256(data).hexdigest(), len(data)))
+
+
+def document(**words: Any) -> bytes:
+    """An empty plan in words that no planner of ours would use."""
+    plan: dict[str, Any] = {"pipelines": []}
+    values = {"plan": plan, "term": 5, "planner": EVE, "model": SPEC.digest} | words
+    return json.dumps(values).encode()
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(10):
+            await story()
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("reason", ["\ud800", "\x1b[2J", "\x9b31m", "a\nb"])
+def test_a_plan_with_words_that_no_terminal_can_show_is_not_followed(
+    tmp_path: Path, reason: str
+) -> None:
+    lines: list[str] = []
+
+    async def story() -> None:
+        world = MemoryWorld()
+        await offer(world, document(reason=reason), 5)
+        life = life_of(world, "me", tmp_path, lines)
+        await life._look()
+        assert life._shelf.accepted is None
+
+    run(story)
+    assert lines == []
+
+
+def test_whatever_ends_a_look_the_node_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("node.supervisor.PAUSE_SECONDS", 0.0)
+    looks: list[int] = []
+
+    async def story() -> None:
+        world = MemoryWorld()
+        life = life_of(world, "me", tmp_path, [])
+        enough = asyncio.Event()
+
+        async def stumble(_life: Life) -> None:
+            looks.append(1)
+            if len(looks) == 3:
+                enough.set()
+            raise RecursionError("of a kind that nobody thought of")
+
+        monkeypatch.setattr(Life, "_look", stumble)
+        monkeypatch.setattr(Life, "_daemon_ended", lambda _life: _after(enough))
+        with pytest.raises(Unreachable, match="p2pd"):
+            await life.run([], asyncio.Event())
+
+    with caplog.at_level(logging.ERROR):
+        run(story)
+    assert len(looks) >= 3
+    assert "of a kind that nobody thought of" in caplog.text
+
+
+async def _after(event: asyncio.Event) -> None:
+    await event.wait()
+    raise Unreachable("The network daemon p2pd ended.")
