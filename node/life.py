@@ -294,8 +294,8 @@ class Life:
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.gather(*last_words)
-        except Exception as error:  # an island: what goes wrong now must not hide why we leave
-            logger.warning("left without saying so: %r", error)
+        except Exception:  # an island: what goes wrong now must not hide why we leave
+            logger.warning("left without saying so", exc_info=True)
         self._story.left()
 
 
