@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self
 
 from client.cast import Role
 from swarm.errors import SwarmError
+from swarm.package_finder import command_of
 
 STOP_SECONDS = 5.0  # within which a node should leave
 KILL_SECONDS = 15.0
@@ -76,7 +76,8 @@ class Crew:
     async def start(self, role: Role, *how: str) -> CrewMember:
         """Start a node; `how` is --host or --join INVITE."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "swarm.node", *how),
+            *command_of("swarm.node"),
+            *how,
             *_flags_of(role, self._folder / role.name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,

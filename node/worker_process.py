@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
 from swarm.inlet import Inlet
+from swarm.package_finder import command_of
 from swarm.wire import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
@@ -107,13 +107,9 @@ class WorkerProcess:
         with contextlib.ExitStack() as undo, theirs:
             undo.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-m",
-                    "node.worker",
-                    str(theirs.fileno()),
-                    *self._place.arguments,
-                ),
+                *command_of("node.worker"),
+                str(theirs.fileno()),
+                *self._place.arguments,
                 env=worker_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,

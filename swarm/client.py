@@ -1,11 +1,14 @@
-"""The door for scripts: `from swarm import client` is the same object as `import client`."""
+"""The door for scripts: `from swarm import client` is the same object as `import client`.
+
+Where a script or folder of the caller has that name, `import client` stays theirs.
+"""
 
 import sys
 from typing import TYPE_CHECKING
 
-from swarm.doors import open_room
+from swarm.doors import borrow_room
 
 if TYPE_CHECKING:
     from client import *  # noqa: F403 - so that type checkers see through the door
 
-sys.modules[__name__] = open_room("client")
+sys.modules[__name__] = borrow_room("client")

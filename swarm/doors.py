@@ -1,30 +1,78 @@
-"""Doors: open a room by name when called, and notice a script whose own name hides a room."""
+"""Doors: open a room by name when called, the one beside this package and no other."""
 
 import gc
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from types import ModuleType
 from typing import NoReturn
 
 from swarm.errors import BadInput
+from swarm.package_finder import FINDER, claim_names, is_ours
 
-HOME = Path(__file__).resolve().parent.parent  # where the rooms lie beside this package
+_BORROWING = RLock()
 
 
 def open_room(name: str) -> ModuleType:
-    """Import a room or one of its files, such as "node.main"; raises BadInput if hidden."""
+    """Import a room or one of its files, such as "node.main", in a program of ours.
+
+    Raises BadInput if another module has taken its name before us.
+    """
     room = name.partition(".")[0]
+    claim_names()
     loaded = sys.modules.get(room)
-    spec = loaded.__spec__ if loaded else importlib.util.find_spec(room)
-    found = Path(spec.origin).resolve() if spec and spec.origin else None
-    if found != HOME / room / "__init__.py":
+    if loaded is not None and not is_ours(loaded.__spec__):
+        found = getattr(loaded, "__file__", None) or "Another module"
         raise BadInput(
-            f"{found or 'Another module'} hides Swarm's own package {room!r}.",
-            f"Rename it: no script beside a program that uses Swarm may be called {room}.py.",
+            f"{found} was loaded in place of Swarm's own package {room!r}.",
+            "Start Python without it.",
         )
+    return _import(name)
+
+
+def borrow_room(room: str) -> ModuleType:
+    """Import a room in somebody else's program, where the name may be theirs, and stays so.
+
+    Where Python finds ours by that name, it is the very same object.
+    """
+    with _BORROWING:
+        if is_ours(_spec_of(room)):
+            return _import(room)
+        with _name_lent(room):
+            return _import(room)
+
+
+@contextmanager
+def _name_lent(room: str) -> Iterator[None]:
+    """Let a room's name mean ours for a while; give it back with what it meant before."""
+    theirs = _taken_out(room)
+    sys.meta_path.insert(0, FINDER)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(FINDER)
+        _taken_out(room)
+        sys.modules.update(theirs)
+
+
+def _taken_out(room: str) -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == room]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _spec_of(room: str) -> importlib.machinery.ModuleSpec | None:
+    """What the name means now, or would mean if it were imported."""
+    if room in sys.modules:
+        return sys.modules[room].__spec__
+    return importlib.util.find_spec(room)
+
+
+def _import(name: str) -> ModuleType:
     gc.disable()  # what is imported stays: to look for garbage in it costs a tenth of the time
     try:
         return importlib.import_module(name)

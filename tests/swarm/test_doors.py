@@ -1,52 +1,117 @@
-"""The doors: one object under two names, and a clear word when a script hides a room."""
+"""The doors: our packages are found beside `swarm`, and names of the caller stay theirs."""
 
+import os
 import subprocess
 import sys
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from swarm.doors import open_room
 from swarm.errors import BadInput
+from swarm.package_finder import HOME, PACKAGES, command_of, is_ours
+
+NAMES = ("client.py", "node.py", "planner.py")
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder that stands first on its path, as a person's own folder does."""
+    path = os.pathsep.join((str(folder), str(HOME)))
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path} | more,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
+
+
+def write(folder: Path, *lines: str, name: str = "script.py") -> str:
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return name
+
+
+@pytest.fixture
+def shadows(tmp_path: Path) -> Path:
+    """A folder with files that have the names of our packages."""
+    for name in NAMES:
+        write(tmp_path, f"WORD = 'theirs: {name}'", name=name)
+    return tmp_path
 
 
 def test_from_swarm_import_client_is_import_client(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from swarm import client\nimport client as same\nimport swarm.client\n"
-        "assert client is same is swarm.client\nassert client.generate and client.Client\n"
+    script = write(
+        tmp_path,
+        "from swarm import client",
+        "import client as same, swarm.client",
+        "assert client is same is swarm.client",
+        "assert client.generate and client.Client",
     )
-    done = run(str(script), folder=tmp_path)
+    done = run(script, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_script_called_client_is_told_to_take_another_name(tmp_path: Path) -> None:
-    script = tmp_path / "client.py"
-    script.write_text("from swarm import client\n")
-    done = run(str(script), folder=tmp_path)
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()[-1]
-    assert f"{script} hides Swarm's own package 'client'." in last
-    assert "Rename it" in last
+def test_a_script_may_be_called_client(tmp_path: Path) -> None:
+    script = write(
+        tmp_path, "from swarm import client", "print(client.generate.__module__)", name="client.py"
+    )
+    done = run(script, folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("client.plain\n", "")
 
 
-def test_a_script_called_node_is_told_too_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "node.py").touch()
-    done = run("-m", "swarm.node", "--host", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "Rename it" in done.stderr
-    assert "Traceback" not in done.stderr
+BORROW = "from swarm.doors import borrow_room; ours = borrow_room('planner')"  # the lightest one
 
 
-def test_a_room_that_is_not_ours_is_never_opened() -> None:
-    with pytest.raises(BadInput, match="json"):
-        open_room("json.decoder")
-    with pytest.raises(BadInput, match="nowhere"):
-        open_room("nowhere")
+def test_a_module_of_the_caller_stays_theirs_whichever_is_imported_first(shadows: Path) -> None:
+    theirs = "import planner as theirs"
+    for first, second in ((theirs, BORROW), (BORROW, theirs)):
+        code = f"{first}\n{second}\nprint(theirs.WORD, ours.__doc__)"
+        done = run("-c", code, folder=shadows)
+        assert (
+            done.stdout
+            == "theirs: planner.py Facts in, plan out: no network, no clock, no torch.\n"
+        )
+
+
+def test_a_module_with_our_name_may_wrap_ours(tmp_path: Path) -> None:
+    write(tmp_path, BORROW, "WORD = ours.__doc__", name="planner.py")
+    done = run("-c", "import planner; import planner as same; print(same.WORD)", folder=tmp_path)
+    assert (done.stdout[:8], done.stderr) == ("Facts in", "")
+
+
+def test_a_folder_with_our_names_hides_no_command(shadows: Path) -> None:
+    done = run("-m", "swarm.node", "--host", "--threads", "0", folder=shadows)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --threads 0 ")
+
+
+def test_a_new_process_finds_ours_from_any_folder(shadows: Path) -> None:
+    command = command_of("planner.stop")
+    assert command[0] == sys.executable
+    done = run(*command[1:], folder=shadows, PYTHONPATH=str(shadows))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_python_m_swarm_is_the_command(tmp_path: Path) -> None:
+    done = run("-m", "swarm", "--version", folder=tmp_path)
+    assert done.stdout.startswith("swarm ")
+
+
+def test_a_foreign_module_under_our_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = types.ModuleType("planner")
+    stranger.__file__ = "/elsewhere/planner.py"
+    stranger.__spec__ = ModuleSpec("planner", None, origin=stranger.__file__)
+    monkeypatch.setitem(sys.modules, "planner", stranger)
+    with pytest.raises(BadInput, match=r"/elsewhere/planner\.py was loaded in place of"):
+        open_room("planner.picture")
+
+
+def test_only_what_lies_beside_swarm_is_ours() -> None:
+    for name in PACKAGES:
+        assert is_ours(ModuleSpec(name, None, origin=str(HOME / name / "__init__.py")))
+        assert not is_ours(ModuleSpec(name, None, origin=f"/elsewhere/{name}/__init__.py"))
+        assert not is_ours(ModuleSpec(name, None))  # a folder without __init__.py
+    assert not is_ours(None)
