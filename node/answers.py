@@ -1,5 +1,6 @@
 """Answers of a worker that need no shard: how fast its device is, how long an order waited, no."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,23 @@ import torch
 
 from node.engine.measure import measure
 from node.engine.quantise import bytes_per_weight
-from node.orders import Compute, Computed, Failed, Measure, Measured, Reserve, Reserved
+from node.orders import (
+    CODEC,
+    Broken,
+    Compute,
+    Computed,
+    Failed,
+    Measure,
+    Measured,
+    Reserve,
+    Reserved,
+)
+from swarm.errors import LocalProtocolError
 from swarm.hardware import WIDTHS
 from swarm.model import ModelSpec
-from swarm.wire import Message
+from swarm.wire import TEXT_CAP, Message
+
+logger = logging.getLogger(__name__)
 
 
 def measured(order: Measure, device: str, slowdown: float) -> Measured:
@@ -29,6 +43,25 @@ def with_queue(answer: Message, start: float, came: dict[str, float]) -> Message
     if not isinstance(answer, Computed):
         return answer
     return replace(answer, queue_us=max(0, int((start - came[answer.session]) * 1e6)))
+
+
+def frame_of(answer: Message) -> list[bytes | memoryview]:
+    """An answer as it travels; one that cannot travel fails its own session, or group."""
+    try:
+        return CODEC.encode(answer)
+    except LocalProtocolError:  # an island: a bug of ours, or a path that is no UTF-8
+        logger.exception("a %s does not travel", type(answer).__name__)
+        return CODEC.encode(_in_place_of(answer))
+
+
+def _in_place_of(answer: Message) -> Message:
+    why = "internal", "The answer does not travel; the log of the node says why."
+    match answer:
+        case Computed() | Failed():
+            return Failed(answer.session, *why)
+        case Reserved():
+            return Reserved(answer.session, 0, *why)
+    return Broken(getattr(answer, "group", ""), ascii(getattr(answer, "reason", why[1]))[:TEXT_CAP])
 
 
 def refusals(batch: Iterable[Message]) -> list[Message]:

@@ -56,7 +56,8 @@ class Life:
         self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel)
         speed_to = self._neighbourhood.bytes_per_second_to
         forms = RowForms(config.activations, served.spec.hidden, speed_to, story.link)
-        self._server = Server(channel, served.spec.digest, forms.is_narrow)
+        spec = served.spec
+        self._server = Server(channel, spec.digest, forms.is_narrow, context=spec.context)
         self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
         self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
         self._devices: dict[int, OwnDevice] = {}
@@ -127,8 +128,10 @@ class Life:
     def on_answer(self, index: int, answer: Message) -> None:
         """Hand a worker's answer to the device and to the server."""
         if device := self._devices.get(index):
-            device.on_answer(answer)
-            self._server.on_answer(index, answer)
+            try:
+                device.on_answer(answer)
+            finally:  # a slip there must not cost the sessions here
+                self._server.on_answer(index, answer)
 
     async def _daemon_ended(self) -> None:
         await self._links.process.ended.wait()

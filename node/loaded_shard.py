@@ -81,7 +81,8 @@ class LoadedShard:
 
     def self_test(self) -> float:
         """Run a short session through the whole group; returns seconds of one decode step."""
-        self.apply([Reserve(SELF_TEST, SELF_TEST_TOKENS, 0, {}, body=bytes(4))])
+        tokens = min(SELF_TEST_TOKENS, self._runner.context)
+        self.apply([Reserve(SELF_TEST, tokens, 0, {}, body=bytes(4))])
         seconds = []
         for position in range(SELF_TEST_STEPS):
             start = time.perf_counter()

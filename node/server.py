@@ -9,20 +9,31 @@ from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
 from node.row_forms import IsNarrow, always_full
-from node.sessions import ID_BYTES, Hop, Pending, Seat, Seats, check_open, route_of, trouble_with
+from node.sessions import (
+    CAPACITY_CAP,
+    ID_BYTES,
+    Hop,
+    Pending,
+    Seat,
+    Seats,
+    check_open,
+    route_of,
+    trouble_with,
+)
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import WIDEST
 from swarm.rate_limit import RateLimit
 from swarm.records import Member, StageAdvert
-from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step
+from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5  # at least, and at most twice that: those who wait together part
 LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
+INTERNAL = "internal", "This stage stumbled over the session; its log says why."
 
 
 @dataclass(slots=True)
@@ -51,15 +62,17 @@ class Server:
         digest: str,
         is_narrow: IsNarrow = always_full,
         *,
+        context: int = CAPACITY_CAP,
         opens_per_second: int = OPENS_PER_SECOND,
     ) -> None:
         self._channel = channel
         self._digest = digest
         self._is_narrow = is_narrow
+        self._context = context  # tokens: beyond it a model computes nonsense, for others too
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
-        self._outbox = Outbox(channel, self.on_lost)
+        self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
         channel.listen(self.on_message, self.on_lost)
 
     # ------------------------------------------------------------------ stages
@@ -109,7 +122,20 @@ class Server:
     # ------------------------------------------------------------------ from the channel
 
     def on_message(self, peer: str, message: Message) -> None:
-        """Act on one message of a peer."""
+        """Act on one message of a peer; whatever goes wrong ends its own session at the most.
+
+        Raises RemoteProtocolError for what breaks the protocol.
+        """
+        try:
+            self._hear(peer, message)
+        except RemoteProtocolError:
+            raise
+        except Exception:  # an island: the channel would end the stream of all its sessions
+            logger.exception("a %s of %s was not understood", type(message).__name__, peer)
+            if isinstance(message, Open | Step):
+                self._end_own(peer, message)
+
+    def _hear(self, peer: str, message: Message) -> None:
         match message:
             case Step():
                 self._step(peer, message)
@@ -141,6 +167,9 @@ class Server:
             return self._fail(peer, message, "stale_epoch", "A newer epoch is open.")
         if message.model != self._digest:
             return self._fail(peer, message, "wrong_model", "This swarm serves another model.")
+        if message.capacity > self._context:
+            reason = f"The model's context is {self._context} tokens."
+            return self._fail(peer, message, "overflow", reason)
         device = self._device_of(route[message.stage])
         if device is None:
             return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
@@ -201,7 +230,15 @@ class Server:
     # ------------------------------------------------------------------ from the workers
 
     def on_answer(self, device: int, answer: Message) -> None:
-        """Act on one answer of a worker."""
+        """Act on one answer of a worker; whatever goes wrong ends its own session at the most."""
+        try:
+            self._hear_worker(device, answer)
+        except Exception:  # an island: the worker computes for all the other sessions, too
+            logger.exception("what follows from a %s failed", type(answer).__name__)
+            if seat := self._seats.named(getattr(answer, "session", ""), device):
+                self._end(seat, *INTERNAL)
+
+    def _hear_worker(self, device: int, answer: Message) -> None:
         match answer:
             case Computed():
                 self._note_free(device, answer.free_tokens)
@@ -214,8 +251,7 @@ class Server:
                     self._reserved(seat, answer)
             case Failed():
                 if seat := self._seats.named(answer.session, device):
-                    self._refuse(seat, answer.code, answer.reason)
-                    self._free(seat)
+                    self._end(seat, answer.code, answer.reason)
             case Broken():
                 self.retire(device, "stage_lost")
 
@@ -253,6 +289,25 @@ class Server:
             self.on_message(leader, step)
         else:
             self._outbox.pass_on(leader, seat.client, step)
+
+    def _end(self, seat: Seat, code: str, reason: str) -> None:
+        self._free(seat)
+        self._refuse(seat, code, reason)
+
+    def _end_own(self, peer: str, message: Open | Step) -> None:
+        """End the session that a message is about, if it is the sender's."""
+        seat = self._seats.get(message.session, message.stage)
+        if seat and seat.is_meant(message, peer):
+            self._end(seat, *INTERNAL)
+        else:
+            self._fail(peer, message, *INTERNAL)
+
+    def _end_unsent(self, message: Message) -> None:
+        """End the session that cannot hear what follows from its step."""
+        if isinstance(message, Step | Token | Opened):
+            for seat in self._seats:
+                if (seat.message.session, seat.message.epoch) == (message.session, message.epoch):
+                    self._end(seat, *INTERNAL)
 
     def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:
         self._outbox.refuse(peer, Fail(message.session, message.epoch, code, reason))

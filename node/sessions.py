@@ -8,8 +8,8 @@ from typing import Any
 
 from node.speculation import Speculation
 from swarm.errors import BadSampling, RemoteProtocolError
-from swarm.sampling import Sampling
-from swarm.wire import SESSION_CAP, Open, SessionMessage, Step
+from swarm.sampling import MOST_SPECULATED, Sampling
+from swarm.wire import COUNT_CAP, KEY_BYTES, SESSION_CAP, Open, SessionMessage, Step
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
 SESSIONS_CAP = 1024
@@ -85,6 +85,11 @@ class Seat:
     def may_send(self, peer: str) -> bool:
         """Whether `peer` is the client or the hop before this one."""
         return peer in (self.client, self.route[self.message.stage - 1].leader)
+
+    def is_meant(self, message: SessionMessage, peer: str) -> bool:
+        """Whether a message is about this very session, from one of those who may speak of it."""
+        is_same = (message.epoch, message.key) == (self.message.epoch, self.message.key)
+        return is_same and self.may_send(peer)
 
     def accept(self, step: Step, network_seconds: float, now_seconds: float) -> None:
         """Note a step that goes to the worker."""
@@ -163,6 +168,8 @@ def check_open(message: Open) -> None:
     """Refuse an OPEN that our worker could not be told or would choke on: RemoteProtocolError."""
     if len(_name_of(message)) > SESSION_CAP:
         raise RemoteProtocolError("The name of a session is too long.")
+    if len(message.key) != KEY_BYTES or message.epoch > COUNT_CAP:
+        raise RemoteProtocolError(f"A session has a key of {KEY_BYTES} bytes and a small epoch.")
     if len(message.body) % ID_BYTES or len(message.body) > message.capacity * ID_BYTES:
         raise RemoteProtocolError("An OPEN carries more ids than it wants room for.")
     if not all(_is_plain(value) for value in message.sampling.values()):
@@ -216,16 +223,17 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
     is_rewind = step.rewinds > seat.rewinds and step.position >= seat.known
     if step.rewinds < seat.rewinds or (step.position < expected and not is_rewind):
         return "seen"
-    if step.position > expected or not _is_sized(step, len(seat.route)):
+    if step.position > expected or not _is_sized(step):
         return "bad_frame"
     if step.position + step.tokens > seat.message.capacity:
         return "overflow"
     return ""
 
 
-def _is_sized(step: Step, stages: int) -> bool:
+def _is_sized(step: Step) -> bool:
+    """Whether what follows from a step can travel, however large its figures are."""
     if not 0 < step.tokens <= CHUNK_CAP or len(step.body) > step.tokens * ROW_CAP:
         return False
-    if len(step.drafts) >= step.tokens:
+    if len(step.drafts) >= min(step.tokens, MOST_SPECULATED + 1) or step.rewinds > COUNT_CAP:
         return False
-    return len(step.hops) <= stages and all(len(hop) == HOP_FIGURES for hop in step.hops)
+    return len(step.hops) <= step.stage and all(len(hop) == HOP_FIGURES for hop in step.hops)

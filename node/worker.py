@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from node.answers import measured, refusals, with_queue
+from node.answers import frame_of, measured, refusals, with_queue
 from node.chunk_size import ChunkSize
 from node.company import Company
 from node.engine.allreduce import Reducer
@@ -42,16 +42,14 @@ from node.orders import (
 from node.schedule import DECODE_TOKENS, Arrived, Schedule
 from node.supplies import Supplies
 from swarm.checkpoint import load_config
-from swarm.errors import EngineError, SwarmError
-from swarm.wire import Decoder, Message
+from swarm.errors import EngineError
+from swarm.wire import TEXT_CAP, Decoder, Message
 
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 20
 INBOX_READS = 64  # not handled yet: above it the node's socket fills up, and the node notices
 MOST_WAITING = 4096  # orders
-LOAD_ERRORS = (SwarmError, OSError, RuntimeError, MemoryError)
-NONSENSE = (ValueError, TypeError, LookupError)  # what a plan or a leader of others may cause
 
 
 class Worker:
@@ -131,7 +129,7 @@ class Worker:
 
     def _answer(self, *messages: Message) -> None:
         """Tell the node; what belongs together goes in one piece, and wakes it once."""
-        self._node.sendall(b"".join(part for each in messages for part in CODEC.encode(each)))
+        self._node.sendall(b"".join(part for each in messages for part in frame_of(each)))
 
     def _handle(self, arrived: Arrived) -> None:
         if isinstance(arrived.order, Reserve | Release | Compute):
@@ -140,7 +138,12 @@ class Worker:
         while self._schedule:
             self._step()
         self._heard += isinstance(arrived.order, Load | Unload | Prepare)
-        self._control(arrived.order)
+        try:
+            self._control(arrived.order)
+        except Exception as error:  # an island: an order that cannot be followed ends no process
+            group = getattr(arrived.order, "group", "")
+            logger.exception("%s of group %s failed", type(arrived.order).__name__, group)
+            self._break(group, error)
 
     def _control(self, order: Message) -> None:
         match order:
@@ -169,10 +172,11 @@ class Worker:
             self._answer(self._report(order.group, 0.0))
             self._heed()
             self._shard.follow()
-        except (*LOAD_ERRORS, *NONSENSE) as error:
+        except Exception as error:  # noqa: BLE001 - an island: it all comes from others
             logger.warning("shard of group %s is lost: %s", order.group, error)
-            self._give_up() if self._told != self._heard else self._drop()
-            self._answer(Broken(order.group, str(error)[:2000]))
+            if self._told != self._heard:
+                self._give_up()
+            self._break(order.group, error)
 
     def _loaded(self, order: Load) -> LoadedShard:
         if self._listener is None or len(order.ranks) < 2:
@@ -221,6 +225,13 @@ class Worker:
         sizes = runner.weight_bytes, runner.bytes_read, free
         return Loaded(group, *sizes, seconds, runner.bytes_kept)
 
+    def _break(self, group: str, error: Exception) -> None:
+        """Say that a group is lost, and why; nothing of its shard is used any more."""
+        kept = self._kept  # layers that were given up before are sound
+        self._drop()
+        self._kept = kept
+        self._answer(Broken(group, str(error)[:TEXT_CAP]))
+
     def _give_up(self) -> None:
         """Forget the shard, but keep its layers for the next one."""
         kept = self._runner.give_up() if self._runner else self._kept
@@ -250,10 +261,9 @@ class Worker:
         start = time.perf_counter()
         try:
             answers = shard.apply(batch)
-        except (SwarmError, RuntimeError) as error:
-            logger.warning("a step of group %s broke: %s", self._group, error)
-            self._answer(Broken(self._group, str(error)[:2000]))
-            self._drop()
+        except Exception as error:  # an island: one step costs its group, never the process
+            logger.warning("a step of group %s broke", self._group, exc_info=error)
+            self._break(self._group, error)
             self._answer(*refusals(batch))
             return
         self._note(batch, time.perf_counter() - start)

@@ -144,7 +144,7 @@ class WorkerProcess:
         if ended.cancelled() or (error := ended.exception()) is None:
             return
         if not isinstance(error, EOFError | ConnectionError | RemoteProtocolError):
-            logger.error("an answer of the worker could not be handled", exc_info=error)
+            logger.error("the connection to the worker failed", exc_info=error)
         self._lose(error)
 
     def _lose(self, error: BaseException) -> None:
@@ -153,12 +153,27 @@ class WorkerProcess:
             if not future.done():
                 future.set_exception(EngineError(f"The worker process ended: {error}."))
         if not self._closing:
-            self._on_answer(Broken("", f"the worker process ended: {error}"))
+            self._hand_on(Broken("", f"the worker process ended: {error}"))
 
     def _dispatch(self, header: memoryview, body: memoryview) -> None:
         answer = CODEC.decode(header, body)
-        future = self._waiting.get((type(answer), getattr(answer, "group", "")))
+        group = getattr(answer, "group", "")
+        if isinstance(answer, Broken):
+            self._disappoint(answer)
+        future = self._waiting.get((type(answer), group))
         if future and not future.done():
             future.set_result(answer)
         else:
+            self._hand_on(answer)
+
+    def _disappoint(self, broken: Broken) -> None:
+        """Whoever waits for an answer about a group that is lost gets none."""
+        for (_, group), future in self._waiting.items():
+            if broken.group in ("", group) and not future.done():
+                future.set_exception(EngineError(f"The worker gave up: {broken.reason}"))
+
+    def _hand_on(self, answer: Message) -> None:
+        try:
             self._on_answer(answer)
+        except Exception:  # an island: the next answers are about other sessions
+            logger.exception("a %s of the worker was not understood", type(answer).__name__)

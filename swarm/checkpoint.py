@@ -156,7 +156,7 @@ def _spec_of(
         head_dim=-(-sum(head_dims_of(config)) // 2),  # what a head's keys and values take
         ffn=ffn_of(config),
         vocab=int(config.vocab_size),
-        context=_context_of(config),
+        context=context_of(config),
         attention_parameters=attention,
         mlp_parameters=rest,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
@@ -164,7 +164,8 @@ def _spec_of(
     )
 
 
-def _context_of(config: PretrainedConfig) -> int:
+def context_of(config: PretrainedConfig) -> int:
+    """Most tokens of a session: beyond them positions mean nothing, or change for everybody."""
     rope = getattr(config, "rope_parameters", None) or {}
     most = int(config.max_position_embeddings)
     if rope.get("rope_type") in ("longrope", "dynamic"):  # they rescale all positions above it

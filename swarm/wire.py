@@ -18,6 +18,9 @@ from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX, FrameBuffer
 SESSION_CAP = 64  # characters in a session id
 ROUTE_CAP = 512  # stages in a route
 TEXT_CAP = 2048  # characters in a reason
+DTYPE_CAP = 16  # characters in the name of a dtype
+KEY_BYTES = 16  # of a session's secret
+COUNT_CAP = 1 << 31  # epochs and rewinds of a session: what follows from them still travels
 
 
 @dataclass(slots=True)
@@ -229,7 +232,11 @@ def session_of(header: bytes | memoryview) -> tuple[str, int] | None:
 Check = Callable[[Any], bool]
 Rule = tuple[type | None, Check | None]  # what a value is exactly (None: any), what holds of it
 UNKNOWN: Rule = None, lambda value: False
-TEXT_CAPS = {"session": SESSION_CAP, "reason": TEXT_CAP}  # else the cap of a header
+TEXT_CAPS = {
+    "session": SESSION_CAP,
+    "reason": TEXT_CAP,
+    "dtype": DTYPE_CAP,
+}  # else the cap of a header
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from node.engine.sampler import Decode, Sampler
 from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem, StepResult
 from node.engine.vocabulary import candidates_of
+from swarm.checkpoint import context_of
 from swarm.errors import BadModel, EngineError, NoRoom
 from swarm.sampling import GREEDY, Sampling
 
@@ -39,6 +40,7 @@ class StageRunner:
         self.is_first = spec.start == 0
         self.is_last = spec.end == int(parts.config.num_hidden_layers)
         self._config = parts.config
+        self.context = context_of(parts.config)
         self._skeleton, self._forms = parts.skeleton, parts.forms
         self._store = parts.store
         self.forward = Forward(spec, parts, device)
@@ -91,8 +93,10 @@ class StageRunner:
         """Let a session of at most `capacity` tokens in; `history` is the ids so far.
 
         `generated` of them are ours: such a session was let in before, and goes before others.
-        Raises NoRoom, and EngineError for a session that is open already.
+        Raises NoRoom, and EngineError for a session that is open already or beyond the context.
         """
+        if not 0 < capacity <= self.context:
+            raise EngineError(f"The context is {self.context} tokens, not {capacity}.")
         sampler, chosen = None, sampling or GREEDY
         if self._skeleton.has_head and not self.spec.rank:
             decode = self._decoder() if chosen.stop else None

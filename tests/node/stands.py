@@ -21,6 +21,7 @@ FIRST, MIDDLE, LAST, CLIENT, STRANGER = map(
 ROUTE: list[list[object]] = [[FIRST, 0, 3], [MIDDLE, 3, 5], [LAST, 5, 8]]
 SPANS = {FIRST: (0, 3), MIDDLE: (3, 5), LAST: (5, 8)}
 KEY = b"k" * 16
+CONTEXT = 2000
 M = TypeVar("M", bound=Message)
 
 
@@ -76,7 +77,7 @@ class Stand:
         self.me = me
         self.worker = ScriptedWorker()
         self.channel = self.world.channel(me)
-        self.server = Server(self.channel, DIGEST, opens_per_second=10_000)
+        self.server = Server(self.channel, DIGEST, context=CONTEXT, opens_per_second=10_000)
         self.serve()
         self.ears = {peer: Ear() for peer in {*SPANS, CLIENT, STRANGER} - {me}}
         self.channels = {peer: self.world.channel(peer) for peer in self.ears}

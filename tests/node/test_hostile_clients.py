@@ -8,9 +8,9 @@ import pytest
 from node.orders import Compute, Release, Reserve, Reserved
 from swarm.clock import settle
 from swarm.tensors import ids_of_bytes
-from swarm.wire import Close, Fail, Opened
+from swarm.wire import Close, Fail, Opened, Step, Token
 from tests.node.conftest import RunStand
-from tests.node.stands import FIRST, KEY, LAST, STRANGER, Stand
+from tests.node.stands import CONTEXT, FIRST, KEY, LAST, MIDDLE, STRANGER, Stand
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ from tests.node.stands import FIRST, KEY, LAST, STRANGER, Stand
         {"sampling": {"stop": [["deep"]]}},
         {"sampling": {"unknown": 1}},
         {"capacity": 0},
+        {"key": b"k" * 15},
+        {"key": b"k" * 60_000},
+        {"key": b""},
+        {"epoch": 2**31 + 1},
     ],
 )
 def test_an_open_that_would_harm_the_worker_is_refused_and_leaves_nothing(
@@ -40,6 +44,94 @@ def test_an_open_that_would_harm_the_worker_is_refused_and_leaves_nothing(
         await stand.seat()
 
     at_stand(story)
+
+
+@pytest.mark.parametrize("stage", [FIRST, MIDDLE, LAST])
+def test_a_session_beyond_the_context_is_refused_by_every_stage(
+    at_stand: RunStand, stage: str
+) -> None:
+    async def story(stand: Stand) -> None:
+        stand.serve(free_tokens=2 * CONTEXT)
+        await stand.send(replace(stand.open(), capacity=CONTEXT + 1))
+        assert stand.client.last(Fail).code == "overflow"
+        assert stand.worker.orders == []
+        await stand.send(replace(stand.open(), capacity=CONTEXT))
+        assert stand.worker.count(Reserve) == 1
+
+    at_stand(story, stage)
+
+
+MANY = [[FIRST, 0, 3], [MIDDLE, 3, 5], *([LAST, n, n + 1] for n in range(5, 515))]
+
+
+@pytest.mark.parametrize(
+    ("stage", "opened", "step"),
+    [
+        (MIDDLE, {"route": MANY}, {"hops": [[0, 0, 0]] * 512}),
+        (MIDDLE, {"key": b"k" * 59_000}, {"key": b"k" * 59_000, "hops": [[2**61] * 3] * 2}),
+        (LAST, {}, {"rewinds": 2**62 - 1, "drafts": [1, 2], "hops": []}),
+        (LAST, {}, {"rewinds": 2**31 + 1, "drafts": [1, 2], "hops": []}),
+        (LAST, {}, {"tokens": 17, "drafts": [1] * 16, "body": bytes(68), "hops": []}),
+        (MIDDLE, {}, {"hops": [[1, 2, 3]] * 2}),
+    ],
+)
+def test_what_would_follow_from_a_step_travels_or_the_step_is_refused_alone(
+    at_stand: RunStand, stage: str, opened: dict[str, Any], step: dict[str, Any]
+) -> None:
+    async def story(stand: Stand) -> None:
+        await run_beside(stand)  # all ways are open: what follows is sent at once
+        await stand.send(replace(stand.open(), capacity=1000, **opened))
+        await stand.answer(Reserved("s:1", 900))
+        await stand.send(replace(stand.step(), **step))
+        await stand.answer(stand.computed(token=9 if stage == LAST else None))
+        assert stand.client.last(Fail).session == "s"
+        assert stand.worker.count(Compute) == 1
+        await run_beside(stand, position=3)
+
+    at_stand(story, stage)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize(
+    ("stage", "answer"),
+    [
+        (LAST, {"ids": [2**61]}),
+        (LAST, {"ids": [-1]}),
+        (LAST, {"ids": [3], "finish": 7}),
+        (LAST, {"ids": [3], "drafts": [2**40]}),
+        (MIDDLE, {"dtype": "x" * 17}),
+        (MIDDLE, {"queue_us": -1}),
+        (MIDDLE, {"body": "no bytes"}),
+    ],
+)
+def test_an_answer_of_the_worker_that_leads_to_nothing_sendable_ends_its_session_alone(
+    at_stand: RunStand, stage: str, answer: dict[str, Any], is_open: bool
+) -> None:
+    async def story(stand: Stand) -> None:
+        if is_open:
+            await run_beside(stand)
+        await stand.seat()
+        await stand.send(stand.step())
+        await stand.answer(replace(stand.computed(), **answer))
+        assert stand.client.last(Fail).code == "internal"
+        assert stand.worker.last(Release).session == "s:1"
+        await run_beside(stand, position=3 if is_open else 0)
+
+    at_stand(story, stage)
+
+
+async def run_beside(stand: Stand, position: int = 0) -> None:
+    """Let another session, "beside", go through a step, its first one or its second one."""
+    if not position:
+        await stand.send(stand.open(session="beside"))
+        await stand.answer(Reserved("beside:1", 900))
+    await stand.send(replace(stand.step(position), session="beside"))
+    token = 9 if stand.me == LAST else None
+    await stand.answer(replace(stand.computed(position, token=token), session="beside:1"))
+    heard = stand.client if token else stand.ears[LAST]
+    sent = heard.last(Token if token else Step)
+    assert isinstance(sent, Token | Step)
+    assert (sent.session, sent.position) == ("beside", position + 3 if token else position)
 
 
 def test_a_seat_does_not_keep_the_ids_of_its_open(at_stand: RunStand) -> None:
@@ -69,6 +161,7 @@ def test_a_peer_that_knows_the_key_cannot_take_a_session_over(at_stand: RunStand
         {"body": bytes(1 << 20)},
         {"hops": [[1, 2, 3]] * 4},
         {"hops": [[1] * 4]},
+        {"tokens": 40, "drafts": [1] * 16, "body": bytes(160)},
     ],
 )
 def test_a_step_beyond_all_measure_is_not_computed(

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from node.engine.pages import PAGE_TOKENS
+from node.loaded_shard import LoadedShard
 from node.orders import Computed, Failed, Release, Reserved
 from swarm.errors import PeerError
 from swarm.sampling import Sampling
@@ -27,6 +28,7 @@ from tests.node.shards import (
 )
 
 PROMPT = [10, 200, 33, 47, 5, 81]
+CONTEXT = 2048  # of swarm-tiny
 GREEDY = Sampling(max_tokens=12)
 SAMPLED = Sampling(max_tokens=12, temperature=0.9, top_k=40, seed=5)
 
@@ -138,9 +140,31 @@ def test_reservations_are_counted_and_given_back() -> None:
     assert shard.free_tokens == before
 
 
+def fill(shard: LoadedShard) -> list[str]:
+    """Leave room for less than a whole context; returns the sessions that hold the rest."""
+    fillers: list[str] = []
+    while shard.free_tokens >= CONTEXT:
+        fillers.append(f"filler {len(fillers)}")
+        shard.apply([reserve(fillers[-1], [1] * CONTEXT, CONTEXT)])
+    return fillers
+
+
+def test_a_session_beyond_the_context_is_refused_for_good_at_every_stage() -> None:
+    for start, end in ((0, 4), (4, 8)):
+        shard = lone_shard(start, end)
+        (refused,) = shard.apply([reserve("s", PROMPT, CONTEXT + 1)])
+        assert isinstance(refused, Reserved)
+        assert refused.code == "bad_frame"
+        assert str(CONTEXT) in refused.reason
+        (opened,) = shard.apply([reserve("s", PROMPT, CONTEXT)])
+        assert isinstance(opened, Reserved)
+        assert not opened.code
+
+
 def test_a_session_beyond_the_room_is_refused_and_the_others_go_on() -> None:
     shard = lone_shard(0, 8)
     shard.apply([reserve("s", PROMPT)])
+    fill(shard)
     (refused,) = shard.apply([reserve("t", [1] * (shard.free_tokens + 1), shard.free_tokens + 1)])
     assert isinstance(refused, Reserved)
     assert refused.code == "no_room"
@@ -188,9 +212,12 @@ def test_what_one_rank_cannot_hold_is_refused_for_the_group(
     made = group(0, 4, (5, 3), (BUDGET, BUDGET // 8))
     small = made.leader.free_tokens
     assert [runner.free_tokens for runner in made.runners] == [small, small]
-    (refused,) = made.leader.apply([reserve("big", PROMPT, small + 1)])
+    fillers = fill(made.leader)
+    small = made.leader.free_tokens
+    (refused,) = made.leader.apply([reserve("big", [1] * (small + 1), small + 1)])
     assert isinstance(refused, Reserved)
     assert refused.code == "no_room"
+    made.leader.apply([Release(each) for each in fillers])
     assert generate([made.leader, lone_shard(4, 8)], PROMPT, GREEDY) == expected(PROMPT, GREEDY)
 
 

@@ -107,10 +107,10 @@ def test_a_stranger_can_neither_step_nor_end_a_session(at_stand: RunStand) -> No
     async def story(stand: Stand) -> None:
         await stand.seat()
         await stand.send(stand.step(), sender=STRANGER)
-        await stand.send(replace(stand.step(), key=b"guess"), sender=FIRST)
+        await stand.send(replace(stand.step(), key=b"g" * 16), sender=FIRST)
         await stand.send(Close("s", 1, KEY), sender=STRANGER)
-        await stand.send(Cancel("s", 1, b"guess"), sender=CLIENT)
-        await stand.send(replace(stand.open(2), key=b"guess"), sender=STRANGER)
+        await stand.send(Cancel("s", 1, b"g" * 16), sender=CLIENT)
+        await stand.send(replace(stand.open(2), key=b"g" * 16), sender=STRANGER)
         assert stand.worker.count(Compute) == 0
         assert stand.worker.count(Release) == 0
         assert stand.server.sessions == 1

@@ -176,7 +176,7 @@ def test_a_peer_that_leads_two_stages_passes_rows_to_itself(at_stand: RunStand) 
         await stand.send(opened)
         await stand.answer(Reserved("s:1", 900), device=1)
         await stand.answer(Reserved("s:1", 900), device=0)
-        await stand.send(replace(stand.step(tokens=1), stage=0))
+        await stand.send(replace(stand.step(tokens=1), stage=0, hops=[]))
         await stand.answer(stand.computed(tokens=1), device=1)
         assert bytes(stand.worker.last(Compute).body) == b"rows"
         await stand.answer(stand.computed(tokens=1, token=9), device=0)

@@ -47,7 +47,7 @@ def test_a_door_that_was_asked_for_earlier_is_not_taken_for_the_new_one() -> Non
     asyncio.run(story())
 
 
-def test_an_answer_that_cannot_be_handled_ends_the_worker_instead_of_deafening_us(
+def test_an_answer_that_cannot_be_handled_is_logged_and_the_next_ones_are_heard(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story() -> None:
@@ -61,13 +61,28 @@ def test_an_answer_that_cannot_be_handled_ends_the_worker_instead_of_deafening_u
 
             worker._on_answer = stumble
             worker.say(Computed("s:1", 0, 1, False))
-            await until(worker.ended.is_set)
-            assert [type(each) for each in heard] == [Computed, Broken]
-            with pytest.raises(EngineError, match="ended"):
-                await worker.prepare("g", "127.0.0.1")
+            worker.say(Reserved("t:1", 900))
+            await until(lambda: len(heard) == 2)
+            assert [type(each) for each in heard] == [Computed, Reserved]
+            assert not worker.ended.is_set()
 
     asyncio.run(story())
-    assert "could not be handled" in caplog.text
+    assert "was not understood" in caplog.text
+
+
+def test_whoever_waits_for_a_group_that_is_lost_hears_it_at_once() -> None:
+    async def story() -> None:
+        heard: list[Message] = []
+        async with Puppet.held(heard) as worker:
+            asking = asyncio.create_task(worker.prepare("g", "192.0.2.1"))
+            await asyncio.sleep(0)
+            worker.say(Broken("another", "not ours"))
+            worker.say(Broken("g", "cannot listen there"))
+            with pytest.raises(EngineError, match="cannot listen there"):
+                await asking
+            assert [type(each) for each in heard] == [Broken, Broken]
+
+    asyncio.run(story())
 
 
 def test_a_worker_that_reads_nothing_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:

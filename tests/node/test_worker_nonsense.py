@@ -7,11 +7,22 @@ from dataclasses import asdict
 
 import pytest
 
-from node.orders import CODEC, Broken, Load, Loaded, Reserved, Unload
+from node.orders import (
+    CODEC,
+    Broken,
+    Computed,
+    Failed,
+    Load,
+    Loaded,
+    Measure,
+    Prepare,
+    Reserved,
+    Unload,
+)
 from node.schedule import Arrived
 from node.worker import Worker
 from swarm.wire import TEXT_CAP, Decoder, Message
-from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, spec_of
+from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 
 
 class Bench:
@@ -24,7 +35,7 @@ class Bench:
 
     def tell(self, orders: Sequence[Message]) -> list[Message]:
         """Let the worker handle orders that came at once; returns its answers."""
-        told = [order for order in orders if isinstance(order, Load | Unload)]
+        told = [order for order in orders if isinstance(order, Load | Unload | Prepare)]
         self.worker._told += len(told)
         for order in orders:
             self.worker._handle(Arrived(order, time.perf_counter()))
@@ -88,3 +99,49 @@ def test_a_refusal_that_quotes_a_stranger_fits_into_a_frame() -> None:
     assert answer.code == "bad_frame"
     assert len(answer.reason) == TEXT_CAP
     assert CODEC.encode(answer)
+
+
+def test_a_step_that_raises_anything_costs_the_shard_and_not_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.tell([load_order()])
+    assert bench.worker._runner is not None
+
+    def stumble(*_: object) -> None:
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(bench.worker._runner.forward, "run", stumble)
+    answers = bench.tell([reserve("s", [1]), rows_of("s", 0, [1])])
+    assert answers[1:] == [
+        Broken("g", "index out of range in self"),
+        Failed("s", "stage_lost", "The shard is not loaded."),
+    ]
+    assert isinstance(bench.tell([load_order()])[-1], Loaded)
+
+
+def test_an_order_that_cannot_be_followed_is_reported(bench: Bench) -> None:
+    (broken,) = bench.tell([Prepare("g", "192.0.2.1")])
+    assert isinstance(broken, Broken)
+    assert broken.group == "g"
+    (unmeasured,) = bench.tell([Measure({"name": "nothing"})])
+    assert isinstance(unmeasured, Broken)
+    assert isinstance(bench.tell([load_order()])[-1], Loaded)
+
+
+@pytest.mark.parametrize(
+    ("answer", "instead"),
+    [
+        (Computed("s", 0, 1, True, ids=[-1]), Failed),
+        (Failed("s", "bad_frame", "\ud800"), Failed),
+        (Reserved("s", -1), Reserved),
+        (Broken("g", "no file \udcff"), Broken),
+    ],
+)
+def test_an_answer_that_does_not_travel_is_replaced_by_one_that_does(
+    bench: Bench, answer: Message, instead: type[Message]
+) -> None:
+    bench.worker._answer(answer, Reserved("other", 9))
+    heard, other = Decoder(CODEC).feed(bench.node.recv(1 << 20))
+    assert isinstance(heard, instead)
+    assert getattr(heard, "code", "internal") == "internal"
+    assert other == Reserved("other", 9)
