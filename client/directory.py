@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from client.route import HopSeconds, Need, Route, choose_route, hop_seconds_of
+from client.route import HopTimes, Known, Need, Route, choose_route
 from swarm.board import Board
 from swarm.errors import BadInvite, BadModel
 from swarm.model import ModelSpec
@@ -13,6 +13,7 @@ from swarm.records import Advert, Capability
 
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are
 LINKS_SECONDS = 30.0
+AT_ONCE_STAGES = 500  # a route over more of them is looked for beside the event loop
 EMPTY_SECONDS = 20.0  # a swarm that has just begun shows its first peer sooner
 
 
@@ -26,7 +27,7 @@ class Directory:
         self._clock = asyncio.get_running_loop().time
         self._empty_seconds = empty_seconds
         self._adverts: Mapping[str, Advert] = {}
-        self._hop_seconds: HopSeconds = hop_seconds_of({})
+        self._hops = HopTimes()
         self._read_at = self._links_at = -math.inf
         self._alone_since = math.inf  # no peer at all is on the board
         self._peers: set[str] = set()  # whose capabilities we have read
@@ -34,9 +35,9 @@ class Directory:
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
-    def model(self) -> tuple[str, int]:
-        """Digest and number of layers of the model in question."""
-        return self._spec.digest, self._spec.layers
+    def spec(self) -> ModelSpec:
+        """The model in question."""
+        return self._spec
 
     async def find(self, need: Need, *, fresh: bool) -> Route:
         """Return the cheapest route; `fresh` asks the network anew.
@@ -48,7 +49,7 @@ class Directory:
             if self._read_at < asked_at:
                 await self._read()
         self._check_swarm()
-        return choose_route(self._adverts.values(), need, self._hop_seconds, self._own)
+        return await self._choose(need)
 
     def enter(self, route: Route) -> None:
         """Count a session of ours on its route: adverts are seconds old."""
@@ -58,13 +59,20 @@ class Directory:
         """The session is over, or goes elsewhere."""
         self._own.subtract(route.leaders)
 
+    async def _choose(self, need: Need) -> Route:
+        known = Known(self._hops, dict(self._own))
+        adverts = tuple(self._adverts.values())
+        if sum(len(advert.stages) for advert in adverts) > AT_ONCE_STAGES:
+            return await asyncio.to_thread(choose_route, adverts, need, known)
+        return choose_route(adverts, need, known)
+
     async def _read(self) -> None:
         now = self._clock()
         adverts = await self._board.read(Advert)
         is_old = self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf
         if is_old or not adverts.keys() <= self._peers:  # a newcomer: learn where it is
             capabilities = await self._board.read(Capability)
-            self._hop_seconds = hop_seconds_of(capabilities)
+            self._hops = HopTimes.of(capabilities)
             self._links_at, self._peers = now, {*capabilities, *adverts}
             self._alone_since = math.inf if capabilities else min(self._alone_since, now)
         self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}

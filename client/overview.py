@@ -12,7 +12,7 @@ from client.connection import Links
 from client.refusal import short
 from swarm.board import Board
 from swarm.channel import Channel
-from swarm.errors import NoRoute, PeerError, SwarmError
+from swarm.errors import NoRoute, PeerError
 from swarm.invites import Invite
 from swarm.plan import Plan
 from swarm.records import Advert, Capability, Lease, PlanRef, StageAdvert
@@ -25,17 +25,26 @@ class LivePlan:
     """The plan that the swarm follows, with its circumstances."""
 
     plan: Plan
+    term: int  # of the planner that made it
+    planner: str  # the peer that made it
+    reason: str  # why there is no pipeline, if there is none
     document: Mapping[str, Any]  # as its planner wrote it
 
-    @property
-    def term(self) -> int:
-        """The term of the planner that made it."""
-        return int(self.document.get("term", 0))
-
-    @property
-    def planner(self) -> str:
-        """The peer that made it."""
-        return str(self.document.get("planner", ""))
+    @classmethod
+    def of_bytes(cls, data: bytes) -> "LivePlan":
+        """Read a plan document; raises ValueError on anything else."""
+        try:
+            document = json.loads(data)
+            json.dumps(document, ensure_ascii=False).encode()  # else no terminal can show it
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        if not isinstance(document, dict):
+            raise ValueError("it is not a plan document")
+        term, planner = document.get("term"), document.get("planner")
+        reason = document.get("reason", "")
+        if type(term) is not int or not isinstance(planner, str) or not isinstance(reason, str):
+            raise ValueError("it lacks its term or its planner")
+        return cls(Plan.from_json(document.get("plan", {})), term, planner, reason, document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +89,7 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     capabilities, adverts, leases = await asyncio.gather(
         board.read(Capability), board.read(Advert), board.read(Lease)
     )
-    held = {peer: lease for peer, lease in leases.items() if lease.until > time.time()}
-    planner = max(held, key=lambda peer: held[peer].term, default="")
+    planner = planner_of(leases, time.time())
     stages = [stage for advert in adverts.values() for stage in advert.stages]
     return Overview(
         swarm=invite.swarm,
@@ -89,35 +97,40 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
         capabilities={p: c for p, c in sorted(capabilities.items()) if not c.leaving},
         stages=tuple(sorted(stages, key=lambda stage: (stage.start, stage.end))),
         planner=planner,
-        term=held[planner].term if planner else 0,
+        term=leases[planner].term if planner else 0,
     )
 
 
 async def read_plan(links: Links) -> LivePlan:
-    """Fetch the latest plan from its planner, else the one before; raises NoRoute, PeerError."""
-    references = await links.board.read(PlanRef)
-    ranked = sorted(references.items(), key=lambda item: _order_of(item[1]), reverse=True)
-    problem: SwarmError = NoRoute("The swarm has no plan yet.", MORE_TIME)
-    for holder, reference in ranked:
-        try:
-            return await _fetch(links.channel, holder, reference)
-        except (PeerError, ValueError) as error:
-            problem = NoRoute(f"The plan of {short(holder)} cannot be had: {error}.", MORE_TIME)
-    raise problem
+    """Fetch the plan of the planner that counts; raises NoRoute if it cannot be had, PeerError.
+
+    What others offer is never asked for: anybody may say that he has a later plan.
+    """
+    leases, references = await asyncio.gather(links.board.read(Lease), links.board.read(PlanRef))
+    planner = planner_of(leases, time.time())
+    if planner not in references:
+        raise NoRoute("The swarm has no plan yet.", MORE_TIME)
+    try:
+        return await _fetch(links.channel, planner, references[planner])
+    except (PeerError, ValueError) as error:
+        cause = f"The plan of {short(planner)} cannot be had: {str(error).rstrip('.')}."
+        raise NoRoute(cause, MORE_TIME) from error
 
 
-def _order_of(reference: PlanRef) -> tuple[int, int, str]:
-    return reference.term, -reference.rank, reference.digest
+def planner_of(leases: Mapping[str, Lease], now: float) -> str:
+    """The peer that plans at a wall-clock second; "" if nobody holds the lease."""
+    held = {peer: lease.term for peer, lease in leases.items() if lease.until > now}
+    return max(held, key=held.__getitem__, default="")
 
 
 async def _fetch(channel: Channel, holder: str, reference: PlanRef) -> LivePlan:
     data = await channel.ask(holder, "plan", reference.digest.encode())
     if hashlib.sha256(data).hexdigest() != reference.digest:
         raise ValueError("it is not the one that was announced")
-    document = json.loads(data)
-    if not isinstance(document, dict):
-        raise ValueError("it is not a plan document")
-    return LivePlan(Plan.from_json(document.get("plan", {})), document)
+    live = LivePlan.of_bytes(data)
+    if (live.planner, live.term) != (holder, reference.term):
+        raise ValueError("it is another planner's")
+    return live
 
 
 def _peer_json(peer: str, capability: Capability) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def show_plan(screen: Screen, live: LivePlan, overview: Overview, draw: DrawLaye
     if live.plan.pipelines:
         screen.line(draw(live.plan, overview.device_names()))
     else:
-        screen.line(f"no pipeline: {live.document.get('reason') or 'no device to plan with'}")
+        screen.line(f"no pipeline: {live.reason or 'no device to plan with'}")
 
 
 def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:

@@ -1,5 +1,7 @@
 """Refusals: what a stage's BUSY, FAIL or MOVED means to the one who asked; pure."""
 
+from collections.abc import Container
+
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.wire import Busy, Fail, Moved
 
@@ -7,8 +9,8 @@ LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of ti
 LEAST_RETRY_SECONDS = 0.05
 
 
-def refusal_of(peer: str, message: Busy | Fail | Moved) -> PeerError:
-    """The error that a stage's refusal amounts to."""
+def refusal_of(peer: str, message: Busy | Fail | Moved, members: Container[str]) -> PeerError:
+    """The error that a stage's refusal amounts to; it may blame another of the route's members."""
     match message:
         case Busy():
             return PeerRefused(
@@ -21,7 +23,7 @@ def refusal_of(peer: str, message: Busy | Fail | Moved) -> PeerError:
             cause = f"Peer {short(peer)} refused ({message.code}): {message.reason}"
             return PeerRefused(cause, peer=peer)
         case Fail():
-            blamed = message.peer or peer
+            blamed = message.peer if message.peer in members else peer
             return PeerLost(f"Peer {short(blamed)} cannot go on: {message.reason}", peer=blamed)
         case Moved():
             return PeerLost(f"Peer {short(peer)} is leaving.", peer=peer)

@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 from swarm.errors import NoRoute
 from swarm.records import Advert, Capability, StageAdvert
 
 SAME_MACHINE_SECONDS = 0.0005
 UNKNOWN_HOP_SECONDS = 0.02
+LEAST_HOP_SECONDS = 0.00005  # no two processes are nearer: a claim of less is taken as this
+LEAST_LAYER_SECONDS = 0.00002  # no device passes a layer sooner: a claim of less is taken as this
 SESSION_SHARE = 0.1  # how much one more session in a stage's batch slows a step, roughly
 LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when there is a choice
 NO_ROOM_SECONDS = 1e4
 AVOIDED_SECONDS = 1e6
-
-HopSeconds = Callable[[str, str], float]
-NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,12 @@ class Route:
     @property
     def leaders(self) -> tuple[str, ...]:
         """The peer to address at each hop."""
-        return tuple(_leader(stage) for stage in self.stages)
+        return tuple(leader_of(stage) for stage in self.stages)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Every peer that has a part in it."""
+        return frozenset(member.peer for stage in self.stages for member in stage.members)
 
     def to_wire(self) -> list[list[str | int]]:
         """Leader, start and end of every hop, as OPEN carries them."""
@@ -46,57 +51,78 @@ class Route:
         return [[leader, stage.start, stage.end] for leader, stage in hops]
 
 
-def choose_route(
-    adverts: Iterable[Advert],
-    need: Need,
-    hop_seconds: HopSeconds | None = None,
-    own: Mapping[str, int] = NOBODY,
-) -> Route:
-    """Return the route of the least time per token; raises NoRoute and says what is missing.
+@dataclass(frozen=True, slots=True)
+class HopTimes:
+    """One-way seconds between peers: as one of the two measured them, else by where they are."""
 
-    `own` counts the asker's own sessions by leader, which adverts may not show yet.
-    """
-    hop = hop_seconds or hop_seconds_of({})
-    offers = sorted(_offers(adverts, need, own), key=lambda offer: (offer[0].start, offer[0].end))
-    costs: list[float] = []
-    before: list[int] = []
-    ends: dict[int, list[int]] = {}  # boundary -> the stages that end there and can be reached
-    for number, (stage, seconds) in enumerate(offers):  # whoever ends at `start` began before it
-        ways = [
-            (costs[other] + hop(_leader(offers[other][0]), _leader(stage)), other)
-            for other in ends.get(stage.start, ())
-        ]
-        cost, previous = min(ways, default=(0.0 if stage.start == 0 else math.inf, -1))
-        costs.append(cost + seconds)
-        before.append(previous)
-        if math.isfinite(cost):
-            ends.setdefault(stage.end, []).append(number)
-    last = min(ends.get(need.layers, ()), key=costs.__getitem__, default=None)
-    stages = [stage for stage, _ in offers]
-    if last is None:
-        raise no_route(stages, need.layers)
-    return Route(tuple(_walk_back(stages, before, last)))
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # in both directions
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, capabilities: Mapping[str, Capability]) -> "HopTimes":
+        """The links that peers measured themselves; what a peer says of its own way counts more."""
+        measured: dict[str, dict[str, float]] = {}
+        for peer, capability in capabilities.items():
+            for link in capability.links:
+                seconds = max(link.round_trip_seconds / 2, LEAST_HOP_SECONDS)
+                measured.setdefault(peer, {})[link.peer] = seconds
+        for peer, ways in list(measured.items()):
+            for other, seconds in list(ways.items()):
+                measured.setdefault(other, {}).setdefault(peer, seconds)
+        return cls(measured, {peer: each.host for peer, each in capabilities.items()})
 
-def hop_seconds_of(capabilities: Mapping[str, Capability]) -> HopSeconds:
-    """One-way seconds between two peers, from the links that they measured themselves."""
-    measured = {
-        (peer, link.peer): link.round_trip_seconds / 2
-        for peer, capability in capabilities.items()
-        for link in capability.links
-    }
-    hosts = {peer: capability.host for peer, capability in capabilities.items()}
+    def neighbours(self, peer: str) -> Mapping[str, float]:
+        """The peers whose distance from this one was measured, with the seconds to get here."""
+        return self.measured.get(peer, {})
 
-    def hop_seconds(one: str, other: str) -> float:
+    def seconds(self, one: str, other: str) -> float:
+        """From one peer to another."""
         if one == other:
             return 0.0
-        known = measured.get((one, other), measured.get((other, one)))
+        known = self.neighbours(one).get(other)
         if known is not None:
             return known
-        is_near = one in hosts and hosts[one] == hosts.get(other)
+        is_near = one in self.hosts and self.hosts[one] == self.hosts.get(other)
         return SAME_MACHINE_SECONDS if is_near else UNKNOWN_HOP_SECONDS
 
-    return hop_seconds
+
+StageSeconds = Callable[[StageAdvert], float]
+
+
+def claimed_seconds(stage: StageAdvert) -> float:
+    """A stage's own word on its step, as far as it can be true of any device."""
+    return max(stage.step_seconds, LEAST_LAYER_SECONDS * (stage.end - stage.start))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the asker knows besides the adverts: ways, its own sessions by leader, real speeds."""
+
+    hops: HopTimes = field(default_factory=HopTimes)
+    own: Mapping[str, int] = field(default_factory=dict)  # which adverts may not show yet
+    step_seconds: StageSeconds = claimed_seconds
+
+
+def choose_route(adverts: Iterable[Advert], need: Need, known: Known | None = None) -> Route:
+    """Return the route of the least time per token; raises NoRoute and says what is missing.
+
+    Linear in stages and measured links, so that nobody's adverts can hold the asker up for long.
+    """
+    known = known or Known()
+    offers = sorted(_offers(adverts, need, known), key=attrgetter("start"))
+    arrivals: dict[int, _Arrivals] = {0: _Arrivals(known.hops)}
+    for start, group in groupby(offers, key=attrgetter("start")):
+        here = arrivals.get(start)
+        if here is None:
+            continue  # no chain of stages leads here
+        for offer in group:
+            before, cost = here.nearest(offer.leader) if start else (None, 0.0)
+            arrived = _Arrival(offer, cost + offer.seconds, before)
+            arrivals.setdefault(offer.stage.end, _Arrivals(known.hops)).add(arrived)
+    last = arrivals[need.layers].cheapest if need.layers in arrivals else None
+    if last is None:
+        raise no_route((offer.stage for offer in offers), need.layers)
+    return Route(tuple(reversed(list(_walk_back(last)))))
 
 
 def no_route(stages: Iterable[StageAdvert], layers: int) -> NoRoute:
@@ -110,38 +136,114 @@ def no_route(stages: Iterable[StageAdvert], layers: int) -> NoRoute:
     return NoRoute(cause, "Wait until peers have loaded them (`swarm status`), or join with more.")
 
 
-def _offers(
-    adverts: Iterable[Advert], need: Need, own: Mapping[str, int]
-) -> Iterator[tuple[StageAdvert, float]]:
-    """Every usable stage with its cost in seconds for one token."""
+def leader_of(stage: StageAdvert) -> str:
+    """The peer that speaks for a stage."""
+    return stage.members[0].peer
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A usable stage with its cost in seconds for one token."""
+
+    stage: StageAdvert
+    leader: str
+    seconds: float
+
+    @property
+    def start(self) -> int:
+        return self.stage.start
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """The cheapest way that ends with this offer."""
+
+    offer: _Offer
+    cost: float
+    before: "_Arrival | None"
+
+
+class _Arrivals:
+    """All ways that end at one boundary, the cheapest of each peer, ready to be asked for more.
+
+    A hop depends on the two peers only: so of a peer's ways one is enough, and of those whose hop
+    nobody measured the cheapest, and the cheapest of each machine. That makes the search linear.
+    """
+
+    def __init__(self, hops: HopTimes) -> None:
+        self._hops = hops
+        self._of_peer: dict[str, _Arrival] = {}
+        self._ranked: list[_Arrival] | None = None  # once nothing comes any more
+        self._of_host: dict[str | None, list[_Arrival]] = {}
+        self._found: dict[str, tuple[_Arrival | None, float]] = {}
+
+    def add(self, arrival: _Arrival) -> None:
+        """Take another way that ends here."""
+        kept = self._of_peer.get(arrival.offer.leader)
+        if kept is None or arrival.cost < kept.cost:
+            self._of_peer[arrival.offer.leader] = arrival
+
+    @property
+    def cheapest(self) -> _Arrival | None:
+        """The cheapest way that ends here."""
+        return min(self._of_peer.values(), key=attrgetter("cost"), default=None)
+
+    def nearest(self, peer: str) -> tuple[_Arrival | None, float]:
+        """The cheapest way from here on to a peer, with its cost, the hop included."""
+        if peer not in self._found:
+            ways = [(each, self._cost_to(peer, each)) for each in self._worth_trying(peer)]
+            self._found[peer] = min(ways, key=lambda way: way[1], default=(None, math.inf))
+        return self._found[peer]
+
+    def _cost_to(self, peer: str, arrival: _Arrival) -> float:
+        return arrival.cost + self._hops.seconds(arrival.offer.leader, peer)
+
+    def _worth_trying(self, peer: str) -> Iterator[_Arrival]:
+        measured = self._hops.neighbours(peer)
+        for other in (measured.keys() | {peer}) & self._of_peer.keys():
+            yield self._of_peer[other]
+        for ranked in (self._ranking(), self._of_host.get(self._hops.hosts.get(peer), ())):
+            rest = (each for each in ranked if each.offer.leader not in measured)
+            if (first := next(rest, None)) is not None:
+                yield first
+
+    def _ranking(self) -> list[_Arrival]:
+        if self._ranked is None:
+            self._ranked = sorted(self._of_peer.values(), key=attrgetter("cost"))
+            for arrival in self._ranked:
+                host = self._hops.hosts.get(arrival.offer.leader)
+                if host is not None:
+                    self._of_host.setdefault(host, []).append(arrival)
+        return self._ranked
+
+
+def _offers(adverts: Iterable[Advert], need: Need, known: Known) -> Iterator[_Offer]:
     for advert in adverts:
         for stage in advert.stages if advert.model == need.model else ():
             if stage.end <= need.layers and math.isfinite(stage.step_seconds):
                 leaving = LEAVING_SECONDS if advert.leaving else 0.0
-                sessions = max(stage.sessions, own.get(_leader(stage), 0))
-                yield stage, leaving + _seconds_of(stage, need, sessions)
+                yield _Offer(stage, leader_of(stage), leaving + _seconds_of(stage, need, known))
 
 
-def _seconds_of(stage: StageAdvert, need: Need, sessions: int) -> float:
-    seconds = stage.step_seconds * (1 + SESSION_SHARE * sessions)
+def _seconds_of(stage: StageAdvert, need: Need, known: Known) -> float:
+    sessions = max(stage.sessions, known.own.get(leader_of(stage), 0))
+    seconds = known.step_seconds(stage) * (1 + SESSION_SHARE * sessions)
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)
     return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)
 
 
-def _walk_back(stages: list[StageAdvert], before: list[int], last: int) -> Iterator[StageAdvert]:
-    chain = []
-    while last >= 0:
-        chain.append(stages[last])
-        last = before[last]
-    return reversed(chain)
-
-
-def _leader(stage: StageAdvert) -> str:
-    return stage.members[0].peer
+def _walk_back(last: _Arrival) -> Iterator[StageAdvert]:
+    at: _Arrival | None = last
+    while at is not None:
+        yield at.offer.stage
+        at = at.before
 
 
 def _ranges(layers: list[int]) -> str:
-    starts = [layer for layer in layers if layer - 1 not in layers]
-    ends = [layer + 1 for layer in layers if layer + 1 not in layers]
-    return ", ".join(f"[{start},{end})" for start, end in zip(starts, ends, strict=True))
+    """Layers as people count them: "1, 4-5"."""
+    known = set(layers)
+    starts = [layer for layer in layers if layer - 1 not in known]
+    ends = [layer for layer in layers if layer + 1 not in known]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(f"{start}-{end}" if start < end else f"{start}" for start, end in pairs)

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 
+from client.frame_checks import CHUNK_TOKENS, FrameChecks
+from client.inbox import Inbox
 from client.pace import Pace, Patience
 from client.refusal import refusal_of, short
 from client.request import Request
@@ -19,6 +21,7 @@ from swarm.errors import (
     NoRoute,
     PeerError,
     PeerLost,
+    PeerMisbehaved,
     PeerRefused,
     SwarmError,
     Unreachable,
@@ -38,7 +41,6 @@ from swarm.wire import (
     Token,
 )
 
-CHUNK_TOKENS = 256
 PATIENCE = Patience()
 LONGEST_PAUSE_SECONDS = 5.0
 
@@ -64,7 +66,8 @@ class Session:
         self._request, self._patience = request, patience
         self._clock = asyncio.get_running_loop().time
         self._pace = Pace(patience, request.timeout_seconds, self._clock)
-        self._inbox: asyncio.Queue[tuple[str, Message | PeerError]] = asyncio.Queue()
+        self._inbox = Inbox()
+        self._checks = FrameChecks(routes.spec, request)
         self._route: Route | None = None
         self._epoch = 0
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
@@ -82,15 +85,21 @@ class Session:
 
     def receive(self, peer: str, message: Message) -> None:
         """Take a message that names this session, from the channel."""
-        if self._is_mine(peer, message):
-            self._inbox.put_nowait((peer, message))
+        if not self._is_mine(peer, message):
+            return
+        assert self._route is not None
+        if fault := self._checks.fault_of(message, len(self._route.stages)):
+            cause = f"Peer {short(peer)} sent {fault}."
+            self._inbox.put(peer, PeerMisbehaved(cause, peer=peer))
+        else:
+            self._inbox.put(peer, message)
 
     def lose(self, peer: str, reason: str) -> None:
         """Learn from the channel that a peer's stream ended."""
         if self._route is not None and peer in self._route.leaders:
             self._lost.add(peer)
             cause = f"Peer {short(peer)} was lost: {reason}"
-            self._inbox.put_nowait((peer, PeerLost(cause, peer=peer)))
+            self._inbox.put(peer, PeerLost(cause, peer=peer))
 
     async def run(self) -> None:
         """Generate to the end, over as many routes as it takes; raises SwarmError.
@@ -124,7 +133,8 @@ class Session:
             await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
 
     def _need(self) -> Need:
-        return Need(*self._routes.model, self._request.capacity, frozenset(self._rests))
+        spec = self._routes.spec
+        return Need(spec.digest, spec.layers, self._request.capacity, frozenset(self._rests))
 
     def _rest_seconds(self, route: Route) -> float:
         now = self._clock()
@@ -135,7 +145,7 @@ class Session:
         self._route = route
         self._routes.enter(route)
         self._lost.clear()
-        self._inbox = asyncio.Queue()  # what the old route still says does not count
+        self._inbox.clear()  # what the old route still says does not count
         self.transcript.begin_epoch()
         self._listener.use(route)
         logger.info("session %s epoch %d over %s", self.id[:8], self._epoch, route.to_wire())
@@ -161,7 +171,7 @@ class Session:
             self._key,
             stage=hop,
             route=route.to_wire(),
-            model=self._routes.model[0],
+            model=self._routes.spec.digest,
             capacity=self._request.capacity,
             generated=len(self.transcript.generated),
             sampling=self._request.sampling.to_map() if is_last else {},
@@ -185,6 +195,8 @@ class Session:
                 body=ids_to_bytes(chunk),
             )
             await self._send(route.leaders[0], step)
+            while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
+                await self._handle_next()
 
     async def _handle_next(self) -> None:
         try:
@@ -194,10 +206,9 @@ class Session:
             raise self._too_late() from error
         if isinstance(message, PeerError):
             raise message
-        if isinstance(message, SessionMessage | Fail | Moved) and message.epoch == self._epoch:
-            await self._handle(peer, message)
+        await self._handle(peer, message)
 
-    async def _handle(self, peer: str, message: SessionMessage | Fail | Moved) -> None:
+    async def _handle(self, peer: str, message: Message) -> None:
         assert self._route is not None
         match message:
             case Opened() if self._route.leaders[message.stage : message.stage + 1] == (peer,):
@@ -208,14 +219,13 @@ class Session:
             case Token() if peer == self._route.leaders[-1]:
                 self._take(self._route, message)
             case Busy() | Fail() | Moved():
-                raise refusal_of(peer, message)
+                raise refusal_of(peer, message, self._route.members)
             case _:
                 logger.warning("%s of %s makes no sense here", type(message).__name__, short(peer))
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""
-        if step.stage < len(route.stages):
-            await self._send(route.leaders[step.stage], step)
+        await self._send(route.leaders[step.stage], step)
 
     def _take(self, route: Route, message: Token) -> None:
         fresh = self.transcript.add(message.position, message.ids, message.finish)
@@ -276,9 +286,13 @@ class Session:
     def _is_mine(self, peer: str, message: Message) -> bool:
         if self._route is None or peer not in self._route.leaders:
             return False
-        if isinstance(message, SessionMessage):
-            return message.session == self.id and hmac.compare_digest(message.key, self._key)
-        return isinstance(message, Fail | Moved) and message.session == self.id
+        if not isinstance(message, SessionMessage | Fail | Moved):
+            return False
+        if (message.session, message.epoch) != (self.id, self._epoch):
+            return False
+        if isinstance(message, Fail | Moved):
+            return True
+        return hmac.compare_digest(message.key, self._key)
 
     def _too_late(self) -> Deadline:
         silent = [self._route.leaders[hop] for hop in self._unopened] if self._route else []

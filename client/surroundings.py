@@ -3,14 +3,15 @@
 from typing import Protocol
 
 from client.route import Need, Route
+from swarm.model import ModelSpec
 
 
 class Routes(Protocol):
     """Where a session finds its way: the board, or a list in tests."""
 
     @property
-    def model(self) -> tuple[str, int]:
-        """Digest and number of layers of the model in question."""
+    def spec(self) -> ModelSpec:
+        """The model in question."""
 
     async def find(self, need: Need, *, fresh: bool) -> Route:
         """Return the cheapest route; `fresh` asks the network anew; raises NoRoute."""

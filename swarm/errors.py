@@ -12,6 +12,7 @@ SwarmError
 ├── PeerError               one other peer is the cause
 │   ├── PeerLost            its stream ended or it stopped answering
 │   ├── PeerRefused         it answered FAIL or BUSY
+│   ├── PeerMisbehaved      what it sent cannot be true: it is broken, or it lies
 │   └── Deadline            it did not answer in time
 ├── ProtocolError           bytes or messages against the protocol
 │   ├── LocalProtocolError  our bug
@@ -93,6 +94,10 @@ class PeerRefused(PeerError):
     ) -> None:
         super().__init__(cause, next_step, peer=peer)
         self.retry_after_seconds = retry_after_seconds
+
+
+class PeerMisbehaved(PeerError):
+    """What a peer sent cannot be true: it is broken, or it lies."""
 
 
 class Deadline(PeerError):

@@ -9,6 +9,7 @@ from typing import Any
 from swarm.hardware import WIDEST, WIDTHS
 
 COLUMNS_PER_BLOCK = 128  # FFN columns in one unit of `mlp`
+MOST = 2**31  # layers, heads, blocks: a figure above is no plan's, and breaks who computes with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Plan:
         """Read the interchange form; raises ValueError on anything else."""
         try:
             return cls(tuple(_pipeline_of(pipeline) for pipeline in data["pipelines"]))
-        except (KeyError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
 
     @property
@@ -147,7 +148,7 @@ def _pipeline_of(data: Mapping[str, Any]) -> Pipeline:
 
 
 def _stage_of(data: Mapping[str, Any]) -> Stage:
-    start, end = int(data["start"]), int(data["end"])
+    start, end = _count(data["start"]), _count(data["end"])
     if "holders" not in data:
         shared = data.get("ends") == "shared"
         dtype = str(data.get("dtype", WIDEST))
@@ -157,4 +158,16 @@ def _stage_of(data: Mapping[str, Any]) -> Stage:
 
 
 def _shards_of(data: list[Mapping[str, Any]]) -> tuple[Shard, ...]:
-    return tuple(Shard(str(s["device"]), int(s["kv"]), int(s["mlp"])) for s in data)
+    return tuple(Shard(_name(s["device"]), _count(s["kv"]), _count(s["mlp"])) for s in data)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < MOST:
+        raise ValueError(f"{value!r:.40} is not a whole number below {MOST}")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} does not name a device")
+    return value

@@ -51,7 +51,7 @@ async def offer(world: MemoryWorld, holder: str, term: int, **changes: Any) -> N
     """Let a peer announce and hold a plan."""
     document = {"plan": PLAN.to_json(), "term": term, "planner": holder, "model": "m"}
     data = json.dumps(document).encode()
-    announced = hashlib.sha256(data).hexdigest()
+    announced = changes.get("digest", hashlib.sha256(data).hexdigest())
 
     async def answer(_peer: str, payload: bytes) -> bytes:
         assert payload.decode() == announced
@@ -79,19 +79,52 @@ def test_the_holder_of_the_live_lease_plans_and_the_leaving_are_not_shown() -> N
     asyncio.run(story())
 
 
-def test_the_latest_plan_is_fetched_or_the_one_before() -> None:
+def test_the_plan_of_the_lease_holder_is_fetched_and_nobody_elses() -> None:
     async def story() -> None:
         world = MemoryWorld()
         links = await fill(world)
         with pytest.raises(NoRoute, match="no plan yet"):
             await read_plan(links)
+        await offer(world, TWO, 2**62)  # its lease is over
+        with pytest.raises(NoRoute, match="no plan yet"):
+            await read_plan(links)
         await offer(world, ONE, 3)
-        assert (await read_plan(links)).term == 3
-        await offer(world, TWO, 4)
         live = await read_plan(links)
-        assert (live.term, live.planner, live.plan) == (4, TWO, PLAN)
-        world.kill(TWO)
-        assert (await read_plan(links)).term == 3
+        assert (live.term, live.planner, live.plan) == (3, ONE, PLAN)
+        world.kill(ONE)
+        with pytest.raises(NoRoute, match="cannot be had"):
+            await read_plan(links)
+
+    asyncio.run(story())
+
+
+HOSTILE_DOCUMENTS = {
+    "an end beyond all numbers": b'{"term": 3, "planner": "%s", "plan": {"pipelines": [{"stages": '
+    b'[{"start": 0, "end": 1e999, "shards": [{"device": "a/0", "kv": 1, "mlp": 1}]}]}]}}',
+    "an end that no machine can hold": b'{"term": 3, "planner": "%s", "plan": {"pipelines": '
+    b'[{"stages": [{"start": 0, "end": 1' + b"0" * 90 + b', "shards": [{"device": "a/0", "kv": 1,'
+    b' "mlp": 1}]}]}]}}',
+    "deep nesting": b"[" * 100_000,
+    "deep nesting within": b'{"term": 3, "planner": "%s", "plan": ' + b'{"a":' * 50_000,
+    "a list for a plan": b'{"term": 3, "planner": "%s", "plan": []}',
+    "a number for stages": b'{"term": 3, "planner": "%s", "plan": {"pipelines": [{"stages": 1}]}}',
+    "words that cannot be printed": b'{"term": 3, "planner": "%s", "reason": "\\ud800", "plan": '
+    b'{"pipelines": []}}',
+    "a term of its own": b'{"term": 1e999, "planner": "%s", "plan": {"pipelines": []}}',
+    "another term": b'{"term": 4, "planner": "%s", "plan": {"pipelines": []}}',
+    "nobody's plan": b'{"term": 3, "plan": {"pipelines": []}}',
+}
+
+
+@pytest.mark.parametrize("says", HOSTILE_DOCUMENTS.values(), ids=HOSTILE_DOCUMENTS)
+def test_a_plan_document_of_a_liar_is_refused_in_one_sentence(says: bytes) -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        data = says.replace(b"%s", ONE.encode())
+        await offer(world, ONE, 3, says=data, digest=hashlib.sha256(data).hexdigest())
+        with pytest.raises(NoRoute, match="cannot be had"):
+            await read_plan(links)
 
     asyncio.run(story())
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.route import Need, choose_route, hop_seconds_of
+from client.route import (
+    LEAST_LAYER_SECONDS,
+    HopTimes,
+    Known,
+    Need,
+    choose_route,
+    claimed_seconds,
+)
 from swarm.errors import NoRoute
 from swarm.hardware import Link
 from swarm.records import Advert, Capability, Member, StageAdvert
@@ -49,14 +56,14 @@ def test_measured_links_decide_between_equal_stages() -> None:
     def capability(*links: Link) -> Capability:
         return Capability("m", [], list(links), "host", True, 0.0)
 
-    hop = hop_seconds_of(
+    hops = HopTimes.of(
         {"a": capability(Link("far", 0.2, 1e6)), "near": capability(Link("a", 0.01, 1e6))}
     )
-    assert hop("a", "far") == 0.1
-    assert hop("a", "near") == hop("near", "a") == 0.005
-    assert hop("a", "a") == 0
+    assert hops.seconds("a", "far") == 0.1
+    assert hops.seconds("a", "near") == hops.seconds("near", "a") == 0.005
+    assert hops.seconds("a", "a") == 0
     adverts = [advert(stage("a", 0, 3)), advert(stage("far", 3, 6)), advert(stage("near", 3, 6))]
-    assert choose_route(adverts, NEED, hop).leaders == ("a", "near")
+    assert choose_route(adverts, NEED, Known(hops)).leaders == ("a", "near")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_own_sessions_spread_over_equal_pipelines() -> None:
     adverts = [advert(stage("a", 0, 6)), advert(stage("b", 0, 6, 0.0101))]
     own: Counter[str] = Counter()
     for _ in range(10):
-        own.update(choose_route(adverts, NEED, None, own).leaders)
+        own.update(choose_route(adverts, NEED, Known(own=own)).leaders)
     assert own == {"a": 5, "b": 5}
 
 
@@ -99,12 +106,12 @@ def test_other_models_and_nonsense_are_ignored() -> None:
         advert(stage("d", 0, 6, float("nan"))),
         advert(stage("e", 0, 6, float("inf"))),
     ]
-    with pytest.raises(NoRoute, match=r"\[0,6\) of 6"):
+    with pytest.raises(NoRoute, match="layers 0-5 of 6"):
         choose_route(nonsense, NEED)
 
 
 def test_missing_layers_are_named() -> None:
-    with pytest.raises(NoRoute, match=r"layers \[1,2\), \[4,6\) of 6"):
+    with pytest.raises(NoRoute, match="layers 1, 4-5 of 6"):
         choose_route([advert(stage("a", 0, 1)), advert(stage("b", 2, 4))], NEED)
 
 
@@ -117,17 +124,21 @@ def test_stages_that_do_not_join_up_are_said_to_be_so() -> None:
 def test_no_chain_is_cheaper_than_the_chosen_one(seed: int) -> None:
     chance = random.Random(seed)
     stages = []
-    for number in range(7):
+    for number in range(9):
         start = chance.randrange(LAYERS)
         end = chance.randint(start + 1, LAYERS)
-        stages.append(stage(f"p{number}", start, end, chance.random()))
-
-    def hop(one: str, other: str) -> float:
-        return (int(one[1:]) * 7 + int(other[1:]) * 3) % 5 / 10
+        peer = f"p{number % 7}"  # some peers lead two stages
+        stages.append(stage(peer, start, end, chance.choice([0.0, 0.01, 0.02, chance.random()])))
+    hops = HopTimes.of(
+        {
+            f"p{number}": Capability("m", [], random_links(chance), chance.choice("xyz"), True, 0)
+            for number in range(chance.randint(0, 7))
+        }
+    )
 
     def cost(chain: tuple[StageAdvert, ...]) -> float:
         pairs = itertools.pairwise(s.members[0].peer for s in chain)
-        return sum(s.step_seconds for s in chain) + sum(hop(a, b) for a, b in pairs)
+        return sum(claimed_seconds(s) for s in chain) + sum(hops.seconds(a, b) for a, b in pairs)
 
     chains = [
         chain
@@ -139,5 +150,44 @@ def test_no_chain_is_cheaper_than_the_chosen_one(seed: int) -> None:
     ]
     if chains:
         best = min(cost(chain) for chain in chains)
-        found = cost(choose_route(map(advert, stages), NEED, hop).stages)
+        found = cost(choose_route(map(advert, stages), NEED, Known(hops)).stages)
         assert found <= best + 1e-12
+
+
+def random_links(chance: random.Random) -> list[Link]:
+    others = chance.sample(range(7), chance.randint(0, 3))
+    return [Link(f"p{other}", chance.choice([0.0, 0.001, 0.03, 0.2]), 1e6) for other in others]
+
+
+def crowd(peers: int, layers: int, chance: random.Random) -> tuple[list[Advert], HopTimes]:
+    """As many peers, stages and links as the board's caps let in, all of them comparable."""
+    adverts, capabilities = [], {}
+    for number in range(peers):
+        starts = [chance.randrange(layers) for _ in range(20)]
+        stages = [stage(f"p{number}", start, start + 1, 0.01) for start in starts]
+        adverts.append(advert(*stages))
+        links = [Link(f"p{chance.randrange(peers)}", 0.01, 1e6) for _ in range(64)]
+        capabilities[f"p{number}"] = Capability("m", [], links, f"h{number % 3}", True, 0.0)
+    return adverts, HopTimes.of(capabilities)
+
+
+def test_the_search_asks_for_hops_in_proportion_to_stages_and_links() -> None:
+    class Counted(HopTimes):
+        asked = 0
+
+        def seconds(self, one: str, other: str) -> float:
+            Counted.asked += 1
+            return super().seconds(one, other)
+
+    adverts, hops = crowd(300, 8, random.Random(1))
+    counted = Counted(hops.measured, hops.hosts)
+    choose_route(adverts, Need("m", 8, 100), Known(counted))
+    links = sum(map(len, hops.measured.values()))
+    assert Counted.asked <= 8 * (links + 3 * 300)
+    assert Counted.asked < (300 * 20 / 8) ** 2 * 7 / 10, "each stage with each: far more"
+
+
+def test_a_claim_of_no_time_at_all_is_taken_as_the_least_that_is_possible() -> None:
+    liar, honest = stage("liar", 0, 6, 0.0), stage("honest", 0, 6, LAYERS * LEAST_LAYER_SECONDS)
+    own = Counter({"liar": 1})
+    assert choose_route([advert(liar), advert(honest)], NEED, Known(own=own)).leaders == ("honest",)

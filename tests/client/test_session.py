@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from client.session import CHUNK_TOKENS
+from client.frame_checks import CHUNK_TOKENS
+from client.inbox import MOST_MESSAGES
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
 from swarm.tensors import ids_of_bytes
-from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Step, Token
+from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
 from tests.client.conftest import Story
-from tests.client.scripted import LAYERS, ScriptedStage, ScriptedSwarm, continuation, until
+from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
 
 PROMPT = [10, 20, 30]
 Run = Callable[[Story], None]
@@ -112,7 +114,6 @@ def test_repeated_late_and_foreign_tokens_change_nothing(in_swarm: Run) -> None:
                     Token(*common, message.key, len(PROMPT), [1]),  # seen before
                     Token(*common, b"0" * 16, at + 1, [2]),  # wrong key
                     Token(message.session, message.epoch + 1, message.key, at + 1, [3]),  # epoch
-                    Token(*common, message.key, 10**6, [4]),  # far beyond
                 ):
                     stage.spawn(stage.channel.send(stage.clients[message.session], token))
             return False
@@ -129,6 +130,130 @@ def test_repeated_late_and_foreign_tokens_change_nothing(in_swarm: Run) -> None:
             token = Token(*common, message.position + message.tokens, [7])
             stage.spawn(stage.channel.send(stage.clients[message.session], token))
         return False
+
+    in_swarm(story)
+
+
+IMPOSSIBLE_TOKENS = {
+    "an id beyond the vocabulary": {"ids": [SPEC.vocab]},
+    "an id beyond any integer of 32 bits": {"ids": [2**62 - 1]},
+    "a position before the answer": {"position": 0},
+    "a position behind the answer": {"position": 10**6},
+    "more ids than were guessed": {"ids": [97, 98, 99], "drafted": 1},
+    "more guesses than can be": {"drafted": 2**40},
+    "more hops than stages": {"hops": [[1, 2, 3]] * 3},
+    "a hop with other figures": {"hops": [[1, 2, 3, 4]]},
+    "a hop of years": {"hops": [[2**61, 2, 3]]},
+    "an end of no known kind": {"finish": "because"},
+    "an end for length before it": {"finish": "length"},
+    "a stop that nobody asked for": {"finish": "stop"},
+    "a body": {"body": b"x"},
+}
+
+
+@pytest.mark.parametrize("facts", IMPOSSIBLE_TOKENS.values(), ids=IMPOSSIBLE_TOKENS)
+def test_a_token_that_cannot_be_costs_its_sender_the_session(
+    in_swarm: Run, facts: dict[str, Any]
+) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        liar = await swarm.stage("liar", 4, LAYERS)
+        honest = await swarm.stage("honest", 4, LAYERS, step_seconds=1.0)
+
+        def lie(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                values: dict[str, Any] = {"position": len(PROMPT), "ids": [97]} | facts
+                token = Token(message.session, message.epoch, message.key, **values)
+                stage.spawn(stage.channel.send(stage.clients[message.session], token))
+            return isinstance(message, Step)
+
+        liar.hook = lie
+        session = swarm.session(PROMPT, max_tokens=4)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 4)
+        assert session.replays == 1
+        assert "Step" in honest.heard_kinds()
+
+    in_swarm(story)
+
+
+IMPOSSIBLE_STEPS = {
+    "a stage that is not there": {"stage": 2},
+    "no row": {"tokens": 0},
+    "more rows than a chunk": {"tokens": CHUNK_TOKENS + 1},
+    "more bytes than rows": {"body": b"0" * (4 * SPEC.hidden + 5)},
+    "a dtype that does not exist": {"dtype": "f" * 10_000},
+    "more guesses than can be": {"drafts": [1] * 500},
+    "more hops than stages": {"hops": [[1, 2, 3]] * 500},
+}
+
+
+@pytest.mark.parametrize("facts", IMPOSSIBLE_STEPS.values(), ids=IMPOSSIBLE_STEPS)
+def test_a_step_to_relay_that_cannot_be_is_not_relayed(
+    in_swarm: Run, facts: dict[str, Any]
+) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        liar = await swarm.stage("liar", 0, 4)
+        await swarm.stage("honest", 0, 4, step_seconds=1.0)
+        last = await swarm.stage("last", 4, LAYERS)
+
+        def lie(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                common = (message.session, message.epoch, message.key)
+                values: dict[str, Any] = {"stage": 1, "position": 0, "tokens": 1}
+                values |= {"sample": False, "dtype": "f32"} | facts
+                step = Step(*common, **values)
+                stage.spawn(stage.channel.send(stage.clients[message.session], step))
+            return isinstance(message, Step)
+
+        liar.hook = lie
+        session = swarm.session(PROMPT, max_tokens=4)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 4)
+        assert not [m for m in last.heard if isinstance(m, Step) and m.epoch == 1]
+
+    in_swarm(story)
+
+
+def test_whoever_floods_a_session_is_refused_and_memory_stays_bounded(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        liar = await swarm.stage("liar", 0, LAYERS)
+        await swarm.stage("honest", 0, LAYERS, step_seconds=1.0)
+
+        def flood(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                opened = Opened(message.session, message.epoch, message.key, 1)
+                for _ in range(2 * MOST_MESSAGES):
+                    swarm.switchboard._receive(stage.peer, opened)
+                assert session._inbox._waiting.qsize() <= MOST_MESSAGES
+            return isinstance(message, Open)
+
+        liar.hook = flood
+        session = swarm.session(PROMPT, max_tokens=4)
+        await session.run()
+        assert swarm.notes.tokens == continuation(PROMPT, 4)
+        assert session.replays == 1
+
+    in_swarm(story)
+
+
+def test_a_stage_may_not_blame_peers_outside_the_route(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        liar = await swarm.stage("liar", 0, LAYERS)
+        honest = await swarm.stage("honest", 0, LAYERS, step_seconds=1.0)
+
+        def blame(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                common = (message.session, message.epoch, "stage_lost", "gone")
+                fail = Fail(*common, peer=honest.peer)
+                stage.spawn(stage.channel.send(stage.clients[message.session], fail))
+            return isinstance(message, Step)
+
+        liar.hook = blame
+        session = swarm.session(PROMPT, max_tokens=4)
+        await session.run()
+        assert session.replays == 1
+        assert "Step" in honest.heard_kinds()
 
     in_swarm(story)
 
@@ -205,7 +330,7 @@ def test_a_session_waits_for_a_route_that_appears_later(in_swarm: Run) -> None:
 def test_no_route_in_time_says_which_layers_are_missing(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("first", 0, 4)
-        with pytest.raises(NoRoute, match=r"\[4,6\) of 6"):
+        with pytest.raises(NoRoute, match="layers 4-5 of 6"):
             await swarm.session(PROMPT, timeout_seconds=0.2).run()
 
     in_swarm(story)
