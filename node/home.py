@@ -17,6 +17,7 @@ from swarm.channel import Channel
 from swarm.checkpoint import is_hub_id, open_model, read_spec
 from swarm.dht_board import DhtBoard
 from swarm.errors import BadInput, BadInvite, BadModel, SwarmError, Unreachable
+from swarm.expected_tensors import require_complete
 from swarm.from_peers import open_from_peers, read_manifest
 from swarm.hardware import Device
 from swarm.identity import Identity, swarm_id
@@ -96,6 +97,8 @@ def read_model(name: str, revision: str = "") -> Served:
     is_folder = Path(name).expanduser().is_dir()
     shared = str(Path(name).expanduser().resolve()) if is_folder else name
     commit = folder.name if is_hub_id(name) and not is_folder else ""
+    if name != BUILT_IN:
+        require_complete(folder, name)
     return Served(shared, folder, read_spec(folder, name), store, commit)
 
 
@@ -115,6 +118,7 @@ async def find_served(name: str, links: Links) -> Served:
     except (BadModel, Unreachable) as error:
         cause = error
     folder, store = await open_from_peers(links.channel, links.board, cause)
+    await asyncio.to_thread(require_complete, folder, name)
     return Served(name, folder, await asyncio.to_thread(read_spec, folder, name), store)
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from swarm.errors import BadModel
-from swarm.headers import TensorHeader, read_headers, read_json
+from swarm.headers import TensorHeader, is_pointer, left_behind, read_headers, read_json
 from swarm.hub import open_on_hub
+from swarm.hub_names import is_paper
 from swarm.model import BUILT_IN, ModelSpec
 from swarm.store import Store
 
@@ -28,6 +31,29 @@ UNREADABLE = (  # what transformers raises for a config with values that cannot 
 )  # fmt: skip
 ATTENTION_NAMES = {"self_attn", "attn", "attention"}  # a layer's child that is its attention
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+QUANTISED_KEYS = ("quantization_config", "compression_config", "quantization")  # of config.json
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+PACKED = re.compile(  # last names of what quantised weights and their scales are stored as
+    r"(qweight|qzeros|g_idx|absmax|quant_map|\w*(_scale|_scales|_scale_inv|_packed|_blocks)|scales)$"
+)
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+LIMITS = {  # far above every model there is; what lies beyond is not built, not even on paper
+    "num_hidden_layers": 4096,
+    "hidden_size": 1 << 20,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "num_experts": 1 << 14,
+    "num_local_experts": 1 << 14,
+    "n_routed_experts": 1 << 14,
+    "intermediate_size": 1 << 24,
+    "moe_intermediate_size": 1 << 24,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 30,
+    "head_dim": 1 << 16,
+    **{"n_layer": 4096, "n_embd": 1 << 20, "n_head": 1 << 16, "n_positions": 1 << 24},
+}
+LIST_CAP = 1 << 16  # entries of a list or map in config.json
 
 
 def find_model(name: str, *, revision: str = "") -> Path:
@@ -61,8 +87,11 @@ def is_hub_id(name: str) -> bool:
 def read_spec(folder: Path, name: str) -> ModelSpec:
     """Return the dimensions and digest of the checkpoint in `folder`; raises BadModel."""
     raw = read_config(folder)
-    config = load_config(folder)
+    _require_fetched(folder)
     headers = read_headers(folder)
+    _require_floats(folder, headers)
+    config = _parsed(folder)
+    _untie(config, headers)
     try:
         return _spec_of(name, raw, config, headers)
     except UNREADABLE as error:
@@ -73,7 +102,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json as a map; raises BadModel if it is absent, broken or unsupported."""
     path = folder / "config.json"
     if not path.is_file():
-        raise BadModel(f"{folder} has no config.json.", "Name a folder with a Hugging Face model.")
+        raise _no_config(folder)
     raw = read_json(path)
     architecture = raw.get("model_type")
     if architecture not in SUPPORTED_ARCHITECTURES:
@@ -81,22 +110,103 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"The architecture {str(architecture)[:40]!r} is not supported.",
             f"Supported are {', '.join(sorted(SUPPORTED_ARCHITECTURES))}.",
         )
-    if raw.get("quantization_config"):
+    if any(raw.get(key) for key in QUANTISED_KEYS):
+        raise _quantised(folder)
+    if raw.get("transformers_weights"):
         raise BadModel(
-            f"The weights in {folder} are quantised.", "Name the model's original f32/bf16 weights."
+            f"config.json of {folder} names weights of its own under transformers_weights.",
+            "Name a model whose weights are in model.safetensors or its parts.",
         )
+    _require_bounds(folder, raw)
     return raw
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Return the transformers config of a supported model; raises BadModel."""
+    """Return the transformers config of a supported model, as its weights are; raises BadModel.
+
+    A checkpoint that holds an embedding and a head of its own is not tied, whatever it says.
+    """
     read_config(folder)
+    config = _parsed(folder)
+    if getattr(config, "tie_word_embeddings", False):
+        _untie(config, read_headers(folder))
+    return config
+
+
+def lone_head(headers: Iterable[TensorHeader]) -> TensorHeader | None:
+    """The head that stands for the embedding as well, where a tied pair was saved by its name."""
+    names = {header.name: header for header in headers}
+    if _first_of(names, EMBEDDINGS):
+        return None
+    head = _first_of(names, HEADS)
+    return names[head] if head else None
+
+
+def _first_of(names: Iterable[str], ends: tuple[str, ...]) -> str:
+    return next((name for name in names if name.endswith(ends)), "")
+
+
+def _untie(config: PretrainedConfig, headers: list[TensorHeader]) -> None:
+    """transformers ties only where one of the two is absent, or both are the same."""
+    names = [header.name for header in headers if not LAYER.search(header.name)]
+    if _first_of(names, EMBEDDINGS) and _first_of(names, HEADS):
+        config.tie_word_embeddings = False
+
+
+def _parsed(folder: Path) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except UNREADABLE as error:
         cause = " ".join(str(error).split())
         raise BadModel(f"config.json of {folder} is not valid: {cause}.", "Repair it.") from error
     return config
+
+
+def _no_config(folder: Path) -> BadModel:
+    if (folder / "adapter_config.json").is_file():
+        return BadModel(
+            f"{folder} is an adapter (LoRA) and has no config.json of a whole model.",
+            "Merge it into its base model, and name that folder.",
+        )
+    return BadModel(f"{folder} has no config.json.", "Name a folder with a Hugging Face model.")
+
+
+def _quantised(folder: Path, tensor: str = "") -> BadModel:
+    example = f" ({tensor[:120]})" if tensor else ""
+    return BadModel(
+        f"The weights in {folder} are quantised{example}.",
+        "Name the model's original f32/bf16 weights; `--quant int8` quantises as it loads.",
+    )
+
+
+def _require_fetched(folder: Path) -> None:
+    """Raise BadModel if git left a pointer in place of one of the small files."""
+    for path in sorted(folder.iterdir()):
+        if is_paper(path.name) and path.is_file() and is_pointer(path):
+            raise left_behind(str(path))
+
+
+def _require_floats(folder: Path, headers: list[TensorHeader]) -> None:
+    """Raise BadModel for weights that mean something only together with their scales."""
+    for header in headers:
+        last = header.name.rpartition(".")[2]
+        is_number = header.dtype not in FLOATS and last in ("weight", "bias")
+        is_narrow = header.dtype.startswith(("F8", "F6", "F4")) or is_number
+        if PACKED.match(last) or (is_narrow and not is_buffer(header)):
+            raise _quantised(folder, f"{header.name} is {header.dtype}")
+
+
+def _require_bounds(folder: Path, raw: dict[str, Any]) -> None:
+    """Raise BadModel before anything is made in the size that a config claims."""
+    for name, value in raw.items():
+        if isinstance(value, list | dict) and len(value) > LIST_CAP:
+            raise BadModel(f"{name} in config.json of {folder} is too long.", "Repair it.")
+        most = LIMITS.get(name, math.inf)
+        if isinstance(value, int | float) and not value <= most:
+            raise BadModel(
+                f"{name} in config.json of {folder} is {value}, the most is {most}.",
+                "Name another model.",
+            )
 
 
 def digest_of(raw: dict[str, Any], headers: list[TensorHeader]) -> str:
@@ -178,7 +288,7 @@ def _layer_parameters(headers: list[TensorHeader], layers: int) -> tuple[int, in
     for header in headers:
         match = LAYER.search(header.name)
         # layers beyond the last one draft tokens: we never load them
-        if match and int(match[1]) < layers and not _is_buffer(header):
+        if match and int(match[1]) < layers and not is_buffer(header):
             layer = counts.setdefault(match[1], [0, 0])
             layer[0 if is_attention(match[2]) else 1] += header.parameters
     if not counts:
@@ -186,6 +296,7 @@ def _layer_parameters(headers: list[TensorHeader], layers: int) -> tuple[int, in
     return max(layer[0] for layer in counts.values()), max(layer[1] for layer in counts.values())
 
 
-def _is_buffer(header: TensorHeader) -> bool:
+def is_buffer(header: TensorHeader) -> bool:
+    """Whether a tensor is no weight, but a table that the model makes for itself."""
     # gpt2 and gpt_neox checkpoints of old keep their causal masks and rotary tables
     return len(header.shape) > 3 or header.name.endswith(("inv_freq", "masked_bias"))

@@ -13,7 +13,7 @@ from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineMod
 from huggingface_hub.file_download import repo_folder_name
 
 from swarm.errors import BadModel
-from swarm.headers import INDEX, LONE_FILE, indexed_files, no_weights
+from swarm.headers import INDEX, LONE_FILE, files_to_load, indexed_files, no_weights
 from swarm.hub_errors import explained
 from swarm.hub_names import is_paper
 from swarm.hub_source import HubSource
@@ -85,12 +85,12 @@ def _names(repo: str, commit: str) -> list[str]:
 
 
 def _weight_files(repo: str, snapshot: Path, names: list[str]) -> list[str]:
-    if INDEX in names:
+    if INDEX in names and LONE_FILE not in names:
         files = indexed_files(snapshot / INDEX)
         if absent := set(files) - set(names):
             raise BadModel(f"{repo} lacks {min(absent)} on the hub.", "Choose another model.")
         return files
-    files = [LONE_FILE] if LONE_FILE in names else [n for n in names if _is_weights(n)]
+    files = files_to_load([n for n in names if _is_weights(n)], f"{repo} on the hub")
     if not files:
         raise no_weights(repo, has_pickles=any(n.endswith((".bin", ".pt", ".pth")) for n in names))
     return files
@@ -102,8 +102,9 @@ def _is_weights(name: str) -> bool:
 
 def _is_whole(snapshot: Path) -> bool:
     index = snapshot / INDEX
-    files = indexed_files(index) if index.is_file() else [LONE_FILE]
-    return all((snapshot / name).is_file() for name in files)
+    if (snapshot / LONE_FILE).is_file() or not index.is_file():
+        return (snapshot / LONE_FILE).is_file()
+    return all((snapshot / name).is_file() for name in indexed_files(index))
 
 
 def _furnish(store: Store, snapshot: Path, papers: Iterable[str], files: Iterable[str]) -> None:

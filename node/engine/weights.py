@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from node.engine.pieces import Group, Provide, require_bytes
 from node.engine.skeleton import Skeleton
 from node.engine.tensor_split import Cut, TensorSplit
-from swarm.checkpoint import LAYER
+from swarm.checkpoint import LAYER, lone_head
 from swarm.errors import BadModel
 from swarm.headers import TensorHeader, read_headers
 
@@ -94,7 +94,9 @@ def load_weights(
     model = skeleton.model
     counter = Counter()
     mapping = get_model_conversion_mapping(model)
-    groups = _groups_of(model, split, read_headers(source.folder), mapping)
+    headers = read_headers(source.folder)
+    names = _names_of(model, headers)
+    groups = _groups_of(model, split, [(names[each.name], each) for each in headers], mapping)
     groups = {prefix: group for prefix, group in groups.items() if prefix not in source.kept}
     require_bytes([each for group in groups.values() for each in group], source.provide)
     total = sum(header.parameters for group in groups.values() for header, _ in group)
@@ -102,7 +104,7 @@ def load_weights(
     with ExitStack() as stack, _quiet():
         files = _Files(stack)
         for prefix, group in groups.items():
-            sources = {h.name: LazyShard(files.slice(h), cut, counter) for h, cut in group}
+            sources = {names[h.name]: LazyShard(files.slice(h), cut, counter) for h, cut in group}
             _load_group(model, sources, mapping, source.device)
             done += sum(header.parameters for header, _ in group)
             on_group(prefix, done / total)
@@ -132,20 +134,32 @@ class _Files:
 Mapping = list[Any]  # of transformers' weight transforms
 
 
+def _names_of(model: PreTrainedModel, headers: list[TensorHeader]) -> dict[str, str]:
+    """The names to load tensors by: a tied pair may be saved as its head alone."""
+    names = {header.name: header.name for header in headers}
+    head = lone_head(headers)
+    if head is not None and getattr(model.config, "tie_word_embeddings", False):
+        embedding = model.get_input_embeddings()
+        owner = next((name for name, each in model.named_modules() if each is embedding), "")
+        names[head.name] = f"{owner}.weight"
+    return names
+
+
 def _groups_of(
-    model: PreTrainedModel, split: TensorSplit, headers: list[TensorHeader], mapping: Mapping
+    model: PreTrainedModel,
+    split: TensorSplit,
+    named: list[tuple[str, TensorHeader]],
+    mapping: Mapping,
 ) -> dict[str, Group]:
     """Owned tensors by layer, the ends under ""; another stage's tensors are never opened."""
     wanted = model.state_dict()
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     converters = [each for each in mapping if isinstance(each, WeightConverter)]
     groups: dict[str, Group] = defaultdict(list)
-    for header in headers:
-        name, _ = rename_source_key(
-            header.name, renamings, converters, model.base_model_prefix, wanted
-        )
-        if name not in wanted and header.name in wanted:
-            name = header.name
+    for own, header in named:
+        name, _ = rename_source_key(own, renamings, converters, model.base_model_prefix, wanted)
+        if name not in wanted and own in wanted:
+            name = own
         if name in wanted and name not in split.zeroed:
             cut = split.cuts.get(name)
             source = _source_cut(header, cut, wanted[name].ndim) if cut else None

@@ -1,6 +1,8 @@
 """Models are found by name, measured by their headers, and refused with a cause and a next step."""
 
 import json
+import math
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from swarm.checkpoint import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
 from swarm.errors import BadModel
-from swarm.headers import read_json
+from swarm.headers import DTYPE_BITS, POINTER, read_headers, read_json, weight_files
 
 CONFIG = {
     "model_type": "llama",
@@ -38,10 +40,13 @@ TENSORS = {
 
 def write_weights(path: Path, tensors: dict[str, list[int]], dtype: str = "F32") -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+        start, end = end, end + math.prod(shape) * DTYPE_BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + end)
 
 
 @pytest.fixture
@@ -109,6 +114,69 @@ def without_weights(*others: str) -> Callable[[Path], object]:
     return change
 
 
+def indexed(index: bytes) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_bytes(index)
+
+    return change
+
+
+def shorten(path: Path, by: int) -> None:
+    os.truncate(path, path.stat().st_size - by)
+
+
+def header_of(facts: dict[str, Any]) -> Callable[[Path], object]:
+    text = json.dumps({"a": facts}).encode()
+    return put("model.safetensors", struct.pack("<Q", len(text)) + text + bytes(64))
+
+
+def numbered(*stems: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        for stem in stems:
+            write_weights(folder / f"{stem}.safetensors", {f"model.layers.0.{stem}": [1]})
+
+    return change
+
+
+def two_copies(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.rename(folder / "a.safetensors")
+    write_weights(folder / "b.safetensors", {"model.layers.1.mlp.up_proj.weight": [310, 16]})
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["model", "consolidated", "model.fp16", "adapter_model"], ["model"]),
+        (["model", "model-00001-of-00002"], ["model"]),
+        (["model-00001-of-00001", "consolidated.00"], ["model-00001-of-00001"]),
+        (["model-00001-of-00001", "old-00001-of-00001"], ["model-00001-of-00001"]),
+        (["weights", "adapter_model"], ["weights"]),
+    ],
+)
+def test_only_files_that_transformers_would_load_count(
+    names: list[str], chosen: list[str], folder: Path
+) -> None:
+    alone = read_spec(folder, "m")
+    whole = folder / "model.safetensors"
+    data = whole.read_bytes()
+    whole.unlink()
+    for name in names:
+        (folder / f"{name}.safetensors").write_bytes(data)
+    if names[0] == "model":
+        absent = {"weight_map": dict.fromkeys(TENSORS, "model-00001-of-00009.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(absent))
+    assert weight_files(folder) == [folder / f"{name}.safetensors" for name in chosen]
+    assert read_spec(folder, "m") == alone
+    assert len(read_headers(folder)) == len(TENSORS)
+
+
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
@@ -128,8 +196,26 @@ def without_weights(*others: str) -> Callable[[Path], object]:
         (put("model.safetensors", struct.pack("<Q", 2) + b"[]"), "not a map"),
         (put("model.safetensors", struct.pack("<Q", 9) + b'{"a": {}}'), "broken at a"),
         (put("model.safetensors", struct.pack("<Q", 2) + b"{}"), "belong to no layer"),
-        (put("model.safetensors.index.json", b"{}"), "no weight_map"),
-        (put("model.safetensors.index.json", b'{"weight_map": {"a": "x"}}'), "cannot be read"),
+        (indexed(b"{}"), "no weight_map"),
+        (indexed(b'{"weight_map": {"a": "x.safetensors"}}'), "lacks x.safetensors"),
+        (edit_config(compression_config={"format": "pack-quantized"}), "quantised"),
+        (edit_config(quantization={"bits": 4}), "quantised"),
+        (edit_config(transformers_weights="other.safetensors"), "weights of its own"),
+        (edit_config(num_hidden_layers=10**9), "num_hidden_layers .* is 1000000000, the most is"),
+        (edit_config(vocab_size=1e300), "vocab_size .* the most is"),
+        (edit_config(layer_types=["full_attention"] * 70_000), "layer_types .* too long"),
+        (put("model.safetensors", POINTER + b"\noid sha256:cd\nsize 99\n"), "pointer of git-lfs"),
+        (put("tokenizer.json", POINTER + b"\noid sha256:cd\nsize 99\n"), "pointer of git-lfs"),
+        (put("config.json", POINTER + b"\noid sha256:cd\nsize 99\n"), "pointer of git-lfs"),
+        (put("model.safetensors", struct.pack("<Q", 900) + b'{"a": '), "cut off within"),
+        (lambda folder: shorten(folder / "model.safetensors", 1), "is cut off: it has"),
+        (lambda folder: shorten(folder / "model.safetensors", 9000), "is cut off: it has"),
+        (header_of({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}), "broken at a"),
+        (header_of({"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}), "broken at a"),
+        (header_of({"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}), "broken at a"),
+        (two_copies, "both hold model.layers.1.mlp.up_proj.weight"),
+        (numbered("model-00001-of-00003", "model-00003-of-00003"), "lacks model-00002-of-00003"),
+        (adapter_alone, "is an adapter"),
     ],
 )
 def test_broken_checkpoint_is_refused_with_cause_and_next_step(

@@ -17,7 +17,7 @@ from swarm import hub as hub_module
 from swarm import hub_source
 from swarm.checkpoint import find_model, open_model, read_spec
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
-from swarm.headers import read_headers
+from swarm.headers import POINTER, read_headers, weight_files
 from swarm.ranges import Ranges, size_of
 from swarm.sparse import missing, present
 from swarm.store import Store, Watch
@@ -281,6 +281,28 @@ def without(name: str) -> Any:
     return lambda hub: (hub.folder / name).unlink()
 
 
+def rename(old: str, new: str) -> Any:
+    return lambda hub: (hub.folder / old).rename(hub.folder / new)
+
+
+def parts_with_index(index: bytes) -> Any:
+    def change(hub: Hub) -> None:
+        rename(FILE, "model-00001-of-00001.safetensors")(hub)
+        (hub.folder / f"{FILE}.index.json").write_bytes(index)
+
+    return change
+
+
+def test_of_a_repository_only_what_transformers_would_load_counts(hub: Hub, files: Path) -> None:
+    for name in ("consolidated.safetensors", "adapter_model.safetensors"):
+        shutil.copyfile(files / FILE, files / name)
+    stale = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (files / f"{FILE}.index.json").write_text(json.dumps(stale))
+    folder = find_model(NAME)
+    assert [path.name for path in weight_files(folder)] == [FILE]
+    assert not (folder / "consolidated.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "change", "cause"),
     [
@@ -290,7 +312,10 @@ def without(name: str) -> Any:
         (NAME, without(FILE), r"only pickled weights \(.bin\)"),
         (NAME, lambda hub: (hub.folder / FILE).write_bytes(b"\xff" * 40), "header"),
         (NAME, lambda hub: (hub.folder / FILE).write_bytes(b"123"), "header|changed"),
-        (NAME, lambda hub: (hub.folder / f"{FILE}.index.json").write_text("{}"), "weight_map"),
+        (NAME, parts_with_index(b"{}"), "weight_map"),
+        (NAME, parts_with_index(b'{"weight_map": {"a": "x.safetensors"}}'), "lacks x.safetensors"),
+        (NAME, rename(FILE, "model-00001-of-00002.safetensors"), "lacks model-00002-of-00002"),
+        (NAME, lambda hub: (hub.folder / FILE).write_bytes(POINTER + b"\n"), "git-lfs"),
     ],
 )
 def test_bad_repositories_are_refused_with_cause_and_next_step(
