@@ -16,7 +16,8 @@ from benchmarks.report import Report, median_seconds
 from node.engine.allreduce import Reducer
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec, StepItem
-from node.group import GroupListener, Rank
+from node.group import GroupListener
+from node.handshakes import Rank
 from node.near import join_group
 from swarm.checkpoint import read_spec
 
@@ -125,8 +126,8 @@ def as_rank(work: Work, rank: int, other: Connection, near: bool) -> list[float]
     """Tell the other rank where we listen, join it, work."""
     torch.set_num_threads(1)
     listener = GroupListener(HOST)
-    other.send(Rank(HOST, listener.port, listener.certificate))
-    doors = {rank: Rank(HOST, listener.port, listener.certificate), 1 - rank: other.recv()}
+    other.send(Rank((HOST,), listener.port, listener.certificate))
+    doors = {rank: Rank((HOST,), listener.port, listener.certificate), 1 - rank: other.recv()}
     sockets = listener.connect([doors[0], doors[1]], rank)
     link, reducer = join_group(sockets, rank, near=near)
     found = work(rank, reducer)

@@ -1,14 +1,12 @@
 """Sockets of a tensor-parallel group: mutual TLS, every certificate pinned, one to each rank."""
 
 import datetime
-import logging
 import secrets
 import socket
 import ssl
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -16,26 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from node.handshakes import Meeting, Rank
 from swarm.errors import Deadline, PeerLost
 from swarm.frames import BODY_CAP, PREFIX
 
 CONNECT_SECONDS = 60.0  # members load at different speeds
-HANDSHAKE_SECONDS = 5.0
 STEP_SECONDS = 30.0  # a rank that is silent for longer inside a step is lost
-
-
-KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # lost after 11 s
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """Where one member of a group listens, and the certificate that it must show (DER)."""
-
-    host: str
-    port: int
-    certificate: bytes
+BACKLOG = 128  # connections that come while this rank is still busy
 
 
 class GroupListener:
@@ -45,7 +30,7 @@ class GroupListener:
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = _self_signed(self._key)
         self.certificate = certificate.public_bytes(serialization.Encoding.DER)
-        self._socket = socket.create_server((host, 0), backlog=16)
+        self._socket = socket.create_server((host, 0), backlog=BACKLOG)
         self.port = int(self._socket.getsockname()[1])
 
     def connect(self, ranks: Sequence[Rank], own: int) -> dict[int, ssl.SSLSocket]:
@@ -53,10 +38,8 @@ class GroupListener:
 
         The higher rank dials the lower one, so that each pair has exactly one connection.
         """
-        deadline = time.monotonic() + CONNECT_SECONDS
-        sockets = {lower: self._dial(ranks[lower], deadline) for lower in range(own)}
-        while len(sockets) < len(ranks) - 1:
-            sockets |= self._accept(ranks, deadline)
+        meeting = Meeting(self._socket, ranks, own, self._context)
+        sockets = dict(meeting.hold(time.monotonic() + CONNECT_SECONDS))
         for each in sockets.values():
             each.settimeout(STEP_SECONDS)
         return sockets
@@ -64,39 +47,6 @@ class GroupListener:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
-
-    def _dial(self, rank: Rank, deadline: float) -> ssl.SSLSocket:
-        context = self._context(ssl.PROTOCOL_TLS_CLIENT, [rank])
-        try:
-            plain = socket.create_connection((rank.host, rank.port), timeout=_left(deadline))
-            dialed = context.wrap_socket(_without_delay(plain))
-        except OSError as error:
-            raise PeerLost(
-                f"A rank at {rank.host}:{rank.port} cannot be reached: {error}"
-            ) from error
-        return dialed
-
-    def _accept(self, ranks: Sequence[Rank], deadline: float) -> dict[int, ssl.SSLSocket]:
-        context = self._context(ssl.PROTOCOL_TLS_SERVER, ranks)
-        self._socket.settimeout(_left(deadline))
-        try:
-            plain, _ = self._socket.accept()
-        except OSError as error:
-            raise Deadline(f"A rank of the group did not connect: {error}") from error
-        plain.settimeout(HANDSHAKE_SECONDS)
-        try:
-            accepted = context.wrap_socket(_without_delay(plain), server_side=True)
-        except OSError as error:  # a stranger: the group waits for its own
-            logger.warning("refused a connection to the group: %s", error)
-            plain.close()
-            return {}
-        shown = accepted.getpeercert(binary_form=True)
-        for number, each in enumerate(ranks):
-            if each.certificate == shown:
-                return {number: accepted}
-        logger.warning("refused a certificate that only a member of the group has signed")
-        accepted.close()
-        return {}
 
     def _context(self, protocol: int, ranks: Sequence[Rank]) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)
@@ -180,19 +130,6 @@ def _read(each: socket.socket, size: int) -> bytes:
             raise ConnectionError("the connection ended inside a message")
         parts += part
     return bytes(parts)
-
-
-def _left(deadline: float) -> float:
-    return max(0.1, deadline - time.monotonic())
-
-
-def _without_delay(plain: socket.socket) -> socket.socket:
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):  # not every system has all of them
-            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return plain
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

@@ -20,6 +20,7 @@ from node.own_device import Home, OwnDevice
 from node.plan_shelf import PlanShelf
 from node.planning import is_possible
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
+from node.rendezvous import Reach
 from node.row_forms import RowForms
 from node.server import Server
 from node.story import Story
@@ -104,7 +105,9 @@ class Life:
         channel = self._links.channel
         quant = self._config.quant
         store = self._served.store
-        home = Home(channel, self._server, self._shelf, folder, store, quant, host, machine_id())
+        process = self._links.process
+        reach = Reach(machine_id(), process.addresses, process.connected)
+        home = Home(channel, self._server, self._shelf, folder, store, quant, host, reach)
         for each in equipment:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes

@@ -50,7 +50,7 @@ class Load(Message):
     group: str
     spec: dict[str, Any]  # StageSpec by field
     budget_bytes: int
-    ranks: list[dict[str, Any]] = field(default_factory=list)  # host, port, certificate by rank
+    ranks: list[dict[str, Any]] = field(default_factory=list)  # hosts, port, certificate by rank
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from node.duties import Assignment, Drop, Keep, Lead, ShardDuty, ShardFacts, nex
 from node.orders import Broken, Load, Loaded, Need, Progress, Unload
 from node.plan_shelf import PlanShelf
 from node.provisions import Provisions
-from node.rendezvous import door_of, ranks_of
+from node.rendezvous import Door, Reach, door_of, doors_of
 from node.server import LedStage, Server
 from node.story import amount
 from node.worker_process import WorkerProcess
@@ -44,7 +44,7 @@ class Home:
     store: Store | None  # fills that folder, if it is not whole
     quant: str  # what its weights are held as: "" or "int8"
     host: str  # where group sockets listen
-    machine: str  # machine id: equal ones reach each other over loopback
+    reach: Reach
 
 
 @dataclass(slots=True)
@@ -123,33 +123,38 @@ class OwnDevice:
         group = secrets.token_hex(8)
         self.holding = Holding(assignment, group, time.monotonic())
         try:
-            ranks = await self._gather(assignment.stage, group)
-            await self._tell(assignment.stage, group, ranks)
+            doors = await self._gather(assignment.stage, group)
+            await self._tell(assignment.stage, group, doors)
+            ranks = await self._ranks(assignment, doors)
         except SwarmError as error:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
             self._lose()
             return
         self._load(ranks)
 
-    async def _gather(self, stage: Stage, group: str) -> list[dict[str, Any]]:
+    async def _gather(self, stage: Stage, group: str) -> list[Door]:
+        """Have all ranks of a group listen; none if there is one rank only."""
         if len(stage.shards) == 1:
             return []
-        own = await self.worker.prepare(group, self._home.host)
-        given = await asyncio.gather(
+        own = await self._open_door(group)
+        answers = await asyncio.gather(
             *(self._call(stage, rank, "prepare", group) for rank in range(1, len(stage.shards)))
         )
-        answers = [door_of(answer) for answer in given]
-        near = all(answer["machine"] == self._home.machine for answer in answers)
-        hosts = [self._home.host, *(answer["host"] for answer in answers)]
-        doors = [(own.port, own.certificate), *((a["port"], a["certificate"]) for a in answers)]
-        return [
-            {"host": "127.0.0.1" if near else host, "port": port, "certificate": certificate}
-            for host, (port, certificate) in zip(hosts, doors, strict=True)
-        ]
+        return [own, *map(door_of, answers)]
 
-    async def _tell(self, stage: Stage, group: str, ranks: list[dict[str, Any]]) -> None:
+    async def _open_door(self, group: str) -> Door:
+        prepared = await self.worker.prepare(group, self._home.host)
+        return await self._home.reach.door(prepared.port, prepared.certificate)
+
+    async def _ranks(self, assignment: Assignment, doors: Sequence[Door]) -> list[dict[str, Any]]:
+        if not doors:
+            return []
+        peers = [shard.peer for shard in assignment.stage.shards]
+        return await self._home.reach.ranks(peers, doors, assignment.rank)
+
+    async def _tell(self, stage: Stage, group: str, doors: Sequence[Door]) -> None:
         calls = (
-            self._call(stage, rank, "load", group, ranks) for rank in range(1, len(stage.shards))
+            self._call(stage, rank, "load", group, doors) for rank in range(1, len(stage.shards))
         )
         await asyncio.gather(*calls)
 
@@ -159,10 +164,11 @@ class OwnDevice:
         rank: int,
         word: str,
         group: str,
-        ranks: Sequence[dict[str, Any]] = (),
+        doors: Sequence[Door] = (),
     ) -> bytes:
         shard = stage.shards[rank]
-        request = {"word": word, "group": group, "device": shard.index, "ranks": list(ranks)}
+        ranks = [each.to_wire() for each in doors]
+        request = {"word": word, "group": group, "device": shard.index, "ranks": ranks}
         request |= {"start": stage.start, "end": stage.end, "rank": rank, "dtype": stage.dtype}
         return await self._home.channel.ask(
             shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
@@ -178,7 +184,8 @@ class OwnDevice:
                 return await self._prepare(assignment, str(request["group"]))
             if self.holding is None or self.holding.group != request["group"]:
                 raise PeerRefused("This group is not the one that we prepared.")
-            self._load(ranks_of(request["ranks"], len(assignment.stage.shards)))
+            doors = doors_of(request["ranks"], len(assignment.stage.shards))
+            self._load(await self._ranks(assignment, doors))
             return {}
 
     def expects(self, peer: str, request: dict[str, Any]) -> bool:
@@ -202,9 +209,7 @@ class OwnDevice:
     async def _prepare(self, assignment: Assignment, group: str) -> dict[str, Any]:
         self._home.server.retire(self.index)
         self.holding = Holding(assignment, group, time.monotonic())
-        prepared = await self.worker.prepare(group, self._home.host)
-        door = {"port": prepared.port, "certificate": prepared.certificate}
-        return {"host": self._home.host, "machine": self._home.machine, **door}
+        return (await self._open_door(group)).to_wire()
 
     # ------------------------------------------------------------------ the worker's answers
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,8 @@ from node.engine.kept import KeptLayers
 from node.engine.loading import Supply
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
-from node.group import GroupLink, GroupListener, Rank
+from node.group import GroupLink, GroupListener
+from node.handshakes import Rank
 from node.loaded_shard import LoadedShard, Place
 from node.near import join_group
 from node.orders import (
@@ -213,7 +215,8 @@ class Worker:
     def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, Reducer | None]:
         if len(order.ranks) < 2 or self._listener is None:
             return None, None
-        sockets = self._listener.connect([Rank(**each) for each in order.ranks], rank)
+        ranks = [_rank_of(each) for each in order.ranks]
+        sockets = self._listener.connect(ranks, rank)
         self._link, reducer = join_group(sockets, rank, device=self._device)
         return self._link, reducer
 
@@ -280,6 +283,10 @@ class Worker:
             self._chunk_size.ran(sum(order.tokens for order in rows), seconds)
         else:
             self._company.ran([order.session for order in rows], seconds)
+
+
+def _rank_of(known: dict[str, Any]) -> Rank:
+    return Rank(tuple(known["hosts"]), known["port"], known["certificate"])
 
 
 def _spec_of(order: Load) -> StageSpec:

@@ -10,7 +10,8 @@ from threading import Lock
 
 from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec
-from node.group import GroupLink, GroupListener, Rank
+from node.group import GroupLink, GroupListener
+from node.handshakes import Rank
 from node.loaded_shard import LoadedShard, Place
 from node.near import join_group
 from node.orders import Compute, Computed, Release, Reserve, Reserved
@@ -85,7 +86,7 @@ def shard_group(
     pool = ThreadPoolExecutor(len(shares))
     listeners = [GroupListener("127.0.0.1") for _ in shares]
     opened: list[socket] = []
-    ranks = [Rank("127.0.0.1", each.port, each.certificate) for each in listeners]
+    ranks = [Rank(("127.0.0.1",), each.port, each.certificate) for each in listeners]
 
     building = Lock()  # models get torch's default dtype, which all threads share
 

@@ -225,7 +225,7 @@ def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
     """A device whose node has accepted a plan with this stage."""
     shelf = SimpleNamespace(assignment_of=lambda _device: Assignment(stage, rank))
     channel, worker = MemoryWorld().channel(ME), ScriptedWorker()
-    parts = (channel, None, shelf, str(FOLDER), None, "", "127.0.0.1", "machine")
+    parts = (channel, None, shelf, str(FOLDER), None, "", "127.0.0.1", None)
     home = Home(*cast("Any", parts))
     return OwnDevice(home, 0, 1000, cast("WorkerProcess", worker)), worker
 

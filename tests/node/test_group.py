@@ -2,13 +2,16 @@
 
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from node.group import GroupLink, GroupListener, Rank
+from node.group import GroupLink, GroupListener
+from node.handshakes import STRANGERS_CAP, Rank
 from swarm.errors import Deadline, PeerError, PeerLost
 from swarm.frames import BODY_CAP, PREFIX
 
@@ -36,7 +39,7 @@ def listen() -> Iterator[Callable[[], GroupListener]]:
 
 
 def rank_of(listener: GroupListener, certificate: bytes | None = None) -> Rank:
-    return Rank(HOST, listener.port, certificate or listener.certificate)
+    return Rank((HOST,), listener.port, certificate or listener.certificate)
 
 
 def connect_all(pool: ThreadPoolExecutor, listeners: Sequence[GroupListener]) -> Links:
@@ -181,6 +184,141 @@ def test_a_leader_that_is_gone_is_lost_at_once(listen: Callable[[], GroupListene
         follower.connect(ranks, 1)
 
 
+# ---------------------------------------------------------------- strangers, and several addresses
+
+
+@contextmanager
+def flood(port: int) -> Iterator[None]:
+    """Strangers who connect without end and say nothing, as long as the block lasts."""
+    over = threading.Event()
+
+    def come() -> None:
+        with ExitStack() as held:
+            while not over.wait(0.01):
+                held.enter_context(socket.create_connection((HOST, port), timeout=5))
+
+    coming = threading.Thread(target=come)
+    coming.start()
+    try:
+        yield
+    finally:
+        over.set()
+        coming.join()
+
+
+def test_strangers_do_not_extend_the_deadline(
+    listen: Callable[[], GroupListener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.group.CONNECT_SECONDS", 0.3)
+    leader, absent = listen(), listen()
+    begin = time.monotonic()
+    with flood(leader.port), pytest.raises(Deadline, match="Rank 1 of the group did not connect"):
+        leader.connect([rank_of(leader), rank_of(absent)], 0)
+    assert time.monotonic() - begin < 3.0  # with one wait for each stranger it never ends
+
+
+def test_a_member_does_not_wait_behind_silent_strangers(
+    pool: ThreadPoolExecutor,
+    listen: Callable[[], GroupListener],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.handshakes.HANDSHAKE_SECONDS", 600.0)
+    leader, follower = listen(), listen()
+    ranks = [rank_of(leader), rank_of(follower)]
+    with ExitStack() as strangers:
+        for number in range(60):
+            source = (f"127.0.1.{number % 30 + 1}", 0)
+            strangers.enter_context(
+                socket.create_connection((HOST, leader.port), timeout=5, source_address=source)
+            )
+        with flood(leader.port):  # and more of them from the member's own address
+            links = connect_all(pool, [leader, follower])
+    assert links[0][1].getpeercert(binary_form=True) == ranks[1].certificate
+    close_all(links)
+
+
+def test_strangers_hold_a_few_places_only(
+    pool: ThreadPoolExecutor,
+    listen: Callable[[], GroupListener],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.handshakes.HANDSHAKE_SECONDS", 600.0)
+    leader, follower = listen(), listen()
+    waiting = pool.submit(leader.connect, [rank_of(leader), rank_of(follower)], 0)
+    with ExitStack() as strangers:
+        held = [
+            strangers.enter_context(
+                socket.create_connection((HOST, leader.port), 5, (f"127.0.1.{number + 1}", 0))
+            )
+            for number in range(60)
+        ]
+        for each in held[: 60 - STRANGERS_CAP]:  # the oldest make way
+            each.settimeout(10)
+            assert _is_ended(each)
+        held[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            held[-1].recv(1)
+        links = follower.connect([rank_of(leader), rank_of(follower)], 1)
+    close_all({0: waiting.result(20), 1: links})
+
+
+def test_a_member_that_lost_its_place_midway_comes_again(
+    pool: ThreadPoolExecutor, listen: Callable[[], GroupListener]
+) -> None:
+    leader, follower = listen(), listen()
+    ranks = [rank_of(leader), rank_of(follower)]
+    dialing = pool.submit(follower.connect, ranks, 1)
+    leader._socket.accept()[0].close()
+    accepted = leader.connect(ranks, 0)
+    close_all({0: accepted, 1: dialing.result(20)})
+
+
+def test_addresses_are_tried_until_one_leads_to_the_rank(
+    pool: ThreadPoolExecutor,
+    listen: Callable[[], GroupListener],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.handshakes.STAGGER_SECONDS", 0.01)
+    leader, follower = listen(), listen()
+    refused, silent = "127.0.2.1", "127.0.2.2"
+    hosts = (refused, silent, HOST)
+    ranks = [Rank(hosts, leader.port, leader.certificate), rank_of(follower)]
+    with socket.create_server((silent, leader.port)):
+        futures = [pool.submit(each.connect, ranks, n) for n, each in enumerate((leader, follower))]
+        links = {own: future.result(20) for own, future in enumerate(futures)}
+    assert links[1][0].getpeername() == (HOST, leader.port)
+    close_all(links)
+
+
+def test_of_two_addresses_of_one_rank_both_sides_keep_the_same(
+    pool: ThreadPoolExecutor,
+    listen: Callable[[], GroupListener],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.handshakes.STAGGER_SECONDS", 0.0)
+    leader, follower = GroupListener("0.0.0.0"), listen()
+    hosts = tuple(f"127.0.3.{number + 1}" for number in range(6))
+    ranks = [Rank(hosts, leader.port, leader.certificate), rank_of(follower)]
+    futures = [pool.submit(each.connect, ranks, n) for n, each in enumerate((leader, follower))]
+    links = {own: future.result(20) for own, future in enumerate(futures)}
+    GroupLink(links[1]).send(0, b"the same")
+    assert GroupLink(links[0]).receive(1) == b"the same"
+    close_all(links)
+    leader.close()
+
+
+def test_a_rank_that_cannot_be_reached_is_named_with_every_address_tried(
+    listen: Callable[[], GroupListener],
+) -> None:
+    gone, follower = listen(), listen()
+    hosts = ("127.0.2.1", "127.0.2.2")
+    ranks = [Rank(hosts, gone.port, gone.certificate), rank_of(follower)]
+    gone.close()
+    with pytest.raises(PeerLost, match="cannot be reached") as lost:
+        follower.connect(ranks, 1)
+    assert all(f"{host}:{gone.port}" in lost.value.cause for host in hosts)
+
+
 def test_every_listener_has_a_certificate_of_its_own(
     listen: Callable[[], GroupListener],
 ) -> None:
@@ -189,6 +327,13 @@ def test_every_listener_has_a_certificate_of_its_own(
 
 def _dial(context: ssl.SSLContext, port: int) -> ssl.SSLSocket:
     return context.wrap_socket(socket.create_connection((HOST, port), timeout=5))
+
+
+def _is_ended(each: socket.socket) -> bool:
+    try:
+        return each.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 def _is_turned_away(connect: Callable[[], ssl.SSLSocket]) -> bool:

@@ -1,22 +1,44 @@
-"""What members of a group tell each other is read strictly: nonsense is the peer's fault."""
+"""What members of a group tell each other is read strictly, and leads to where they are."""
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.rendezvous import CERTIFICATE_CAP, door_of, ranks_of
-from swarm.errors import RemoteProtocolError
+from node.duties import Assignment
+from node.orders import Load, Prepared
+from node.own_device import Home, OwnDevice
+from node.rendezvous import (
+    CERTIFICATE_CAP,
+    HOSTS_CAP,
+    Door,
+    Reach,
+    door_of,
+    doors_of,
+    hosts_in,
+)
+from node.worker_process import WorkerProcess
+from swarm.errors import PeerLost, RemoteProtocolError
+from swarm.memory import MemoryWorld, peer_named
+from swarm.plan import Shard, Stage
+from tests.node.stands import ScriptedWorker
 
-RANK: dict[str, Any] = {"host": "10.0.0.1", "port": 4000, "certificate": b"der"}
-DOOR = RANK | {"machine": "abc"}
+DOOR = Door(("10.0.0.1", "node.example.org"), "abc", 4000, b"der")
+WIRE = DOOR.to_wire()
 
 
-def test_a_door_and_ranks_are_read() -> None:
-    assert door_of(msgpack.packb(DOOR)) == DOOR
-    assert ranks_of([RANK, RANK], 2) == [RANK, RANK]
+def test_doors_are_read() -> None:
+    assert door_of(msgpack.packb(WIRE)) == DOOR
+    assert doors_of([WIRE, WIRE], 2) == [DOOR, DOOR]
+
+
+def test_a_field_of_a_later_version_is_ignored() -> None:
+    assert door_of(msgpack.packb(WIRE | {"more": 1})) == DOOR
 
 
 @pytest.mark.parametrize(
@@ -26,28 +48,166 @@ def test_a_door_and_ranks_are_read() -> None:
         {"port": 65536},
         {"port": "4000"},
         {"port": True},
-        {"host": 7},
-        {"host": "x" * 256},
+        {"hosts": "10.0.0.1"},
+        {"hosts": [7]},
+        {"hosts": ["x" * 256]},
+        {"hosts": ["10.0.0.1"] * (HOSTS_CAP + 1)},
+        {"hosts": ["10.0.0.1\n"]},
+        {"hosts": ["user@host"]},
+        {"hosts": [""]},
+        {"hosts": ["10.0.0.256"]},
+        {"hosts": ["127.1"]},  # a resolver reads 127.0.0.1
+        {"hosts": ["2130706433"]},  # and here, too
+        {"machine": 7},
+        {"machine": "x" * 256},
         {"certificate": b""},
         {"certificate": bytes(CERTIFICATE_CAP + 1)},
         {"certificate": "der"},
-        {"more": 1},
     ],
 )
 def test_a_door_that_leads_nowhere_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
-        door_of(msgpack.packb(DOOR | change))
+        door_of(msgpack.packb(WIRE | change))
     with pytest.raises(RemoteProtocolError):
-        ranks_of([RANK, RANK | change], 2)
+        doors_of([WIRE, WIRE | change], 2)
+
+
+@pytest.mark.parametrize("missing", list(WIRE))
+def test_a_door_that_lacks_a_field_is_refused(missing: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        doors_of([{name: value for name, value in WIRE.items() if name != missing}], 1)
 
 
 def test_another_number_of_ranks_is_refused() -> None:
-    for ranks in ([], [RANK], [RANK] * 3, None, {0: RANK, 1: RANK}):
+    for ranks in ([], [WIRE], [WIRE] * 3, None, {0: WIRE, 1: WIRE}):
         with pytest.raises(RemoteProtocolError):
-            ranks_of(ranks, 2)
+            doors_of(ranks, 2)
 
 
 @given(st.binary(max_size=64))
 def test_no_answer_raises_anything_else(answer: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         door_of(answer)
+
+
+def test_hosts_are_read_out_of_multiaddrs() -> None:
+    known = (
+        "/ip4/10.0.0.1/tcp/4001/p2p/12D3",
+        "/ip4/10.0.0.1/udp/4001/quic-v1/p2p/12D3",
+        "/dns4/node.example.org/tcp/4001",
+        "/ip4/10.0.0.9/tcp/4001/p2p/12D3/p2p-circuit/p2p/12D4",  # a relay's
+        "/ip6/::1/tcp/4001",
+        "/ip4",
+        "",
+    )
+    assert hosts_in(known) == ("10.0.0.1", "node.example.org")
+
+
+# ---------------------------------------------------------------- at which addresses members dial
+
+LEADER, FOLLOWER = peer_named("leader"), peer_named("follower")
+STAGE = Stage(0, 8, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{FOLLOWER}/0", 4, 4)))
+DEFAULT = ("/ip4/127.0.0.1/tcp/4001", "/ip4/172.17.0.1/tcp/4001", "/ip4/10.0.0.1/tcp/4001")
+OPEN_TO_ALL = "0.0.0.0"
+
+
+class Listening(ScriptedWorker):
+    """A worker that listens at once."""
+
+    async def prepare(self, group: str, host: str) -> Prepared:
+        assert host == OPEN_TO_ALL
+        return Prepared(group, 4001, b"der")
+
+
+def device_of(
+    world: MemoryWorld,
+    peer: str,
+    machine: str,
+    announced: Sequence[str],
+    connected: Mapping[str, Sequence[str]],
+) -> tuple[OwnDevice, Listening]:
+    """The device of a node that listens on every address, as by default, with a plan for it."""
+
+    async def addresses() -> Sequence[str]:
+        return announced
+
+    async def connections() -> Mapping[str, Sequence[str]]:
+        return connected
+
+    rank = [shard.peer for shard in STAGE.shards].index(peer)
+    shelf = SimpleNamespace(assignment_of=lambda _device: Assignment(STAGE, rank))
+    server = SimpleNamespace(retire=lambda *_: None)
+    reach = Reach(machine, addresses, connections)
+    channel = world.channel(peer)
+    home = Home(channel, cast("Any", server), cast("Any", shelf), "", None, "", OPEN_TO_ALL, reach)
+    worker = Listening()
+    device = OwnDevice(home, 0, 1, cast("WorkerProcess", worker))
+
+    async def called(asker: str, payload: bytes) -> bytes:
+        return bytes(msgpack.packb(await device.called(asker, msgpack.unpackb(payload))))
+
+    channel.answer("group", called)
+    return device, worker
+
+
+def dialed(
+    announced: Sequence[str] = DEFAULT,
+    connected: Sequence[str] = (),
+    machines: tuple[str, str] = ("one", "other"),
+) -> list[str]:
+    """Where the follower is told to dial its leader, who announces this."""
+
+    async def story() -> list[str]:
+        world = MemoryWorld()
+        leading, leader = device_of(world, LEADER, machines[0], announced, {})
+        device_of_follower = device_of(
+            world, FOLLOWER, machines[1], ("/ip4/10.0.0.2/tcp/4001",), {LEADER: connected}
+        )
+        await leading._lead(Assignment(STAGE, 0))
+        assert leader.count(Load) == 1
+        hosts: list[str] = device_of_follower[1].last(Load).ranks[0]["hosts"]
+        return hosts
+
+    return asyncio.run(story())
+
+
+def test_ranks_of_two_machines_dial_the_addresses_at_which_their_nodes_are_reached() -> None:
+    assert dialed() == ["172.17.0.1", "10.0.0.1"]
+
+
+def test_the_address_that_the_connection_of_the_nodes_proves_comes_first() -> None:
+    assert dialed(connected=["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]) == ["10.0.0.1", "172.17.0.1"]
+
+
+def test_what_is_announced_comes_before_an_address_that_a_connection_shows() -> None:
+    found = dialed(("/ip4/192.0.2.7/tcp/4001",), ["/ip4/10.0.0.1/tcp/50123"])
+    assert found == ["192.0.2.7", "10.0.0.1"]
+
+
+def test_no_rank_of_another_machine_is_sent_to_its_own_loopback_or_to_every_address() -> None:
+    odd = ("/ip4/0.0.0.0/tcp/1", "/ip4/127.8.8.8/tcp/1", "/dns4/localhost/tcp/1", *DEFAULT)
+    assert dialed(odd) == ["172.17.0.1", "10.0.0.1"]
+
+
+def test_ranks_of_one_machine_try_loopback_first() -> None:
+    found = dialed(machines=("one", "one"))
+    assert found == ["127.0.0.1", "172.17.0.1", "10.0.0.1"]
+
+
+def test_a_leader_that_listens_for_its_own_machine_only_is_named_with_what_it_gave() -> None:
+    async def story() -> None:
+        async def connections() -> Mapping[str, Sequence[str]]:
+            return {}
+
+        async def addresses() -> Sequence[str]:
+            return ()
+
+        reach = Reach("other", addresses, connections)
+        lonely = Door(("127.0.0.1",), "one", 4001, b"der")
+        with pytest.raises(PeerLost, match=r"no address to dial there \(127.0.0.1\)") as lost:
+            await reach.ranks([LEADER, FOLLOWER], [lonely, DOOR], 1)
+        assert "--announce" in lost.value.next_step
+        found = await reach.ranks([LEADER, FOLLOWER], [lonely, DOOR], 0)  # the leader dials nobody
+        assert found[0]["hosts"] == []
+
+    asyncio.run(story())
