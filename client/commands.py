@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 from client.background import Background
 from client.chat import run_chat
@@ -21,16 +21,8 @@ from client.pictures import (
 from client.plain import answer
 from client.request import Options, Question
 from client.screen import Screen
-from swarm.errors import BadInput
+from swarm.command_line import Parser
 from swarm.invites import Invite
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise BadInput."""
-        raise BadInput(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
 
 
 def main(arguments: Sequence[str], draw: DrawLayers, connect: Connect = open_links) -> int:
@@ -74,7 +66,7 @@ def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) ->
     if given.json:
         screen.json(generation.to_json())
     else:
-        screen.line("" if is_streamed else generation.text)
+        screen.piece("\n" if is_streamed else generation.text + "\n")
     return 0
 
 

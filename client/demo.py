@@ -13,15 +13,15 @@ import torch
 import uvloop
 
 from client.cast import Role, cast_of
-from client.commands import Parser
 from client.connection import Client, Links, open_links
 from client.crew import Crew
 from client.generation import Generation
 from client.overview import LivePlan, Overview, read_overview, read_plan
-from client.pictures import DrawLayers, route_line, show_peers, show_plan, show_planner
+from client.pictures import DrawLayers, layers_of, route_line, show_peers, show_plan, show_planner
 from client.request import LocalModel, Question
-from client.screen import Screen
+from client.screen import Screen, wrapped
 from client.uncut import generate_uncut, matching
+from swarm.command_line import Parser
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite
 from swarm.model import BUILT_IN
@@ -159,7 +159,8 @@ class Demo:
     def _tell(self, name: str, line: str) -> None:
         if line.startswith(TELLING):
             seconds = perf_counter() - self._started
-            self._say(f"{seconds:5.1f} s  {name:>6}  {line}")
+            told = f"{seconds:5.1f} s  {name:>6}  {line}"
+            self._say(wrapped(told, self._screen.width, indent=17))
 
 
 def _is_served(live: LivePlan, overview: Overview, nodes: int) -> bool:
@@ -183,8 +184,7 @@ def _conclude(screen: Screen, outcome: Outcome) -> None:
     for timing in generation.timings:
         spent = (timing.queue_seconds, timing.compute_seconds, timing.network_seconds)
         queue, compute, network = (f"{seconds:.3f} s" for seconds in spent)
-        part = f"[{timing.start},{timing.end})"
-        screen.line(f"  {part:<7} queue {queue}, compute {compute}, network {network}")
+        screen.line(f"  {layers_of(timing):<7} queue {queue}, compute {compute}, network {network}")
     first, speed = generation.ttft_seconds, generation.tokens_per_second
     screen.line(f"first token after {first:.2f} s, {speed:.1f} tokens/s")
     for complaint in outcome.complaints:

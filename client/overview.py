@@ -13,10 +13,12 @@ from client.refusal import short
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.errors import NoRoute, PeerError
+from swarm.formatting import printable
 from swarm.invites import Invite
 from swarm.plan import Plan
 from swarm.records import Advert, Capability, Lease, PlanRef, StageAdvert
 
+LONGEST_NAME = 40  # characters of a peer's name in tables
 MORE_TIME = "Wait until the peers have elected a planner (`swarm status`)."
 
 
@@ -61,7 +63,8 @@ class Overview:
     def name_of(self, peer: str) -> str:
         """What people call a peer."""
         capability = self.capabilities.get(peer)
-        return capability.name if capability and capability.name else short(peer)
+        name = capability.name if capability else ""
+        return printable(name, LONGEST_NAME) if name else short(peer)
 
     def device_names(self) -> dict[str, str]:
         """What people call each device: its peer's name, with a number if the peer has several."""
@@ -113,7 +116,7 @@ async def read_plan(links: Links) -> LivePlan:
     try:
         return await _fetch(links.channel, planner, references[planner])
     except (PeerError, ValueError) as error:
-        cause = f"The plan of {short(planner)} cannot be had: {str(error).rstrip('.')}."
+        cause = f"The plan of {short(planner)} cannot be had: {printable(str(error)).rstrip('.')}."
         raise NoRoute(cause, MORE_TIME) from error
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from client.generation import StageTiming
 from client.overview import LivePlan, Overview
 from client.refusal import short
 from client.screen import Screen
+from swarm.formatting import printable
 from swarm.hardware import Device
-from swarm.plan import Plan
+from swarm.plan import Plan, Stage
 from swarm.records import StageAdvert
 
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+UNNAMED = "-"  # its id stands beside it
 DrawLayers = Callable[[Plan, Mapping[str, str]], str]  # the planner's picture of layers by device
 
 
@@ -17,7 +20,7 @@ def show_peers(screen: Screen, overview: Overview) -> None:
     """A row for each device of each peer."""
     rows = [
         (
-            overview.name_of(peer),
+            overview.name_of(peer) if capability.name else UNNAMED,
             short(peer),
             device.name,
             amount(device.memory_bytes),
@@ -36,7 +39,7 @@ def show_stages(screen: Screen, overview: Overview) -> None:
     """A row for each stage on offer."""
     rows = [
         (
-            f"[{stage.start},{stage.end})",
+            layers_of(stage),
             ", ".join(overview.name_of(member.peer) for member in stage.members),
             _shares(stage),
             f"{stage.step_seconds * 1000:.1f} ms",
@@ -61,9 +64,10 @@ def show_plan(screen: Screen, live: LivePlan, overview: Overview, draw: DrawLaye
     """The plan as a picture of layers by device, and why it is empty if it is."""
     screen.line(f"plan of term {live.term} by {overview.name_of(live.planner)}")
     if live.plan.pipelines:
-        screen.line(draw(live.plan, overview.device_names()))
+        screen.line(draw(live.plan, _labels_of(live.plan, overview)))
     else:
-        screen.line(f"no pipeline: {live.reason or 'no device to plan with'}")
+        reason = printable(live.reason or "no device to plan with", 500)
+        screen.line(f"no pipeline: {reason}")
 
 
 def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
@@ -72,7 +76,7 @@ def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
     rows = [
         (
             number,
-            f"[{stage.start},{stage.end})",
+            layers_of(stage),
             names.get(shard.device, short(shard.peer)),
             shard.kv,
             shard.mlp,
@@ -88,9 +92,13 @@ def route_line(route: Sequence[StageAdvert], overview: Overview | None = None) -
     """A route in one line: layers and peers of each stage."""
     name_of = overview.name_of if overview else short
     return " -> ".join(
-        f"[{stage.start},{stage.end}) " + "+".join(name_of(m.peer) for m in stage.members)
-        for stage in route
+        f"{layers_of(stage)} " + "+".join(name_of(m.peer) for m in stage.members) for stage in route
     )
+
+
+def layers_of(stage: StageAdvert | Stage | StageTiming) -> str:
+    """First and last layer, as people count them in pictures and tables alike."""
+    return f"{stage.start}-{stage.end - 1}"
 
 
 def amount(size: float) -> str:
@@ -101,13 +109,19 @@ def amount(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def _labels_of(plan: Plan, overview: Overview) -> dict[str, str]:
+    """What the picture calls each device; those that a plan invents are escaped."""
+    planned = {shard.device: printable(shard.device) for _, shard in plan.shards()}
+    return planned | overview.device_names()
+
+
 def _role_of(peer: str, device: Device, overview: Overview) -> str:
     served = [
-        f"[{stage.start},{stage.end})"
+        layers_of(stage)
         for stage in overview.stages
         if any((member.peer, member.device) == (peer, device.index) for member in stage.members)
     ]
-    return ", ".join(served) or "stands by"
+    return ", ".join(served) or "idle"
 
 
 def _shares(stage: StageAdvert) -> str:

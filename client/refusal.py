@@ -3,6 +3,7 @@
 from collections.abc import Container
 
 from swarm.errors import PeerError, PeerLost, PeerRefused
+from swarm.formatting import printable
 from swarm.wire import Busy, Fail, Moved
 
 LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of time: try elsewhere
@@ -11,24 +12,26 @@ LEAST_RETRY_SECONDS = 0.05
 
 def refusal_of(peer: str, message: Busy | Fail | Moved, members: Container[str]) -> PeerError:
     """The error that a stage's refusal amounts to; it may blame another of the route's members."""
+    reason = "" if isinstance(message, Moved) else printable(message.reason)
     match message:
         case Busy():
             return PeerRefused(
-                f"Peer {short(peer)} is busy: {message.reason.rstrip('.') or 'no room'}.",
+                f"Peer {short(peer)} is busy: {reason.rstrip('.') or 'no room'}.",
                 "Try again later.",
                 peer=peer,
                 retry_after_seconds=max(message.retry_after_seconds, LEAST_RETRY_SECONDS),
             )
         case Fail() if message.code not in LOST:
-            cause = f"Peer {short(peer)} refused ({message.code}): {message.reason}"
+            cause = f"Peer {short(peer)} refused ({printable(message.code)}): {reason}"
             return PeerRefused(cause, peer=peer)
         case Fail():
             blamed = message.peer if message.peer in members else peer
-            return PeerLost(f"Peer {short(blamed)} cannot go on: {message.reason}", peer=blamed)
+            cause = f"Peer {short(blamed)} cannot go on: {reason}"
+            return PeerLost(cause, peer=blamed)
         case Moved():
             return PeerLost(f"Peer {short(peer)} is leaving.", peer=peer)
 
 
 def short(peer: str) -> str:
     """A peer id as people see it: its last 8 characters."""
-    return peer[-8:]
+    return printable(peer[-8:])

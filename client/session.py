@@ -26,6 +26,7 @@ from swarm.errors import (
     SwarmError,
     Unreachable,
 )
+from swarm.formatting import printable
 from swarm.tensors import ids_to_bytes
 from swarm.wire import (
     Busy,
@@ -98,7 +99,7 @@ class Session:
         """Learn from the channel that a peer's stream ended."""
         if self._route is not None and peer in self._route.leaders:
             self._lost.add(peer)
-            cause = f"Peer {short(peer)} was lost: {reason}"
+            cause = f"Peer {short(peer)} was lost: {printable(reason)}"
             self._inbox.put(peer, PeerLost(cause, peer=peer))
 
     async def run(self) -> None:

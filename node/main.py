@@ -1,17 +1,17 @@
 """`python -m swarm.node`: reads the command line, lives as a node, prints what happens."""
 
 import asyncio
-import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from node.config import NodeConfig, read_config
 from node.home import (
@@ -26,10 +26,13 @@ from node.home import (
 )
 from node.life import Life
 from node.story import Story
+from swarm.command_line import say_error
 from swarm.errors import SwarmError
+from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.wire import Message
 
 FILES = 65536
+LONGEST_LINE = 1 << 16  # characters: invites are long
 LEAVE_SECONDS = 4.5  # from the signal to the end, whatever happens
 
 
@@ -37,23 +40,24 @@ class Terminal:
     """Lines, and a bar while a shard loads; plain lines when nobody watches."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, emoji=False)
         columns = (TextColumn("load:"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("load", total=1.0)
 
     def say(self, line: str) -> None:
-        """Print one line."""
-        if self._console.is_terminal:
-            word, _, rest = line.partition(":")
-            self._console.print(f"[bold cyan]{word}:[/]", end="")
-            self._console.print(rest, markup=False)
-        else:
-            print(line, flush=True)
+        """Print one line, strangers' words in it escaped; the node lives on if nobody can read."""
+        shown = printable(line, LONGEST_LINE)
+        with suppress(OSError):  # a full disk, or a reader who has gone
+            if self._console.is_terminal:
+                word, colon, rest = shown.partition(":")
+                self._console.print(Text.assemble((word + colon, "bold cyan"), rest))
+            else:
+                print(shown, flush=True)
 
     def show_progress(self, fraction: float) -> None:
         """Show how much of a shard is loaded; 1.0 ends the bar."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
         if fraction < 1.0:
             self._progress.start()
@@ -96,14 +100,15 @@ async def serve(
 
 def main(arguments: Sequence[str]) -> int:
     """Run a node; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    log_printably()
+    accept_any_text()
     _raise_file_limit()
     try:
         config = read_config(arguments)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(config, Terminal()))
     except SwarmError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     return 0
 

@@ -45,6 +45,7 @@ from node.schedule import DECODE_TOKENS, Arrived, Schedule
 from node.supplies import Supplies
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
+from swarm.formatting import log_printably
 from swarm.wire import TEXT_CAP, Decoder, Message
 
 logger = logging.getLogger(__name__)
@@ -302,6 +303,7 @@ def _spec_of(order: Load) -> StageSpec:
 def main() -> None:
     """Run the worker on the inherited socket: descriptor, device, threads, slowdown, sessions."""
     descriptor, device, threads, slowdown, sessions = sys.argv[1:6]
+    log_printably()
     gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
     torch.set_num_threads(int(threads))
     node = socket.socket(fileno=int(descriptor))

@@ -1,13 +1,14 @@
 """`swarm ...`: looks up the room that a command belongs to, and says errors in one sentence."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from swarm import __version__
+from swarm.command_line import carry_out, read_arguments, suggestion
 from swarm.doors import leave, open_room
-from swarm.errors import BadInput, SwarmError
+from swarm.errors import BadInput
+from swarm.formatting import log_printably
 
 COMMANDS = {
     "demo": "four unlike nodes on this machine: join, plan, generate, compare",
@@ -18,27 +19,18 @@ COMMANDS = {
     "plan": "the plan that a swarm follows, or one for --instance of a file",
     "simulate": "play a plan through without a network",
 }
-INTERRUPTED = 130
 
 
 def run() -> NoReturn:
     """Run the command of this process and end it."""
+    log_printably()
     leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _run(given)
-    except SwarmError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return carry_out(lambda: _run(read_arguments(given)), needs_output=given[:1] != ["node"])
 
 
 def _run(given: list[str]) -> int:
@@ -50,7 +42,10 @@ def _run(given: list[str]) -> int:
         sys.stdout.write(f"swarm {__version__}\n")
         return 0
     if command not in COMMANDS:
-        raise BadInput(f"There is no command {command!r}.", f"Commands: {', '.join(COMMANDS)}.")
+        meant = suggestion(command, COMMANDS)
+        raise BadInput(
+            f"There is no command {command!r}.{meant}", f"Commands: {', '.join(COMMANDS)}."
+        )
     return _call(command, given)
 
 

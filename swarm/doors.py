@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from types import ModuleType
 from typing import NoReturn
@@ -82,6 +82,7 @@ def _import(name: str) -> ModuleType:
 
 def leave(code: int) -> NoReturn:
     """End the process at once: everything is closed, and taking torch apart costs seconds."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody is left who could hear of it
+            stream.flush()
     os._exit(code)

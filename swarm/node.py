@@ -3,19 +3,19 @@
 import gc
 import sys
 
+from swarm.command_line import carry_out, read_arguments
 from swarm.doors import leave, open_room
-from swarm.errors import BadInput
 
 
 def main() -> int:
     """Run a node with the arguments of this process; returns the exit code."""
-    try:
-        room = open_room("node.main")
-    except BadInput as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    return carry_out(_live, needs_output=False)
+
+
+def _live() -> int:
+    room = open_room("node.main")
     gc.freeze()  # what is imported stays: looking through it again and again would stall the node
-    code: int = room.main(sys.argv[1:])
+    code: int = room.main(read_arguments(sys.argv[1:]))
     return code
 
 

@@ -157,7 +157,7 @@ def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]
     asyncio.run(story())
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"planner: oak ({ONE[-8:]}), term 3"
-    assert any("oak" in line and "2 MB" in line and "[0,6)" in line for line in lines)
+    assert any("oak" in line and "2 MB" in line and "0-5" in line for line in lines)
     assert any("1:1" in line and "512" in line for line in lines)
     assert any(line.startswith("PICTURE") for line in lines)
-    assert lines[-1] == f"[0,6) oak+{TWO[-8:]}"
+    assert lines[-1] == f"0-5 oak+{TWO[-8:]}"

@@ -1,0 +1,104 @@
+"""CommandLine: what all commands share: refusals in one sentence, and output that may fail."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from swarm.errors import BadInput, SwarmError
+from swarm.formatting import accept_any_text, printable
+
+INTERRUPTED = 130
+LONGEST_ERROR = 4000  # characters of one refusal
+# A full disk, a quota, a broken device or a closed descriptor: no file of ours, the output itself.
+OUTPUT_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence with the next step."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise BadInput."""
+        raise BadInput(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown under the name of the command that was meant."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            word = next((each for each in unknown if each.startswith("-")), unknown[0])
+            name = word.partition("=")[0]
+            meant = suggestion(name, self._option_string_actions)
+            raise BadInput(f"There is no option {name!r}.{meant}", f"See `{self.prog} --help`.")
+        return found, unknown
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean X?" if a known word is like this one, else nothing."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def carry_out(command: Callable[[], int], *, needs_output: bool = True) -> int:
+    """Run a command; returns its exit code; says errors, and output that fails, in one sentence."""
+    try:
+        _open_streams(needs_output=needs_output)
+        code = command()
+        sys.stdout.flush()
+    except SwarmError as error:
+        say_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _drop_output()
+        return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_FAILS:
+            raise
+        _drop_output()
+        say_error(SwarmError(f"The output cannot be written: {error.strerror}.", "Free the disk."))
+        return 1
+    return code
+
+
+def say_error(error: SwarmError) -> None:
+    """Say an error on standard error, with strangers' words in it escaped."""
+    sys.stderr.write(f"error: {printable(str(error), LONGEST_ERROR)}\n")
+
+
+def read_arguments(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line as text; raises BadInput if one is neither that nor UTF-8."""
+    return [_as_text(word) for word in arguments]
+
+
+def _as_text(word: str) -> str:
+    """A word that Python could not read in a locale such as POSIX may still be UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(word).decode()
+        except UnicodeError as error:
+            raise BadInput(
+                f"The argument '{printable(word, 60)}' is not valid UTF-8.", "Give UTF-8 text."
+            ) from error
+    return word
+
+
+def _open_streams(*, needs_output: bool) -> None:
+    """Make both streams writable whatever their encoding; a closed one leads nowhere."""
+    is_closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    accept_any_text(sys.stdout, sys.stderr)
+    if is_closed and needs_output:
+        raise SwarmError("Standard output is closed.", "Send it to a file, or to /dev/null.")
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere, so that leaving does not fail at it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
