@@ -58,9 +58,9 @@ def show_all(name: str) -> None:
     screen.head(f"{overview.swarm} serves {overview.model}")
     for show in (show_planner, show_peers, show_stages):
         show(screen, overview)
-    show_plan(screen, LivePlan(plan, {"planner": name}), overview, layers_picture)
-    show_plan(screen, LivePlan(Plan(()), {"reason": name}), overview, layers_picture)
-    show_plan_table(screen, LivePlan(plan, {}), overview)
+    show_plan(screen, LivePlan(plan, 3, name, "", {}), overview, layers_picture)
+    show_plan(screen, LivePlan(Plan(()), 3, EVE, name, {}), overview, layers_picture)
+    show_plan_table(screen, LivePlan(plan, 3, EVE, "", {}), overview)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
