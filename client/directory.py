@@ -3,17 +3,21 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
 
+from client.peer_scores import PeerScores, usual_layer_seconds
 from client.route import HopTimes, Known, Need, Route, choose_route
 from swarm.board import Board
-from swarm.errors import BadInvite, BadModel
+from swarm.errors import BadInvite, BadModel, PeerError
 from swarm.model import ModelSpec
-from swarm.records import Advert, Capability
+from swarm.records import Advert, Capability, Manifest, StageAdvert
 
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are
 LINKS_SECONDS = 30.0
 AT_ONCE_STAGES = 500  # a route over more of them is looked for beside the event loop
+SPREAD = 0.25  # routes that cost up to so much more than the cheapest are taken as often
 EMPTY_SECONDS = 20.0  # a swarm that has just begun shows its first peer sooner
 
 
@@ -21,7 +25,12 @@ class Directory:
     """Routes for one model, by the adverts on a board."""
 
     def __init__(
-        self, board: Board, spec: ModelSpec, *, empty_seconds: float = EMPTY_SECONDS
+        self,
+        board: Board,
+        spec: ModelSpec,
+        *,
+        empty_seconds: float = EMPTY_SECONDS,
+        chance: Random | None = None,
     ) -> None:
         self._board, self._spec = board, spec
         self._clock = asyncio.get_running_loop().time
@@ -32,6 +41,10 @@ class Directory:
         self._alone_since = math.inf  # no peer at all is on the board
         self._peers: set[str] = set()  # whose capabilities we have read
         self._own: Counter[str] = Counter()  # sessions of ours by leader
+        self._scores = PeerScores(self._clock)
+        self._usual = 0.0  # seconds that a layer takes most peers, as they say
+        self._has_served = False  # somebody served our model since we are here
+        self._chance = chance or Random()
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
@@ -48,8 +61,9 @@ class Directory:
         async with self._reading:
             if self._read_at < asked_at:
                 await self._read()
-        self._check_swarm()
-        return await self._choose(need)
+        await self._check_swarm()
+        resting = self._scores.cooldowns.resting
+        return await self._choose(replace(need, avoid=need.avoid | resting))
 
     def enter(self, route: Route) -> None:
         """Count a session of ours on its route: adverts are seconds old."""
@@ -59,12 +73,29 @@ class Directory:
         """The session is over, or goes elsewhere."""
         self._own.subtract(route.leaders)
 
+    def took(self, route: Route, hops: list[list[int]], seconds: float) -> None:
+        """Learn from a token's times how fast the peers of its route are."""
+        self._scores.took(route, hops, seconds, self._own)
+
+    def did_well(self, route: Route) -> None:
+        """Trust the peers of a route again, a little."""
+        self._scores.cooldowns.forgive(route.members)
+
+    def failed(self, suspects: Sequence[str], error: PeerError) -> None:
+        """Let new sessions avoid these peers for a while, longer each time."""
+        self._scores.failed(suspects, error)
+
     async def _choose(self, need: Need) -> Route:
-        known = Known(self._hops, dict(self._own))
+        known = Known(self._hops, dict(self._own), self._step_seconds)
         adverts = tuple(self._adverts.values())
         if sum(len(advert.stages) for advert in adverts) > AT_ONCE_STAGES:
             return await asyncio.to_thread(choose_route, adverts, need, known)
         return choose_route(adverts, need, known)
+
+    def _step_seconds(self, stage: StageAdvert) -> float:
+        """What a stage is believed to take, blurred: sessions spread over comparable routes."""
+        seconds = self._scores.step_seconds(stage, self._usual)
+        return seconds * self._chance.uniform(1.0, 1.0 + SPREAD)
 
     async def _read(self) -> None:
         now = self._clock()
@@ -76,11 +107,16 @@ class Directory:
             self._links_at, self._peers = now, {*capabilities, *adverts}
             self._alone_since = math.inf if capabilities else min(self._alone_since, now)
         self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}
+        self._usual = usual_layer_seconds(self._adverts.values(), self._spec.digest)
         self._read_at = now
 
-    def _check_swarm(self) -> None:
+    async def _check_swarm(self) -> None:
+        """Say at once what no waiting mends; never again once our model has been served."""
         served = {advert.model for advert in self._adverts.values()}
-        if served and self._spec.digest not in served:
+        self._has_served |= self._spec.digest in served
+        if self._has_served:
+            return
+        if served and not await self._is_promised():
             raise BadModel(
                 f"The swarm serves other files than the copy of {self._spec.name} here.",
                 "Name the very model that the host serves with --model.",
@@ -90,6 +126,11 @@ class Directory:
                 "The peers at the invite's addresses know nothing of its swarm.",
                 "Ask for a fresh invite; the swarm is over, or the invite is of another one.",
             )
+
+    async def _is_promised(self) -> bool:
+        """Whether the founder says that our model is served, whatever others serve meanwhile."""
+        manifests = await self._board.read(Manifest)
+        return any(each.digest == self._spec.digest for each in manifests.values())
 
 
 def _is_own(peer: str, advert: Advert) -> bool:

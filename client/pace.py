@@ -12,8 +12,11 @@ class Patience:
     """How long a session waits for what."""
 
     step_seconds: float = 5.0  # the least deadline of one answer
+    open_seconds: float = 1.0  # of a peer that does not answer an OPEN, if there is another
+    chunk_seconds: float = 1.0  # what the whole deadline grows by with each chunk of a prompt
     averages: float = 5.0  # or so many times the usual time of a token
-    pause_seconds: float = 0.3  # between two looks at the board
+    pause_seconds: float = 0.3  # between two looks at the board, at first
+    longest_pause_seconds: float = 2.0  # and later
     leave_seconds: float = 1.0  # to tell stages that it is over
     faults: int = 5  # answers in a row, without progress, that time cannot mend
 
@@ -21,10 +24,12 @@ class Patience:
 class Pace:
     """The deadlines of one session: they follow its own speed and double with each replay."""
 
-    def __init__(self, patience: Patience, timeout_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, patience: Patience, timeout_seconds: float, clock: Clock, chunks: int = 1
+    ) -> None:
         self.replays = 0
         self._patience = patience
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds = timeout_seconds + patience.chunk_seconds * (chunks - 1)
         self._clock = clock
         self._average = 0.0
         self._moved_at = clock()
@@ -37,15 +42,23 @@ class Pace:
         self._due = self._clock() + least * chunks * 2 ** min(self.replays, MOST_DOUBLINGS)
         self._token_at = None
 
-    def token(self) -> None:
-        """A token came: remember how long it took, and wait for the next."""
+    def token(self) -> float | None:
+        """A token came: remember and return how long it took, and wait for the next.
+
+        None for the first one of a route: its time is that of the prompt.
+        """
         now, before = self._clock(), self._token_at
-        if before is not None:
-            took = now - before
+        took = None if before is None else now - before
+        if took is not None:
             self._average = 0.8 * self._average + 0.2 * took if self._average else took
         self._moved_at = now
         self.expect()
         self._token_at = now
+        return took
+
+    def open_seconds(self) -> float:
+        """How long to wait for an OPENED while there is another peer to ask."""
+        return self._patience.open_seconds * 2.0 ** min(self.replays, MOST_DOUBLINGS)
 
     def wait_seconds(self) -> float:
         """How much longer to wait for the answer that is due; 0 or less: too late."""

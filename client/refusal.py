@@ -27,7 +27,7 @@ def refusal_of(peer: str, message: Busy | Fail | Moved, members: Container[str])
         case Fail():
             blamed = message.peer if message.peer in members else peer
             cause = f"Peer {short(blamed)} cannot go on: {reason}"
-            return PeerLost(cause, peer=blamed)
+            return PeerLost(cause, peer=blamed, told_by="" if blamed == peer else peer)
         case Moved():
             return PeerLost(f"Peer {short(peer)} is leaving.", peer=peer)
 

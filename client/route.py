@@ -136,6 +136,11 @@ def no_route(stages: Iterable[StageAdvert], layers: int) -> NoRoute:
     return NoRoute(cause, "Wait until peers have loaded them (`swarm status`), or join with more.")
 
 
+def load_factor(sessions: int) -> float:
+    """How much slower a step is with so many other sessions in it."""
+    return 1 + SESSION_SHARE * sessions
+
+
 def leader_of(stage: StageAdvert) -> str:
     """The peer that speaks for a stage."""
     return stage.members[0].peer
@@ -227,7 +232,7 @@ def _offers(adverts: Iterable[Advert], need: Need, known: Known) -> Iterator[_Of
 
 def _seconds_of(stage: StageAdvert, need: Need, known: Known) -> float:
     sessions = max(stage.sessions, known.own.get(leader_of(stage), 0))
-    seconds = known.step_seconds(stage) * (1 + SESSION_SHARE * sessions)
+    seconds = known.step_seconds(stage) * load_factor(sessions)
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)
     return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)

@@ -3,13 +3,16 @@
 import asyncio
 import hmac
 import logging
+import math
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
 from client.frame_checks import CHUNK_TOKENS, FrameChecks
 from client.inbox import Inbox
 from client.pace import Pace, Patience
+from client.peer_scores import Cooldowns
 from client.refusal import refusal_of, short
 from client.request import Request
 from client.route import Need, Route
@@ -43,7 +46,7 @@ from swarm.wire import (
 )
 
 PATIENCE = Patience()
-LONGEST_PAUSE_SECONDS = 5.0
+LONGEST_REST_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,8 @@ class Session:
         self._channel, self._routes, self._listener = channel, routes, listener
         self._request, self._patience = request, patience
         self._clock = asyncio.get_running_loop().time
-        self._pace = Pace(patience, request.timeout_seconds, self._clock)
+        chunks = -(-len(request.ids) // CHUNK_TOKENS)
+        self._pace = Pace(patience, request.timeout_seconds, self._clock, chunks)
         self._inbox = Inbox()
         self._checks = FrameChecks(routes.spec, request)
         self._route: Route | None = None
@@ -74,9 +78,12 @@ class Session:
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
         self._held = 0  # leading ids whose rows every stage has
         self._lost: set[str] = set()  # peers of the route that are gone
-        self._rests: dict[str, float] = {}  # who failed us -> not to be asked before
+        self._rests = Cooldowns(  # who failed us, or was busy
+            self._clock, patience.pause_seconds, LONGEST_REST_SECONDS, free=1
+        )
+        self._tellers: set[str] = set()  # who has blamed another peer
         self._trouble: SwarmError = NoRoute("No peer was found.")
-        self._faults = 0
+        self._faults: Counter[str] = Counter()  # refusals that time cannot mend, by peer
         self.drafted = self.accepted = 0  # ids that the last stage guessed, and those it got right
 
     @property
@@ -117,29 +124,32 @@ class Session:
             await self._leave()
 
     async def _find_route(self) -> Route:
-        """Wait for a route, and for those of its peers that asked to be left alone a while."""
-        fresh = self._epoch > 0
+        """Wait for a route, and for those of its peers that asked to be left alone a while.
+
+        Only the session's own deadline ends the wait: a peer that joins meanwhile saves it.
+        """
+        fresh, pause = self._epoch > 0, self._patience.pause_seconds
         while True:
+            rest = pause
             try:
-                route = await self._routes.find(self._need(), fresh=fresh)
-            except (NoRoute, Unreachable) as error:
-                self._trouble, pause = error, self._patience.pause_seconds
-            else:
-                pause = self._rest_seconds(route)
-                if pause <= 0:
+                async with asyncio.timeout(max(self._pace.left_seconds(), 0)):
+                    route = await self._routes.find(self._need(), fresh=fresh)
+                rest = self._rests.seconds_left(route.leaders)
+                if rest <= 0:
                     return route
-            if pause >= self._pace.left_seconds():
+            except (NoRoute, Unreachable) as error:
+                self._trouble = error
+            except TimeoutError:
+                logger.info("session %s: no word from the board", self.id[:8])
+            left = self._pace.left_seconds()
+            if left <= 0:
                 raise self._trouble
-            fresh = True
-            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+            await asyncio.sleep(min(rest, pause, left))
+            fresh, pause = True, min(1.5 * pause, self._patience.longest_pause_seconds)
 
-    def _need(self) -> Need:
+    def _need(self, avoid: frozenset[str] = frozenset()) -> Need:
         spec = self._routes.spec
-        return Need(spec.digest, spec.layers, self._request.capacity, frozenset(self._rests))
-
-    def _rest_seconds(self, route: Route) -> float:
-        now = self._clock()
-        return max(self._rests.get(leader, now) - now for leader in route.leaders)
+        return Need(spec.digest, spec.layers, self._request.capacity, self._rests.all | avoid)
 
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
@@ -159,10 +169,46 @@ class Session:
         self._pace.expect()
         self._unopened = set(range(len(route.stages)))
         self._held = len(self.transcript.ids) - 1
-        opens = [(leader, self._open_for(route, hop)) for hop, leader in enumerate(route.leaders)]
-        await self._send_all(opens, self._pace.wait_seconds())
+        opens = (
+            self._post(leader, self._open_for(route, hop))
+            for hop, leader in enumerate(route.leaders)
+        )
+        sending = asyncio.gather(*opens)
+        try:
+            await self._await_opened()
+        finally:
+            sending.cancel()
+
+    async def _post(self, peer: str, message: Message) -> None:
+        """Send beside other work; a failure comes in as if the peer had told it."""
+        try:
+            await self._send(peer, message)
+        except PeerError as error:
+            self._inbox.put(peer, error)
+
+    async def _await_opened(self) -> None:
+        """Wait for every OPENED; a peer that keeps silent is left early if there is another."""
+        patient_until = self._clock() + self._pace.open_seconds()
         while self._unopened:
-            await self._handle_next()
+            await self._handle_next(until=patient_until)
+            if self._unopened and self._clock() >= patient_until:
+                if await self._has_other_way():
+                    raise self._too_late()
+                patient_until = math.inf
+
+    async def _has_other_way(self) -> bool:
+        """Whether some route avoids the peers that have not answered our OPEN."""
+        silent = frozenset(self._silent())
+        try:
+            route = await self._routes.find(self._need(avoid=silent), fresh=False)
+        except (NoRoute, Unreachable):
+            return False
+        return route.members.isdisjoint(silent) and self._rests.seconds_left(route.leaders) <= 0
+
+    def _silent(self) -> list[str]:
+        """The peers whose OPENED is still to come."""
+        leaders = self._route.leaders if self._route else ()
+        return [leaders[hop] for hop in sorted(self._unopened)]
 
     def _open_for(self, route: Route, hop: int) -> Open:
         is_last = hop == len(route.stages) - 1
@@ -199,11 +245,15 @@ class Session:
             while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
                 await self._handle_next()
 
-    async def _handle_next(self) -> None:
+    async def _handle_next(self, until: float = math.inf) -> None:
+        """Handle what comes next; return without anything once it is `until`."""
+        wait = min(self._pace.wait_seconds(), until - self._clock())
         try:
-            async with asyncio.timeout(max(self._pace.wait_seconds(), 0)):
+            async with asyncio.timeout(max(wait, 0)):
                 peer, message = await self._inbox.get()
         except TimeoutError as error:
+            if self._pace.wait_seconds() > 0:
+                return
             raise self._too_late() from error
         if isinstance(message, PeerError):
             raise message
@@ -232,8 +282,10 @@ class Session:
         fresh = self.transcript.add(message.position, message.ids, message.finish)
         if not fresh:
             return
-        self._pace.token()
-        self._faults = 0
+        took = self._pace.token()
+        if took is not None:
+            self._routes.took(route, message.hops, took)
+        self._faults.clear()
         self.drafted += message.drafted
         self.accepted += min(message.drafted, len(message.ids) - 1)
         self._listener.time(route, message.hops)
@@ -245,17 +297,30 @@ class Session:
     async def _recover(self, error: PeerError) -> None:
         """Make ready for another route, or raise if waiting has become pointless."""
         logger.info("session %s: %s", self.id[:8], error)
-        suspects = {error.peer} if error.peer else set(self._route.leaders if self._route else ())
+        suspects = self._suspects_of(error)
         await self._leave()
         retry_after = error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
-        self._faults += type(error) is PeerRefused and not retry_after
-        if self._pace.left_seconds() <= 0 or self._faults >= self._patience.faults:
+        if not (retry_after or error.told_by):
+            self._routes.failed(suspects, error)
+        self._faults.update(suspects if type(error) is PeerRefused and not retry_after else ())
+        if self._pace.left_seconds() <= 0 or self._is_hopeless():
             raise error
         self._trouble = error
         self._pace.replays += not retry_after
-        for peer in suspects:  # who fails for the first time may be tried again at once
-            rest = self._patience.pause_seconds if peer in self._rests else 0.0
-            self._rests[peer] = self._clock() + max(rest, retry_after)
+        for peer in suspects:
+            self._rests.strike(peer, weight=not retry_after, at_least=retry_after)
+
+    def _is_hopeless(self) -> bool:
+        return max(self._faults.values(), default=0) >= self._patience.faults
+
+    def _suspects_of(self, error: PeerError) -> list[str]:
+        """Who may be to blame; a peer that blames others twice is one of them."""
+        if not error.peer:
+            return self._silent() or list(self._route.leaders if self._route else ())
+        if error.told_by in self._tellers:
+            return [error.peer, error.told_by]
+        self._tellers |= {error.told_by} - {""}
+        return [error.peer]
 
     async def _leave(self) -> None:
         """Tell every stage of the route that it may free the session; never raises."""
@@ -263,6 +328,8 @@ class Session:
         if route is None:
             return
         self._routes.leave(route)
+        if self.transcript.finish:
+            self._routes.did_well(route)
         kind = Close if self.transcript.finish else Cancel
         goodbye = kind(self.id, self._epoch, self._key)
         there = [(leader, goodbye) for leader in set(route.leaders) - self._lost]
@@ -296,7 +363,7 @@ class Session:
         return hmac.compare_digest(message.key, self._key)
 
     def _too_late(self) -> Deadline:
-        silent = [self._route.leaders[hop] for hop in self._unopened] if self._route else []
+        silent = self._silent()
         who = f"Peer {short(silent[0])}" if len(silent) == 1 else "The swarm"
         return Deadline(
             f"{who} did not answer in time.",

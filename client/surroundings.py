@@ -1,8 +1,10 @@
 """Surroundings of a session: where it finds its way, and who is told what it does."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from client.route import Need, Route
+from swarm.errors import PeerError
 from swarm.model import ModelSpec
 
 
@@ -21,6 +23,15 @@ class Routes(Protocol):
 
     def leave(self, route: Route) -> None:
         """It no longer does."""
+
+    def took(self, route: Route, hops: list[list[int]], seconds: float) -> None:
+        """A token came so long after the one before, with the time that every hop took."""
+
+    def did_well(self, route: Route) -> None:
+        """A session ended over this route as it should."""
+
+    def failed(self, suspects: Sequence[str], error: PeerError) -> None:
+        """One of these peers failed a session, as it saw itself."""
 
 
 class Listener(Protocol):

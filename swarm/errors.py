@@ -77,9 +77,12 @@ class NoRoute(SwarmError):
 class PeerError(SwarmError):
     """One other peer is the cause."""
 
-    def __init__(self, cause: str, next_step: str = "", *, peer: str = "") -> None:
+    def __init__(
+        self, cause: str, next_step: str = "", *, peer: str = "", told_by: str = ""
+    ) -> None:
         super().__init__(cause, next_step)
         self.peer = peer
+        self.told_by = told_by  # who says so, if it is hearsay
 
 
 class PeerLost(PeerError):

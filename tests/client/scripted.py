@@ -174,7 +174,7 @@ class Notes:
         self.hops.append(hops)
 
 
-QUICK = Patience(step_seconds=0.2, pause_seconds=0.02, leave_seconds=0.2)
+QUICK = Patience(step_seconds=0.2, open_seconds=0.1, pause_seconds=0.02, leave_seconds=0.2)
 
 
 @dataclass
@@ -197,11 +197,16 @@ class ScriptedSwarm:
         return stage
 
     def session(
-        self, prompt: Sequence[int], *, timeout_seconds: float = 5.0, **options: Any
+        self,
+        prompt: Sequence[int],
+        *,
+        timeout_seconds: float = 5.0,
+        patience: Patience = QUICK,
+        **options: Any,
     ) -> Session:
         """A session that is ready to run."""
         request = Request(tuple(prompt), Sampling(**options), timeout_seconds)
-        session = Session(self.channel, self.directory, request, self.notes, QUICK)
+        session = Session(self.channel, self.directory, request, self.notes, patience)
         self.switchboard.add(session)
         return session
 

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from client.directory import Directory
 from client.frame_checks import CHUNK_TOKENS
 from client.inbox import MOST_MESSAGES
+from client.pace import Patience
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
+from swarm.memory import peer_named
+from swarm.records import Advert, Member, StageAdvert
 from swarm.tensors import ids_of_bytes
 from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
 from tests.client.conftest import Story
@@ -477,6 +481,144 @@ def test_without_any_progress_the_session_ends_at_its_timeout(in_swarm: Run) -> 
         with pytest.raises(Deadline):
             await swarm.session(PROMPT, timeout_seconds=0.5).run()
         assert 0.4 < asyncio.get_running_loop().time() - started < 1.5
+
+    in_swarm(story)
+
+
+@pytest.mark.parametrize("stranger", [False, True])
+def test_a_request_with_time_left_waits_for_whoever_joins(in_swarm: Run, stranger: bool) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        swarm.directory = Directory(swarm.world.board(peer_named("client")), SPEC, empty_seconds=0)
+        last = await swarm.stage("last", 0, LAYERS)
+
+        def lose_all(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step) and message.position == len(PROMPT) + 2:
+                swarm.world.kill(stage.peer)
+                swarm.world.records.clear()
+            return False
+
+        last.hook = lose_all
+        running = asyncio.create_task(swarm.session(PROMPT, max_tokens=6).run())
+        await until(lambda: not swarm.world.records)
+        if stranger:
+            board = swarm.world.board(peer_named("stranger"))
+            part = StageAdvert(0, 9, [Member(board.peer, 0, 2, 1)], 0.1, 100, 0)
+            await board.publish(Advert("e" * 64, [part], 1))
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        await swarm.stage("newcomer", 0, LAYERS)
+        await running
+        assert swarm.notes.tokens == continuation(PROMPT, 6)
+
+    in_swarm(story)
+
+
+def test_a_peer_that_is_busy_for_longer_than_there_is_time_does_not_end_the_wait(
+    in_swarm: Run,
+) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        busy = await swarm.stage("busy", 0, LAYERS)
+
+        def refuse(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                common = (message.session, message.epoch, message.key, message.stage)
+                stage.spawn(stage.channel.send(peer, Busy(*common, 1e9)))
+            return isinstance(message, Open)
+
+        busy.hook = refuse
+        running = asyncio.create_task(swarm.session(PROMPT, max_tokens=3).run())
+        await until(lambda: "Cancel" in busy.heard_kinds())
+        await swarm.stage("newcomer", 0, LAYERS, step_seconds=1.0)
+        await running
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
+def test_a_hung_stage_costs_one_session_a_moment_and_later_ones_nothing(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        hung = await swarm.stage("hung", 0, LAYERS)
+        await swarm.stage("lively", 0, LAYERS, step_seconds=1.0)
+        hung.hook = lambda stage, peer, message: True
+        patience = Patience(step_seconds=60, open_seconds=0.1, pause_seconds=0.02)
+        first = swarm.session(PROMPT, patience=patience, timeout_seconds=120, max_tokens=3)
+        await first.run()
+        assert first.replays == 1
+        later = [swarm.session(PROMPT, patience=patience, max_tokens=3) for _ in range(3)]
+        for session in later:
+            await session.run()
+            assert session.replays == 0
+        assert hung.heard_kinds().count("Open") == 1
+
+    in_swarm(story)
+
+
+def test_a_slow_stage_is_awaited_where_there_is_no_other(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        slow = await swarm.stage("slow", 0, LAYERS)
+
+        def think(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open) and not stage.opened:
+                loop = asyncio.get_running_loop()
+                stage.opened[message.session] = message
+                loop.call_later(0.3, stage.on_message, peer, message)
+                return True
+            return False
+
+        slow.hook = think
+        patience = Patience(step_seconds=60, open_seconds=0.05, pause_seconds=0.02)
+        session = swarm.session(PROMPT, patience=patience, max_tokens=3)
+        await session.run()
+        assert session.replays == 0
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
+def test_who_blames_others_again_and_again_is_left_himself(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        liar = await swarm.stage("liar", 0, 4)
+        await swarm.stage("honest", 0, 4, step_seconds=1.0)
+        for name in ("x", "y", "z"):
+            await swarm.stage(name, 4, LAYERS)
+
+        def blame(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                blamed = stage.opened[message.session].route[1][0]
+                fail = Fail(message.session, message.epoch, "stage_lost", "gone", blamed)
+                stage.spawn(stage.channel.send(stage.clients[message.session], fail))
+            return isinstance(message, Step)
+
+        liar.hook = blame
+        session = swarm.session(PROMPT, max_tokens=3)
+        await session.run()
+        assert session.replays == 2
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
+def test_the_deadline_grows_with_the_prompt(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        only = await swarm.stage("only", 0, LAYERS)
+
+        def prefill_slowly(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step) and message.sample and message not in slow:
+                slow.append(message)
+                asyncio.get_running_loop().call_later(0.5, stage.on_message, peer, message)
+                return True
+            return False
+
+        slow: list[Message] = []
+        only.hook = prefill_slowly
+        prompt = [1] * (8 * CHUNK_TOKENS)
+        patience = Patience(step_seconds=0.2, chunk_seconds=0.1, pause_seconds=0.02)
+        session = swarm.session(prompt, patience=patience, timeout_seconds=0.2, max_tokens=1)
+        await session.run()
+        assert (session.replays, swarm.notes.tokens) == (0, continuation(prompt, 1))
+        short = swarm.session(PROMPT, patience=patience, timeout_seconds=0.2, max_tokens=1)
+        with pytest.raises(Deadline):
+            await short.run()
 
     in_swarm(story)
 
