@@ -1,10 +1,10 @@
 """SwarmValidator: what every node demands of a record in the DHT before it keeps or believes it.
 
-A stored value is: the record as msgpack, a MAC with the swarm's key (private swarms only), a
-signature. Both cover key, subkey, value and expiration, so nothing can be moved, renewed or cut.
+A stored value is: the record as msgpack (in private swarms sealed with the swarm's key, so that
+outsiders can neither read nor make one), then a signature. Both are bound to key, subkey and
+expiration, so nothing can be moved, renewed or cut.
 """
 
-import hmac
 import math
 import struct
 import time
@@ -20,9 +20,9 @@ from hivemind.dht.routing import DHTID
 from swarm.board import SKEW_SECONDS, known_keys, plain_key, shard_of
 from swarm.identity import Identity, is_founder, verify
 from swarm.records import RECORD_CAP, TTL_CAP, Manifest, Record, record_of_map
+from swarm.swarm_key import SwarmKey
 
 SIGNATURE_BYTES = 64
-MAC_BYTES = 32
 JUDGED = 4096  # verdicts to remember
 DOMAIN = b"swarm record 1"
 
@@ -37,26 +37,26 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         key: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.key = SwarmKey(swarm, key)
         self._swarm = swarm
         self._identity = identity
-        self._key = key.encode()
         self._clock = clock
         # One search brings the same record from up to 20 replicas: judge it once.
         self._unworthy = lru_cache(JUDGED)(self._judge)
-        self._tail = SIGNATURE_BYTES + (MAC_BYTES if key else 0)
+        self._tail = SIGNATURE_BYTES + self.key.overhead_bytes
         self._kinds = {
-            DHTID.generate(name).to_bytes(): (name, kind) for name, kind in known_keys(swarm)
+            DHTID.generate(name).to_bytes(): (name, kind)
+            for name, kind in known_keys(self.key.name)
         }
 
     def sign_value(self, record: DHTRecord) -> bytes:
-        """The value with MAC and signature appended."""
-        value: bytes = record.value + self._mac(record)
-        return value + self._identity.sign(_signed_bytes(record, value))
+        """The value sealed (in a private swarm) and signed."""
+        value = self.key.seal(record.value, _context(record))
+        return value + self._identity.sign(_context(record, value))
 
     def strip_value(self, record: DHTRecord) -> bytes:
-        """The value without MAC and signature."""
-        value: bytes = record.value[: -self._tail]
-        return value
+        """The plain value; empty if it cannot be unsealed."""
+        return self.key.unseal(record.value[:-SIGNATURE_BYTES], _context(record)) or b""
 
     def validate(self, record: DHTRecord) -> bool:
         """Whether a record from anywhere obeys every rule; never raises."""
@@ -89,7 +89,7 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         return replace(stored, value=self.sign_value(stored))
 
     def _misplaced(self, name: str, kind: type[Record], peer: str) -> str:
-        shard = name.removeprefix(plain_key(self._swarm, kind)).removeprefix("/")
+        shard = name.removeprefix(plain_key(self.key.name, kind)).removeprefix("/")
         if shard and shard != shard_of(peer):
             return "it is in another peer's shard"
         if kind is Manifest and not is_founder(self._swarm, peer):
@@ -111,21 +111,15 @@ class SwarmValidator(RecordValidatorBase):  # type: ignore[misc]
         if len(record.value) <= self._tail:
             return "it is not signed"
         value, signature = record.value[:-SIGNATURE_BYTES], record.value[-SIGNATURE_BYTES:]
-        if self._key:
-            plain = replace(record, value=value[:-MAC_BYTES])
-            if not hmac.compare_digest(self._mac(plain), value[-MAC_BYTES:]):
-                return "its author does not know the swarm's key"
-        if not verify(peer, _signed_bytes(record, value), signature):
+        if self.key.unseal(value, _context(record)) is None:
+            return "its author does not know the swarm's key"
+        if not verify(peer, _context(record, value), signature):
             return "its signature is not that of its peer"
         return ""
 
-    def _mac(self, record: DHTRecord) -> bytes:
-        if not self._key:
-            return b""
-        return hmac.digest(self._key, _signed_bytes(record, record.value), "sha256")
 
-
-def _signed_bytes(record: DHTRecord, value: bytes) -> bytes:
+def _context(record: DHTRecord, value: bytes = b"") -> bytes:
+    """What a record is bound to, with its value for the signature and without for the seal."""
     parts = (record.key, record.subkey, value, struct.pack("!d", record.expiration_time))
     return DOMAIN + b"".join(struct.pack("!I", len(part)) + part for part in parts)
 

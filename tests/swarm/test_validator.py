@@ -33,7 +33,7 @@ def signed(
     secret: str = "",
 ) -> DHTRecord:
     writer = SwarmValidator(SWARM, author, secret)
-    key = key or f"{SWARM}/{record.KEY}"
+    key = key or f"{writer.key.name}/{record.KEY}"
     values = record_to_list(record)
     return writer.signed_record(key, subkey or author.peer, values, NOW + seconds)
 
@@ -153,14 +153,23 @@ class TestAPrivateSwarm:
         assert not self.judge.validate(signed())
         assert "key" in self.judge.problem_of(signed(secret="guess"))
 
-    def test_a_mac_from_another_record_does_not_help(self) -> None:
+    def test_a_seal_from_another_record_does_not_help(self) -> None:
         other = signed(Lease(2, NOW), secret="secret")
-        value = JUDGE.strip_value(signed()) + other.value[-96:-64]
-        forged = replace(other, value=value + STRANGER.sign(value))
-        assert "key" in self.judge.problem_of(forged)
+        moved = replace(other, expiration_time=other.expiration_time + 1)
+        assert "key" in self.judge.problem_of(moved)
 
-    def test_a_public_swarm_refuses_records_with_a_mac(self) -> None:
-        assert not JUDGE.validate(signed(secret="secret"))
+    def test_an_outsider_sees_neither_what_it_says_nor_which_swarm_it_is(self) -> None:
+        record = signed(Lease(2, NOW), secret="secret", key="plain name")
+        assert msgpack.packb(record_to_list(Lease(2, NOW))) not in record.value
+        assert JUDGE.problem_of(self.own_record()) == "the key does not belong to this swarm"
+        assert SWARM not in self.judge.key.name
+
+    def test_a_public_swarm_refuses_sealed_records(self) -> None:
+        moved = replace(self.own_record(), key=hashed(f"{SWARM}/planner"))
+        assert not JUDGE.validate(moved)
+
+    def own_record(self) -> DHTRecord:
+        return signed(secret="secret")
 
 
 @given(st.binary(max_size=30), st.binary(max_size=70), st.binary(max_size=300), st.floats())
