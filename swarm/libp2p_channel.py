@@ -18,19 +18,22 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
 from swarm.identity import public_key_of
+from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.partings import Partings
 from swarm.peer_process import PeerProcess
-from swarm.questions import Questions
+from swarm.questions import PROOF_BYTES, Questions
 from swarm.streams import STREAM_ERRORS, FrameStream
+from swarm.swarm_key import SwarmKey
 from swarm.way import PINGS, Way
 from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
 CLOSE_SECONDS = 1.0
-STREAM_CAP = 512  # incoming streams: each is an open file
+STREAM_CAP = 512  # incoming streams of proved peers: each is an open file
+UNPROVED_CAP, UNPROVED_OF_A_PEER = 64, 2
+QUIET_SECONDS = 60.0  # without data, after which a stream gives way if all places are taken
 BAD_FRAMES_CAP = 32  # of one stream, before it is closed
-PROOF_BYTES = 32
 HEARD = Pong(0)  # "your data arrives", when nobody pinged
 
 logger = logging.getLogger(__name__)
@@ -42,15 +45,15 @@ class LibP2PChannel:
     def __init__(self, process: PeerProcess, swarm: str, key: str, ping_seconds: float) -> None:
         self.peer = process.peer
         self._process = process
-        self._frames = f"/swarm/1/{swarm}/frames"
-        self._questions = Questions(process, f"/swarm/1/{swarm}/questions")
-        self._key = key.encode()
+        self._key = SwarmKey(swarm, key)
+        self._frames = f"/swarm/1/{self._key.name}/frames"
+        self._questions = Questions(process, f"/swarm/1/{self._key.name}/questions")
         self._ping_seconds = ping_seconds
         self._codec = Codec()
         self._ways: dict[str, Way] = {}
         self._incoming: dict[str, FrameStream] = {}
         self._partings = Partings(lambda peer: self._spawn(process.disconnect(peer)))
-        self._guests = 0  # incoming streams, with those that have not shown their proof yet
+        self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
@@ -170,7 +173,6 @@ class LibP2PChannel:
         peer = str(info.peer_id)
         stream = FrameStream(reader, writer)
         reason = "its stream ended"
-        self._guests += 1
         try:
             await self._welcome(peer, reader, stream)
             await stream.hear(partial(self._receive, peer, stream))
@@ -179,22 +181,31 @@ class LibP2PChannel:
         except (TimeoutError, *STREAM_ERRORS):
             pass
         finally:
-            self._guests -= 1
             stream.abort()
             self._lose(peer, stream, reason)
 
     async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
-        if self._closed or self._guests > STREAM_CAP:
-            raise RemoteProtocolError("There is no room for another stream.")
-        async with asyncio.timeout(HELLO_SECONDS):
-            proof = await reader.readexactly(PROOF_BYTES)
+        if self._closed:
+            raise RemoteProtocolError("The channel is closed.")
+        with self._unproved.place(peer, stream.abort):
+            async with asyncio.timeout(HELLO_SECONDS):
+                proof = await reader.readexactly(PROOF_BYTES)
         if not hmac.compare_digest(proof, self._proof(peer, self.peer)):
             raise RemoteProtocolError("A stranger does not know the key of the swarm.")
+        if peer not in self._incoming and len(self._incoming) >= STREAM_CAP:
+            self._make_room()
         before = self._incoming.get(peer)
         if before is not None:  # it gave up the old one, and with it the frames in flight
             self._lose(peer, before, "it opened a new stream")
         self._incoming[peer] = stream
         await self._listening.wait()
+
+    def _make_room(self) -> None:
+        """End the stream that has been without data for longest; raises RemoteProtocolError."""
+        peer, stream = max(self._incoming.items(), key=lambda item: item[1].quiet_beats)
+        if stream.quiet_beats * self._ping_seconds < QUIET_SECONDS:
+            raise RemoteProtocolError("There is no room for another stream.")
+        self._lose(peer, stream, "others need its place")
 
     def _receive(
         self, peer: str, stream: FrameStream, header: memoryview, body: memoryview
@@ -250,8 +261,10 @@ class LibP2PChannel:
                 if stream.tick():
                     self._give_up(peer, stream)
                 elif stream.has_data:
-                    stream.has_data = False
+                    stream.has_data, stream.quiet_beats = False, 0
                     stream.write_now(PINGS.encode(HEARD))
+                else:
+                    stream.quiet_beats += 1
 
     def _give_up(self, peer: str, stream: FrameStream) -> None:
         self._partings.begin(peer)  # else the next call finds the dead connection
@@ -273,7 +286,8 @@ class LibP2PChannel:
 
     def _proof(self, sender: str, receiver: str) -> bytes:
         text = f"{self._frames}\0{sender}\0{receiver}"
-        return hmac.digest(self._key, text.encode(), hashlib.sha256)
+        proof = self._key.proof("stream", sender, receiver)
+        return proof or hmac.digest(b"", text.encode(), hashlib.sha256)  # open: anybody can
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(coroutine)

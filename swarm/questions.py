@@ -10,16 +10,21 @@ import msgpack
 
 from swarm.channel import ANSWER_CAP, Answer
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.peer_process import PeerProcess
 from swarm.rate_limit import RateLimit
 from swarm.streams import STREAM_ERRORS, frame_of, read_small_frame
 
+PROOF_BYTES = 32
 HEADER_CAP = 4096
 READ_SECONDS = 5.0  # for a stranger to finish its question
 ANSWER_SECONDS = 30.0  # for our handler
 QUESTIONS_PER_SECOND = 50  # of one peer
 OPEN_QUESTIONS = 16  # of one peer at a time
+UNPROVED_CAP = 256  # questions of which the proof has not come yet
 TEXT_CAP = 500
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +80,7 @@ class Questions:
         self.protocol = protocol
         self._handlers: dict[str, Answer] = {}
         self._limits = limits or Limits()
+        self._unproved = UnprovedStreams(UNPROVED_CAP, OPEN_QUESTIONS)
 
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`."""
@@ -113,7 +119,7 @@ class Questions:
     ) -> None:
         """Read one question of a peer and answer it."""
         try:
-            verdict, answer = await self._verdict(peer, reader, expected_proof)
+            verdict, answer = await self._verdict(peer, (reader, writer), expected_proof)
             writer.writelines(frame_of(verdict.encode(), answer))
             async with asyncio.timeout(READ_SECONDS):
                 await writer.drain()
@@ -124,13 +130,16 @@ class Questions:
             writer.close()
 
     async def _verdict(
-        self, peer: str, reader: asyncio.StreamReader, expected_proof: bytes
+        self, peer: str, stream: Stream, expected_proof: bytes
     ) -> tuple[Verdict, bytes]:
+        reader, writer = stream
         if not self._limits.has_room(peer):
             return Verdict("busy", "Too many questions at once.", 1.0), b""
         try:
             async with asyncio.timeout(READ_SECONDS):
-                if not hmac.compare_digest(await reader.readexactly(32), expected_proof):
+                with self._unproved.place(peer, writer.transport.abort):
+                    proof = await reader.readexactly(PROOF_BYTES)
+                if not hmac.compare_digest(proof, expected_proof):
                     return Verdict("stranger", "The swarm is private; the key is wrong."), b""
                 header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
             return await self._answered(peer, _unpacked(header), payload)

@@ -26,6 +26,7 @@ class FrameStream:
         self._misses = 0
         self.has_sent = False  # a frame went out since the last tick
         self.has_data = False  # a frame other than a ping came in since the last tick
+        self.quiet_beats = 0  # beats of its owner without such a frame
         self.bad_frames = 0
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from itertools import islice
 
 import pytest
 
@@ -17,7 +18,7 @@ from swarm.errors import (
     RemoteProtocolError,
 )
 from swarm.frames import PREFIX
-from swarm.libp2p_channel import BAD_FRAMES_CAP
+from swarm.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
 from swarm.memory import peer_named
 from swarm.questions import OPEN_QUESTIONS
 from swarm.streams import FrameStream, frame_of
@@ -195,10 +196,15 @@ def test_a_stranger_to_a_private_swarm_is_not_heard(swarm: Swarm, host: Peer) ->
         await friend.channel.send(member.id, step(1))
         assert await member.message() == (friend.id, step(1))
         assert await friend.channel.ask(member.id, "echo", b"me") == b"me"
-        with pytest.raises(PeerRefused, match="stranger"):
+        with pytest.raises(PeerRefused, match="does not serve this swarm"):
             await host.channel.ask(member.id, "echo", b"me")
-        await host.channel.send(member.id, step(2))
-        assert await host.loss() == (member.id, "its stream ended")
+        thief = await swarm.peer(key="guess")  # it has seen the names of the streams
+        thief.channel._frames = member.channel._frames
+        thief.channel._questions.protocol = member.channel._questions.protocol
+        with pytest.raises(PeerRefused, match="stranger"):
+            await thief.channel.ask(member.id, "echo", b"me")
+        await thief.channel.send(member.id, step(2))
+        assert await thief.loss() == (member.id, "its stream ended")
         assert member.messages.empty()
 
     swarm.run(story())
@@ -428,6 +434,54 @@ def test_a_black_holed_peer_is_lost_after_three_beats_and_found_again(
         assert await holed.message() == (host.id, step(3))
         assert host.losses.empty()
         assert holed.losses.empty()
+
+    swarm.run(story())
+
+
+def test_silent_streams_of_a_stranger_do_not_lock_newcomers_out(
+    swarm: Swarm, host: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One identity without the key, 80 streams, against a node of a private swarm."""
+    monkeypatch.setattr("swarm.libp2p_channel.HELLO_SECONDS", 3600.0)
+
+    async def story() -> None:
+        node, friend = await swarm.peer(key="secret"), await swarm.peer(key="secret")
+        stranger = await swarm.peer(key="guess")
+        protocol = node.channel._frames
+        opened = await asyncio.gather(
+            *(stranger.process.open_stream(node.id, protocol) for _ in range(80))
+        )
+        ends = [asyncio.create_task(reader.read()) for reader, _ in opened]
+        for end in islice(asyncio.as_completed(ends), 80 - UNPROVED_OF_A_PEER):
+            await end
+        assert len(node.channel._unproved) == UNPROVED_OF_A_PEER
+        await friend.channel.send(node.id, step(1))
+        assert await node.message() == (friend.id, step(1))
+        assert list(node.channel._incoming) == [friend.id]
+        for _, writer in opened:
+            writer.close()
+        await asyncio.wait(ends)
+
+    swarm.run(story())
+
+
+def test_a_quiet_stream_gives_way_when_all_places_are_taken(
+    swarm: Swarm, host: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        node = await swarm.peer(ping_seconds=NO_BEAT_SECONDS)
+        quiet, busy, newcomer = [await swarm.peer() for _ in range(3)]
+        for peer in (quiet, busy):
+            await peer.channel.send(node.id, step(1))
+            await node.message()
+        monkeypatch.setattr("swarm.libp2p_channel.STREAM_CAP", 2)
+        with pytest.raises(RemoteProtocolError, match="no room"):
+            node.channel._make_room()
+        node.channel._incoming[quiet.id].quiet_beats = 1  # of an hour each
+        await newcomer.channel.send(node.id, step(2))
+        assert await node.message() == (newcomer.id, step(2))
+        assert set(node.channel._incoming) == {busy.id, newcomer.id}
+        assert await node.loss() == (quiet.id, "others need its place")
 
     swarm.run(story())
 

@@ -1,0 +1,1 @@
+"""The channel's own parts: streams between peers."""
