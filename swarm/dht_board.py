@@ -9,15 +9,17 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from hivemind.dht.crypto import DHTRecord
 from hivemind.dht.node import DHTNode
 from hivemind.dht.protocol import ValidationError
-from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.board import R, has_shards, keys_to_publish, plain_key, shard_keys
+from swarm.dht.networks import Networks
+from swarm.dht.protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.replicas import Replicas
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
-from swarm.hardening import harden
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
 from swarm.peer_process import PeerProcess
@@ -30,6 +32,8 @@ JOIN_SECONDS = 15.0
 CALL_SECONDS = 10.0  # for a whole search
 CLOSE_SECONDS = 3.0
 COMPANY_SECONDS = 5.0  # between looks at the routing table
+OTHERS_SECONDS = 1.0  # for further peers of an invite, once one has answered
+READ_BACK_SECONDS = 5.0  # least life of a record that is worth reading back
 FRIENDS = 64  # peers to come back to
 
 logger = logging.getLogger(__name__)
@@ -39,12 +43,13 @@ T = TypeVar("T")
 class DhtBoard:
     """The Board of one peer; closing it leaves the daemon running."""
 
-    def __init__(self, process: PeerProcess, swarm: str, validator: SwarmValidator) -> None:
+    def __init__(self, process: PeerProcess, validator: SwarmValidator) -> None:
         self.peer = process.peer
         self._process = process
-        self._swarm = swarm
+        self._swarm = validator.key.name  # as it stands in the keys
         self._validator = validator
         self._node: Any = None  # a DHTNode; hivemind is untyped
+        self._replicas: Replicas
         self._expirations: dict[type[Record], float] = {}
         self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
         self._initial_peers: tuple[str, ...] = ()
@@ -63,15 +68,13 @@ class DhtBoard:
         client: bool = False,
     ) -> "DhtBoard":
         """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
-        self = cls(process, swarm, SwarmValidator(swarm, identity, key))
+        self = cls(process, SwarmValidator(swarm, identity, key))
         self._initial_peers = tuple(initial_peers)
         try:
-            self._node = await asyncio.wait_for(self._create_node(client), JOIN_SECONDS)
-        except (TimeoutError, RuntimeError) as error:
-            raise Unreachable(
-                "None of the peers in the invite answers.",
-                "Check the network, or ask for a fresh invite.",
-            ) from error
+            async with asyncio.timeout(JOIN_SECONDS):
+                await self._join(client)
+        except TimeoutError as error:
+            raise _nobody() from error
         except ValidationError as error:
             raise _explained(error) from error
         self._company = asyncio.create_task(self._keep_company())
@@ -84,18 +87,14 @@ class DhtBoard:
         keys = keys_to_publish(self._swarm, kind, self.peer, await self._peers_seen(kind))
         # Always later than our last one: hivemind keeps the record that expires last.
         expiration = max(time.time() + ttl, self._expirations.get(kind, 0.0) + 0.001)
-        value = record_to_list(record)
-        try:
-            signed = self._validator.signed_record(keys[0], self.peer, value, expiration)
-        except (ValueError, OverflowError, TypeError) as error:  # of msgpack
-            raise LocalProtocolError(f"Our {kind.KEY} record does not travel: {error}.") from error
-        if problem := self._validator.problem_of(signed):
-            raise LocalProtocolError(f"Our {kind.KEY} record cannot be published: {problem}.")
+        signed = [self._signed(record, key, expiration) for key in keys]
         self._expirations[kind] = expiration
-        many = len(keys)
-        call = self._node.store_many(keys, [value] * many, expiration, subkeys=[self.peer] * many)
-        if not all((await _in_time(call)).values()):
-            await self._confirm(kind, keys, expiration)
+        confirmed = ttl >= READ_BACK_SECONDS
+        calls = (self._replicas.store(each, confirmed=confirmed) for each in signed)
+        if not all(await _in_time(asyncio.gather(*calls))):
+            raise Unreachable(
+                f"No peer takes our {kind.KEY} record.", "Is the clock of this machine right?"
+            )
 
     async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
         """The live records of a kind by peer; raises Unreachable."""
@@ -127,28 +126,56 @@ class DhtBoard:
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
                 await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
 
-    async def _create_node(self, client: bool) -> Any:
-        node = await DHTNode.create(
-            p2p=self._process.p2p,
-            node_id=DHTID.generate(self.peer),  # not chosen: a peer cannot move next to a key
-            initial_peers=self._initial_peers,
-            bucket_size=20,
-            num_replicas=5,
-            wait_timeout=FIRST_WAIT_SECONDS,
+    async def _join(self, client: bool) -> None:
+        """Make our part of the DHT, with every guard in place, before anybody is met."""
+        p2p = self._process.p2p
+        self._node = await DHTNode.create(
+            p2p=p2p,
+            node_id=node_id_of(self.peer),
+            bucket_size=BUCKET_SIZE,
+            cache_nearest=0,
+            client_mode=True,  # hivemind's own protocol serves nothing: ours takes its place
             record_validator=self._validator,
-            client_mode=client,
         )
-        node.protocol.wait_timeout = WAIT_SECONDS
-        harden(node)
-        return node
+        company = Company(self._validator.key, Networks(self._process.connected))
+        protocol = await SwarmProtocol.open(p2p, self._validator, company, client=client)
+        self._node.protocol = protocol
+        self._replicas = Replicas(self._node, self.peer)
+        protocol.wait_timeout = FIRST_WAIT_SECONDS
+        if self._initial_peers:
+            await self._meet_first_peers()
+        protocol.wait_timeout = WAIT_SECONDS
 
-    async def _confirm(self, kind: type[Record], keys: list[str], expiration: float) -> None:
-        """Look whether anybody has the record: hivemind reports one refusal for all replicas."""
-        entry = (await self._read_keys(keys, latest=True)).get(self.peer)
-        if entry is None or entry.expiration_time < expiration:
-            raise Unreachable(
-                f"No peer takes our {kind.KEY} record.", "Is the clock of this machine right?"
+    async def _meet_first_peers(self) -> None:
+        """Be known to the peers of the invite; raises Unreachable, ValidationError.
+
+        One that calls our clock wrong does not keep us out if as many others say it is right.
+        """
+        ping = self._node.protocol.call_ping
+        peers = {PeerID.from_base58(peer_of_address(each)) for each in self._initial_peers}
+        outcomes = await _first_and_others(
+            {asyncio.create_task(ping(peer, validate=True)) for peer in peers}
+        )
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, ValidationError)]
+        welcomes = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        if len(refusals) > len(welcomes):
+            raise refusals[0]
+        if not welcomes:
+            raise _nobody()
+        await self._node.find_nearest_nodes([self._node.node_id])
+
+    def _signed(self, record: Record, key: str, expiration: float) -> DHTRecord:
+        """A record as it is stored under a key; raises LocalProtocolError."""
+        name = record.KEY
+        try:
+            signed = self._validator.signed_record(
+                key, self.peer, record_to_list(record), expiration
             )
+        except (ValueError, OverflowError, TypeError) as error:  # of msgpack
+            raise LocalProtocolError(f"Our {name} record does not travel: {error}.") from error
+        if problem := self._validator.problem_of(signed):
+            raise LocalProtocolError(f"Our {name} record cannot be published: {problem}.")
+        return signed
 
     async def _peers_seen(self, kind: type[Record]) -> int:
         """How many peers have such a record, looked up at most once in a record's life."""
@@ -210,6 +237,26 @@ def _explained(error: ValidationError) -> BadInput | Unreachable:
         f"This machine's clock is {abs(offset):.1f} s {side} the swarm's.",
         "Set the clock (for example with NTP) and try again.",
     )
+
+
+def _nobody() -> Unreachable:
+    return Unreachable(
+        "None of the peers in the invite answers.",
+        "Check the network, or ask for a fresh invite; a private swarm's key has to be right.",
+    )
+
+
+async def _first_and_others(pings: "set[asyncio.Task[Any]]") -> list[Any]:
+    """The outcomes of pings: until one is welcome, and of those that follow it soon."""
+    waiting, done = set(pings), set[asyncio.Task[Any]]()
+    while waiting and not any(ping.exception() is None and ping.result() for ping in done):
+        finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        done |= finished
+    if waiting:
+        await asyncio.wait(waiting, timeout=OTHERS_SECONDS)
+    for ping in waiting:
+        ping.cancel()
+    return await asyncio.gather(*pings, return_exceptions=True)
 
 
 async def _in_time(call: Awaitable[T]) -> T:

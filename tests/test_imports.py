@@ -16,8 +16,20 @@ MAY_IMPORT = {
     "client": {"client", "swarm"},
     "node": {"node", "planner", "swarm"},
 }
-BOARD_FILES = {"swarm.dht_board", "swarm.hardening", "swarm.validator"}
-NETWORK_FILES = {"swarm.dht_board", "swarm.libp2p_channel", "swarm.peer_process"}
+BOARD_FILES = {
+    "swarm.dht.protocol",
+    "swarm.dht.replicas",
+    "swarm.dht_board",
+    "swarm.hardening",
+    "swarm.validator",
+}
+NETWORK_FILES = {
+    "swarm.dht.protocol",
+    "swarm.dht.replicas",
+    "swarm.dht_board",
+    "swarm.libp2p_channel",
+    "swarm.peer_process",
+}
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
 PLANNER_COMMANDS = {"planner.commands"}
 READS_ENVIRONMENT = {"node.config", "node.main", "client.invitation", "swarm.cli"}

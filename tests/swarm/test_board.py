@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 from hivemind.dht import protocol as hivemind_protocol
+from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
 from swarm.board import (
@@ -192,20 +193,25 @@ def test_no_forgery_reaches_an_honest_node(swarm: Swarm, host: Peer, other: Peer
     swarm.run(story())
 
 
-def test_a_stranger_to_a_private_swarm_neither_shows_nor_hides(swarm: Swarm, host: Peer) -> None:
+def test_a_stranger_to_a_private_swarm_neither_enters_nor_reads(swarm: Swarm, host: Peer) -> None:
+    """With another key nobody answers; without one, over hivemind's own node, nothing is shown."""
+
     async def story() -> None:
-        network = Network()
         founder = Identity.throwaway()
-        process = await open_p2p(founder, network)
+        process = await open_p2p(founder, Network())
         board = await DhtBoard.open(process, "private", founder, key="secret")
+        await board.publish(Lease(1, 1.0))
         addresses = await process.addresses()
         stranger = Identity.throwaway()
         outside = await open_p2p(stranger, Network(initial_peers=addresses))
-        window = await DhtBoard.open(outside, "private", stranger, initial_peers=addresses)
-        await board.publish(Lease(1, 1.0))
-        await window.publish(Lease(9, 1.0))  # it keeps its own record, nobody else does
+        with pytest.raises(Unreachable, match="key has to be right"):
+            await DhtBoard.open(outside, "private", stranger, key="guess", initial_peers=addresses)
+        window = await DHTNode.create(p2p=outside.p2p, client_mode=True)
+        asked = [DHTID.generate(name) for name in ("private/planner", f"{board._swarm}/planner")]
+        assert await window.protocol.call_find(process.p2p.peer_id, asked) is None
+        assert board.neighbours == 0
         assert await board.read(Lease) == {founder.peer: Lease(1, 1.0)}
-        for part in (window, outside, board, process):
+        for part in (outside, board, process):
             await part.close()
 
     swarm.run(story())

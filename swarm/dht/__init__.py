@@ -1,0 +1,1 @@
+"""The board's own parts: everything here may know hivemind's DHT."""
