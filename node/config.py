@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.row_forms import AUTO, FORMS
+from swarm.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model import BUILT_IN
 
-EVERY_ADDRESS = "0.0.0.0"
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
+SIZE_FORM = "Write it like 8GB, 512MiB or 50%."
 KERNELS = Path(__file__).parent / "engine"
 
 
@@ -24,9 +25,11 @@ class NodeConfig:
     founds: bool  # start a new swarm
     invite: str = ""  # else: join this one ("" = the last one)
     model: str = BUILT_IN
+    served_name: str = ""  # what others call the model; "" = its own name
     swarm: str = "swarm"
     key: str = ""  # of a private swarm
-    memory_bytes: int = 0  # declared limit per device; 0 = what is free
+    memory_bytes: int = 0  # declared limit per device; 0 = none
+    memory_share: float = 0.0  # of a device's free memory; 0 = the usual share
     sessions_bytes: int = 0  # per device for KV besides that; plans know nothing of it
     slowdown: float = 1.0  # emulated: every step takes so many times as long
     threads: int = 1
@@ -62,6 +65,8 @@ class NodeConfig:
             )
         if self.sessions_per_step < 0:
             raise BadInput("--sessions-per-step is negative.", "Give 1 or more, or 0 for all.")
+        if not 0 <= self.memory_share <= 1:
+            raise BadInput(f"--memory {self.memory_share:.0%} is out of range.", SIZE_FORM)
         if not 0 <= self.port < 65536:
             raise BadInput(f"--port {self.port} is out of range.", "Give a port from 1 to 65535.")
 
@@ -96,9 +101,20 @@ def parser() -> argparse.ArgumentParser:
         *("--join",), nargs="?", const="", metavar="INVITE", help="join a swarm (or the last one)"
     )
     made.add_argument("--model", default=BUILT_IN, help="built-in name, folder or hub id")
+    made.add_argument(
+        *("--served-model-name",),
+        default="",
+        metavar="NAME",
+        help="what the swarm calls the model (default: the hub id, or the folder's last name)",
+    )
     made.add_argument("--swarm", default="swarm", metavar="NAME", help="name of a new swarm")
     made.add_argument("--key", default="", help="secret of a private swarm (with --host)")
-    made.add_argument("--memory", metavar="SIZE", help="most memory for weights and KV, like 2GB")
+    made.add_argument(
+        *("--memory",),
+        metavar="SIZE",
+        help="most memory of each device for weights and KV cache: 8GB, 512MiB or 50%% of what is"
+        " free (default: 80%% of free memory, 92%% on GPUs)",
+    )
     made.add_argument("--sessions-memory", metavar="SIZE", help=argparse.SUPPRESS)
     made.add_argument("--slowdown", type=float, default=1.0, help="emulate a slower device")
     made.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
@@ -116,9 +132,23 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--sessions-per-step", type=int, default=0, help=argparse.SUPPRESS)
     made.add_argument("--name", default="", help="what others see, besides the peer id")
-    made.add_argument("--listen", default=EVERY_ADDRESS, metavar="ADDRESS")
-    made.add_argument("--port", type=int, default=0)
-    made.add_argument("--announce", action="append", default=[], metavar="MULTIADDR")
+    made.add_argument(
+        *("--listen",),
+        default=EVERY_ADDRESS,
+        metavar="ADDRESS",
+        help="address of this machine to listen on (default: all of them)",
+    )
+    made.add_argument(
+        "--port", type=int, default=0, help="default: a free one, or the one that is announced"
+    )
+    made.add_argument(
+        *("--announce",),
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="where others reach this node, if it cannot see that itself, such as the router's"
+        " address with a port that it forwards; a multiaddr will do too",
+    )
     made.add_argument("--state", type=Path, metavar="FOLDER", help="keys, terms, last invite")
     return made
 
@@ -126,14 +156,18 @@ def parser() -> argparse.ArgumentParser:
 def read_config(arguments: Sequence[str]) -> NodeConfig:
     """The config of a command line; raises BadInput, or SystemExit(2) from argparse."""
     given = parser().parse_args(arguments)
+    announced = tuple(_announced(text) for text in given.announce)
+    memory_bytes, share = _memory_of("--memory", given.memory)
     return NodeConfig(
         founds=given.host,
         invite=given.join or os.environ.get("SWARM_INVITE", ""),
         model=given.model,
+        served_name=given.served_model_name,
         swarm=given.swarm,
         key=given.key,
-        memory_bytes=_memory_of(given.memory),
-        sessions_bytes=_memory_of(given.sessions_memory),
+        memory_bytes=memory_bytes,
+        memory_share=share,
+        sessions_bytes=_memory_of("--sessions-memory", given.sessions_memory)[0],
         slowdown=given.slowdown,
         threads=given.threads,
         quant=given.quant,
@@ -141,17 +175,43 @@ def read_config(arguments: Sequence[str]) -> NodeConfig:
         activations=given.activations,
         sessions_per_step=given.sessions_per_step,
         name=given.name,
-        listen=given.listen,
-        port=given.port,
-        announce=tuple(given.announce),
+        listen=_listened(given.listen),
+        port=given.port or (port_of(announced[0]) if announced else 0),
+        announce=announced,
         state=given.state or default_state(),
     )
 
 
-def _memory_of(text: str | None) -> int:
+def _memory_of(flag: str, text: str | None) -> tuple[int, float]:
+    """A size in bytes, or a share of what is free; the other is 0; both are if none is given."""
     if text is None:
-        return 0
+        return 0, 0.0
     try:
-        return bytes_of(text)
+        if text.strip().endswith("%"):
+            return 0, _share_of(text)
+        return bytes_of(text), 0.0
     except ValueError as error:
-        raise BadInput(f"--memory: {error}.", "Write it like 2GB or 512MiB.") from error
+        raise BadInput(f"{flag}: {error}.", SIZE_FORM) from error
+
+
+def _share_of(text: str) -> float:
+    share = float(text.strip().removesuffix("%")) / 100
+    if not 0 < share <= 1:
+        raise ValueError(f"{text!r} is not a share of free memory")
+    return share
+
+
+def _announced(text: str) -> str:
+    try:
+        return multiaddr_of(text)
+    except ValueError as error:
+        raise BadInput(f"--announce: {error}.", FORM) from error
+
+
+def _listened(text: str) -> str:
+    try:
+        return listening_host(text)
+    except ValueError as error:
+        raise BadInput(
+            f"--listen: {error}.", f"Give an IPv4 address of it, or {EVERY_ADDRESS} for all."
+        ) from error

@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.config import NodeConfig
 from node.orders import Measure, Measured
 from node.probe import Detected, chosen_dtype, detect
 from node.worker_process import WorkerPlace, WorkerProcess
+from swarm.addresses import own_multiaddrs
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.checkpoint import is_hub_id, open_model, read_spec
@@ -26,6 +27,12 @@ from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import BUILT_IN, ModelSpec
 from swarm.peer_process import Network, PeerProcess, open_p2p
 from swarm.records import PENDING, Capability, Manifest
+from swarm.state_folder import (
+    FOLDER_MARK,
+    local_name,
+    shared_name,
+    title_of,
+)
 from swarm.store import Store
 from swarm.wire import Message
 
@@ -50,6 +57,11 @@ class Served:
     revision: str = ""  # the hub's commit, if it comes from there
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of this machine, and neither built in nor of the hub."""
+        return self.name.startswith(FOLDER_MARK)
+
+    @property
     def is_for_all(self) -> bool:
         """Whether its files may be handed out: they are here, and not in everybody's package."""
         return self.store is None and self.name != BUILT_IN
@@ -65,6 +77,7 @@ class Links:
     invite: Invite
     folder: Path  # this node's state
     addresses: tuple[str, ...]  # where others reach us
+    last_swarm: str = ""  # which one commands without an invite asked before
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +104,45 @@ def invite_of(config: NodeConfig) -> Invite | None:
     return Invite.parse(text)
 
 
-def read_model(name: str, revision: str = "") -> Served:
-    """Find a model and its numbers; raises BadModel, Unreachable."""
+def read_model(name: str, revision: str = "", served_name: str = "") -> Served:
+    """Find a model and its numbers; raises BadInput, BadModel, Unreachable."""
     folder, store = open_model(name, revision=revision)
-    is_folder = Path(name).expanduser().is_dir()
-    shared = str(Path(name).expanduser().resolve()) if is_folder else name
+    is_folder = name != BUILT_IN and Path(name).expanduser().is_dir()
+    if served_name and not is_folder:
+        raise BadInput(
+            f"--served-model-name: others find {name} by this name only.", "Leave it out."
+        )
+    shared = shared_name(folder, served_name) if is_folder else name
     commit = folder.name if is_hub_id(name) and not is_folder else ""
     if name != BUILT_IN:
-        require_complete(folder, name)
-    return Served(shared, folder, read_spec(folder, name), store, commit)
+        require_complete(folder, title_of(shared))
+    return Served(shared, folder, read_spec(folder, title_of(shared)), store, commit)
 
 
-async def find_served(name: str, links: Links) -> Served:
+def read_founded(config: NodeConfig) -> Served:
+    """The model that a founder was asked to serve; raises BadInput, BadModel, Unreachable."""
+    return read_model(config.model, served_name=config.served_name)
+
+
+async def find_served(name: str, links: Links, state: Path) -> Served:
     """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable."""
     manifest = await read_manifest(links.board)
     cause: SwarmError
     try:
         revision = manifest.revision if manifest else ""
-        served = await asyncio.to_thread(read_model, name, revision)
+        local = local_name(state, links.invite.swarm, name)
+        served = await asyncio.to_thread(read_model, local, revision)
         if manifest is None or manifest.digest == served.spec.digest:
-            return served
+            return replace(served, name=name)
         cause = BadModel(
-            f"The copy of {name} here is not the model that the swarm serves.",
+            f"The copy of {title_of(name)} here is not the model that the swarm serves.",
             "Put the very same files there, or move this copy away.",
         )
     except (BadModel, Unreachable) as error:
         cause = error
     folder, store = await open_from_peers(links.channel, links.board, cause)
-    await asyncio.to_thread(require_complete, folder, name)
-    return Served(name, folder, await asyncio.to_thread(read_spec, folder, name), store)
+    await asyncio.to_thread(require_complete, folder, title_of(name))
+    return Served(name, folder, await asyncio.to_thread(read_spec, folder, title_of(name)), store)
 
 
 @asynccontextmanager
@@ -145,11 +168,27 @@ async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncItera
             await _require_swarm(board, swarm)
         channel = await LibP2PChannel.open(process, swarm, key)
         stack.push_async_callback(channel.close)
-        own = (await process.addresses())[:8]
+        own = (*await process.addresses(), *_seen_from_here(config, identity.peer))[:8]
         model = founded.model if founded else invite.model if invite else ""
         fresh = Invite((*own, *known)[:8], swarm, model, key)
+        before = _last_swarm(config.state)
         (config.state / LAST_INVITE).write_text(fresh.encode())
-        yield Links(process, board, channel, fresh, folder, own)
+        yield Links(process, board, channel, fresh, folder, own, before)
+
+
+def _seen_from_here(config: NodeConfig, peer: str) -> tuple[str, ...]:
+    """Our own addresses beside those announced: few routers let us reach ourselves by those."""
+    if not config.announce:
+        return ()
+    return tuple(f"{each}/p2p/{peer}" for each in own_multiaddrs(config.listen, config.port))
+
+
+def _last_swarm(state: Path) -> str:
+    """Which swarm commands without an invite ask so far, if any."""
+    try:
+        return Invite.parse((state / LAST_INVITE).read_text(errors="replace")).swarm
+    except (OSError, BadInvite):
+        return ""
 
 
 def manifest_of(served: Served, inventory: str = PENDING) -> Manifest:
@@ -199,7 +238,7 @@ async def open_equipment(
     config: NodeConfig, served: Served, on_answer: OnAnswer
 ) -> AsyncIterator[list[Equipment]]:
     """Hold a measured worker for every device of this machine; raises BadInput, BadModel."""
-    detected = detect(config.memory_bytes)
+    detected = detect(config.memory_bytes, config.memory_share)
     if config.quant and any(found.kind != "cpu" for found in detected):
         raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
     dtypes = [chosen_dtype(found, config.dtype, config.quant) for found in detected]

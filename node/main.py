@@ -22,13 +22,15 @@ from node.home import (
     manifest_of,
     open_equipment,
     open_links,
-    read_model,
+    read_founded,
 )
 from node.life import Life
-from node.story import Story
+from node.probe import memory_words
+from node.story import Story, reach_of
 from swarm.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
+from swarm.state_folder import remember_model
 from swarm.wire import Message
 
 FILES = 65536
@@ -72,9 +74,11 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
-    own = None if invite else await asyncio.to_thread(read_model, config.model)
+    own = None if invite else await asyncio.to_thread(read_founded, config)
     async with open_links(config, manifest_of(own) if own else None) as links:
-        served = own or await find_served(links.invite.model, links)
+        if own and own.is_folder:
+            remember_model(config.state, links.invite.swarm, own.folder)
+        served = own or await find_served(links.invite.model, links, config.state)
         story = Story(terminal.say, terminal.show_progress, served.spec)
         await serve(config, served, links, story, stop)
 
@@ -88,13 +92,17 @@ async def serve(
     def on_answer(index: int, answer: Message) -> None:
         life.on_answer(index, answer)
 
-    story.introduce(config.name or "unnamed", links.channel.peer, _reach_of(config, links))
+    story.introduce(
+        config.name or "unnamed", links.channel.peer, reach_of(links.addresses, config.announce)
+    )
     story.swarm(links.invite.swarm)
     if config.founds:
         story.invite(links.invite.encode())
+        story.asked(links.invite.swarm, links.last_swarm)
     async with open_equipment(config, served, on_answer) as equipment:
         for each in equipment:
-            story.offer(each.device)
+            limits = config.memory_bytes, config.memory_share
+            story.offer(each.device, memory_words(each.device, *limits))
         await life.run(equipment, stop)
 
 
@@ -111,12 +119,6 @@ def main(arguments: Sequence[str]) -> int:
         say_error(error)
         return error.exit_code
     return 0
-
-
-def _reach_of(config: NodeConfig, links: Links) -> str:
-    if config.listen.startswith("127."):
-        return "reachable from this machine only"
-    return f"reachable at {len(links.addresses)} addresses"
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -17,10 +17,10 @@ from node.plan_shelf import PlanShelf
 from node.provisions import Provisions
 from node.rendezvous import Door, Reach, door_of, doors_of
 from node.server import LedStage, Server
-from node.story import amount
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import PeerRefused, SwarmError
+from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST
 from swarm.plan import Shard, Stage
 from swarm.records import Member
@@ -281,7 +281,7 @@ class OwnDevice:
         """What the shard that is ready had to be sent for, in words; empty if nothing."""
         count = self.provisions.fetched_bytes
         store = self._home.store
-        return f", {amount(count)} fetched from {store.source.name}" if count and store else ""
+        return f", {bytes_text(count)} fetched from {store.source.name}" if count and store else ""
 
     @property
     def shard(self) -> Shard | None:

@@ -15,9 +15,10 @@ import torch
 from node.row_forms import AUTO
 from swarm.channel import Channel
 from swarm.errors import BadInput, PeerError, RemoteProtocolError
-from swarm.hardware import WIDEST, Link
+from swarm.formatting import bytes_text
+from swarm.hardware import WIDEST, Device, Link
 
-USABLE_SHARE = 0.8  # of the memory that is free now
+USABLE_SHARES = {"cpu": 0.8, "cuda": 0.92}  # of the memory that is free now
 ECHOES = 10
 SIZE_BYTES = 8  # of the number at the start of a probe: how many bytes to send back
 LARGE_BYTES = 1_000_000
@@ -35,7 +36,9 @@ class Detected:
     kind: str  # "cpu" or "cuda"
     torch_name: str  # "cpu", "cuda:0"
     name: str
-    memory_bytes: int
+    free_bytes: int
+    total_bytes: int
+    memory_bytes: int  # that it may use
     dtypes: tuple[str, ...]  # what it computes in, the best first; float32 always
 
 
@@ -53,12 +56,32 @@ def chosen_dtype(found: Detected, wish: str, quant: str) -> str:
     return wish
 
 
-def detect(limit_bytes: int) -> list[Detected]:
-    """The CUDA devices of this machine, or its CPU; memory within the declared limit, if any."""
+def detect(limit_bytes: int = 0, share: float = 0.0) -> list[Detected]:
+    """The CUDA devices of this machine, or its CPU; memory within the declared limit, if any.
+
+    Raises BadInput if no device has as much memory as declared.
+    """
     found = [_cuda(index) for index in range(torch.cuda.device_count())] or [_cpu()]
-    if not limit_bytes:
-        return found
-    return [replace(d, memory_bytes=min(limit_bytes, d.memory_bytes)) for d in found]
+    most = max(device.total_bytes for device in found)
+    if limit_bytes > most:
+        raise BadInput(
+            f"--memory {bytes_text(limit_bytes)} is more than this machine's {bytes_text(most)}.",
+            "Give less, or leave it out.",
+        )
+    return [replace(d, memory_bytes=_usable(d, limit_bytes, share)) for d in found]
+
+
+def _usable(device: Detected, limit_bytes: int, share: float) -> int:
+    usable = int(device.free_bytes * (share or USABLE_SHARES[device.kind]))
+    return min(limit_bytes, usable) if limit_bytes else usable
+
+
+def memory_words(device: Device, limit_bytes: int, share: float) -> str:
+    """Why a device offers so much memory, where that is not simply what was declared."""
+    if device.memory_bytes == limit_bytes:
+        return ""
+    words = f"{share or USABLE_SHARES[device.kind]:.0%} of what is free"
+    return f"{words}, not {bytes_text(limit_bytes)}" if limit_bytes else words
 
 
 def machine_id() -> str:
@@ -115,9 +138,9 @@ async def measure_links(channel: Channel, peers: list[str]) -> list[Link]:
 
 
 def _cuda(index: int) -> Detected:
-    free, _ = torch.cuda.mem_get_info(index)
-    name = torch.cuda.get_device_name(index)
-    return Detected(index, "cuda", f"cuda:{index}", name, int(free * 0.92), _cuda_dtypes(index))
+    free, total = torch.cuda.mem_get_info(index)
+    name, dtypes = torch.cuda.get_device_name(index), _cuda_dtypes(index)
+    return Detected(index, "cuda", f"cuda:{index}", name, free, total, free, dtypes)
 
 
 def _cuda_dtypes(index: int) -> tuple[str, ...]:
@@ -127,6 +150,7 @@ def _cuda_dtypes(index: int) -> tuple[str, ...]:
 
 
 def _cpu() -> Detected:
-    free = int(psutil.virtual_memory().available * USABLE_SHARE)
+    memory = psutil.virtual_memory()
+    free, total, dtypes = memory.available, memory.total, (WIDEST, "bf16", "f16")
     name = f"{platform.machine()} CPU, {psutil.cpu_count(logical=False) or 1} cores"
-    return Detected(0, "cpu", "cpu", name, free, (WIDEST, "bf16", "f16"))
+    return Detected(0, "cpu", "cpu", name, free, total, free, dtypes)

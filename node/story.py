@@ -1,16 +1,18 @@
 """The story of a node's start, at most ten lines: who, what, where, why, and ready."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from node.duties import Assignment
 from node.orders import Loaded
-from swarm.formatting import printable
+from swarm.addresses import is_loopback, readable
+from swarm.formatting import bytes_text, printable
 from swarm.hardware import WIDTHS, Device
 from swarm.model import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
 
 Say = Callable[[str], None]
 REASON_SHOWN = 300  # characters of a planner's words
+SHOWN = 3  # addresses
 SHORT = 8  # characters of a peer id that people read
 
 
@@ -28,10 +30,10 @@ class Story:
         """Who am I, and can others reach me."""
         self._say(f"node: {name} ({short(peer)}), {where}")
 
-    def offer(self, device: Device) -> None:
-        """What I offer."""
-        speed = f"{amount(device.bytes_per_second)}/s decode, {device.flops / 1e9:.1f} GFLOP/s"
-        memory = amount(device.memory_bytes)
+    def offer(self, device: Device, why_memory: str = "") -> None:
+        """What I offer, and why so much memory."""
+        speed = f"{bytes_text(device.bytes_per_second)}/s decode, {device.flops / 1e9:.1f} GFLOP/s"
+        memory = bytes_text(device.memory_bytes) + (f" ({why_memory})" if why_memory else "")
         self._weight_bytes[device.index] = device.weight_bytes
         is_int8 = device.weight_bytes < WIDTHS[device.dtype]
         form = f"int8 and {device.dtype}" if is_int8 else device.dtype
@@ -40,13 +42,18 @@ class Story:
     def swarm(self, swarm: str) -> None:
         """What is served here."""
         spec = self._spec
-        size = amount(spec.layers * spec.layer_parameters * BYTES_PER_VALUE)
+        size = bytes_text(spec.layers * spec.layer_parameters * BYTES_PER_VALUE)
         self._say(f"swarm: {swarm} serves {spec.name}, {spec.layers} layers of {size} in all")
 
     def invite(self, invite: str) -> None:
         """How others join."""
         self._say(f"invite: {invite}")
         self._say(f"join: python -m swarm.node --join {invite}")
+
+    def asked(self, swarm: str, before: str) -> None:
+        """Which swarm commands of this user ask from now on, if that was another one."""
+        if before not in ("", swarm):
+            self._say(f"asked: `swarm generate` without --join now asks {swarm}, not {before}")
 
     def waiting(self, reason: str) -> None:
         """Why there is no plan yet."""
@@ -61,7 +68,7 @@ class Story:
         self._said.add("spare")
         layer = self._spec.layer_parameters * self._weight_bytes.get(index, BYTES_PER_VALUE)
         small = memory_bytes < layer
-        why = f"too small for one layer of {amount(layer)}" if small else "not needed now"
+        why = f"too small for one layer of {bytes_text(layer)}" if small else "not needed now"
         self._say(f"spare: device {index} is {why}; it stands by")
 
     def assigned(self, part: Assignment, planner: str, term: int) -> None:
@@ -71,11 +78,11 @@ class Story:
 
     def ready(self, part: Assignment, loaded: Loaded, fetched: str = "") -> None:
         """Serving; `fetched` says what came from elsewhere first."""
-        size = f"{amount(loaded.weight_bytes)} loaded"
+        size = f"{bytes_text(loaded.weight_bytes)} loaded"
         if loaded.bytes_kept:
-            new = amount(loaded.weight_bytes - loaded.bytes_kept)
-            size = f"{new} new of {amount(loaded.weight_bytes)}"
-        read = f"{amount(loaded.bytes_read)} read{fetched}"
+            new = bytes_text(loaded.weight_bytes - loaded.bytes_kept)
+            size = f"{new} new of {bytes_text(loaded.weight_bytes)}"
+        read = f"{bytes_text(loaded.bytes_read)} read{fetched}"
         free = f"{loaded.free_tokens} KV tokens free"
         role = "" if part.leads else " (its leader takes the requests)"
         layers = f"layers [{part.stage.start},{part.stage.end})"
@@ -83,7 +90,7 @@ class Story:
 
     def link(self, peer: str, bytes_per_second: float) -> None:
         """In which form rows go to a peer: int8 because of this speed, or in full again (0)."""
-        slow = f"as int8: the link carries {amount(bytes_per_second)}/s"
+        slow = f"as int8: the link carries {bytes_text(bytes_per_second)}/s"
         self._say(f"link: rows to {short(peer)} travel {slow if bytes_per_second else 'in full'}")
 
     def lost(self, reason: str) -> None:
@@ -104,6 +111,22 @@ class Story:
         return f"{layers}, {share}, rank {part.rank} of {len(stage.shards)} by memory and speed"
 
 
+def reach_of(addresses: Sequence[str], announced: Sequence[str]) -> str:
+    """Where others reach us, as far as this machine knows."""
+    if announced:
+        return f"announced at {_listed(announced)} (not checked)"
+    far = [address for address in addresses if not is_loopback(address)]
+    if not far:
+        return "reachable from this machine only"
+    return f"listens at {_listed(far)} (not checked from outside)"
+
+
+def _listed(addresses: Sequence[str]) -> str:
+    known = list(dict.fromkeys(readable(address) for address in addresses))
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return ", ".join(known[:SHOWN]) + more
+
+
 def name_of(capability: Capability, peer: str) -> str:
     """What people call a peer."""
     return capability.name or short(peer)
@@ -112,12 +135,3 @@ def name_of(capability: Capability, peer: str) -> str:
 def short(peer: str) -> str:
     """The end of a peer id: all ids of a kind begin alike."""
     return peer[-SHORT:]
-
-
-def amount(size: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

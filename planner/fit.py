@@ -1,7 +1,8 @@
-"""require_room: whether the devices can hold the model at all, and how many bytes are missing."""
+"""require_room: whether the devices can hold the model at all, and how much memory is missing."""
 
 from planner.problem import Problem
 from swarm.errors import DoesNotFit
+from swarm.formatting import bytes_text
 
 
 def needed_bytes(problem: Problem) -> float:
@@ -20,15 +21,18 @@ def require_room(problem: Problem, *, proven_impossible: bool = False) -> None:
     need, have = needed_bytes(problem), sum(d.memory_bytes for d in problem.devices)
     name = problem.model.name
     if need > have:
-        cause = f"{name} needs {need:.0f} bytes, the devices offer {have:.0f}"
-        raise DoesNotFit(f"{cause}: {need - have:.0f} bytes are missing.", _NEXT)
+        cause = f"{name} needs {bytes_text(need)}, the devices offer {bytes_text(have)}"
+        raise DoesNotFit(f"{cause}: {bytes_text(need - have)} are missing.", _NEXT)
     if proven_impossible:
         missing = smallest_unit_bytes(problem)
         cause = f"{name} fits the sum of memory but no division of its layers fits the devices"
-        raise DoesNotFit(f"{cause}: about {missing:.0f} bytes are missing.", _NEXT)
+        raise DoesNotFit(f"{cause}: about {bytes_text(missing)} are missing.", _NEXT)
 
 
-_NEXT = "Add devices, offer more of their memory, or take a smaller or quantised model."
+_NEXT = (
+    "Add devices, offer more of their memory, take a smaller model,"
+    " or let nodes on CPUs hold its weights as 8-bit integers (--quant int8)."
+)
 
 
 def smallest_unit_bytes(problem: Problem) -> float:

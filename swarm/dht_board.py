@@ -229,7 +229,9 @@ def _explained(error: ValidationError) -> BadInput | Unreachable:
     clocks = re.search(r"local: ([\d.]+), peer: ([\d.]+)", str(error))
     if clocks is None:
         return Unreachable(
-            "The swarm's peers cannot reach this machine.", "Open its port, or give --relay."
+            "The swarm's peers cannot reach this machine.",
+            "Forward a port of your router to it and say so:"
+            " --port 4001 --announce YOUR-PUBLIC-ADDRESS:4001",
         )
     offset = float(clocks[1]) - float(clocks[2])
     side = "ahead of" if offset > 0 else "behind"
@@ -241,7 +243,7 @@ def _explained(error: ValidationError) -> BadInput | Unreachable:
 
 def _nobody() -> Unreachable:
     return Unreachable(
-        "None of the peers in the invite answers.",
+        "No peer in the invite answers.",
         "Check the network, or ask for a fresh invite; a private swarm's key has to be right.",
     )
 

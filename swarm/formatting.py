@@ -1,4 +1,4 @@
-"""Formatting: how words of strangers are shown to a person, so that they can only be read."""
+"""Formatting: how sizes and the words of strangers are shown to a person."""
 
 import logging
 import re
@@ -25,6 +25,15 @@ def printable(text: str, cap: int = MOST_SHOWN) -> str:
     else:
         shown = "".join(map(_escaped, text[: cap + 1]))
     return shown if len(shown) <= cap else shown[: max(cap - len(CUT), 0)] + CUT
+
+
+def bytes_text(size: float) -> str:
+    """Bytes for people, in three digits: 42.7 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
 
 
 def without_controls(text: str) -> str:

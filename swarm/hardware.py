@@ -50,14 +50,18 @@ def common_dtype(dtypes: Iterable[str]) -> str:
     return known.pop() if len(known) == 1 else WIDEST
 
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_ZEROS = (("K", 3), ("M", 6), ("G", 9), ("T", 12))
+_UNITS = {"B": 1}
+_UNITS |= {f"{letter}{end}": 10**zeros for letter, zeros in _ZEROS for end in ("", "B")}
+_UNITS |= {f"{letter}IB": 2 ** (10 * zeros // 3) for letter, zeros in _ZEROS}
 
 
 def bytes_of(text: str) -> int:
-    """Read a size such as "2GB", "512MiB" or "1.5 MB" as bytes; raises ValueError."""
+    """Read a size such as "2GB", "8G", "512MiB" or "1.5 MB" as bytes; raises ValueError."""
     number = text.strip().rstrip("BbKkMmGgTtIi ")
     unit = text.strip()[len(number) :].strip().upper()
+    if number and not unit:
+        raise ValueError(f"{text!r} lacks a unit: gigabytes are {number}GB")
     try:
         size = float(number) * _UNITS[unit]
     except (KeyError, ValueError):

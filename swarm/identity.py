@@ -45,7 +45,10 @@ class Identity:
             folder.mkdir(parents=True, exist_ok=True)
             lock = _lock_of(folder)
         except OSError as error:
-            raise BadInput(f"Cannot use the state folder {folder}: {error}.") from error
+            raise BadInput(
+                f"Cannot use the state folder {folder}: {error.strerror or error}.",
+                "Name a folder that you may write with --state.",
+            ) from error
         with ExitStack() as undo:
             undo.callback(lock.close)
             key = _load_or_create_key(folder / KEY_FILE)

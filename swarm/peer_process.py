@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import re
 import socket
 import sys
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import (
 from hivemind.proto import p2pd_pb2
 
 from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
+from swarm.formatting import printable
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
 
@@ -31,6 +33,7 @@ PEERS_REMEMBERED = 1024
 UNFOUND = ("routing: not found", "failed to find any peer", "no addresses", "no good addresses")
 SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
+LONGEST_CAUSE = 300  # characters of what p2pd says
 LOOPBACK = "127.0.0.1"
 
 logger = logging.getLogger(__name__)
@@ -266,8 +269,8 @@ def _listening(network: Network) -> list[str]:
 
 
 def _check_port(network: Network) -> None:
-    """Refuse a port in use: p2pd itself would share it and steal its connections."""
-    if network.client or not network.port:
+    """Refuse a port in use, which p2pd would share, and an address that is not this machine's."""
+    if network.client:
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -275,22 +278,41 @@ def _check_port(network: Network) -> None:
             probe.bind((network.host, network.port))
             probe.listen()
         except OSError as error:
-            taken = "is in use" if error.errno == errno.EADDRINUSE else f"is refused: {error}"
-            raise BadInput(
-                f"Port {network.port} on {network.host} {taken}.", "Choose another with --port."
-            ) from error
+            raise _refused(error, network) from error
+
+
+def _refused(error: OSError, network: Network) -> BadInput:
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
+        return BadInput(
+            f"{network.host} is no address of this machine.",
+            "Give one of its own with --listen, or 0.0.0.0 for all of them.",
+        )
+    taken = "is in use" if error.errno == errno.EADDRINUSE else f"is refused: {error.strerror}"
+    return BadInput(
+        f"Port {network.port} on {network.host} {taken}.", "Choose another with --port."
+    )
 
 
 def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachable:
     text = str(error)
     if "bootstrap" in text:
         return Unreachable(
-            f"None of the {len(network.initial_peers)} peers in the invite answers.",
+            "No peer in the invite answers.",
             "Check the network, or ask for a fresh invite.",
         )
     if "listen" in text:
-        return BadInput(f"Cannot listen on {network.host} port {network.port}.", text[-200:])
-    return Unreachable(f"p2pd did not start: {text[-300:]}", "Try again; see the log.")
+        where = f"{network.host} port {network.port}"
+        return BadInput(
+            f"Cannot listen on {where}: {_last_line(text)}.", "Choose another with --port."
+        )
+    return Unreachable(f"The network daemon p2pd did not start: {_last_line(text)}.", "Try again.")
+
+
+def _last_line(text: str) -> str:
+    """The end of what p2pd said, whole words, without the time."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    line = re.sub(r"^.*?\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", lines[-1])
+    return printable(" ".join(line.split()).rstrip("."), LONGEST_CAUSE)
 
 
 async def _in_time(awaitable: Any) -> Any:

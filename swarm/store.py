@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from huggingface_hub.utils import tqdm
 
 from swarm.errors import EngineError
+from swarm.formatting import bytes_text
 from swarm.headers import PREFIX_BYTES, header_end
 from swarm.ranges import Ranges, size_of
 from swarm.sparse import FileFacts, SparseFile
@@ -111,7 +112,8 @@ class Store:
         free = shutil.disk_usage(self.folder).free
         if free < size + SPARE_BYTES:
             raise EngineError(
-                f"{size} bytes of weights do not fit beside {self.folder}: {free} are free.",
+                f"{bytes_text(size)} of weights do not fit beside {self.folder}:"
+                f" {bytes_text(free)} are free.",
                 "Free some space, or set HF_HOME to a folder on another disk.",
             )
 

@@ -26,6 +26,7 @@ from node.engine.vocabulary import Vocabulary
 from node.engine.weights import Source, load_weights
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
+from swarm.formatting import bytes_text
 
 logger = logging.getLogger(__name__)
 
@@ -163,8 +164,8 @@ def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_byt
     tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
     if tokens < PAGE_TOKENS or left < 0:
         raise EngineError(
-            f"The shard needs {weights + PAGE_TOKENS * token_bytes} bytes"
-            f" of a budget of {budget_bytes}.",
+            f"The shard needs {bytes_text(weights + PAGE_TOKENS * token_bytes)}"
+            f" of a budget of {bytes_text(budget_bytes)}.",
             "Give it fewer layers or more memory.",
         )
     pages = tokens // PAGE_TOKENS

@@ -1,12 +1,20 @@
 """The node's command line: what a person may type, and the sentence for what cannot work."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from node.config import NodeConfig, default_state, read_config, worker_environment
-from node.home import LAST_INVITE, invite_of, open_identity, read_model
+from node.home import (
+    LAST_INVITE,
+    _seen_from_here,
+    invite_of,
+    open_identity,
+    read_founded,
+    read_model,
+)
 from swarm.errors import BadInput, BadInvite, BadModel
 from swarm.invites import Invite
 from swarm.memory import peer_named
@@ -72,6 +80,16 @@ def test_every_form_of_activations_may_be_chosen(form: str) -> None:
         "--host --memory=-1GB",
         "--host --memory 5XB",
         "--host --memory nanGB",
+        "--host --memory 8",
+        "--host --memory 101%",
+        "--host --memory 0%",
+        "--host --memory %",
+        "--host --announce nonsense",
+        "--host --announce 203.0.113.7",
+        "--host --announce 0.0.0.0:4001",
+        "--host --announce /ip4/203.0.113.7",
+        "--host --listen ::1",
+        "--host --listen my-host",
         "--host --quant int4",
         "--host --dtype int8",
         "--host --dtype BF16",
@@ -164,13 +182,57 @@ def test_the_built_in_model_is_found_and_measured_by_its_headers() -> None:
     assert served.spec.layers >= 8
 
 
-def test_a_folder_is_shared_by_its_full_path(
+def test_a_folder_is_shared_by_its_last_name_or_the_one_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
-    model.symlink_to(read_model(BUILT_IN).folder)
+    shutil.copytree(read_model(BUILT_IN).folder, model)
     monkeypatch.chdir(tmp_path)
-    assert Path(read_model("model").name).is_absolute()
+    for name in ("model", str(model), "./model/"):
+        served = read_model(name)
+        assert (served.name, served.spec.name, served.is_folder) == ("./model", "model", True)
+    chosen = read_founded(read_config(["--host", "--model", "model", "--served-model-name", "me"]))
+    assert (chosen.name, chosen.spec.name) == ("./me", "me")
+
+
+def test_a_model_that_others_find_by_its_name_keeps_it() -> None:
+    with pytest.raises(BadInput, match="others find swarm-tiny by this name only"):
+        read_founded(read_config(["--host", "--served-model-name", "mine"]))
+
+
+@pytest.mark.parametrize(
+    ("typed", "size", "share"),
+    [
+        ("8G", 8 * 10**9, 0.0),
+        ("8GB", 8 * 10**9, 0.0),
+        ("8gib", 8 * 2**30, 0.0),
+        ("512M", 512 * 10**6, 0.0),
+        ("1.5 TB", 1_500_000_000_000, 0.0),
+        ("700000000B", 700_000_000, 0.0),
+        ("80%", 0, 0.8),
+        (" 12.5% ", 0, 0.125),
+    ],
+)
+def test_memory_is_a_size_or_a_share_of_what_is_free(typed: str, size: int, share: float) -> None:
+    config = read_config(["--host", "--memory", typed])
+    assert (config.memory_bytes, config.memory_share) == (size, share)
+
+
+def test_a_size_without_a_unit_is_asked_for_one() -> None:
+    with pytest.raises(BadInput, match="'8' lacks a unit: gigabytes are 8GB"):
+        read_config(["--host", "--memory", "8"])
+
+
+def test_an_announced_port_is_the_one_listened_on_unless_another_is_given() -> None:
+    config = read_config(["--host", "--announce", "203.0.113.7:4001"])
+    assert (config.announce, config.port) == (("/ip4/203.0.113.7/tcp/4001",), 4001)
+    assert read_config(["--host", "--announce", "203.0.113.7:4001", "--port", "9"]).port == 9
+
+
+def test_the_host_of_an_announced_swarm_is_also_known_by_its_own_addresses() -> None:
+    config = read_config(["--host", "--announce", "203.0.113.7:4001", "--listen", "localhost"])
+    assert _seen_from_here(config, "me") == ("/ip4/127.0.0.1/tcp/4001/p2p/me",)
+    assert _seen_from_here(read_config(["--host"]), "me") == ()
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:

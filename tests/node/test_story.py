@@ -1,10 +1,9 @@
 """The story of a node's start: short lines, each said once, in the order in which it happens."""
 
-import pytest
-
 from node.duties import Assignment
 from node.orders import Loaded
-from node.story import Story, amount, name_of, short
+from node.story import Story, name_of, reach_of, short
+from swarm.formatting import bytes_text
 from swarm.hardware import Device
 from swarm.memory import peer_named
 from swarm.plan import Shard, Stage
@@ -48,6 +47,23 @@ def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
     assert "(its leader takes the requests), 3.5 MB loaded, 3.6 MB read" in text
 
 
+def test_the_first_line_says_what_is_known_of_the_way_here_and_no_more() -> None:
+    here, lan = "/ip4/127.0.0.1/tcp/4001/p2p/me", "/ip4/192.0.2.2/tcp/4001/p2p/me"
+    assert reach_of([here], ()) == "reachable from this machine only"
+    assert reach_of([here, lan, lan], ()) == "listens at 192.0.2.2:4001 (not checked from outside)"
+    announced = ["/ip4/203.0.113.7/tcp/4001"]
+    assert reach_of([here], announced) == "announced at 203.0.113.7:4001 (not checked)"
+    many = [f"/ip4/192.0.2.{number}/tcp/1" for number in range(5)]
+    assert "192.0.2.2:1 and 2 more (" in reach_of(many, ())
+
+
+def test_a_second_host_says_whom_commands_ask_now() -> None:
+    heard = Listener()
+    for before in ("", "swarm-b", "swarm-a"):
+        heard.story.asked("swarm-b", before)
+    assert heard.lines == ["asked: `swarm generate` without --join now asks swarm-b, not swarm-a"]
+
+
 def test_a_whole_stage_says_so() -> None:
     heard = Listener()
     heard.story.assigned(LONE, PLANNER, 1)
@@ -76,7 +92,7 @@ def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
         small.story.spare(0, LAYER_BYTES - 1)
         large.story.spare(1, LAYER_BYTES)
     assert small.lines == [
-        f"spare: device 0 is too small for one layer of {amount(LAYER_BYTES)}; it stands by"
+        f"spare: device 0 is too small for one layer of {bytes_text(LAYER_BYTES)}; it stands by"
     ]
     assert large.lines == ["spare: device 1 is not needed now; it stands by"]
 
@@ -117,22 +133,6 @@ def test_the_end_is_told() -> None:
         "lost: rank 1 is gone",
         "left: record withdrawn, sessions handed over",
     ]
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (999.6, "1 kB"),
-        (1234, "1.23 kB"),
-        (5e6, "5 MB"),
-        (999_999_999, "1 GB"),
-        (2.5e13, "25 TB"),
-    ],
-)
-def test_amounts_are_short_words(size: float, words: str) -> None:
-    assert amount(size) == words
 
 
 def test_people_see_names_and_else_the_end_of_an_id() -> None:

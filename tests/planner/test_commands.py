@@ -62,7 +62,7 @@ def test_infeasible_says_how_many_bytes_are_missing(
     assert main([*arguments, "--json"]) == 2
     said = json.loads(capsys.readouterr().out)
     assert not said["feasible"]
-    assert "27833860608 bytes are missing" in said["reasons"][0]
+    assert "27.8 GB are missing" in said["reasons"][0]
 
 
 def test_zero_seconds_still_gives_a_valid_plan(

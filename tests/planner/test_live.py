@@ -87,7 +87,7 @@ def test_leftover_devices_serve_a_second_pipeline() -> None:
 
 
 def test_too_little_memory_is_refused_with_the_missing_bytes() -> None:
-    with pytest.raises(DoesNotFit, match=r"\d+ bytes are missing"):
+    with pytest.raises(DoesNotFit, match=r"\d [kMG]?B are missing"):
         make_plan(problem_of({"a": capability(LAYER_BYTES)}), never)
     with pytest.raises(DoesNotFit, match="missing"):
         make_plan(problem_of({}), never)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from swarm.formatting import (
     PrintableFormatter,
     accept_any_text,
+    bytes_text,
     escape_controls,
     printable,
     without_controls,
@@ -81,3 +82,19 @@ def test_a_stream_that_lacks_a_character_writes_its_escape() -> None:
     stream.write("né 👍 \ud800")
     stream.flush()
     assert bytes_written.getvalue() == rb"n\xe9 \U0001f44d \ud800"
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.6, "1 kB"),
+        (1234, "1.23 kB"),
+        (5e6, "5 MB"),
+        (999_999_999, "1 GB"),
+        (2.5e13, "25 TB"),
+    ],
+)
+def test_amounts_are_short_words(size: float, words: str) -> None:
+    assert bytes_text(size) == words

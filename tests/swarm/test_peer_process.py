@@ -9,7 +9,7 @@ import pytest
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.identity import Identity
 from swarm.memory import peer_named
-from swarm.peer_process import Network, PeerProcess, open_p2p
+from swarm.peer_process import Network, PeerProcess, _last_line, open_p2p
 
 
 async def opened(network: Network, identity: Identity | None = None) -> PeerProcess:
@@ -58,13 +58,23 @@ def test_a_port_in_use_is_named() -> None:
 
 
 def test_an_address_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"192\.0\.2\.1"):
-        asyncio.run(opened(Network(host="192.0.2.1", port=4567)))
+    for port in (0, 4567):
+        with pytest.raises(BadInput, match=r"192\.0\.2\.1 is no address of this") as caught:
+            asyncio.run(opened(Network(host="192.0.2.1", port=port)))
+        assert "--listen" in caught.value.next_step
+
+
+def test_what_p2pd_says_is_repeated_in_whole_words_without_the_time() -> None:
+    said = "Daemon failed to start: 2026/11/27 15:15:09 failed to listen on " + "a " * 400
+    line = _last_line(f"2026/11/27 15:15:08 begun\n{said}\n\n")
+    assert line.startswith("failed to listen on a a")
+    assert len(line) <= 300
+    assert _last_line("") == "it said nothing"
 
 
 def test_a_bootstrap_peer_that_is_gone_is_unreachable() -> None:
     address = f"/ip4/127.0.0.1/tcp/1/p2p/{peer_named('gone')}"
-    with pytest.raises(Unreachable, match="None of the 1 peers") as caught:
+    with pytest.raises(Unreachable, match="No peer in the invite answers") as caught:
         asyncio.run(opened(Network(initial_peers=(address,))))
     assert "invite" in caught.value.next_step
 

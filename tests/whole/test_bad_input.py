@@ -76,7 +76,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
     ("name", "words"),
     [
         ("port in use", "is in use"),
-        ("unreachable bootstrap", "None of the 1 peers in the invite answers"),
+        ("unreachable bootstrap", "No peer in the invite answers"),
         ("malformed invite", "truncated or altered"),
         ("unknown model", "no-such-owner/no-such-model"),
     ],

@@ -76,7 +76,7 @@ def test_every_node_tells_its_story_in_ten_lines(swarm: Swarm) -> None:
         assert words[0] == "node"
         assert words[-1] == "ready"
         assert {"offer", "plan"} <= set(words)
-    assert "bytes are missing" in swarm.nodes.started[0].line("waiting:")
+    assert "are missing" in swarm.nodes.started[0].line("waiting:")
 
 
 # ---------------------------------------------------------------- the same tokens
