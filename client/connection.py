@@ -11,7 +11,7 @@ from typing import Self, Unpack
 from client.answer import Answer, Progress, end
 from client.directory import Directory
 from client.generation import Generation
-from client.invitation import choose_invite, own_environment
+from client.invitation import choose_invite, own_environment, state_folder
 from client.request import LocalModel, Options, Question
 from client.session import Session
 from client.switchboard import Switchboard
@@ -25,6 +25,7 @@ from swarm.identity import Identity
 from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
 from swarm.peer_process import Network, open_p2p
+from swarm.state_folder import local_name
 
 TIMEOUT_SECONDS = 60.0
 
@@ -74,7 +75,10 @@ class Client:
         connect: Connect = open_links,
     ) -> None:
         self._invite = choose_invite(join, own_environment(), state)
-        self._name = model if isinstance(model, str) else self._invite.model
+        folder = state or state_folder(own_environment())
+        hosted = local_name(folder, self._invite.swarm, self._invite.model)
+        self._is_chosen = isinstance(model, str)
+        self._name = model if isinstance(model, str) else hosted
         self._local = model if isinstance(model, LocalModel) else None
         self._connect = connect
         self._stack = AsyncExitStack()
@@ -90,7 +94,7 @@ class Client:
             try:
                 self._local = await asyncio.to_thread(LocalModel.read, self._name)
             except (BadModel, Unreachable) as error:
-                if self._name != self._invite.model:
+                if self._is_chosen:
                     raise
                 self._local = await self._ask_for_model(error)
         return self._local

@@ -17,6 +17,7 @@ from swarm.formatting import printable
 from swarm.invites import Invite
 from swarm.plan import Plan
 from swarm.records import Advert, Capability, Lease, PlanRef, StageAdvert
+from swarm.state_folder import title_of
 
 LONGEST_NAME = 40  # characters of a peer's name in tables
 MORE_TIME = "Wait until the peers have elected a planner (`swarm status`)."
@@ -96,7 +97,7 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     stages = [stage for advert in adverts.values() for stage in advert.stages]
     return Overview(
         swarm=invite.swarm,
-        model=invite.model,
+        model=title_of(invite.model),
         capabilities={p: c for p, c in sorted(capabilities.items()) if not c.leaving},
         stages=tuple(sorted(stages, key=lambda stage: (stage.start, stage.end))),
         planner=planner,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from node.row_forms import AUTO, FORMS
 from swarm.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
+from swarm.command_line import Parser
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model import BUILT_IN
 
+PROGRAM = "python -m swarm.node"
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 SIZE_FORM = "Write it like 8GB, 512MiB or 50%."
@@ -90,11 +92,9 @@ def worker_environment() -> dict[str, str]:
     return HUGE_PAGES | kept | os.environ
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m swarm.node`."""
-    made = argparse.ArgumentParser(
-        prog="python -m swarm.node", description="Share this machine's devices with a swarm."
-    )
+def parser(program: str = PROGRAM) -> Parser:
+    """The command line of a node."""
+    made = Parser(prog=program, description="Share this machine's devices with a swarm.")
     role = made.add_mutually_exclusive_group(required=True)
     role.add_argument("--host", action="store_true", help="start a new swarm, print its invite")
     role.add_argument(
@@ -153,9 +153,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def read_config(arguments: Sequence[str]) -> NodeConfig:
-    """The config of a command line; raises BadInput, or SystemExit(2) from argparse."""
-    given = parser().parse_args(arguments)
+def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
+    """The config of a command line; raises BadInput."""
+    given = parser(program).parse_args(arguments)
     announced = tuple(_announced(text) for text in given.announce)
     memory_bytes, share = _memory_of("--memory", given.memory)
     return NodeConfig(

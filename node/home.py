@@ -233,15 +233,20 @@ def network_of(config: NodeConfig, invite: Invite | None) -> Network:
     )
 
 
+def detected_devices(config: NodeConfig) -> tuple[list[Detected], list[str]]:
+    """The devices of this machine, and what each computes in; raises BadInput."""
+    detected = detect(config.memory_bytes, config.memory_share)
+    if config.quant and any(found.kind != "cpu" for found in detected):
+        raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
+    return detected, [chosen_dtype(found, config.dtype, config.quant) for found in detected]
+
+
 @asynccontextmanager
 async def open_equipment(
     config: NodeConfig, served: Served, on_answer: OnAnswer
 ) -> AsyncIterator[list[Equipment]]:
     """Hold a measured worker for every device of this machine; raises BadInput, BadModel."""
-    detected = detect(config.memory_bytes, config.memory_share)
-    if config.quant and any(found.kind != "cpu" for found in detected):
-        raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
-    dtypes = [chosen_dtype(found, config.dtype, config.quant) for found in detected]
+    detected, dtypes = detected_devices(config)
     async with AsyncExitStack() as stack:
         workers = [await _open_worker(config, found, on_answer, stack) for found in detected]
         model = served.spec.to_json()

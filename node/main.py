@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from node.config import NodeConfig, read_config
+from node.config import PROGRAM, NodeConfig, read_config
 from node.home import (
     Links,
     Served,
+    detected_devices,
     find_served,
     invite_of,
     manifest_of,
@@ -74,6 +75,7 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
+    await asyncio.to_thread(detected_devices, config)  # what cannot work is refused before we join
     own = None if invite else await asyncio.to_thread(read_founded, config)
     async with open_links(config, manifest_of(own) if own else None) as links:
         if own and own.is_folder:
@@ -106,13 +108,13 @@ async def serve(
         await life.run(equipment, stop)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     """Run a node; returns the exit code."""
     log_printably()
     accept_any_text()
     _raise_file_limit()
     try:
-        config = read_config(arguments)
+        config = read_config(arguments, program)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(config, Terminal()))
     except SwarmError as error:

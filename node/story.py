@@ -115,7 +115,7 @@ def reach_of(addresses: Sequence[str], announced: Sequence[str]) -> str:
     """Where others reach us, as far as this machine knows."""
     if announced:
         return f"announced at {_listed(announced)} (not checked)"
-    far = [address for address in addresses if not is_loopback(address)]
+    far = [each for each in addresses if "/udp/" not in each and not is_loopback(each)]
     if not far:
         return "reachable from this machine only"
     return f"listens at {_listed(far)} (not checked from outside)"

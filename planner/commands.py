@@ -25,6 +25,7 @@ from planner.pool import Pool
 from planner.problem import Problem
 from planner.staged import staged_plan
 from planner.stop import Deadline, StopRule, never
+from swarm.command_line import say_error
 from swarm.errors import BadInput, DoesNotFit, SwarmError
 from swarm.plan import Plan
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
             return _simulate(asked(simulate_parser(), flags))
         return _plan(asked(plan_parser(), flags))
     except SwarmError as error:
-        say(str(error), sys.stderr)
+        say_error(error)
         return error.exit_code
 
 

@@ -5,29 +5,27 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 from planner.fields import Fields
 from planner.instances import Instance, instance_ids, read_file, read_instance
 from planner.outcome import OUR_SEARCH, SEARCH_NAMES
 from planner.problem import OBJECTIVES, Problem
+from swarm.command_line import Parser
 from swarm.errors import BadInput
 
 MODES = ("reference", "paper", "flow")
 ADDED = re.compile(r"(?:(\d+)x)?([^@]+)@(.+)")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that raises BadInput instead of leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """One sentence, exit code 2."""
-        raise BadInput(f"{self.prog}: {message}.", f"See `{self.prog} --help`.")
-
-
 def plan_parser() -> Parser:
     """Flags of `swarm plan --instance`."""
-    parser = Parser(prog="swarm plan", description="Plan a cluster described in a file.")
+    parser = Parser(
+        prog="swarm plan",
+        description="With --instance: plan a cluster that a file describes"
+        " (docs/cluster-format.md), without a network. Without: show the plan that a swarm follows;"
+        " that knows only --join INVITE, --state FOLDER and --json.",
+    )
     _common(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--explain", action="store_true", help="say where the time goes")
@@ -42,14 +40,19 @@ def simulate_parser() -> Parser:
     parser = Parser(prog="swarm simulate", description="Play requests through a plan.")
     _common(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--requests", type=_count, default=500)
+    parser.add_argument("--requests", type=_count, default=500, metavar="N", help="how many")
     parser.add_argument(
         "--deadline-scale",
         type=_positive,
         default=5.0,
         help="deadline of a request, as a multiple of its seconds alone on the best pipeline",
     )
-    parser.add_argument("--batching", choices=("continuous", "none"), default="continuous")
+    parser.add_argument(
+        *("--batching",),
+        choices=("continuous", "none"),
+        default="continuous",
+        help="whether a stage computes tokens of several requests in one step",
+    )
     parser.add_argument("--events", metavar="FILE", help="JSON list; default: the instance's own")
     parser.add_argument("--svg", metavar="FILE", help="write attainment against deadline")
     parser.add_argument("--rate-svg", metavar="FILE", help="write attainment against rate")
@@ -57,18 +60,54 @@ def simulate_parser() -> Parser:
 
 
 def _common(parser: Parser) -> None:
-    parser.add_argument("--instance", required=True, metavar="FILE")
+    parser.add_argument(
+        "--instance", required=True, metavar="FILE", help="the cluster: machines, model, network"
+    )
     parser.add_argument("--id", help="which instance of the file; the only one by default")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="latency")
-    parser.add_argument("--search", choices=SEARCH_NAMES, default="swarm")
-    parser.add_argument("--cost", choices=MODES, default="reference")
-    parser.add_argument("--seconds", type=_at_least_zero, help="stop the search after so many")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", type=_count, help="so many in every pipeline")
-    parser.add_argument("--rate", type=_positive, default=1.0, help="requests per second")
-    parser.add_argument("--deadline", type=_positive, default=10.0, help="seconds, for slo")
-    parser.add_argument("--without", action="append", default=[], metavar="PEER")
-    parser.add_argument("--add", action="append", default=[], metavar="GPU@REGION")
+    parser.add_argument(
+        *("--objective",),
+        choices=OBJECTIVES,
+        default="latency",
+        help="seconds of one request (the default), tokens/s, or the share of requests in time",
+    )
+    parser.add_argument(
+        "--search", choices=SEARCH_NAMES, default="swarm", help="ours (swarm), or a rival"
+    )
+    parser.add_argument(
+        *("--cost",),
+        choices=MODES,
+        default="reference",
+        help="reference: all we know; paper: HexGen's formulas; flow: Helix's",
+    )
+    parser.add_argument(
+        "--seconds", type=_at_least_zero, metavar="S", help="stop the search after so many"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the search")
+    parser.add_argument("--stages", type=_count, metavar="N", help="so many in every pipeline")
+    parser.add_argument(
+        "--rate", type=_positive, default=1.0, metavar="R", help="requests per second (1)"
+    )
+    parser.add_argument(
+        *("--deadline",),
+        type=_positive,
+        default=10.0,
+        metavar="S",
+        help="seconds for a whole request, for the objective slo (10)",
+    )
+    parser.add_argument(
+        *("--without",),
+        action="append",
+        default=[],
+        metavar="MACHINE",
+        help="leave out a machine, or one of its devices: desk/0; may be repeated",
+    )
+    parser.add_argument(
+        *("--add",),
+        action="append",
+        default=[],
+        metavar="GPU@REGION",
+        help="add a machine, such as 2x4090@eu; may be repeated",
+    )
 
 
 def _number(text: str) -> float:

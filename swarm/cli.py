@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": "the plan that a swarm follows, or one for --instance of a file",
     "simulate": "play a plan through without a network",
 }
+HELP = frozenset({"-h", "--help"})
 
 
 def run() -> NoReturn:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     command = given[0] if given else "--help"
-    if command in ("-h", "--help", "help"):
+    if command in {*HELP, "help"}:
         sys.stdout.write(_usage())
         return 0
     if command == "--version":
@@ -52,7 +53,9 @@ def _run(given: list[str]) -> int:
 def _call(command: str, given: list[str]) -> int:
     rest = given[1:]
     if command == "node":
-        return int(open_room("node.main").main(rest))
+        return int(open_room("node.main").main(rest, "swarm node"))
+    if command == "plan" and not HELP.isdisjoint(rest):
+        return int(open_room("planner.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):
         return int(open_room("planner.commands").main(given))
     draw = open_room("planner.picture").layers_picture

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from swarm.errors import BadInput, SwarmError
@@ -20,19 +21,33 @@ OUTPUT_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, er
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one sentence with the next step."""
 
+    _words: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
-        """Raise BadInput."""
+        """Raise BadInput; a mistyped option is the cause of much else, such as another's lack."""
+        if self._subparsers is None and (name := self._mistyped()):
+            raise self._unknown(name)
         raise BadInput(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse what is unknown under the name of the command that was meant."""
+        self._words = tuple(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
-            name = word.partition("=")[0]
-            meant = suggestion(name, self._option_string_actions)
-            raise BadInput(f"There is no option {name!r}.{meant}", f"See `{self.prog} --help`.")
+            raise self._unknown(word.partition("=")[0])
         return found, unknown
+
+    def _mistyped(self) -> str:
+        """The first long option that is none of ours, nor the beginning of one."""
+        words = list(takewhile(lambda word: word != "--", self._words))
+        names = [word.partition("=")[0] for word in words if word.startswith("--")]
+        known = tuple(self._option_string_actions)
+        return next((n for n in names if not any(each.startswith(n) for each in known)), "")
+
+    def _unknown(self, name: str) -> BadInput:
+        meant = suggestion(name, self._option_string_actions)
+        return BadInput(f"There is no option {name!r}.{meant}", f"See `{self.prog} --help`.")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

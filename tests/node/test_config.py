@@ -107,13 +107,17 @@ def test_a_value_out_of_range_is_one_sentence_and_a_next_step(words: str) -> Non
 
 
 @pytest.mark.parametrize("words", ["", "--host --join x", "--port 1", "--host --slowdown fast"])
-def test_a_command_line_that_makes_no_sense_exits_with_code_2(
-    words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        read_config(words.split())
-    assert caught.value.code == 2
-    assert "usage: python -m swarm.node" in capsys.readouterr().err
+def test_a_command_line_that_makes_no_sense_is_refused_like_any_other(words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        read_config(words.split(), "swarm node")
+    assert caught.value.next_step == "See `swarm node --help`."
+
+
+def test_a_mistyped_role_is_told_from_a_missing_one() -> None:
+    with pytest.raises(BadInput, match=r"no option '--hots'. Did you mean --host\?"):
+        read_config(["--hots"])
+    with pytest.raises(BadInput, match="One of the arguments --host --join is required"):
+        read_config(["--port", "1"])
 
 
 def test_joining_takes_the_given_invite_then_the_environment_then_the_last_one(
