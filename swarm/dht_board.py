@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import random
 import re
 import time
 from collections.abc import Awaitable, Sequence
@@ -15,13 +16,14 @@ from hivemind.dht.protocol import ValidationError
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm.board import R, has_shards, keys_to_publish, plain_key, shard_keys
+from swarm.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
 from swarm.dht.networks import Networks
 from swarm.dht.protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
 from swarm.dht.replicas import Replicas
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
 from swarm.identity import Identity
 from swarm.invites import peer_of_address
+from swarm.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
 from swarm.peer_process import PeerProcess
 from swarm.records import Capability, Record, record_of_map, record_to_list
 from swarm.validator import SwarmValidator
@@ -33,6 +35,8 @@ CALL_SECONDS = 10.0  # for a whole search
 CLOSE_SECONDS = 3.0
 COMPANY_SECONDS = 5.0  # between looks at the routing table
 OTHERS_SECONDS = 1.0  # for further peers of an invite, once one has answered
+STEP_SECONDS = 0.001  # between the expirations of two records
+CLOCKS_ASKED = 7  # peers, about a jump of our clock
 READ_BACK_SECONDS = 5.0  # least life of a record that is worth reading back
 FRIENDS = 64  # peers to come back to
 
@@ -43,11 +47,14 @@ T = TypeVar("T")
 class DhtBoard:
     """The Board of one peer; closing it leaves the daemon running."""
 
-    def __init__(self, process: PeerProcess, validator: SwarmValidator) -> None:
+    def __init__(
+        self, process: PeerProcess, validator: SwarmValidator, clock: NetworkClock
+    ) -> None:
         self.peer = process.peer
         self._process = process
         self._swarm = validator.key.name  # as it stands in the keys
         self._validator = validator
+        self._clock = clock
         self._node: Any = None  # a DHTNode; hivemind is untyped
         self._replicas: Replicas
         self._expirations: dict[type[Record], float] = {}
@@ -68,7 +75,7 @@ class DhtBoard:
         client: bool = False,
     ) -> "DhtBoard":
         """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
-        self = cls(process, SwarmValidator(swarm, identity, key))
+        self = cls(process, SwarmValidator(swarm, identity, key, CLOCK.now), CLOCK)
         self._initial_peers = tuple(initial_peers)
         try:
             async with asyncio.timeout(JOIN_SECONDS):
@@ -85,8 +92,7 @@ class DhtBoard:
         kind = type(record)
         ttl = kind.TTL_SECONDS if ttl_seconds is None else min(ttl_seconds, kind.TTL_SECONDS)
         keys = keys_to_publish(self._swarm, kind, self.peer, await self._peers_seen(kind))
-        # Always later than our last one: hivemind keeps the record that expires last.
-        expiration = max(time.time() + ttl, self._expirations.get(kind, 0.0) + 0.001)
+        expiration = self._expiration(kind, ttl)
         signed = [self._signed(record, key, expiration) for key in keys]
         self._expirations[kind] = expiration
         confirmed = ttl >= READ_BACK_SECONDS
@@ -126,6 +132,15 @@ class DhtBoard:
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
                 await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
 
+    def _expiration(self, kind: type[Record], ttl: float) -> float:
+        """When a record ends: later than our last one, for replicas keep what expires last.
+
+        A last one beyond what anybody takes was made while the clock was ahead: it counts no more.
+        """
+        now, last = self._clock.now(), self._expirations.get(kind, 0.0)
+        is_possible = last + STEP_SECONDS <= now + kind.TTL_SECONDS + SKEW_SECONDS
+        return max(now + ttl, last + STEP_SECONDS) if is_possible else now + ttl
+
     async def _join(self, client: bool) -> None:
         """Make our part of the DHT, with every guard in place, before anybody is met."""
         p2p = self._process.p2p
@@ -137,7 +152,8 @@ class DhtBoard:
             client_mode=True,  # hivemind's own protocol serves nothing: ours takes its place
             record_validator=self._validator,
         )
-        company = Company(self._validator.key, Networks(self._process.connected))
+        networks = Networks(self._process.connected)
+        company = Company(self._validator.key, networks, self._clock)
         protocol = await SwarmProtocol.open(p2p, self._validator, company, client=client)
         self._node.protocol = protocol
         self._replicas = Replicas(self._node, self.peer)
@@ -189,7 +205,7 @@ class DhtBoard:
         enough = math.inf if latest else None  # None: any live copy will do
         answers = await _in_time(self._node.get_many(keys, sufficient_expiration_time=enough))
         found: dict[str, ValueWithExpiration] = {}
-        now = time.time()
+        now = self._clock.now()
         for answer in answers.values():
             for peer, entry in (answer.value if answer else {}).items():
                 before = found.get(peer)
@@ -202,10 +218,26 @@ class DhtBoard:
         """Come back to known peers when the routing table has run empty: hivemind never does."""
         while True:
             await asyncio.sleep(COMPANY_SECONDS)
+            await self._check_clock()
             known = list(self._node.protocol.routing_table.uid_to_peer_id.values())
             self._friends = known[:FRIENDS] or self._friends
             if not known and (self._friends or self._initial_peers):
                 await self._look_for_company()
+
+    async def _check_clock(self) -> None:
+        """Follow the wall clock as it is steered; ask peers what to think of a jump."""
+        ahead: list[float] = []
+        if self._clock.has_jumped:
+            protocol = self._node.protocol
+            known = list(protocol.routing_table.uid_to_peer_id.values())
+            asked = random.sample(known, min(CLOCKS_ASKED, len(known)))
+            answers = await asyncio.gather(*(protocol.read_clock(peer) for peer in asked))
+            ahead = [answer for answer in answers if answer is not None]
+        jump = self._clock.settle(ahead)
+        if abs(jump) > STEERED_SECONDS:
+            logger.warning("the clock was put forward by %.0f s, and we follow", jump)
+        if jump < -STEERED_SECONDS:
+            self._node.protocol.sweep()
 
     async def _look_for_company(self) -> None:
         logger.warning("alone: looking for %s known peers", len(self._friends))

@@ -91,6 +91,14 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
             copy.store(subkey, value, expiration)
         return ValueWithExpiration(copy, item.expiration_time)
 
+    def sweep(self, is_legal: Callable[[Any, Any, bytes, float], bool]) -> None:
+        """Drop every record that is not legal (any more)."""
+        for key in list(self.data):
+            entries = self._entries(key)
+            for subkey, (value, expiration) in list(entries.items() if entries else ()):
+                if not is_legal(key, subkey, value, expiration):
+                    del entries[subkey]
+
     def _entries(self, key: Any) -> DictionaryDHTValue | None:
         item = super().get(key)
         return item.value if item and isinstance(item.value, DictionaryDHTValue) else None

@@ -7,6 +7,7 @@ they are looked at; a bad record is dropped instead of hiding the good ones besi
 """
 
 import hmac
+import logging
 import math
 import time
 from collections import Counter, OrderedDict
@@ -15,16 +16,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from hivemind.dht import node
 from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2P, P2PContext, PeerID
 from hivemind.proto import dht_pb2
+from hivemind.utils import timed_storage
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.board import SKEW_SECONDS
 from swarm.dht.networks import Networks
 from swarm.hardening import PEERS_CAP, BoundedStorage
+from swarm.network_clock import CLOCK, NetworkClock
 from swarm.rate_limit import Budget, RateLimit
 from swarm.records import TTL_CAP
 from swarm.swarm_key import SwarmKey
@@ -41,6 +45,8 @@ RECORDS_PER_SECOND, RECORDS_BURST = 100, 4000  # to check for one peer; the burs
 DISTRUST_STRIKES = 3  # records taken but not shown, before a peer is left alone
 DISTRUST_SECONDS = 600.0
 DISTRUSTED_CAP = 1024
+logger = logging.getLogger(__name__)
+
 QUESTION, ANSWER = "dht question", "dht answer"
 
 
@@ -50,6 +56,7 @@ class Company:
 
     key: SwarmKey
     networks: Networks
+    clock: NetworkClock
 
 
 class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
@@ -78,6 +85,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
             client_mode=True,  # serves nothing yet
             record_validator=validator,
         )
+        _share_clock()
         self.storage, self.cache = BoundedStorage(), BoundedStorage()
         self._company = company
         self._peer = peer
@@ -97,10 +105,16 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
     async def rpc_ping(
         self, request: dht_pb2.PingRequest, context: P2PContext
     ) -> dht_pb2.PingResponse:
-        """Somebody wants to be known; an empty answer for a stranger."""
+        """Somebody wants to be known; an empty answer for a stranger.
+
+        A newcomer (`validate`) learns the swarm's time, others what our wall clock says.
+        """
         if not self._admits(request, context.remote_id):
             return dht_pb2.PingResponse()
-        return self._proven(await super().rpc_ping(request, context), context.remote_id)
+        answer = await super().rpc_ping(request, context)
+        clock = self._company.clock
+        answer.dht_time = clock.now() if request.validate else clock.wall()
+        return self._proven(answer, context.remote_id)
 
     async def rpc_find(
         self, request: dht_pb2.FindRequest, context: P2PContext
@@ -222,6 +236,27 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         """What calls a peer: with our proof, and only for an answer with its own."""
         return _Stub(super().get_stub(peer), self._company.key, self._peer, str(peer))
 
+    async def read_clock(self, peer: PeerID) -> float | None:
+        """By how much a peer's wall clock is ahead of our time; None if it does not answer."""
+        clock, before = self._company.clock, self._company.clock.now()
+        request = dht_pb2.PingRequest(peer=self.node_info)
+        try:
+            answer = await self.get_stub(peer).rpc_ping(request, timeout=self.wait_timeout)
+        except Exception as error:  # noqa: BLE001 (an island: hivemind's calls fail in many ways)
+            logger.debug("peer %s does not tell the time: %r", peer, error)
+            return None
+        ahead: float = answer.dht_time - (before + clock.now()) / 2
+        return ahead if answer.dht_time and math.isfinite(ahead) else None
+
+    def sweep(self) -> None:
+        """Drop what lives longer than any record may: our clock was ahead and was put back."""
+        for storage in (self.storage, self.cache):
+            storage.sweep(self._is_legal)
+
+    def _is_legal(self, key: DHTID, subkey: Any, value: bytes, expiration: float) -> bool:
+        tag = self.serializer.dumps(subkey)
+        return bool(self._validate_record(key.to_bytes(), tag, value, expiration))
+
     async def call_find(self, peer: PeerID, keys: Collection[DHTID]) -> Any:
         """Ask a peer for records; nobody can end a search by claiming an endless expiration."""
         answers = await super().call_find(peer, keys)
@@ -318,6 +353,11 @@ class _Stub:
         return answer
 
 
+def _share_clock() -> None:
+    """Let hivemind's storage and searches expire records by our clock, not by the wall's."""
+    node.get_dht_time = timed_storage.get_dht_time = CLOCK.now
+
+
 def node_id_of(peer: str) -> DHTID:
     """A peer's one place in the DHT."""
     return DHTID.generate(peer)
@@ -335,5 +375,5 @@ def _is_bounded(result: dht_pb2.FindResult) -> bool:
 def _bounded(item: ValueWithExpiration | None) -> ValueWithExpiration | None:
     if item is None or not isinstance(item.value, DictionaryDHTValue) or not item.value:
         return None
-    latest = time.time() + TTL_CAP + SKEW_SECONDS
+    latest = CLOCK.now() + TTL_CAP + SKEW_SECONDS
     return ValueWithExpiration(item.value, min(item.expiration_time, latest))

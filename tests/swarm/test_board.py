@@ -1,13 +1,12 @@
 """DhtBoard on real DHT nodes: who sees what, for how long, and what no forger achieves."""
 
 import asyncio
-import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
-from hivemind.dht import protocol as hivemind_protocol
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
@@ -24,6 +23,7 @@ from swarm.dht_board import DhtBoard
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
 from swarm.identity import Identity
 from swarm.memory import peer_named
+from swarm.network_clock import NetworkClock
 from swarm.peer_process import Network, open_p2p
 from swarm.records import KINDS, Capability, Lease, Manifest, PlanRef, Record, record_to_list
 from swarm.validator import SwarmValidator
@@ -223,14 +223,12 @@ def test_a_stranger_to_a_private_swarm_neither_enters_nor_reads(swarm: Swarm, ho
 def test_a_clock_that_is_off_is_named_with_its_offset(
     swarm: Swarm, host: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time_of_the_host_is_ahead() -> float:
-        is_host = sys._getframe(1).f_code.co_name == "rpc_ping"
-        return time.time() + (60.0 if is_host else 0.0)
-
     async def story() -> None:
+        protocol = host.own_board()._node.protocol
+        ahead = replace(protocol._company, clock=NetworkClock(lambda: time.time() + 60.0))
+        monkeypatch.setattr(protocol, "_company", ahead)
         identity = Identity.throwaway()
         process = await open_p2p(identity, Network(initial_peers=swarm.addresses))
-        monkeypatch.setattr(hivemind_protocol, "get_dht_time", time_of_the_host_is_ahead)
         with pytest.raises(BadInput, match=r"clock is (59\.\d|60\.0) s behind") as caught:
             await DhtBoard.open(process, swarm.id, identity, initial_peers=swarm.addresses)
         assert "NTP" in caught.value.next_step

@@ -281,7 +281,7 @@ def test_what_cannot_be_packed_is_our_own_error() -> None:
     async def story() -> None:
         board = await DhtWorld().board()
         with pytest.raises(LocalProtocolError, match="does not travel"):
-            await board.publish(PlanRef(2**64, 0, "digest", 1))
+            await board.publish(PlanRef(1, 0, "digest", 2**64))
         await board.close()
 
     run(story)

@@ -17,6 +17,7 @@ from swarm.dht.networks import Networks
 from swarm.dht.protocol import Company, SwarmProtocol, _bounded
 from swarm.hardening import PEERS_CAP, SLACK, BoundedStorage, Standing
 from swarm.memory import peer_named
+from swarm.network_clock import CLOCK
 from swarm.records import TTL_CAP
 from swarm.swarm_key import SwarmKey
 
@@ -167,7 +168,7 @@ async def guarded() -> Any:
     """A protocol whose validator takes b"good" only."""
     own = PeerID.from_base58(peer_named("own"))
     judge: Any = SimpleNamespace(validate=lambda record: record.value == b"good")
-    company = Company(SwarmKey("swarm"), Networks(nobody_is_connected))
+    company = Company(SwarmKey("swarm"), Networks(nobody_is_connected), CLOCK)
     p2p: Any = SimpleNamespace(peer_id=own)
     return await SwarmProtocol.open(p2p, judge, company, client=True)
 
