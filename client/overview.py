@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from swarm.channel import Channel
 from swarm.errors import NoRoute, PeerError
 from swarm.formatting import printable
 from swarm.invites import Invite
+from swarm.network_clock import CLOCK
 from swarm.plan import Plan
 from swarm.records import Advert, Capability, Lease, PlanRef, StageAdvert
 from swarm.state_folder import title_of
@@ -93,7 +93,7 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     capabilities, adverts, leases = await asyncio.gather(
         board.read(Capability), board.read(Advert), board.read(Lease)
     )
-    planner = planner_of(leases, time.time())
+    planner = planner_of(leases, CLOCK.now())
     stages = [stage for advert in adverts.values() for stage in advert.stages]
     return Overview(
         swarm=invite.swarm,
@@ -111,7 +111,7 @@ async def read_plan(links: Links) -> LivePlan:
     What others offer is never asked for: anybody may say that he has a later plan.
     """
     leases, references = await asyncio.gather(links.board.read(Lease), links.board.read(PlanRef))
-    planner = planner_of(leases, time.time())
+    planner = planner_of(leases, CLOCK.now())
     if planner not in references:
         raise NoRoute("The swarm has no plan yet.", MORE_TIME)
     try:

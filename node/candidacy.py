@@ -18,6 +18,7 @@ from node.neighbourhood import Neighbourhood
 from planner.election import LEASE_SECONDS, may_act
 from swarm.board import Board
 from swarm.errors import SwarmError
+from swarm.network_clock import CLOCK
 from swarm.records import Lease
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Candidacy:
         """Let the lease go, because we are leaving."""
         if self.holds:
             self._claimed_at = None
-            await self._board.publish(Lease(self.term, time.time()))
+            await self._board.publish(Lease(self.term, CLOCK.now()))
 
     def _facts(self) -> ElectionFacts:
         ranking = self._neighbourhood.ranking()
@@ -101,5 +102,5 @@ class Candidacy:
 
     async def _publish(self) -> None:
         sent = time.monotonic()
-        await self._board.publish(Lease(self.term, time.time() + LEASE_SECONDS))
+        await self._board.publish(Lease(self.term, CLOCK.now() + LEASE_SECONDS))
         self._confirmed_at = sent

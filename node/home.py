@@ -25,6 +25,7 @@ from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import BUILT_IN, ModelSpec
+from swarm.network_clock import CLOCK
 from swarm.peer_process import Network, PeerProcess, open_p2p
 from swarm.records import PENDING, Capability, Manifest
 from swarm.state_folder import (
@@ -194,7 +195,7 @@ def _last_swarm(state: Path) -> str:
 def manifest_of(served: Served, inventory: str = PENDING) -> Manifest:
     """The founder's word on what its swarm serves, and what peers may hand out of it."""
     known = inventory if served.is_for_all else ""
-    digest, now = served.spec.digest, time.time()
+    digest, now = served.spec.digest, CLOCK.now()
     return Manifest(served.name, digest, "f32", now, served.revision, known)
 
 

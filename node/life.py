@@ -27,6 +27,7 @@ from node.story import Story
 from node.supervisor import supervise
 from node.weights_desk import WeightsDesk
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
+from swarm.network_clock import CLOCK
 from swarm.records import Capability
 from swarm.wire import Message
 
@@ -119,7 +120,7 @@ class Life:
             links=[],
             host=machine_id(),
             reachable=True,
-            since=time.time(),
+            since=CLOCK.now(),
             name=self._config.name,
             version=version("hexgen-swarm"),
             addresses=[each.partition("/p2p/")[0] for each in self._links.addresses],
@@ -253,7 +254,7 @@ class Life:
         accepted = self._shelf.accepted
         if accepted is None or accepted.reason or self._herald is None:
             return False
-        known = time.time() - self._herald.capability.since > SPARE_SECONDS
+        known = CLOCK.now() - self._herald.capability.since > SPARE_SECONDS
         return known and self._shelf.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board

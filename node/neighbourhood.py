@@ -11,6 +11,7 @@ from planner.election import candidates, is_credible, rank
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.errors import PeerError, RemoteProtocolError
+from swarm.network_clock import CLOCK
 from swarm.records import Capability, Lease, PlanRef
 
 HEARTBEAT_SECONDS = 15.0
@@ -64,7 +65,7 @@ class Neighbourhood:
 
     def ranking(self) -> list[str]:
         """The candidates for the planner's office, the first in rank first."""
-        now = time.time()
+        now = CLOCK.now()
         names = candidates(now, self.capabilities, HEARTBEAT_SECONDS)
         return rank(self._swarm, int(now // ERA_SECONDS), names)
 
@@ -74,7 +75,7 @@ class Neighbourhood:
         return tuple(
             Holder(peer, lease.term, order.index(peer) if peer in order else len(order))
             for peer, lease in self._leases.items()
-            if peer != self.me and self.answers(peer) and lease.until > time.time()
+            if peer != self.me and self.answers(peer) and lease.until > CLOCK.now()
             if is_credible(lease.term, self.verified_term)
         )
 

@@ -54,6 +54,7 @@ class Office:
         self.hand = Hand()
         for room in ("candidacy", "neighbourhood"):
             monkeypatch.setattr(f"node.{room}.time", self.hand)
+            monkeypatch.setattr(f"node.{room}.CLOCK", self.hand)
         self.world = MemoryWorld(clock=self.hand)
         self.neighbourhood = neighbourhood_of(self.world, "me")
         self.board = FailingBoard(self.world, ME)
