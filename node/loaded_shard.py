@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from node.engine.prefixes import Prompt
@@ -14,7 +15,7 @@ from node.group import GroupLink
 from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError
 from swarm.sampling import Sampling
-from swarm.tensors import ids_of_bytes, rows_of_bytes, rows_to_bytes
+from swarm.tensors import ids_array, rows_of_bytes, rows_to_bytes
 from swarm.wire import TEXT_CAP, Decoder, Message
 
 logger = logging.getLogger(__name__)
@@ -132,18 +133,20 @@ class LoadedShard:
 
     def _reserve(self, order: Reserve) -> Reserved:
         try:
+            ids = ids_array(order.body)
             self._runner.open(
                 order.session,
                 capacity=order.capacity,
-                history=ids_of_bytes(order.body),
+                history=ids,
                 generated=order.generated,
+                returning=order.returning,
                 sampling=Sampling.from_map(order.sampling) if order.sampling else None,
             )
         except NoRoom as error:
             return Reserved(order.session, self.free_tokens, "no_room", _short(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
             return Reserved(order.session, self.free_tokens, "bad_frame", _short(error))
-        held = self._runner.share(order.session, Prompt.of(order.owner, ids_of_bytes(order.body)))
+        held = self._runner.share(order.session, Prompt.of(order.owner, ids))
         return Reserved(order.session, self.free_tokens, held=held)
 
     def _step(self, orders: Sequence[Message]) -> list[Message]:
@@ -169,10 +172,10 @@ class LoadedShard:
 
     def _item(self, order: Compute) -> StepItem:
         if self._runner.is_first:
-            ids = ids_of_bytes(order.body)
-            if len(ids) != order.tokens or not ids:
+            ids = ids_array(order.body)
+            if len(ids) != order.tokens or not len(ids):
                 raise RemoteProtocolError(f"{len(ids)} ids came where {order.tokens} were said.")
-            rows = torch.tensor(ids)  # [tokens]
+            rows = torch.from_numpy(ids.astype(np.int64))  # [tokens]
         else:
             rows = rows_of_bytes(order.dtype, order.body, order.tokens)  # [tokens, hidden]
         return StepItem(order.session, order.position, rows, order.sample, tuple(order.drafts))

@@ -112,6 +112,8 @@ class Reserve(Message):
     generated: int
     sampling: dict[str, Any]
     owner: str = ""  # whose prompts may share rows with this one; "" is nobody
+    client: str = ""  # whose turn it takes
+    returning: bool = False  # it had room here, and goes before newcomers
 
 
 @dataclass(slots=True)

@@ -53,7 +53,10 @@ class Provisions:
             try:
                 fetched = await asyncio.to_thread(self._store.hold, wanted_of(need), watch)
                 self.fetched_bytes, reason = fetched, ""
-            except SwarmError as error:
+            except (SwarmError, OSError) as error:  # the disk may be full, or forbidden
                 logger.warning("weights cannot be fetched: %s", error)
                 reason = str(error)[:REASON_CAP]
+            except Exception as error:  # an island: the worker waits for an answer
+                logger.exception("weights cannot be fetched")
+                reason = f"Fetching failed: {error!r}"[:REASON_CAP]
         self._worker.order(Given(need.group, reason))

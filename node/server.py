@@ -9,6 +9,7 @@ from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
 from node.row_forms import IsNarrow, always_full
+from node.serving.byte_budget import ByteBudget
 from node.sessions import (
     CAPACITY_CAP,
     ID_BYTES,
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5  # at least, and at most twice that: those who wait together part
 LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
+OPEN_BYTES_PER_SECOND = 1 << 20  # of one client: each OPEN brings all ids so far
+OPEN_BYTES_AT_ONCE = 1 << 23
 INTERNAL = "internal", "This stage stumbled over the session; its log says why."
 
 
@@ -72,6 +75,7 @@ class Server:
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
+        self._budget = ByteBudget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
         self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
         channel.listen(self.on_message, self.on_lost)
 
@@ -175,7 +179,7 @@ class Server:
             return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
         if old:
             self._free(old)
-        if not self._rate.allows(peer):
+        if not self._rate.allows(peer) or not self._budget.allows(peer, len(message.body)):
             return self._busy(peer, message, "You open sessions too quickly.")
         if self._seats.is_full or message.capacity > self._stages[device].all_tokens:
             return self._busy(peer, message, "There is no room for the session.")
@@ -183,7 +187,8 @@ class Server:
         seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)
         seat.narrow = self._narrows(seat)
         self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
-        self._stages[device].worker.order(_reserve_of(seat, message.body))
+        order = _reserve_of(seat, message.body, returning=old is not None)
+        self._stages[device].worker.order(order)
         return None
 
     def _device_of(self, hop: Hop) -> int | None:
@@ -337,11 +342,18 @@ class Server:
             stage.worker.order(Release(seat.name))
 
 
-def _reserve_of(seat: Seat, body: bytes | memoryview) -> Reserve:
+def _reserve_of(seat: Seat, body: bytes | memoryview, *, returning: bool) -> Reserve:
     opened = seat.message
-    sampling = opened.sampling if seat.is_last else {}
-    numbers = (opened.capacity, opened.generated)
-    return Reserve(seat.name, *numbers, sampling, seat.owner, body=body)
+    return Reserve(
+        session=seat.name,
+        capacity=opened.capacity,
+        generated=opened.generated,
+        sampling=opened.sampling if seat.is_last else {},
+        owner=seat.owner,
+        client=seat.client,
+        returning=returning,
+        body=body,
+    )
 
 
 def _now() -> float:

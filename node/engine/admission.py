@@ -1,10 +1,10 @@
 """Admission: how much room a new session must leave to those that are here, or were; pure.
 
-Who comes for the first time gives way to sessions in the middle of an answer. The leader of a stage
-decides; its other ranks take whom it has let in.
+Who comes for the first time gives way to sessions in the middle of an answer: not to those that say
+so, but to those that were here. The leader of a stage decides; its other ranks take whom it has let
+in.
 """
 
-from collections import deque
 from collections.abc import Callable
 
 from node.engine.cache import HEADROOM_TOKENS, KVStore
@@ -14,6 +14,7 @@ from node.engine.slots import Slot
 NEWCOMERS_LEAVE = pages_for(HEADROOM_TOKENS)  # pages, to each session that may want them
 OTHERS_LEAVE = 1
 RESERVED_SECONDS = 5.0  # for a session that was sent away to come again
+MOST_AWAITED = 1024  # sessions; those beyond come as newcomers
 
 
 class Admission:
@@ -21,22 +22,37 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._sent_away: deque[tuple[float, int]] = deque()  # until when, and how many pages
+        self._awaited: dict[str, tuple[float, int]] = {}  # until when, how many pages; by session
 
     def spare(self, store: KVStore, *, is_new: bool) -> int:
         """Pages that must stay free when another session is let in."""
         if not is_new:
             return store.growth(OTHERS_LEAVE)
-        while self._sent_away and self._sent_away[0][0] < self._clock():
-            self._sent_away.popleft()
-        return store.growth(NEWCOMERS_LEAVE) + sum(pages for _, pages in self._sent_away)
+        self._forget_late_ones()
+        return store.growth(NEWCOMERS_LEAVE) + sum(pages for _, pages in self._awaited.values())
 
     def sent_away(self, slot: Slot) -> None:
         """A session found no page; it will come again with what it has."""
+        self._forget_late_ones()
         tokens = min(slot.capacity, slot.length + HEADROOM_TOKENS)
-        self._sent_away.append((self._clock() + RESERVED_SECONDS, pages_for(tokens)))
+        name = _lasting_name(slot.session)
+        if name in self._awaited or len(self._awaited) < MOST_AWAITED:
+            self._awaited[name] = self._clock() + RESERVED_SECONDS, pages_for(tokens)
 
-    def came_again(self) -> None:
-        """A session was let in that had begun elsewhere, or here."""
-        if self._sent_away:
-            self._sent_away.popleft()
+    def is_awaited(self, session: str) -> bool:
+        """Whether room is kept for a session."""
+        self._forget_late_ones()
+        return _lasting_name(session) in self._awaited
+
+    def came_again(self, session: str) -> None:
+        """A session was let in: nothing more is kept for it."""
+        self._awaited.pop(_lasting_name(session), None)
+
+    def _forget_late_ones(self) -> None:
+        now = self._clock()
+        self._awaited = {name: kept for name, kept in self._awaited.items() if kept[0] >= now}
+
+
+def _lasting_name(session: str) -> str:
+    """What a session keeps from one epoch to the next; a worker's name for it ends in the epoch."""
+    return session.rpartition(":")[0] or session

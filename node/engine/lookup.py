@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 MOST_DRAFTS = 8  # ids guessed at once
 LONGEST_GRAM = 3  # ids that must have occurred before; longer ones are tried first
+MOST_LEARNT = 1 << 14  # ids of a long text, its last ones: a replay must not hold a step up
 
 
 class Lookup:
     """Where every n-gram of one session's ids was last followed by another id."""
 
     def __init__(self) -> None:
+        self._begin = 0  # ids before those that were learnt
         self._ids: list[int] = []
         self._follows: dict[tuple[int, ...], int] = {}  # n-gram -> place of the id behind it
 
-    def guess(self, ids: Sequence[int], most: int) -> list[int]:
+    def guess(self, ids: Sequence[int] | npt.NDArray[np.int64], most: int) -> list[int]:
         """Return up to `most` ids that may follow `ids`, which only ever grow between calls."""
         self._learn(ids)
         at = self._match()
@@ -25,13 +30,13 @@ class Lookup:
             whole[place] = whole[place - period]
         return whole[:most]
 
-    def _learn(self, ids: Sequence[int]) -> None:
-        if len(ids) < len(self._ids):  # rolled back
-            self._ids, self._follows = [], {}
-        for place in range(len(self._ids), len(ids)):
+    def _learn(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        if not self._ids or len(ids) < self._begin + len(self._ids):  # new, or rolled back
+            self._begin, self._ids, self._follows = max(0, len(ids) - MOST_LEARNT), [], {}
+        for each in np.asarray(ids[self._begin + len(self._ids) :], np.int64).tolist():
             for gram in _suffixes(self._ids):
-                self._follows[gram] = place
-            self._ids.append(ids[place])
+                self._follows[gram] = len(self._ids)
+            self._ids.append(each)
 
     def _match(self) -> int | None:
         found = (self._follows.get(gram) for gram in _suffixes(self._ids))

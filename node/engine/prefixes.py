@@ -18,7 +18,7 @@ class Prompt:
     ids: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, owner: str, ids: Sequence[int]) -> "Prompt":
+    def of(cls, owner: str, ids: Sequence[int] | npt.NDArray[np.integer]) -> "Prompt":
         """The prompt of a session."""
         return cls(owner, np.array(ids, dtype=np.int64))
 

@@ -2,9 +2,11 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer
 
@@ -21,13 +23,16 @@ from node.engine.loading import (
     weight_bytes_of,
 )
 from node.engine.prefixes import Prompt
+from node.engine.random_stream import Walker, is_known
 from node.engine.sampler import Decode, Sampler
 from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem, StepResult
 from node.engine.vocabulary import candidates_of
 from swarm.checkpoint import context_of
-from swarm.errors import BadModel, EngineError, NoRoom
-from swarm.sampling import GREEDY, Sampling
+from swarm.errors import BadModel, EngineError, NoRoom, SwarmError
+from swarm.sampling import GREEDY, MOST_SPECULATED, Sampling
+
+MOST_LOGIT_BYTES = 1 << 28  # of one forward pass; a step that wants more takes several
 
 
 class StageRunner:
@@ -46,6 +51,9 @@ class StageRunner:
         self.forward = Forward(spec, parts, device)
         self._admission = Admission(time.monotonic)
         self._samplers: dict[str, Sampler] = {}
+        self._walker = Walker()
+        if self._skeleton.has_head:
+            is_known()  # compiled now, not in a step
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
         self._decode: Decode | None = None
 
@@ -86,30 +94,41 @@ class StageRunner:
         session: str,
         *,
         capacity: int,
-        history: Sequence[int] = (),
+        history: Sequence[int] | npt.NDArray[np.integer] = (),
         generated: int = 0,
         sampling: Sampling | None = None,
+        returning: bool = False,
     ) -> None:
         """Let a session of at most `capacity` tokens in; `history` is the ids so far.
 
-        `generated` of them are ours: such a session was let in before, and goes before others.
-        Raises NoRoom, and EngineError for a session that is open already or beyond the context.
+        `generated` of them are ours. One that is `returning` had room here, and goes before others.
+        Its ids are looked at only when it has room. Raises NoRoom, and EngineError for a session
+        that is open already or beyond the context.
         """
         if not 0 < capacity <= self.context:
             raise EngineError(f"The context is {self.context} tokens, not {capacity}.")
-        sampler, chosen = None, sampling or GREEDY
-        if self._skeleton.has_head and not self.spec.rank:
-            decode = self._decoder() if chosen.stop else None
-            sampler = Sampler(chosen, history, generated, decode=decode)
-        spare = 0  # other ranks take whom their leader has let in
-        if not self.spec.rank:
-            spare = self._admission.spare(self._store, is_new=not generated)
+        spare, is_awaited = 0, self._admission.is_awaited(session)
+        if not self.spec.rank:  # other ranks take whom their leader has let in
+            is_new = not (returning or is_awaited)
+            spare = self._admission.spare(self._store, is_new=is_new)
         self._store.open(session, capacity, len(history), spare)
-        if generated:
-            self._admission.came_again()
+        self._admission.came_again(session)
+        chosen = sampling or GREEDY
         self._wanted[session] = candidates_of(chosen)
-        if sampler is not None:
-            self._samplers[session] = sampler
+        if self._skeleton.has_head and not self.spec.rank:
+            try:
+                self._samplers[session] = self._sampler_of(chosen, history, generated)
+            except SwarmError:
+                self.close(session)
+                raise
+
+    def _sampler_of(
+        self, sampling: Sampling, history: Sequence[int] | npt.NDArray[np.integer], generated: int
+    ) -> Sampler:
+        decode = self._decoder() if sampling.stop else None
+        if sampling.seed is not None and 0 < generated <= len(history) and not sampling.is_greedy:
+            self._walker.walk(sampling.seed, generated, int(self._config.vocab_size))
+        return Sampler(sampling, history, generated, decode=decode, walker=self._walker)
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Take over the rows of a new session's prompt that are here; returns how many."""
@@ -135,11 +154,28 @@ class StageRunner:
         """
         errors = self._check(items)
         sound = [item for item in items if id(item) not in errors]
-        results = dict(zip(map(id, sound), self._run(sound), strict=True)) if sound else {}
+        results: dict[int, StepResult] = {}
+        for some in self._portions(sound):
+            results |= zip(map(id, some), self._run(some), strict=True)
         return [
             results.get(id(item)) or StepResult(item.session, error=errors[id(item)])
             for item in items
         ]
+
+    def _portions(self, items: Sequence[StepItem]) -> Iterator[list[StepItem]]:
+        """The items in one piece, or in as many as keep their logits within MOST_LOGIT_BYTES."""
+        most = max(1, MOST_LOGIT_BYTES // (4 * int(self._config.vocab_size)))
+        portion: list[StepItem] = []
+        rows = 0
+        for item in items:
+            drawn = 1 + len(item.drafts) if item.sample and self._skeleton.has_head else 0
+            if portion and rows + drawn > most:
+                yield portion
+                portion, rows = [], 0
+            portion.append(item)
+            rows += drawn
+        if portion:
+            yield portion
 
     def _check(self, items: Sequence[StepItem]) -> dict[int, EngineError]:
         errors: dict[int, EngineError] = {}
@@ -169,7 +205,7 @@ class StageRunner:
             raise EngineError(f"Hidden rows have {self._config.hidden_size} values here.")
         if not 0 <= item.position <= slot.length:
             raise EngineError(f"Position {item.position} leaves a gap after {slot.length} rows.")
-        if len(item.drafts) >= len(rows):
+        if len(item.drafts) >= min(len(rows), MOST_SPECULATED + 1):
             raise EngineError("A step guesses more ids than it has rows for.")
         if item.position + len(rows) > slot.capacity:
             raise EngineError(f"The session's {slot.capacity} tokens are used up.")
@@ -226,7 +262,9 @@ class StageRunner:
 def load_decode(folder: Path) -> Decode:
     """Return the model's tokenizer as a function of ids; raises BadModel."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise BadModel(f"{folder} has no tokenizer for stop strings.", "Use stop_ids.") from error
     return lambda ids: str(tokenizer.decode(ids))

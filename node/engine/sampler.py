@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import (
     LogitsProcessorList,
@@ -14,6 +16,7 @@ from transformers import (
 )
 
 from node.engine.lookup import MOST_DRAFTS, Lookup
+from node.engine.random_stream import RandomStream, Walker
 from swarm.errors import EngineError
 from swarm.sampling import Sampling
 
@@ -30,40 +33,41 @@ class Sampler:
     def __init__(
         self,
         sampling: Sampling,
-        history: Sequence[int],
+        history: Sequence[int] | npt.NDArray[np.integer],
         generated: int,
         *,
         decode: Decode | None = None,
+        walker: Walker | None = None,
     ) -> None:
         if not 0 <= generated <= len(history):
             raise EngineError(f"{generated} of {len(history)} ids cannot have been generated.")
-        if min(history, default=0) < 0:
-            raise EngineError("A history has negative ids.")
         self._sampling = sampling
-        self._ids = list(history)
+        self._ids = np.array(history, dtype=np.int64)  # [room]: the first `_known` are set
+        self._known = len(history)
+        self._largest = int(self._ids.max(initial=0))
+        if self._ids.min(initial=0) < 0:
+            raise EngineError("A history has negative ids.")
         self._prompt = len(history) - generated
         self._decode = decode
         self._processors = processors_of(sampling)
-        self._generator = torch.Generator()
-        self._seed = sampling.seed if sampling.seed is not None else self._generator.seed()
+        self._random = RandomStream(walker or Walker(), sampling.seed, generated)
         self._lookup = Lookup()
-        self._drawn = -1  # tokens that the random stream has given; -1: not yet seeded
 
     @property
     def ids(self) -> list[int]:
         """Prompt and generated ids."""
-        return list(self._ids)
+        return [int(each) for each in self._ids[: self._known]]
 
     def next(self, position: int, logits: torch.Tensor) -> tuple[int, str]:
         """Return the id at `position` and how it ends the session; repeats a known one.
 
         `logits` [vocab] are those of the row before; raises EngineError if ids are missing.
         """
-        if not self._prompt <= position <= len(self._ids):
+        if not self._prompt <= position <= self._known:
             raise EngineError(f"The ids before position {position} are not known.", "Open again.")
-        if position == len(self._ids):
-            self._ids.append(self._draw(logits))
-        return self._ids[position], self._finish(position)
+        if position == self._known:
+            self._append(self._draw(logits))
+        return int(self._ids[position]), self._finish(position)
 
     def verify(
         self, position: int, logits: torch.Tensor, drafts: Sequence[int]
@@ -86,13 +90,19 @@ class Sampler:
         wanted = MOST_DRAFTS if speculate is None else speculate
         left = self._prompt + self._sampling.max_tokens - position - 1  # the last one is drawn
         most = min(wanted, left, room)
-        if most < 1 or position != len(self._ids):
+        if most < 1 or position != self._known:
             return []
-        return self._lookup.guess(self._ids, most)
+        return self._lookup.guess(self._ids[: self._known], most)
 
     def rollback(self, length: int) -> None:
         """Forget the ids from `length` on; drawn again, they come out the same."""
-        del self._ids[max(length, self._prompt) :]
+        self._known = min(self._known, max(length, self._prompt))
+
+    def _append(self, token: int) -> None:
+        if self._known == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros(len(self._ids) + 64, np.int64)])
+        self._ids[self._known] = token
+        self._known += 1
 
     def _draw(self, logits: torch.Tensor) -> int:
         scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
@@ -104,25 +114,12 @@ class Sampler:
             return best
         weights = scores.softmax(-1)
         _check_finite(weights.sum())
-        self._advance(scores.shape[-1])
-        self._drawn += 1
-        return int(torch.multinomial(weights, 1, generator=self._generator))
+        return self._random.draw(self._known - self._prompt, weights)
 
     def _row(self, vocab: int) -> torch.LongTensor:
-        if max(self._ids, default=0) >= vocab:
+        if self._largest >= vocab:
             raise EngineError("A history has ids beyond the vocabulary.")
-        return cast("torch.LongTensor", torch.tensor([self._ids]))
-
-    def _advance(self, vocab: int) -> None:
-        """Bring the random stream to where one draw per generated token has left it."""
-        due = len(self._ids) - self._prompt
-        if self._drawn == due:
-            return
-        self._generator.manual_seed(self._seed)
-        even = torch.full((1, vocab), 1.0 / vocab)
-        for _ in range(due):
-            torch.multinomial(even, 1, generator=self._generator)
-        self._drawn = due
+        return cast("torch.LongTensor", torch.from_numpy(self._ids[: self._known])[None])
 
     def _finish(self, position: int) -> str:
         if self._ids[position] in self._sampling.stop_ids or self._has_stop(position):
@@ -137,7 +134,7 @@ class Sampler:
         # a character is at most 4 tokens (bytes); the new token must take part in the stop string
         reach = 4 * max(len(stop) for stop in stops) + 8
         tail = self._ids[max(self._prompt, position + 1 - reach) : position + 1]
-        text = self._decode(tail)
+        text = self._decode(tail.tolist())
         return any(stop in text for stop in stops)
 
 

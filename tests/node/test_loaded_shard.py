@@ -140,10 +140,10 @@ def test_reservations_are_counted_and_given_back() -> None:
     assert shard.free_tokens == before
 
 
-def fill(shard: LoadedShard) -> list[str]:
+def fill(shard: LoadedShard, leave: int = CONTEXT) -> list[str]:
     """Leave room for less than a whole context; returns the sessions that hold the rest."""
     fillers: list[str] = []
-    while shard.free_tokens >= CONTEXT:
+    while shard.free_tokens >= max(leave, CONTEXT):
         fillers.append(f"filler {len(fillers)}")
         shard.apply([reserve(fillers[-1], [1] * CONTEXT, CONTEXT)])
     return fillers
@@ -169,6 +169,39 @@ def test_a_session_beyond_the_room_is_refused_and_the_others_go_on() -> None:
     assert isinstance(refused, Reserved)
     assert refused.code == "no_room"
     assert computed(shard.apply([rows_of("s", 0, PROMPT)])).ids
+
+
+def test_room_is_granted_before_the_ids_of_an_open_are_looked_at() -> None:
+    shard = lone_shard(4, 8)
+    fill(shard)
+    free = shard.free_tokens
+    nonsense = replace(reserve("t", [-1] * (free + 1), free + 1), generated=9999)
+    (refused,) = shard.apply([nonsense])
+    assert isinstance(refused, Reserved)
+    assert refused.code == "no_room"
+    shard.apply([Release("filler 0")])
+    free = shard.free_tokens
+    (refused,) = shard.apply([nonsense])
+    assert isinstance(refused, Reserved)
+    assert refused.code == "bad_frame"
+    assert shard.free_tokens == free  # what was granted meanwhile is given back
+
+
+@pytest.mark.parametrize("returning", [False, True])
+def test_to_say_that_ids_were_generated_buys_no_room(returning: bool) -> None:
+    shard = lone_shard(0, 8)
+    room = shard.free_tokens
+    shard.apply([reserve("honest", [1] * (CONTEXT - 600), CONTEXT)])  # may outgrow its promise
+    fill(shard, leave=0)
+    shard.apply([Release("filler 0")])
+    let_in = {}
+    for generated in (0, 1):
+        opened = replace(reserve("n", [1, 2], 300), generated=generated, returning=returning)
+        names = [f"n{number}" for number in range(room // 300)]
+        answers = [shard.apply([replace(opened, session=name)])[0] for name in names]
+        let_in[generated] = sum(isinstance(each, Reserved) and not each.code for each in answers)
+        shard.apply([Release(name) for name in names])
+    assert let_in[0] == let_in[1] > 0
 
 
 def test_a_session_that_outgrows_the_room_is_refused_a_step_and_loses_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from node.engine.admission import NEWCOMERS_LEAVE, RESERVED_SECONDS, Admission
+from node.engine.admission import MOST_AWAITED, NEWCOMERS_LEAVE, RESERVED_SECONDS, Admission
 from node.engine.cache import HEADROOM_TOKENS, KVStore
 from node.engine.pages import PAGE_TOKENS as PAGE
 from swarm.errors import NoRoom
@@ -38,16 +38,38 @@ def test_room_is_kept_for_who_was_sent_away_until_it_returns_or_is_late() -> Non
     store, admission = store_of(40), Admission(clock)
     slot = store.open("a", 30 * PAGE)
     slot.length = 10 * PAGE
+    other = store.open("b:7", 5 * PAGE)
     admission.sent_away(slot)
-    admission.sent_away(slot)
+    admission.sent_away(other)
     store.close("a")
+    store.close("b:7")
     wanted = 10 + HEADROOM_TOKENS // PAGE
-    assert admission.spare(store, is_new=True) == 2 * wanted
-    admission.came_again()
+    assert admission.spare(store, is_new=True) == wanted + HEADROOM_TOKENS // PAGE
+    admission.came_again("b:8")
+    admission.came_again("a stranger")
     assert admission.spare(store, is_new=True) == wanted
+    assert admission.is_awaited("a")
     assert admission.spare(store, is_new=False) == 0
     clock.seconds += RESERVED_SECONDS + 0.1
     assert admission.spare(store, is_new=True) == 0
+    assert not admission.is_awaited("a")
+
+
+def test_a_session_that_is_refused_again_and_again_is_kept_room_once() -> None:
+    store, admission = store_of(40), Admission(lambda: 0.0)
+    slot = store.open("a", 5 * PAGE)
+    for _ in range(1000):
+        admission.sent_away(slot)
+    store.close("a")
+    assert admission.spare(store, is_new=True) == HEADROOM_TOKENS // PAGE
+
+
+def test_what_is_awaited_is_bounded() -> None:
+    store, admission = store_of(4), Admission(lambda: 0.0)
+    for number in range(MOST_AWAITED + 5):
+        admission.sent_away(store.open(f"{number}:1", 1))
+        store.close(f"{number}:1")
+    assert admission.spare(store, is_new=True) == MOST_AWAITED
 
 
 class Client:
@@ -83,7 +105,7 @@ class Client:
         spare = admission.spare(store, is_new=not self.length)
         store.open(self.name, self.tokens, known, spare)
         if self.length:
-            admission.came_again()
+            admission.came_again(self.name)
         store.grow(self.name, 0, known)
         self.length = known
 

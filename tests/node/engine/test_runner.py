@@ -16,7 +16,7 @@ from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec, StepItem
 from swarm.checkpoint import find_model
 from swarm.errors import BadModel, EngineError, NoRoom, PeerLost
-from swarm.sampling import Sampling
+from swarm.sampling import MOST_SPECULATED, Sampling
 
 PROMPT = [5, 9, 33, 4, 71, 12, 50]
 OPTIONS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"head_dim": 8}}
@@ -317,3 +317,44 @@ def test_ranks_agree_bit_by_bit(llama: Any, tmp_path: Path, stage: Callable[...,
         rows = [result[0].rows for result in pool.map(lambda rank: rank.step(items), ranks)]
     assert torch.equal(rows[0], rows[1])
     assert torch.equal(rows[0], rows[2])
+
+
+def test_more_guesses_than_anybody_may_make_are_refused(
+    llama: Any, tmp_path: Path, stage: Callable[..., Any]
+) -> None:
+    runner = stage(tmp_path, (0, 4))[0]
+    runner.open("s", capacity=64, history=[5] * 8)
+    rows = torch.tensor([5] * (MOST_SPECULATED + 2))
+    (refused,) = runner.step([StepItem("s", 0, rows, True, (5,) * (MOST_SPECULATED + 1))])
+    assert isinstance(refused.error, EngineError)
+    (allowed,) = runner.step([StepItem("s", 0, rows, True, (5,) * MOST_SPECULATED)])
+    assert allowed.error is None or "not known" in str(allowed.error)
+
+
+def test_logits_of_many_sessions_are_made_in_bounded_memory(
+    llama: Any, tmp_path: Path, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = stage(tmp_path, (0, 4))[0]
+    items = [StepItem(f"s{n}", 0, torch.tensor(PROMPT[: 2 + n]), True) for n in range(5)]
+
+    def tokens() -> list[int | None]:
+        for each in items:
+            history = each.rows.tolist()
+            runner.open(each.session, capacity=64, history=history, sampling=GREEDY)
+        found = [result.token for result in runner.step(items)]
+        for each in items:
+            runner.close(each.session)
+        return found
+
+    at_once = tokens()
+    drawn: list[int] = []
+    forward = runner.forward.run
+
+    def spy(rows: Any, chunks: Any, kept: Any, wanted: Any) -> Any:
+        drawn.append(sum(map(len, kept.values())))
+        return forward(rows, chunks, kept, wanted)
+
+    monkeypatch.setattr(runner.forward, "run", spy)
+    monkeypatch.setattr("node.engine.runner.MOST_LOGIT_BYTES", 2 * 4 * 96)
+    assert tokens() == at_once
+    assert drawn == [2, 2, 1]

@@ -1,0 +1,48 @@
+"""A worker that waits for weights hears how that ended, whatever happened."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from node.orders import Given
+from node.provisions import Provisions
+from node.supplies import need_of
+from swarm.errors import Unreachable
+from swarm.store import Store
+from tests.node.stands import ScriptedWorker, until
+
+
+class BrokenStore:
+    """A store whose disk, peers or code let it down."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def hold(self, *_: Any) -> int:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(28, "No space left on device"), "No space left"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (Unreachable("No peer has them."), "No peer has them"),
+        (KeyError("a bug"), "a bug"),
+    ],
+)
+def test_a_load_ends_with_the_cause_when_weights_cannot_be_held(
+    error: Exception, cause: str
+) -> None:
+    async def story() -> None:
+        worker = ScriptedWorker()
+        store = cast("Store", BrokenStore(error))
+        provisions = Provisions(worker, store, lambda fraction: None)
+        provisions.serve(need_of("g", {"x": ((0, 1),)}))
+        await until(lambda: worker.orders)
+        given = worker.last(Given)
+        assert given.group == "g"
+        assert cause in given.reason
+
+    asyncio.run(story())
