@@ -65,6 +65,7 @@ class Progress:
             replays=session.replays,
             drafted=session.drafted,
             accepted=session.accepted,
+            prompt_tokens=len(transcript.prompt),
         )
 
 

@@ -9,9 +9,10 @@ from client.background import Background
 from client.chat import run_chat
 from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.invitation import choose_invite, own_environment
-from client.overview import read_overview, read_plan
+from client.overview import find_overview, find_plan, read_plan, why_idle
 from client.pictures import (
     DrawLayers,
+    show_idle,
     show_peers,
     show_plan,
     show_plan_table,
@@ -22,12 +23,25 @@ from client.plain import answer
 from client.request import Options, Question
 from client.screen import Screen
 from swarm.command_line import Parser
+from swarm.errors import BadInput
 from swarm.invites import Invite
+
+KNOWN_SECONDS = 5.0  # after which an empty board is that of a swarm that nobody knows
+TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
 
 def main(arguments: Sequence[str], draw: DrawLayers, connect: Connect = open_links) -> int:
     """Run one command; returns the exit code; raises SwarmError."""
     given = parser().parse_args(arguments)
+    try:
+        return _run(given, draw, connect)
+    except BadInput as error:
+        if not error.option:
+            raise
+        raise _as_typed(error) from error
+
+
+def _run(given: argparse.Namespace, draw: DrawLayers, connect: Connect) -> int:
     run = {"generate": run_generate, "chat": run_chat_command, "status": run_status}
     screen = Screen()
     if given.command == "plan":
@@ -80,14 +94,16 @@ def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> i
     """`swarm status`."""
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
-        overview = background.run(read_overview(links.board, invite))
+        overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
+        why = why_idle(overview, background.run(find_plan(links)))
     if given.json:
-        screen.json(overview.to_json())
+        screen.json(overview.to_json() | {"idle": why})
         return 0
     screen.head(f"{overview.swarm} serves {overview.model}")
     show_planner(screen, overview)
     show_peers(screen, overview)
     show_stages(screen, overview)
+    show_idle(screen, overview, why)
     return 0
 
 
@@ -95,14 +111,20 @@ def run_plan(given: argparse.Namespace, screen: Screen, connect: Connect, draw: 
     """`swarm plan`."""
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
+        overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
         live = background.run(read_plan(links))
-        overview = background.run(read_overview(links.board, invite))
     if given.json:
         screen.json(live.document)
         return 0
     show_plan(screen, live, overview, draw)
     show_plan_table(screen, live, overview)
     return 0
+
+
+def _as_typed(error: BadInput) -> BadInput:
+    """The same complaint under the option's name on a command line."""
+    typed = TYPED.get(error.option, "--" + error.option.replace("_", "-"))
+    return BadInput(error.cause.replace(error.option, typed, 1), error.next_step)
 
 
 def options_of(given: argparse.Namespace) -> Options:

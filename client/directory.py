@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
+from client.invitation import unknown_swarm
 from client.peer_scores import PeerScores, usual_layer_seconds
 from client.route import HopTimes, Known, Need, Route, choose_route
 from swarm.board import Board
-from swarm.errors import BadInvite, BadModel, PeerError
+from swarm.errors import BadModel, PeerError
 from swarm.model import ModelSpec
 from swarm.records import Advert, Capability, Manifest, StageAdvert
 
@@ -122,10 +123,7 @@ class Directory:
                 "Name the very model that the host serves with --model.",
             )
         if not served and self._clock() - self._alone_since > self._empty_seconds:
-            raise BadInvite(
-                "The peers at the invite's addresses know nothing of its swarm.",
-                "Ask for a fresh invite; the swarm is over, or the invite is of another one.",
-            )
+            raise unknown_swarm()
 
     async def _is_promised(self) -> bool:
         """Whether the founder says that our model is served, whatever others serve meanwhile."""

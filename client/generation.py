@@ -33,6 +33,7 @@ class Generation:
     replays: int = 0  # how often it started again on another route
     drafted: int = 0  # ids that the last stage guessed ahead
     accepted: int = 0  # those of them that came true
+    prompt_tokens: int = 0  # ids of the prompt, those of a chat template included
 
     def __str__(self) -> str:
         return self.text
@@ -50,6 +51,7 @@ class Generation:
             "replays": self.replays,
             "drafted": self.drafted,
             "accepted": self.accepted,
+            "prompt_tokens": self.prompt_tokens,
         }
 
 

@@ -31,6 +31,14 @@ def state_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "swarm"
 
 
+def unknown_swarm() -> BadInvite:
+    """The error for an invite whose peers are there, but have no record of its swarm."""
+    return BadInvite(
+        "The peers at the invite's addresses know nothing of its swarm.",
+        "Ask for a new invite: the swarm is over, or its name or key is another now.",
+    )
+
+
 def own_environment() -> Mapping[str, str]:
     """The environment of this process: read at the doors only (plain calls, Client, commands)."""
     return os.environ

@@ -8,18 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.connection import Links
+from client.invitation import unknown_swarm
 from client.refusal import short
 from swarm.board import Board
 from swarm.channel import Channel
-from swarm.errors import NoRoute, PeerError
+from swarm.errors import NoRoute, PeerError, Unreachable
 from swarm.formatting import printable
 from swarm.invites import Invite
 from swarm.network_clock import CLOCK
 from swarm.plan import Plan
-from swarm.records import Advert, Capability, Lease, PlanRef, StageAdvert
+from swarm.records import Advert, Capability, Lease, Manifest, PlanRef, StageAdvert
 from swarm.state_folder import title_of
 
 LONGEST_NAME = 40  # characters of a peer's name in tables
+LOOK_SECONDS = 0.5  # between two looks at an empty board
 MORE_TIME = "Wait until the peers have elected a planner (`swarm status`)."
 
 
@@ -103,6 +105,53 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
         planner=planner,
         term=leases[planner].term if planner else 0,
     )
+
+
+async def find_overview(board: Board, invite: Invite, seconds: float) -> Overview:
+    """Read the board, for so long again if it is empty: a swarm that just began shows up soon.
+
+    Raises BadInvite if nobody there has a record of the swarm, Unreachable.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while True:
+        overview = await read_overview(board, invite)
+        if overview.capabilities or overview.stages or len(await board.read(Manifest)):
+            return overview
+        if clock() >= deadline:
+            raise unknown_swarm()
+        await asyncio.sleep(min(LOOK_SECONDS, seconds))
+
+
+async def find_plan(links: Links) -> LivePlan | None:
+    """The plan of the planner that counts, or None if it cannot be had now."""
+    try:
+        return await read_plan(links)
+    except (NoRoute, Unreachable):
+        return None
+
+
+def why_idle(overview: Overview, live: LivePlan | None) -> dict[str, str]:
+    """For each device that serves nothing, by "<peer>/<index>": what it waits for."""
+    serving = {f"{m.peer}/{m.device}" for stage in overview.stages for m in stage.members}
+    devices = (
+        f"{peer}/{device.index}"
+        for peer, capability in overview.capabilities.items()
+        for device in capability.devices
+    )
+    return {each: _why_idle(each, overview, live) for each in devices if each not in serving}
+
+
+def _why_idle(device: str, overview: Overview, live: LivePlan | None) -> str:
+    if not overview.planner:
+        return "no planner is elected yet"
+    if live is None:
+        return "the planner has made no plan yet"
+    if stage := live.plan.stage_of(device):
+        return f"it loads layers {stage.start}-{stage.end - 1}"
+    if live.plan.pipelines:
+        return "it is a spare: the plan does not need it"
+    return live.reason or "the plan is empty"
 
 
 async def read_plan(links: Links) -> LivePlan:

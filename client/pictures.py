@@ -51,6 +51,14 @@ def show_stages(screen: Screen, overview: Overview) -> None:
     screen.table(("layers", "peers", "KV heads", "step", "free tokens", "sessions"), rows)
 
 
+def show_idle(screen: Screen, overview: Overview, why: Mapping[str, str]) -> None:
+    """A line for each reason why devices serve nothing."""
+    names = overview.device_names()
+    for reason in sorted(set(why.values())):
+        idle = ", ".join(names[device] for device in why if why[device] == reason)
+        screen.line(f"idle: {idle}: {printable(reason, 500)}")
+
+
 def show_planner(screen: Screen, overview: Overview) -> None:
     """Who plans, in one line."""
     if overview.planner:

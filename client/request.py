@@ -1,6 +1,6 @@
 """Request: what a person asked for, checked against the model before any peer is troubled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -10,6 +10,8 @@ from swarm.checkpoint import find_model, read_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from swarm.model import ModelSpec
 from swarm.sampling import Sampling
+
+MESSAGE_FORM = 'Write messages like {"role": "user", "content": "Hello"}.'
 
 
 class Options(TypedDict, total=False):
@@ -73,7 +75,9 @@ class LocalModel:
         """Check everything about a question that needs no peer; raises BadInput."""
         seconds = question.timeout_seconds
         if not seconds > 0:
-            raise BadInput(f"timeout_seconds is {seconds!r};", "it must be above zero.")
+            cause = f"timeout_seconds is {seconds!r:.40};"
+            raise BadInput(cause, "it must be above zero.", option="timeout_seconds")
+        self._check_length(question.options.get("max_tokens"))
         sampling = sampling_of(question.options, self.stop_ids)
         ids = self._ids_of(question.prompt, question.messages)
         total = len(ids) + sampling.max_tokens
@@ -85,6 +89,16 @@ class LocalModel:
             )
         return Request(tuple(ids), sampling, seconds)
 
+    def _check_length(self, max_tokens: object) -> None:
+        """Refuse an answer that no prompt leaves room for, in the model's own figures."""
+        if type(max_tokens) is int and max_tokens >= self.spec.context:
+            raise BadSampling(
+                f"max_tokens is {max_tokens!r:.40};",
+                f"it must be a whole number in [1, {self.spec.context - 1}]: the context of "
+                f"{self.spec.name} is {self.spec.context} tokens, the prompt included.",
+                option="max_tokens",
+            )
+
     def _ids_of(
         self, prompt: str | Sequence[int] | None, messages: Messages | None
     ) -> Sequence[int]:
@@ -93,7 +107,7 @@ class LocalModel:
         if messages is not None:
             ids: Sequence[int] = self.tokenizer.ids_of_messages(_checked(messages))
         else:
-            ids = self.tokenizer.ids_of_text(prompt) if isinstance(prompt, str) else prompt or ()
+            ids = self.tokenizer.ids_of_text(prompt) if isinstance(prompt, str) else _listed(prompt)
         if not ids or prompt == "":
             raise BadInput("The prompt is empty.", "Write at least one character.")
         if not all(type(token) is int and 0 <= token < self.spec.vocab for token in ids):
@@ -114,14 +128,40 @@ def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     return Sampling.from_map({**values, "stop": tuple(words), "stop_ids": tuple(stop_ids)})
 
 
-def _checked(messages: Messages) -> Messages:
-    for message in messages:
-        texts = (message.get("role"), message.get("content")) if hasattr(message, "get") else ()
-        if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-            raise BadInput(
-                "A message lacks its role or content.",
-                'Write messages like {"role": "user", "content": "Hello"}.',
-            )
+def _listed(prompt: object) -> Sequence[int]:
+    if isinstance(prompt, bytes | bytearray | memoryview) or not isinstance(prompt, Sequence):
+        raise BadInput(
+            f"The prompt is of type {type(prompt).__name__};", "give text or a list of token ids."
+        )
+    return prompt
+
+
+def _checked(messages: object) -> Messages:
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+        raise BadInput(f"messages is of type {type(messages).__name__};", MESSAGE_FORM)
     if not messages:
         raise BadInput("There are no messages.", "Write at least one.")
-    return messages
+    return [_checked_message(message) for message in messages]
+
+
+def _checked_message(message: object) -> Mapping[str, str]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise BadInput("A message lacks its role.", MESSAGE_FORM)
+    content = message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        content = "\n".join(_text_of_part(part) for part in content)
+    if not isinstance(content, str):
+        raise BadInput("A message lacks its content.", MESSAGE_FORM)
+    return {**message, "content": content}
+
+
+def _text_of_part(part: object) -> str:
+    """The text of one part of a message, in the form that OpenAI's clients send."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if kind != "text" or not isinstance(text, str):
+        raise BadInput(
+            f"A message has a part of type {kind!r:.40};",
+            'only text is read: {"type": "text", "text": "Hello"}.',
+        )
+    return text

@@ -37,9 +37,13 @@ class SwarmError(Exception):
 
 
 class BadInput(SwarmError):
-    """What a person typed or configured cannot work."""
+    """What a person typed or configured cannot work; `option` is what it is about, if it is one."""
 
     exit_code = 2
+
+    def __init__(self, cause: str, next_step: str = "", *, option: str = "") -> None:
+        super().__init__(cause, next_step)
+        self.option = option
 
 
 class BadInvite(BadInput):

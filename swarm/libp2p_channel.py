@@ -90,7 +90,11 @@ class LibP2PChannel:
                     stream = way.stream or await self._open_way(peer, way)
                     await stream.write(buffers)
             except TimeoutError as error:
-                raise Deadline(f"Peer {peer} takes nothing in.", peer=peer) from error
+                raise Deadline(
+                    f"Peer {peer} did not accept a message within {timeout_seconds:.3g} s.",
+                    "It is overloaded or out of reach: try again, or allow more time.",
+                    peer=peer,
+                ) from error
             except STREAM_ERRORS as error:
                 raise PeerLost(f"The stream to peer {peer} ended.", peer=peer) from error
 

@@ -67,7 +67,8 @@ class Sampling:
 
 def _check_whole(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise BadSampling(f"{name} is {value!r};", f"it must be a whole number in [{low}, {high}].")
+        need = f"it must be a whole number in [{low}, {high}]."
+        raise BadSampling(f"{name} is {value!r:.40};", need, option=name)
 
 
 def _check_number(
@@ -77,15 +78,18 @@ def _check_number(
     if not fits or (open_below and value == low):
         bracket = "(" if open_below else "["
         raise BadSampling(
-            f"{name} is {value!r};", f"it must be a number in {bracket}{low:g}, {high:g}]."
+            f"{name} is {value!r:.40};",
+            f"it must be a number in {bracket}{low:g}, {high:g}].",
+            option=name,
         )
 
 
 def _check_stops(stops: object) -> None:
     if not isinstance(stops, tuple) or len(stops) > MOST_STOPS:
-        raise BadSampling("stop", f"must be at most {MOST_STOPS} strings.")
+        raise BadSampling("stop", f"must be at most {MOST_STOPS} strings.", option="stop")
     if not all(isinstance(stop, str) and 0 < len(stop) <= LONGEST_STOP for stop in stops):
-        raise BadSampling("stop", f"strings have 1 to {LONGEST_STOP} characters.")
+        need = f"strings have 1 to {LONGEST_STOP} characters."
+        raise BadSampling("stop", need, option="stop")
 
 
 def _check_stop_ids(ids: object) -> None:

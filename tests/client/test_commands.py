@@ -9,10 +9,11 @@ import pytest
 from client.commands import main
 from client.connection import Links
 from swarm.checkpoint import find_model, read_spec
-from swarm.errors import NoRoute
+from swarm.errors import BadInput, BadInvite, NoRoute
 from swarm.hardware import Device
 from swarm.identity import Identity
 from swarm.invites import Invite
+from swarm.memory import peer_named
 from swarm.model import BUILT_IN
 from swarm.plan import Plan
 from swarm.records import Capability
@@ -73,6 +74,58 @@ def test_status_is_one_object_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert {peer["name"] for peer in values["peers"]} == {"oak", "elm"}
     assert [(stage["start"], stage["end"]) for stage in values["stages"]] == [(0, 5), (5, 8)]
     assert (values["planner"], values["term"]) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--max-tokens", "3000000", r"--max-tokens is 3000000; .*\[1, 2047\].* 2048 tokens"),
+        ("--max-tokens", "0", "--max-tokens is 0;"),
+        ("--top-k", "-1", "--top-k is -1;"),
+        ("--repetition-penalty", "0", "--repetition-penalty is 0.0;"),
+        ("--timeout", "0", "--timeout is 0.0;"),
+    ],
+)
+def test_an_option_is_refused_under_the_name_that_was_typed(
+    option: str, value: str, said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        main(["generate", "Once", *JOIN, option, value], draw, connect)
+
+
+@asynccontextmanager
+async def nobody(invite: Invite) -> AsyncIterator[Links]:
+    """Peers that have no record of the swarm: it is over, or has another key."""
+    async with ScriptedSwarm(spec=SPEC).connect(invite) as links:
+        yield links
+
+
+@pytest.mark.parametrize("command", ["status", "plan"])
+def test_a_swarm_that_nobody_knows_is_said_to_be_so(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("client.commands.KNOWN_SECONDS", 0.0)
+    with pytest.raises(BadInvite, match=r"nothing of its swarm\. Ask for a new") as told:
+        main([command, *JOIN], draw, nobody)
+    assert told.value.exit_code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_status_says_why_devices_are_idle(capsys: pytest.CaptureFixture[str]) -> None:
+    @asynccontextmanager
+    async def with_spare(invite: Invite) -> AsyncIterator[Links]:
+        async with connect(invite) as links:
+            known = Capability(SPEC.digest, [DEVICE], [], "host", True, 0.0, name="ash")
+            world = links.board._world  # type: ignore[attr-defined]
+            await world.board(peer_named("ash")).publish(known)
+            yield links
+
+    assert main(["status", *JOIN], draw, with_spare) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "idle: ash: no planner is elected yet"
+    assert main(["status", *JOIN, "--json"], draw, with_spare) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["idle"] == {f"{peer_named('ash')}/0": "no planner is elected yet"}
 
 
 def test_plan_says_that_there_is_none_yet() -> None:

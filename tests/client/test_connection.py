@@ -33,6 +33,7 @@ def test_a_generation_prints_as_its_text_and_tells_all(in_swarm: Run) -> None:
         assert str(generation) == text_of("hello", 6)
         assert list(generation.token_ids) == continuation(b"hello", 6)
         assert generation.finish_reason == "length"
+        assert generation.prompt_tokens == generation.to_json()["prompt_tokens"] == len("hello")
         assert 0 < generation.ttft_seconds < 2
         assert generation.tokens_per_second > 0
         values = generation.to_json()

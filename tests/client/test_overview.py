@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from client.connection import Links
-from client.overview import read_overview, read_plan
+from client.overview import (
+    LivePlan,
+    Overview,
+    find_overview,
+    read_overview,
+    read_plan,
+    why_idle,
+)
 from client.pictures import (
     route_line,
     show_peers,
@@ -19,7 +26,7 @@ from client.pictures import (
     show_stages,
 )
 from client.screen import Screen
-from swarm.errors import NoRoute
+from swarm.errors import BadInvite, NoRoute
 from swarm.hardware import Device
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named
@@ -85,7 +92,7 @@ def test_the_plan_of_the_lease_holder_is_fetched_and_nobody_elses() -> None:
         links = await fill(world)
         with pytest.raises(NoRoute, match="no plan yet"):
             await read_plan(links)
-        await offer(world, TWO, 2**62)  # its lease is over
+        await offer(world, TWO, 2**40)  # its lease is over
         with pytest.raises(NoRoute, match="no plan yet"):
             await read_plan(links)
         await offer(world, ONE, 3)
@@ -125,6 +132,42 @@ def test_a_plan_document_of_a_liar_is_refused_in_one_sentence(says: bytes) -> No
         await offer(world, ONE, 3, says=data, digest=hashlib.sha256(data).hexdigest())
         with pytest.raises(NoRoute, match="cannot be had"):
             await read_plan(links)
+
+    asyncio.run(story())
+
+
+def plan_over(*devices: str) -> LivePlan:
+    shards = tuple(Shard(device, 1, 1) for device in devices)
+    pipelines = (Pipeline((Stage(0, 6, shards),)),) if shards else ()
+    return LivePlan(Plan(pipelines), 3, ONE, "" if shards else "the model needs 2 GB more", {})
+
+
+@pytest.mark.parametrize(
+    ("planner", "live", "why"),
+    [
+        ("", None, "no planner is elected yet"),
+        (ONE, None, "the planner has made no plan yet"),
+        (ONE, plan_over(), "the model needs 2 GB more"),
+        (ONE, plan_over(f"{ONE}/0"), "it is a spare: the plan does not need it"),
+        (ONE, plan_over(f"{ONE}/0", f"{TWO}/0"), "it loads layers 0-5"),
+    ],
+)
+def test_each_idle_device_has_its_reason(planner: str, live: LivePlan | None, why: str) -> None:
+    known = Capability("m", [DEVICE], [], "host", True, 0.0)
+    stage = StageAdvert(0, 6, [Member(ONE, 0, 2, 1)], 0.002, 512, 1)
+    overview = Overview("s", "m", {ONE: known, TWO: known}, (stage,), planner, 3)
+    assert why_idle(overview, live) == {f"{TWO}/0": why}
+
+
+def test_an_empty_board_is_looked_at_again_before_its_swarm_is_said_to_be_over() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        with pytest.raises(BadInvite, match="know nothing"):
+            await find_overview(world.board(ME), INVITE, 0.0)
+        looking = asyncio.create_task(find_overview(world.board(ME), INVITE, 1.0))
+        await asyncio.sleep(0)
+        await fill(world)
+        assert set((await looking).capabilities) == {ONE, TWO}
 
     asyncio.run(story())
 

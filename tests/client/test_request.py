@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from client.request import LocalModel, Options, Question
-from client.tokenizer import ByteTokenizer
+from client.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from tests.client.scripted import SPEC
 
@@ -86,6 +86,57 @@ def test_a_timeout_that_is_no_time_is_refused(seconds: float) -> None:
 def test_malformed_messages_are_refused(messages: object) -> None:
     with pytest.raises(BadInput):
         LOCAL.request(question(None, messages))
+
+
+def test_the_parts_of_a_message_are_joined_if_all_are_text() -> None:
+    parts = [{"type": "text", "text": "Good"}, {"type": "text", "text": "day"}]
+    seen: list[object] = []
+
+    class Chatty(ByteTokenizer):
+        def ids_of_messages(self, messages: Messages) -> list[int]:
+            seen.extend(messages)
+            return [1]
+
+    local = LocalModel(SPEC, Chatty(), ())
+    local.request(question(None, [{"role": "user", "content": parts, "name": "x"}]))
+    assert seen == [{"role": "user", "content": "Good\nday", "name": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:"}}, "image_url"),
+        ({"type": "text"}, "text"),
+        ({"type": "text", "text": 5}, "text"),
+        ("hello", "None"),
+    ],
+)
+def test_parts_that_are_not_text_are_refused_by_their_type(part: object, named: str) -> None:
+    with pytest.raises(BadInput, match=f"part of type .*{named}.*only text is read"):
+        LOCAL.request(question(None, [{"role": "user", "content": [part]}]))
+
+
+@pytest.mark.parametrize("prompt", [b"abc", bytearray(b"abc"), 5, {"a": 1}, iter([1])])
+def test_a_prompt_that_is_neither_text_nor_ids_is_refused(prompt: object) -> None:
+    with pytest.raises(BadInput, match=rf"of type {type(prompt).__name__}; give text"):
+        LOCAL.request(question(prompt))
+
+
+@pytest.mark.parametrize("messages", ["hi", b"hi", 5, {"role": "user", "content": "hi"}])
+def test_messages_that_are_no_list_are_refused(messages: object) -> None:
+    with pytest.raises(BadInput, match="Write messages like"):
+        LOCAL.request(question(None, messages))
+
+
+@pytest.mark.parametrize("count", [SPEC.context, 2**20, 2**80])
+def test_an_answer_longer_than_the_context_is_refused_in_the_models_figures(count: int) -> None:
+    with pytest.raises(BadSampling, match=rf"max_tokens is {count}.*\[1, 4095\].*4096 tokens"):
+        LOCAL.request(question(max_tokens=count))
+
+
+def test_a_prompt_of_120_kilobytes_is_refused_by_length_at_once() -> None:
+    with pytest.raises(PromptTooLong, match=r"120000 tokens.*4096 tokens"):
+        LOCAL.request(question("x" * 120_000))
 
 
 def test_prompt_and_messages_exclude_each_other() -> None:
