@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from swarm.errors import BadInvite
-from swarm.invites import Invite
+from swarm.invites import Invite, invite_text
 
 LAST_INVITE = "last_invite"  # file in the state folder, written by nodes that join or host
 
@@ -16,7 +16,7 @@ def choose_invite(
     """Return the invite given, else $SWARM_INVITE, else the last one; raises BadInvite."""
     if isinstance(join, Invite):
         return join
-    text = join if join is not None else environment.get("SWARM_INVITE", "")
+    text = invite_text(join) if join is not None else environment.get("SWARM_INVITE", "")
     if join is None and not text:
         text = _last_invite(state or state_folder(environment))
     return Invite.parse(text)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from swarm.command_line import Parser
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model import BUILT_IN
+from swarm.state_folder import read_secret
 
 PROGRAM = "python -m swarm.node"
+KEY_BYTES = 24  # of a secret that is made: beyond every word list
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 SIZE_FORM = "Write it like 8GB, 512MiB or 50%."
@@ -108,7 +111,16 @@ def parser(program: str = PROGRAM) -> Parser:
         help="what the swarm calls the model (default: the hub id, or the folder's last name)",
     )
     made.add_argument("--swarm", default="swarm", metavar="NAME", help="name of a new swarm")
-    made.add_argument("--key", default="", help="secret of a private swarm (with --host)")
+    made.add_argument(
+        *("--key",),
+        nargs="?",
+        const="",
+        metavar="SECRET",
+        help="found a private swarm with this secret; better: none, and a strong one is made",
+    )
+    made.add_argument(
+        *("--key-file",), metavar="FILE", help="read the secret from there, else from $SWARM_KEY"
+    )
     made.add_argument(
         *("--memory",),
         metavar="SIZE",
@@ -164,7 +176,7 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         model=given.model,
         served_name=given.served_model_name,
         swarm=given.swarm,
-        key=given.key,
+        key=_key_of(given) if given.host else "",
         memory_bytes=memory_bytes,
         memory_share=share,
         sessions_bytes=_memory_of("--sessions-memory", given.sessions_memory)[0],
@@ -180,6 +192,15 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         announce=announced,
         state=given.state or default_state(),
     )
+
+
+def _key_of(given: argparse.Namespace) -> str:
+    """The secret of a private swarm, "" for an open one; raises BadInput."""
+    if given.key_file:
+        return read_secret(given.key_file)
+    if given.key is None:
+        return os.environ.get("SWARM_KEY", "")
+    return given.key or secrets.token_urlsafe(KEY_BYTES)
 
 
 def _memory_of(flag: str, text: str | None) -> tuple[int, float]:

@@ -22,7 +22,7 @@ from swarm.expected_tensors import require_complete
 from swarm.from_peers import open_from_peers, read_manifest
 from swarm.hardware import Device
 from swarm.identity import Identity, swarm_id
-from swarm.invites import Invite
+from swarm.invites import Invite, invite_text
 from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import BUILT_IN, ModelSpec
 from swarm.network_clock import CLOCK
@@ -33,6 +33,7 @@ from swarm.state_folder import (
     local_name,
     shared_name,
     title_of,
+    write_private,
 )
 from swarm.store import Store
 from swarm.wire import Message
@@ -102,7 +103,7 @@ def invite_of(config: NodeConfig) -> Invite | None:
                 "No invite is given, and none is remembered.",
                 "Pass --join INVITE, set SWARM_INVITE, or start a swarm with --host.",
             ) from error
-    return Invite.parse(text)
+    return Invite.parse(invite_text(text))
 
 
 def read_model(name: str, revision: str = "", served_name: str = "") -> Served:
@@ -173,7 +174,7 @@ async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncItera
         model = founded.model if founded else invite.model if invite else ""
         fresh = Invite((*own, *known)[:8], swarm, model, key)
         before = _last_swarm(config.state)
-        (config.state / LAST_INVITE).write_text(fresh.encode())
+        _remember(fresh, config.state / LAST_INVITE)
         yield Links(process, board, channel, fresh, folder, own, before)
 
 
@@ -182,6 +183,16 @@ def _seen_from_here(config: NodeConfig, peer: str) -> tuple[str, ...]:
     if not config.announce:
         return ()
     return tuple(f"{each}/p2p/{peer}" for each in own_multiaddrs(config.listen, config.port))
+
+
+def _remember(invite: Invite, path: Path) -> None:
+    try:
+        write_private(path, invite.encode().encode())
+    except OSError as error:
+        raise BadInput(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Make room there, or choose another folder with --state.",
+        ) from error
 
 
 def _last_swarm(state: Path) -> str:

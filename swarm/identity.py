@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from swarm.errors import BadInput
+from swarm.state_folder import make_private_folder, write_private
 
 KEY_FILE = "identity.key"
 LOCK_FILE = "lock"
@@ -26,7 +27,8 @@ KEY_HEAD = b"\x08\x01\x12\x40"  # protobuf: key_type = Ed25519, data = 64 bytes 
 PEER_HEAD = b"\x00\x24\x08\x01\x12\x20"  # multihash "identity" of a 36-byte protobuf public key
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 PEER_CAP = 64  # characters in a peer id
-FOUNDER_CHARACTERS = 8
+FOUNDER_CHARACTERS = 26  # of base32: 130 bits, so that nobody finds another key with them
+OLD_FOUNDER_CHARACTERS = 8  # of swarms founded by earlier programs, which live on: 40 bits
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Identity:
     def load_or_create(cls, folder: Path) -> "Identity":
         """Open the key of a state folder and hold the folder's lock; raises BadInput."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder.parent)
+            make_private_folder(folder)
             lock = _lock_of(folder)
         except OSError as error:
             raise BadInput(
@@ -106,22 +109,25 @@ def peer_of_public_key(public: bytes) -> str:
 
 
 def swarm_id(name: str, founder: str) -> str:
-    """The id of a swarm, "<name>-<8 characters of a hash of name and founder>"; raises BadInput."""
+    """The id of a swarm, "<name>-<characters of a hash of name and founder>"; raises BadInput."""
     if not name or len(name) > 40 or not all(c.isalnum() or c in "-_." for c in name):
         raise BadInput(
             f"{name!r} cannot name a swarm.", "Use letters, digits and dashes, up to 40."
         )
-    digest = hashlib.sha256(f"swarm founder\0{name}\0{founder}".encode()).digest()
-    return f"{name}-{b32encode(digest).decode().lower()[:FOUNDER_CHARACTERS]}"
+    return f"{name}-{_founder_mark(name, founder)[:FOUNDER_CHARACTERS]}"
 
 
 def is_founder(swarm: str, peer: str) -> bool:
     """Whether `peer` is the one whose hash stands in the swarm's id."""
-    name = swarm.rpartition("-")[0]
-    try:
-        return swarm_id(name, peer) == swarm
-    except BadInput:
+    name, _, mark = swarm.rpartition("-")
+    if not name or len(mark) not in (FOUNDER_CHARACTERS, OLD_FOUNDER_CHARACTERS):
         return False
+    return _founder_mark(name, peer)[: len(mark)] == mark
+
+
+def _founder_mark(name: str, founder: str) -> str:
+    digest = hashlib.sha256(f"swarm founder\0{name}\0{founder}".encode()).digest()
+    return b32encode(digest).decode().lower()
 
 
 def _peer_of(key: Ed25519PrivateKey) -> str:
@@ -153,7 +159,7 @@ def _lock_of(folder: Path) -> IO[str]:
 def _load_or_create_key(path: Path) -> Ed25519PrivateKey:
     try:
         if not path.exists():
-            _write_key(path, Ed25519PrivateKey.generate())
+            write_private(path, _key_bytes(Ed25519PrivateKey.generate()))
         data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"Cannot use the key file {path}: {error}.") from error
@@ -165,17 +171,6 @@ def _load_or_create_key(path: Path) -> Ed25519PrivateKey:
     if _key_bytes(key) != data:
         raise BadInput(f"The key in {path} is damaged.", "Restore it, or remove it.")
     return key
-
-
-def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(_key_bytes(key))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)  # a crash leaves no half-written key
 
 
 def _base58_encode(data: bytes) -> str:

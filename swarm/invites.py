@@ -4,18 +4,22 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 
 import msgpack
 
 from swarm.errors import BadInvite
 from swarm.identity import public_key_of
+from swarm.records import PROTOCOL_VERSION
+from swarm.state_folder import STDIN, read_secret
 
 VERSION = 1
 HEAD = f"swarm{VERSION}:"
 CHECKSUM_BYTES = 4
 TEXT_CAP = 8192  # characters of an invite
 ADDRESS_CAP = 32  # addresses in an invite
+PATH_CAP = 1024
 AGAIN = "Ask for the invite again and copy all of it."
 
 
@@ -26,7 +30,8 @@ class Invite:
     addresses: tuple[str, ...]
     swarm: str
     model: str
-    key: str = ""  # of a private swarm; whoever holds the invite may join
+    key: str = field(default="", repr=False)  # of a private swarm; who holds the invite may join
+    version: int = PROTOCOL_VERSION  # of the program that made it
 
     def encode(self) -> str:
         """The invite as one line without spaces."""
@@ -43,6 +48,20 @@ class Invite:
         return invite
 
 
+def invite_text(given: str) -> str:
+    """An invite as it was given, or what stands in the file it names ("-": standard input)."""
+    if given == STDIN or (len(given) < PATH_CAP and _is_file(given)):
+        return read_secret(given)
+    return given
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no name at all, or nobody's home
+        return False
+
+
 def peer_of_address(address: str) -> str:
     """The peer id at the end of a multiaddr; raises BadInvite if there is none."""
     peer = address.rpartition("/p2p/")[2]
@@ -55,7 +74,7 @@ def peer_of_address(address: str) -> str:
 
 def _payload_of(text: str) -> str:
     line = re.sub(r"[\s\u200b\ufeff>]+", "", text[: 2 * TEXT_CAP]).strip("`'\"<>.,")
-    found = re.match(r"swarm(\d+):", line)
+    found = re.match(r"swarm(\d{1,4}):", line)
     if found is None:
         raise BadInvite(f"{line[:40]!r} is not an invite.", f"An invite begins with {HEAD}")
     if int(found[1]) > VERSION:
@@ -84,15 +103,23 @@ def _values_of(payload: str) -> object:
 
 
 def _invite_of(values: object) -> Invite:
-    foreign = BadInvite("The invite was not made by Swarm, or by another kind of Swarm.")
-    if not isinstance(values, tuple) or len(values) != 4:
-        raise foreign
-    addresses, *texts = values
-    if not isinstance(addresses, tuple) or not 1 <= len(addresses) <= ADDRESS_CAP:
-        raise foreign
-    if not all(isinstance(text, str) for text in (*addresses, *texts)):
-        raise foreign
-    return Invite(addresses, *texts)
+    """The invite in a list whose fields beyond those that we know are of a later program."""
+    match values:
+        case (tuple(addresses), str(swarm), str(model), str(key), *more):
+            version = more[0] if more else 1
+        case _:
+            raise _foreign()
+    if type(version) is not int or version < 1 or not 1 <= len(addresses) <= ADDRESS_CAP:
+        raise _foreign()
+    if not all(isinstance(address, str) for address in addresses):
+        raise _foreign()
+    if version > PROTOCOL_VERSION + 1:
+        raise BadInvite("The invite is of a much later version of Swarm.", "Update Swarm.")
+    return Invite(addresses, swarm, model, key, version)
+
+
+def _foreign() -> BadInvite:
+    return BadInvite("The invite was not made by Swarm, or by another kind of Swarm.")
 
 
 def _checksum(data: bytes) -> bytes:

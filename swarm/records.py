@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from swarm.hardware import Device, Link
 
+PROTOCOL_VERSION = 1  # of records, questions and frames; neighbouring ones work together
 RECORD_CAP = 2048  # bytes of one signed record
 PENDING = "pending"  # an inventory that is being made
 TTL_CAP = 300.0  # seconds; no record lives longer

@@ -1,10 +1,17 @@
-"""StateFolder: what nodes and commands of one user remember about the swarm that they hosted."""
+"""StateFolder: what nodes and commands of one user remember, and how secrets rest on the disk."""
 
 import json
+import os
+import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from swarm.errors import BadInput
+
 LAST_MODEL = "last_model"  # which folder the swarm hosted last serves: on this machine only
+SECRET_CAP = 16 * 1024  # bytes of a file with an invite or a key
+STDIN = "-"
 FOLDER_MARK = "./"  # before the name of a model that is a folder of its host, and no hub id
 
 
@@ -20,10 +27,9 @@ def title_of(model: str) -> str:
 
 def remember_model(state: Path, swarm: str, folder: Path) -> None:
     """Let commands of this user find the folder that a swarm of theirs serves."""
-    path = state / LAST_MODEL
+    known = json.dumps([swarm, str(folder.resolve())])
     with suppress(OSError):  # without it they ask the node, as others do
-        path.touch(mode=0o600)
-        path.write_text(json.dumps([swarm, str(folder.resolve())]), encoding="utf-8")
+        write_private(state / LAST_MODEL, known.encode())
 
 
 def local_name(state: Path, swarm: str, model: str) -> str:
@@ -36,3 +42,41 @@ def local_name(state: Path, swarm: str, model: str) -> str:
         case [str(hosted), str(folder)] if hosted == swarm and model.startswith(FOLDER_MARK):
             return folder if Path(folder).is_dir() else model
     return model
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only this user can open; one that is there stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only this user can read: all of it, or not at all; raises OSError."""
+    handle, fresh = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
+
+
+def read_secret(source: str) -> str:
+    """What stands in a file, or on standard input for "-"; raises BadInput.
+
+    So that a secret need not stand on a command line, which every user of a machine can see.
+    """
+    try:
+        if source == STDIN:
+            text = sys.stdin.read(SECRET_CAP)
+        else:
+            with Path(source).expanduser().open("rb") as file:
+                text = file.read(SECRET_CAP).decode()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"Cannot read {source}: {error}.", "Give a text file.") from error
+    if not text.strip():
+        raise BadInput(f"{source} is empty.", "Give a file that holds the secret.")
+    return text.strip()

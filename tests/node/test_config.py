@@ -1,5 +1,6 @@
 """The node's command line: what a person may type, and the sentence for what cannot work."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from node.config import NodeConfig, default_state, read_config, worker_environment
 from node.home import (
     LAST_INVITE,
+    _remember,
     _seen_from_here,
     invite_of,
     open_identity,
@@ -261,3 +263,32 @@ def test_kernels_are_kept_with_the_keys_where_the_package_cannot_be_written(
     assert worker_environment()["NUMBA_CACHE_DIR"] == str(tmp_path / "kernels")
     monkeypatch.setenv("NUMBA_CACHE_DIR", "elsewhere")
     assert worker_environment()["NUMBA_CACHE_DIR"] == "elsewhere"
+
+
+def test_the_key_comes_from_the_line_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWARM_KEY", raising=False)
+    (tmp_path / "key").write_text("from a file\n")
+    assert read_config(["--host"]).key == ""
+    assert read_config(["--host", "--key", "typed"]).key == "typed"
+    assert read_config(["--host", "--key-file", str(tmp_path / "key")]).key == "from a file"
+    monkeypatch.setenv("SWARM_KEY", "from outside")
+    assert read_config(["--host"]).key == "from outside"
+    assert read_config(["--join", "swarm1:x"]).key == ""
+
+
+def test_a_key_that_nobody_types_is_a_strong_one() -> None:
+    first, second = (read_config(["--host", "--key"]).key for _ in range(2))
+    assert len(first) >= 32
+    assert first != second
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("node.home.write_private", full)
+    with pytest.raises(BadInput, match="No space left") as caught:
+        _remember(INVITE, tmp_path / LAST_INVITE)
+    assert "--state" in caught.value.next_step

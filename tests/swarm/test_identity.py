@@ -122,11 +122,39 @@ def test_a_swarm_id_names_its_founder() -> None:
     founder, other = Identity.throwaway().peer, Identity.throwaway().peer
     swarm = swarm_id("my-home", founder)
     assert swarm.startswith("my-home-")
-    assert len(swarm) == len("my-home-") + 8
+    assert len(swarm) == len("my-home-") + 26
     assert is_founder(swarm, founder)
     assert not is_founder(swarm, other)
     assert not is_founder("my-home", founder)
     assert not is_founder(swarm.replace("my", "your"), founder)
+
+
+def test_a_founder_is_named_by_as_many_bits_as_nobody_can_try() -> None:
+    founder = Identity.throwaway().peer
+    mark = swarm_id("my-home", founder).rpartition("-")[2]
+    assert 5 * len(mark) >= 128
+    for shortened in (mark[:9], mark[:25], "", mark + "a"):
+        assert not is_founder(f"my-home-{shortened}", founder)
+
+
+def test_a_swarm_that_was_founded_with_forty_bits_lives_on() -> None:
+    founder, other = Identity.throwaway().peer, Identity.throwaway().peer
+    old = swarm_id("my-home", founder)[: len("my-home-") + 8]
+    assert is_founder(old, founder)
+    assert not is_founder(old, other)
+
+
+def test_folder_and_key_are_for_their_user_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        identity = Identity.load_or_create(tmp_path / "state" / "node-1")
+    finally:
+        os.umask(before)
+    assert identity.path is not None
+    assert stat.S_IMODE(identity.path.stat().st_mode) == 0o600
+    for folder in identity.path.parents[:2]:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    identity.close()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 41])

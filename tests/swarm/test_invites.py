@@ -2,15 +2,19 @@
 
 import base64
 import contextlib
+import io
+from dataclasses import replace
+from pathlib import Path
 
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.errors import BadInvite
-from swarm.invites import HEAD, Invite, _checksum, peer_of_address
+from swarm.errors import BadInput, BadInvite
+from swarm.invites import HEAD, Invite, _checksum, invite_text, peer_of_address
 from swarm.memory import peer_named
+from swarm.records import PROTOCOL_VERSION
 
 PEER = peer_named("host")
 INVITE = Invite((f"/ip4/10.0.0.1/tcp/4000/p2p/{PEER}",), "home-abcdefgh", "swarm-tiny", "secret")
@@ -59,6 +63,47 @@ def test_an_altered_invite_is_refused(at: int, letter: str) -> None:
     ):
         with pytest.raises(BadInvite, match="truncated or altered"):
             Invite.parse(altered)
+
+
+def test_a_number_without_end_is_no_invite() -> None:
+    with pytest.raises(BadInvite, match="is not an invite"):
+        Invite.parse("swarm" + "1" * 5000 + ":x")
+
+
+def test_an_invite_of_an_earlier_program_still_parses() -> None:
+    old = Invite.parse(text_of([list(INVITE.addresses), "home-abcdefgh", "swarm-tiny", "secret"]))
+    assert old == INVITE
+
+
+def test_fields_of_a_later_program_are_left_out() -> None:
+    values = [list(INVITE.addresses), "home-abcdefgh", "swarm-tiny", "secret", 2, {"more": [1]}]
+    assert Invite.parse(text_of(values)) == replace(INVITE, version=2)
+
+
+def test_a_program_that_is_too_far_ahead_asks_for_an_update() -> None:
+    values = [list(INVITE.addresses), "home-abcdefgh", "swarm-tiny", "secret"]
+    with pytest.raises(BadInvite, match="later version"):
+        Invite.parse(text_of([*values, PROTOCOL_VERSION + 2]))
+    for nonsense in (0, -1, "2", True, None, 2.0):
+        with pytest.raises(BadInvite, match="not made by Swarm"):
+            Invite.parse(text_of([*values, nonsense]))
+
+
+def test_the_secret_is_not_shown_with_the_rest() -> None:
+    assert "secret" not in repr(INVITE)
+
+
+def test_an_invite_may_stand_in_a_file_or_come_through_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "invite"
+    path.write_text(INVITE.encode() + "\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"> {INVITE.encode()}\n"))
+    for text in (str(path), "-", INVITE.encode()):
+        assert Invite.parse(invite_text(text)) == INVITE
+    assert invite_text("~nobody/\0") == "~nobody/\0"
+    with pytest.raises(BadInput, match="is empty"):
+        invite_text("-")
 
 
 def test_a_newer_version_asks_for_an_update() -> None:
