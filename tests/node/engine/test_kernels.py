@@ -12,6 +12,7 @@ from node.engine import kernels
 from node.engine.cache import KVStore
 from node.engine.few_rows import places_of
 from node.engine.kernels import Array
+from node.engine.packing import ZERO
 from node.engine.quantise import LEVELS, Quantised
 
 EMPTY = np.empty(0, np.float32)
@@ -53,14 +54,19 @@ def test_nan_is_not_hidden_by_the_gate_or_the_norm() -> None:
     assert bool(out.isnan().all())
 
 
+@pytest.mark.parametrize("is_packed", [True, False])  # whichever this CPU's products want
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
-def test_few_rows_are_rounded_like_many(scale: float) -> None:
+def test_few_rows_are_rounded_like_many(
+    scale: float, is_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.engine.quantise.can_multiply_integers", lambda: is_packed)
     many = rows(64, 96, scale=scale)
     whole, tops = Quantised().of(many)
     few, few_tops = Quantised().of(many[:5].clone())
     assert torch.equal(few_tops, tops[:5])
     assert int((few.int() - whole[:5].int()).abs().max()) <= 1  # halves may go either way
-    worth = (few.int() - 128) * few_tops / LEVELS
+    assert few.dtype == whole.dtype == (torch.uint8 if is_packed else torch.int8)
+    worth = (few.int() - (ZERO if is_packed else 0)) * few_tops / LEVELS
     assert float((worth - many[:5]).abs().max()) <= 0.501 * float(tops.max()) / LEVELS
 
 
