@@ -5,14 +5,16 @@ packed weight still knows its shape, dtype and bytes; `to_dense()` gives the pla
 """
 
 from functools import cache
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from node.engine.padding import FEWEST_ROWS, rows_to_pad
+
 SMALLEST = 16  # rows and columns; smaller linears (gates) stay as they are
 ROWS = 8  # that the layout is best for; it serves every number of rows
-FEWEST_ROWS = 4  # fewer take longer than these where the weight comes from memory
 CACHED_WEIGHTS = 1 << 18  # at most so many come from the core's own cache
 ZERO = 128  # what oneDNN's kernels call zero: their rows are unsigned
 
@@ -20,15 +22,18 @@ ZERO = 128  # what oneDNN's kernels call zero: their rows are unsigned
 class PackedLinear(nn.Linear):
     """A float32 linear layer on the CPU with its weight [outputs, inputs] packed."""
 
+    padded_rows: frozenset[int] = frozenset()  # so many are faster with empty ones beside them
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
         """Multiply: [..., outputs]."""
         rows = input.shape[-2]
-        if rows >= FEWEST_ROWS or self.in_features * self.out_features <= CACHED_WEIGHTS:
-            return self._multiply(input)
+        if rows not in self.padded_rows:
+            return self.multiply(input)
         padded = functional.pad(input, (0, 0, 0, FEWEST_ROWS - rows))
-        return self._multiply(padded)[..., :rows, :]
+        return self.multiply(padded)[..., :rows, :]
 
-    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+    def multiply(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply as many rows as there are."""
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
             rows, self.weight, self.bias, "none", [], ""
         )
@@ -45,6 +50,13 @@ def pack_layer(layer: nn.Module) -> None:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
             linear.__class__ = PackedLinear
             linear.weight = nn.Parameter(packed, requires_grad=False)
+            _choose_padding(cast("PackedLinear", linear))
+
+
+def _choose_padding(linear: PackedLinear) -> None:
+    if linear.in_features * linear.out_features > CACHED_WEIGHTS:
+        sizes = linear.in_features, linear.out_features
+        linear.padded_rows = rows_to_pad(linear.multiply, *sizes)
 
 
 def linears_of(layer: nn.Module) -> list[nn.Linear]:

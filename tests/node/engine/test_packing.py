@@ -37,10 +37,37 @@ def test_products_are_those_of_the_plain_layer(rows: int, inputs: int, outputs: 
 
 
 @torch.inference_mode()
-def test_a_row_alone_is_what_it_is_among_three_others() -> None:
+@pytest.mark.parametrize("padded", [frozenset[int](), frozenset({1, 2, 3})])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_few_rows_are_padded_where_that_is_faster(
+    rows: int, padded: frozenset[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: padded)
+    plain, layer = packed(*LARGE, bias=False)
+    multiplied: list[int] = []
+
+    def multiply(some: torch.Tensor) -> torch.Tensor:
+        multiplied.append(len(some))
+        return PackedLinear.multiply(layer, some)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(layer, "multiply", multiply)
+    hidden = torch.randn(rows, LARGE[0])
+    torch.testing.assert_close(layer(hidden), plain(hidden), rtol=1e-5, atol=1e-5)
+    assert multiplied == [4 if rows in padded else rows]
+
+
+@torch.inference_mode()
+def test_a_padded_row_is_what_it_is_among_three_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: frozenset({1, 2, 3}))
     _, layer = packed(*LARGE, bias=False)
     hidden = torch.randn(4, LARGE[0])
     assert torch.equal(layer(hidden[:1]), layer(torch.cat([hidden[:1], hidden[1:] * 0]))[:1])
+
+
+def test_a_weight_that_the_cache_holds_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: pytest.fail("measured"))
+    _, layer = packed(512, CACHED_WEIGHTS // 512, bias=False)
+    assert layer(torch.ones(1, 512)).shape == (1, CACHED_WEIGHTS // 512)
 
 
 def test_a_packed_weight_knows_its_bytes_and_can_be_unpacked() -> None:
