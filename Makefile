@@ -5,16 +5,27 @@ READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
 SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-slow test-network test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
 
 test: $(READY)  ## the ordinary suite
-	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not network"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
 	$(BIN)/python -m pytest $(SPREAD) -m slow
+
+test-network: $(READY) tools  ## nodes on hosts of their own, as network namespaces; skipped without root
+	$(BIN)/python -m pytest -rs -m network tests/network
+
+test-lesser-cpu: $(READY)  ## the engine's tests as on a CPU without AVX-512, or without AVX2
+	$(BIN)/python scripts/lesser_cpu.py $(BIN)/python -m pytest $(SPREAD) -m "not slow" tests/node/engine
+
+tools:  # what the network tests need of the system, where we may install it
+	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } >/dev/null \
+	  || echo "iproute2 could not be installed: the network tests are skipped"
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -139,9 +139,18 @@ class Nodes:
 
     def start(self, part: Part, *how: str, **variables: str) -> NodeProcess:
         """Start a node; `how` is --host, or --join INVITE; `variables` of its environment."""
+        return self._start(part, (*how, "--listen", "127.0.0.1"), (), variables)
+
+    def start_behind(self, prefix: Sequence[str], part: Part, *how: str) -> NodeProcess:
+        """Start a node that listens as by default, its command line behind this one."""
+        return self._start(part, how, prefix, {})
+
+    def _start(
+        self, part: Part, how: Sequence[str], prefix: Sequence[str], variables: dict[str, str]
+    ) -> NodeProcess:
         command = [sys.executable, "-m", "swarm.node", *how, *flags_of(part, self._folder)]
         process = subprocess.Popen(
-            command,
+            [*prefix, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -177,7 +186,7 @@ def flags_of(part: Part, folder: Path) -> Sequence[str]:
         *("--memory", f"{part.memory_bytes}B"),
         *(("--sessions-memory", MORE_KV) if part.more_kv else ()),
         *("--slowdown", str(part.slowdown), "--name", part.name, "--threads", "1"),
-        *("--listen", "127.0.0.1", "--state", str(folder / part.name), "--dtype", part.dtype),
+        *("--state", str(folder / part.name), "--dtype", part.dtype),
     )
 
 

@@ -1,0 +1,58 @@
+"""Two hosts, each with a node, and a model that the test process computes whole."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.network.hosts import Laboratory, NoLaboratory
+from tests.whole.swarms import Nodes, nodes_in
+from tests.whole.uncut import TINY
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@pytest.fixture
+def lab() -> Iterator[Laboratory]:
+    """A laboratory, or a reason why there is none here."""
+    with ExitStack() as stack:
+        try:
+            lab = stack.enter_context(Laboratory())
+        except NoLaboratory as error:
+            pytest.skip(f"no laboratory of hosts: {error}")
+        yield lab
+
+
+@pytest.fixture
+def nodes(lab: Laboratory, tmp_path: Path) -> Iterator[Nodes]:
+    """The nodes of a test; they end before the networks do."""
+    with nodes_in(tmp_path) as nodes:
+        yield nodes
+
+
+def model_of(folder: Path, layers: int) -> Path:
+    """A random Llama with the tokenizer of swarm-tiny; its layers outweigh its embedding."""
+    config = LlamaConfig(
+        hidden_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=1024,
+        vocab_size=512,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=0,
+        pad_token_id=2,
+    )
+    torch.manual_seed(layers)
+    model: Any = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    for name in TOKENIZER:
+        copy(TINY / name, folder / name)
+    return folder
