@@ -22,12 +22,18 @@ class Progress:
         self.generation: Generation | None = None
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
-        self._flow = TextFlow(tokenizer.text_of, request.sampling.stop)
+        self._flow = TextFlow(tokenizer.text_of, request.sampling.stop, request.ids)
+        self._stop_ids = frozenset(request.sampling.stop_ids)
         self._route: Route | None = None
 
     def take(self, token: int) -> bool:
-        """Take one new id; True once a stop string is complete."""
+        """Take one new id; True once a stop string is complete.
+
+        The id that ends an answer is no part of its text, special token or not.
+        """
         self._watch.token(perf_counter())
+        if token in self._stop_ids:
+            return False
         self._give(self._flow.push([token]))
         return self._flow.stopped
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from client.background import Background
 from client.connection import Client
-from client.request import Options, Question
+from client.request import Options, Question, Request
 from client.screen import Screen
 from swarm.errors import PromptTooLong
 
@@ -24,26 +24,23 @@ class Chat:
     async def say(self, line: str, show: Callable[[str], None]) -> None:
         """Add a line of the person and the answer to it; raises SwarmError, and adds nothing."""
         asked = {"role": "user", "content": line}
-        question = await self._fitting_question(asked)
-        async with self._client.ask(question) as pieces:
+        request = await self._fitting_request(asked)
+        async with self._client.ask(request) as pieces:
             async for piece in pieces:
                 show(piece)
             self.turns += [asked, {"role": "assistant", "content": pieces.generation.text}]
 
-    async def _fitting_question(self, asked: dict[str, str]) -> Question:
+    async def _fitting_request(self, asked: dict[str, str]) -> Request:
         """The conversation, without its oldest turns once it outgrows the context."""
-        local = await self._client.model()
         while True:
             turns = (*self.turns, asked)
             question = Question(None, turns, self._timeout_seconds, self._options)
             try:
-                local.request(question)
+                return await self._client.request(question)
             except PromptTooLong:
                 if not self.turns:
                     raise
                 del self.turns[:2]
-            else:
-                return question
 
 
 def run_chat(client: Client, screen: Screen, timeout_seconds: float, options: Options) -> None:

@@ -73,8 +73,6 @@ def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) ->
     question = Question(given.prompt, None, given.timeout, options_of(given))
     is_streamed = screen.is_terminal and not (given.json or given.no_stream)
     with Background() as background:
-        if notice := background.run(client.model()).tokenizer.notice:
-            screen.note(notice)
         shown = screen.piece if is_streamed else None
         generation = background.run(answer(client, question, shown))
     if given.json:
@@ -140,7 +138,8 @@ def invite_of(given: argparse.Namespace) -> Invite:
 
 def client_of(given: argparse.Namespace, connect: Connect) -> Client:
     """A client as a command line wants it, not yet connected."""
-    return Client(invite_of(given), model=given.model, connect=connect)
+    raw_bytes = given.raw_bytes
+    return Client(invite_of(given), model=given.model, connect=connect, raw_bytes=raw_bytes)
 
 
 def _add_swarm(made: argparse.ArgumentParser) -> None:
@@ -150,6 +149,7 @@ def _add_swarm(made: argparse.ArgumentParser) -> None:
 
 def _add_sampling(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", metavar="NAME", help="this machine's copy, if it has another name")
+    made.add_argument("--raw-bytes", action="store_true", help="ids are bytes: no tokenizer")
     made.add_argument("--max-tokens", type=int, default=64, metavar="N")
     made.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
     made.add_argument("--top-k", type=int, metavar="K")

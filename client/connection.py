@@ -12,7 +12,7 @@ from client.answer import Answer, Progress, end
 from client.directory import Directory
 from client.generation import Generation
 from client.invitation import choose_invite, own_environment, state_folder
-from client.request import LocalModel, Options, Question
+from client.request import LocalModel, Options, Question, Request
 from client.session import Session
 from client.switchboard import Switchboard
 from client.tokenizer import Messages
@@ -73,6 +73,7 @@ class Client:
         model: str | LocalModel | None = None,
         state: Path | None = None,
         connect: Connect = open_links,
+        raw_bytes: bool = False,  # prompt and answer are bytes as ids: the model has no tokenizer
     ) -> None:
         self._invite = choose_invite(join, own_environment(), state)
         folder = state or state_folder(own_environment())
@@ -80,6 +81,7 @@ class Client:
         self._is_chosen = isinstance(model, str)
         self._name = model if isinstance(model, str) else hosted
         self._local = model if isinstance(model, LocalModel) else None
+        self._raw_bytes = raw_bytes
         self._connect = connect
         self._stack = AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
@@ -92,7 +94,9 @@ class Client:
         """
         if self._local is None:
             try:
-                self._local = await asyncio.to_thread(LocalModel.read, self._name)
+                self._local = await asyncio.to_thread(
+                    LocalModel.read, self._name, raw_bytes=self._raw_bytes
+                )
             except (BadModel, Unreachable) as error:
                 if self._is_chosen:
                     raise
@@ -105,7 +109,7 @@ class Client:
                 folder, _ = await open_from_peers(links.channel, links.board, cause)
         except Unreachable:
             raise cause from None
-        return await asyncio.to_thread(LocalModel.of, folder, self._name)
+        return await asyncio.to_thread(LocalModel.of, folder, self._name, raw_bytes=self._raw_bytes)
 
     async def __aenter__(self) -> Self:
         local = await self.model()
@@ -140,8 +144,8 @@ class Client:
         **options: Unpack[Options],
     ) -> Generation:
         """Generate to the end; raises SwarmError. Cancelling it frees every stage."""
-        await self.model()
-        return await self.ask(Question(prompt, messages, timeout_seconds, options)).finish()
+        request = await self.request(Question(prompt, messages, timeout_seconds, options))
+        return await self.ask(request).finish()
 
     def stream(
         self,
@@ -154,13 +158,18 @@ class Client:
         """Pieces of text as they come: `async for piece in client.stream(...)`."""
         return self.ask(Question(prompt, messages, timeout_seconds, options))
 
-    def ask(self, question: Question) -> Answer:
-        """Start to answer a question; raises BadInput."""
+    async def request(self, question: Question) -> Request:
+        """Check a question without any peer, connected or not; raises BadInput, BadModel."""
+        local = await self.model()
+        return await asyncio.to_thread(local.request, question)
+
+    def ask(self, asked: Question | Request) -> Answer:
+        """Start to answer a question, or one that is checked already; raises BadInput."""
         if self._local is None or not self._is_open:
             raise LocalProtocolError(
                 "The client is not connected.", "Use it with `async with Client()`."
             )
-        request = self._local.request(question)
+        request = asked if isinstance(asked, Request) else self._local.request(asked)
         progress = Progress(request, self._local.tokenizer)
         session = Session(self._links.channel, self._directory, request, progress)
         self._switchboard.add(session)

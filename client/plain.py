@@ -19,15 +19,17 @@ def generate(
     messages: Messages | None = None,
     join: Invite | str | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    raw_bytes: bool = False,
     **options: Unpack[Options],
 ) -> Generation:
     """Ask a swarm once and return the whole answer, which prints as its text; raises SwarmError.
 
     Without `join` it asks the swarm of $SWARM_INVITE, else the one that this machine joined last.
+    `raw_bytes` is for models without a tokenizer: each byte of prompt and answer is an id.
     """
     question = Question(prompt, messages, timeout_seconds, options)
     with Background() as background:
-        return background.run(answer(Client(join), question))
+        return background.run(answer(Client(join, raw_bytes=raw_bytes), question))
 
 
 def stream(
@@ -36,10 +38,13 @@ def stream(
     messages: Messages | None = None,
     join: Invite | str | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    raw_bytes: bool = False,
     **options: Unpack[Options],
 ) -> "Stream":
     """Ask a swarm once and iterate over pieces of text as they come; raises SwarmError."""
-    return Stream(Client(join), Question(prompt, messages, timeout_seconds, options))
+    return Stream(
+        Client(join, raw_bytes=raw_bytes), Question(prompt, messages, timeout_seconds, options)
+    )
 
 
 class Stream(Iterator[str]):
@@ -68,8 +73,8 @@ async def answer(
     client: Client, question: Question, show: Callable[[str], None] | None = None
 ) -> Generation:
     """Connect, answer one question and leave; refuses bad input before it connects."""
-    (await client.model()).request(question)
-    async with client, client.ask(question) as pieces:
+    request = await client.request(question)
+    async with client, client.ask(request) as pieces:
         async for piece in pieces:
             if show is not None:
                 show(piece)

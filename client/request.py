@@ -8,6 +8,7 @@ from typing import TypedDict
 from client.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
 from swarm.checkpoint import find_model, read_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
+from swarm.formatting import printable
 from swarm.model import ModelSpec
 from swarm.sampling import Sampling
 
@@ -61,24 +62,28 @@ class LocalModel:
     stop_ids: tuple[int, ...]
 
     @classmethod
-    def read(cls, name: str) -> "LocalModel":
+    def read(cls, name: str, *, raw_bytes: bool = False) -> "LocalModel":
         """Find and read a model by name; blocks on the disk, or on the hub; raises BadModel."""
-        return cls.of(find_model(name), name)
+        return cls.of(find_model(name), name, raw_bytes=raw_bytes)
 
     @classmethod
-    def of(cls, folder: Path, name: str) -> "LocalModel":
+    def of(cls, folder: Path, name: str, *, raw_bytes: bool = False) -> "LocalModel":
         """Read the model in a folder; raises BadModel."""
         spec = read_spec(folder, name)
-        return cls(spec, read_tokenizer(folder, spec), read_stop_ids(folder))
+        tokenizer = read_tokenizer(folder, spec, raw_bytes=raw_bytes)
+        return cls(spec, tokenizer, read_stop_ids(folder))
 
     def request(self, question: Question) -> Request:
-        """Check everything about a question that needs no peer; raises BadInput."""
+        """Check everything about a question that needs no peer; raises BadInput.
+
+        Blocks while a chat is rendered, for seconds at the most.
+        """
         seconds = question.timeout_seconds
         if not seconds > 0:
             cause = f"timeout_seconds is {seconds!r:.40};"
             raise BadInput(cause, "it must be above zero.", option="timeout_seconds")
         self._check_length(question.options.get("max_tokens"))
-        sampling = sampling_of(question.options, self.stop_ids)
+        sampling = sampling_of(question.options, self._stop_ids_for(question))
         ids = self._ids_of(question.prompt, question.messages)
         total = len(ids) + sampling.max_tokens
         if total > self.spec.context:
@@ -99,6 +104,12 @@ class LocalModel:
                 option="max_tokens",
             )
 
+    def _stop_ids_for(self, question: Question) -> Sequence[int]:
+        """A chat ends where the tokenizer ends a turn, too; a prompt where transformers ends it."""
+        if question.messages is None:
+            return self.stop_ids
+        return tuple(dict.fromkeys((*self.stop_ids, *self.tokenizer.end_of_turn)))
+
     def _ids_of(
         self, prompt: str | Sequence[int] | None, messages: Messages | None
     ) -> Sequence[int]:
@@ -106,9 +117,11 @@ class LocalModel:
             raise BadInput("Give either a prompt or messages.", "One of them, not both.")
         if messages is not None:
             ids: Sequence[int] = self.tokenizer.ids_of_messages(_checked(messages))
+        elif isinstance(prompt, str):
+            ids = self.tokenizer.ids_of_text(_text(prompt, "prompt")) if prompt else ()
         else:
-            ids = self.tokenizer.ids_of_text(prompt) if isinstance(prompt, str) else _listed(prompt)
-        if not ids or prompt == "":
+            ids = _listed(prompt)
+        if not ids:
             raise BadInput("The prompt is empty.", "Write at least one character.")
         if not all(type(token) is int and 0 <= token < self.spec.vocab for token in ids):
             raise BadInput(
@@ -125,6 +138,8 @@ def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     words = (stop,) if isinstance(stop, str) else stop
     if not isinstance(words, Sequence):
         raise BadSampling(f"stop is {stop!r};", "it must be a string or a list of strings.")
+    for word in filter(_is_text, words):
+        _text(word, "stop string")
     return Sampling.from_map({**values, "stop": tuple(words), "stop_ids": tuple(stop_ids)})
 
 
@@ -152,6 +167,8 @@ def _checked_message(message: object) -> Mapping[str, str]:
         content = "\n".join(_text_of_part(part) for part in content)
     if not isinstance(content, str):
         raise BadInput("A message lacks its content.", MESSAGE_FORM)
+    for text in (message["role"], content):
+        _text(text, "message")
     return {**message, "content": content}
 
 
@@ -164,4 +181,21 @@ def _text_of_part(part: object) -> str:
             f"A message has a part of type {kind!r:.40};",
             'only text is read: {"type": "text", "text": "Hello"}.',
         )
+    return text
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _text(text: str, what: str) -> str:
+    """The text itself; raises BadInput if it has halves of surrogate pairs, which are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = printable(text[error.start])
+        raise BadInput(
+            f"The {what} is not valid Unicode: character {error.start + 1} is {half}.",
+            "Give text that was decoded from UTF-8.",
+        ) from error
     return text

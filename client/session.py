@@ -221,7 +221,7 @@ class Session:
             model=self._routes.spec.digest,
             capacity=self._request.capacity,
             generated=len(self.transcript.generated),
-            sampling=self._request.sampling.to_map() if is_last else {},
+            sampling=self._request.sampling.for_stages() if is_last else {},
             body=ids_to_bytes(self.transcript.ids),
         )
 

@@ -1,7 +1,7 @@
 """Sampling: how the next token is chosen and when a generation ends, in plain values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from swarm.errors import BadSampling
@@ -50,6 +50,13 @@ class Sampling:
         """Every option that differs from its default, as values that msgpack carries."""
         values = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+
+    def for_stages(self) -> dict[str, Any]:
+        """What a stage must know: all but the stop strings, which only a client can read in text.
+
+        Stages may lack a tokenizer that reads the model's files, and cannot know what is shown.
+        """
+        return replace(self, stop=()).to_map()
 
     @classmethod
     def from_map(cls, values: Mapping[str, Any]) -> "Sampling":

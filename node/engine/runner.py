@@ -3,12 +3,10 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoTokenizer
 
 from node.engine.admission import Admission
 from node.engine.allreduce import Reducer
@@ -24,12 +22,12 @@ from node.engine.loading import (
 )
 from node.engine.prefixes import Prompt
 from node.engine.random_stream import Walker, is_known
-from node.engine.sampler import Decode, Sampler
+from node.engine.sampler import Sampler
 from node.engine.singles import Chunk
 from node.engine.spec import StageSpec, StepItem, StepResult
 from node.engine.vocabulary import candidates_of
 from swarm.checkpoint import context_of
-from swarm.errors import BadModel, EngineError, NoRoom, SwarmError
+from swarm.errors import EngineError, NoRoom, SwarmError
 from swarm.sampling import GREEDY, MOST_SPECULATED, Sampling
 
 MOST_LOGIT_BYTES = 1 << 28  # of one forward pass; a step that wants more takes several
@@ -55,7 +53,6 @@ class StageRunner:
         if self._skeleton.has_head:
             is_known()  # compiled now, not in a step
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
-        self._decode: Decode | None = None
 
     @classmethod
     def load(
@@ -125,10 +122,9 @@ class StageRunner:
     def _sampler_of(
         self, sampling: Sampling, history: Sequence[int] | npt.NDArray[np.integer], generated: int
     ) -> Sampler:
-        decode = self._decoder() if sampling.stop else None
         if sampling.seed is not None and 0 < generated <= len(history) and not sampling.is_greedy:
             self._walker.walk(sampling.seed, generated, int(self._config.vocab_size))
-        return Sampler(sampling, history, generated, decode=decode, walker=self._walker)
+        return Sampler(sampling, history, generated, walker=self._walker)
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Take over the rows of a new session's prompt that are here; returns how many."""
@@ -252,19 +248,3 @@ class StageRunner:
         end = first + len(ids)
         drafts = [] if finish else sampler.guess(end, chunk.slot.capacity - end)
         return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)
-
-    def _decoder(self) -> Decode:
-        if self._decode is None:
-            self._decode = load_decode(self.spec.folder)
-        return self._decode
-
-
-def load_decode(folder: Path) -> Decode:
-    """Return the model's tokenizer as a function of ids; raises BadModel."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{folder} has no tokenizer for stop strings.", "Use stop_ids.") from error
-    return lambda ids: str(tokenizer.decode(ids))

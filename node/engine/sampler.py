@@ -1,7 +1,7 @@
 """Chooses the next token of one session: transformers' own processors, in transformers' order."""
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,6 @@ from swarm.errors import EngineError
 from swarm.sampling import Sampling
 
 
-class Decode(Protocol):
-    """Turns token ids into text."""
-
-    def __call__(self, ids: list[int]) -> str: ...
-
-
 class Sampler:
     """The ids of one session so far, its random stream, and its rules for ending."""
 
@@ -36,7 +30,6 @@ class Sampler:
         history: Sequence[int] | npt.NDArray[np.integer],
         generated: int,
         *,
-        decode: Decode | None = None,
         walker: Walker | None = None,
     ) -> None:
         if not 0 <= generated <= len(history):
@@ -48,7 +41,6 @@ class Sampler:
         if self._ids.min(initial=0) < 0:
             raise EngineError("A history has negative ids.")
         self._prompt = len(history) - generated
-        self._decode = decode
         self._processors = processors_of(sampling)
         self._random = RandomStream(walker or Walker(), sampling.seed, generated)
         self._lookup = Lookup()
@@ -122,20 +114,10 @@ class Sampler:
         return cast("torch.LongTensor", torch.from_numpy(self._ids[: self._known])[None])
 
     def _finish(self, position: int) -> str:
-        if self._ids[position] in self._sampling.stop_ids or self._has_stop(position):
+        if self._ids[position] in self._sampling.stop_ids:
             return "stop"
         is_last = position + 1 - self._prompt >= self._sampling.max_tokens
         return "length" if is_last else ""
-
-    def _has_stop(self, position: int) -> bool:
-        stops = self._sampling.stop
-        if not stops or self._decode is None:
-            return False
-        # a character is at most 4 tokens (bytes); the new token must take part in the stop string
-        reach = 4 * max(len(stop) for stop in stops) + 8
-        tail = self._ids[max(self._prompt, position + 1 - reach) : position + 1]
-        text = self._decode(tail.tolist())
-        return any(stop in text for stop in stops)
 
 
 def _check_finite(value: torch.Tensor) -> None:

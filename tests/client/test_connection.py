@@ -6,14 +6,18 @@ from collections.abc import Callable
 import pytest
 
 from client.answer import Answer
+from client.connection import Client
 from client.plain import answer
-from client.request import Question
+from client.request import LocalModel, Question
+from client.tokenizer import ByteTokenizer
 from swarm.errors import BadModel, LocalProtocolError, NoRoute
+from swarm.invites import Invite
 from swarm.records import Advert, Member, StageAdvert
-from swarm.wire import Cancel, Message, Step
+from swarm.wire import Cancel, Message, Open, Step
 from tests.client.conftest import Story
-from tests.client.scripted import LAYERS, ScriptedStage, ScriptedSwarm, continuation, until
+from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
 
+INVITE = Invite((), "scripted", "scripted")
 Run = Callable[[Story], None]
 
 
@@ -86,6 +90,33 @@ def test_a_stop_string_ends_the_text_before_it_and_the_ids_with_it(in_swarm: Run
         assert generation.finish_reason == "stop"
         assert len(generation.token_ids) == len(shown) + len(stop)
         await until(lambda: not first.opened)
+
+    in_swarm(story)
+
+
+def test_stop_strings_stay_with_the_client_who_reads_the_text(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await serve(swarm)
+        async with swarm.client() as client:
+            await client.generate("hello", max_tokens=3, stop=["secret"])
+        for stage in (first, last):
+            opens = [message for message in stage.heard if isinstance(message, Open)]
+            assert all("stop" not in message.sampling for message in opens)
+
+    in_swarm(story)
+
+
+def test_the_id_that_ends_an_answer_is_no_part_of_its_text(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await serve(swarm)
+        ids = continuation(b"hello", 20)
+        local = LocalModel(SPEC, ByteTokenizer(), (ids[7],))
+        async with Client(INVITE, model=local, connect=swarm.connect) as client:
+            generation = await client.generate("hello", max_tokens=20)
+        end = ids.index(ids[7])
+        assert list(generation.token_ids) == ids[: end + 1]
+        assert generation.text == bytes(ids[:end]).decode()
+        assert generation.finish_reason == "stop"
 
     in_swarm(story)
 

@@ -9,6 +9,7 @@ from client.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from tests.client.scripted import SPEC
 
+HELLO = [{"role": "user", "content": "Hello"}]
 LOCAL = LocalModel(SPEC, ByteTokenizer(), (2,))
 
 
@@ -142,3 +143,33 @@ def test_a_prompt_of_120_kilobytes_is_refused_by_length_at_once() -> None:
 def test_prompt_and_messages_exclude_each_other() -> None:
     with pytest.raises(BadInput, match="either"):
         LOCAL.request(question("a", [{"role": "user", "content": "b"}]))
+
+
+class TurnTokenizer(ByteTokenizer):
+    """Bytes whose chat ends a turn with an id of its own."""
+
+    end_of_turn: tuple[int, ...] = (9, 2)
+
+    def ids_of_messages(self, messages: Messages) -> list[int]:
+        return [1]
+
+
+def test_a_chat_also_ends_at_the_tokenizers_end_of_turn_and_a_prompt_does_not() -> None:
+    local = LocalModel(SPEC, TurnTokenizer(), (2,))
+    assert local.request(question(None, HELLO)).sampling.stop_ids == (2, 9)
+    assert local.request(question()).sampling.stop_ids == (2,)
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        (question("a\ud800"), "prompt"),
+        (question(None, [{"role": "user", "content": "\udcff"}]), "message"),
+        (question(None, [{"role": "\udcff", "content": ""}]), "message"),
+        (question(stop=["\ud83d"]), "stop string"),
+    ],
+)
+def test_halves_of_surrogate_pairs_are_refused(asked: Question, what: str) -> None:
+    with pytest.raises(BadInput, match=f"The {what} is not valid Unicode") as refused:
+        LocalModel(SPEC, TurnTokenizer(), ()).request(asked)
+    str(refused.value).encode()

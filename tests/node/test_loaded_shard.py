@@ -83,15 +83,11 @@ def test_three_uneven_ranks_sample_what_the_whole_model_does(
     assert generate([group(0, 8, (4, 1, 3)).leader], PROMPT, SAMPLED) == expected(PROMPT, SAMPLED)
 
 
-def test_stop_strings_end_a_session_on_the_last_stage() -> None:
+def test_stop_strings_are_left_to_the_client() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
     ids = expected(PROMPT, GREEDY)
     word = tokenizer.decode(ids[3:5])
-    stage = lone_shard(0, 8)
-    found = generate([stage], PROMPT, replace(GREEDY, stop=(word,)))
-    assert found == ids[: len(found)]
-    assert word in tokenizer.decode(found)
-    assert len(found) <= 5
+    assert generate([lone_shard(0, 8)], PROMPT, replace(GREEDY, stop=(word,))) == ids
 
 
 def test_an_emulated_slow_device_computes_the_same_but_later() -> None:

@@ -50,23 +50,9 @@ def test_end_by_length_counts_replayed_tokens() -> None:
     assert [sampler.next(4 + n, logits_for(n))[1] for n in range(3)] == ["", "", "length"]
 
 
-def test_end_by_id_and_by_text() -> None:
+def test_end_by_id() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0])
     assert Sampler(Sampling(stop_ids=(1,)), [2], 0).next(1, logits) == (1, "stop")
-    by_text = Sampler(Sampling(stop=("ba",)), [2], 0, decode=lambda ids: "abc"[ids[0]] * len(ids))
-    assert by_text.next(1, logits) == (1, "")
-    spelled = Sampler(
-        Sampling(stop=("cb",)), [2, 2], 1, decode=lambda ids: "".join("abc"[i] for i in ids)
-    )
-    assert spelled.next(2, logits) == (1, "stop")
-
-
-def test_text_of_the_prompt_does_not_stop() -> None:
-    decode = "".join
-    sampler = Sampler(
-        Sampling(stop=("c",)), [2, 2], 0, decode=lambda ids: decode("abc"[i] for i in ids)
-    )
-    assert sampler.next(2, torch.tensor([0.0, 3.0, 1.0])) == (1, "")
 
 
 def test_unknown_ids_before_the_position_are_an_error() -> None:
