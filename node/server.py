@@ -94,7 +94,11 @@ class Server:
 
     def adverts(self) -> list[StageAdvert]:
         """What clients may route by, as of now."""
-        return [self._advert_of(device, stage) for device, stage in self._stages.items()]
+        return [
+            self._advert_of(device, stage)
+            for device, stage in self._stages.items()
+            if not stage.worker.is_silent
+        ]
 
     def _advert_of(self, device: int, stage: LedStage) -> StageAdvert:
         sessions = sum(seat.device == device for seat in self._seats)
@@ -194,7 +198,11 @@ class Server:
     def _device_of(self, hop: Hop) -> int | None:
         if hop.leader != self._channel.peer:
             return None
-        fits = [d for d, s in self._stages.items() if (s.start, s.end) == (hop.start, hop.end)]
+        fits = [
+            device
+            for device, stage in self._stages.items()
+            if (stage.start, stage.end) == (hop.start, hop.end) and not stage.worker.is_silent
+        ]
         return max(fits, key=lambda device: self._stages[device].free_tokens, default=None)
 
     def _narrows(self, seat: Seat) -> bool:

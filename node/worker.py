@@ -43,6 +43,7 @@ from node.orders import (
 )
 from node.schedule import DECODE_TOKENS, Arrived, Schedule
 from node.supplies import Supplies
+from node.worker_pulse import answer_beats, end_with_parent
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
@@ -77,6 +78,7 @@ class Worker:
         self._chunk_size = ChunkSize()
         self._supplies = Supplies(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
+        self._step_since = 0.0  # when the step that runs began; 0 between steps
 
     def run(self) -> None:
         """Serve until the node closes the socket, which ends the process."""
@@ -86,6 +88,12 @@ class Worker:
                 self._handle(each)
             self._await_company()
             self._step()
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step that runs has taken; 0 between steps."""
+        since = self._step_since
+        return time.perf_counter() - since if since else 0.0
 
     # ------------------------------------------------------------------ orders in, answers out
 
@@ -262,7 +270,7 @@ class Worker:
             self._run(self._shard, batch, came)
 
     def _run(self, shard: LoadedShard, batch: list[Message], came: dict[str, float]) -> None:
-        start = time.perf_counter()
+        start = self._step_since = time.perf_counter()
         try:
             answers = shard.apply(batch)
         except Exception as error:  # an island: one step costs its group, never the process
@@ -270,6 +278,8 @@ class Worker:
             self._break(self._group, error)
             self._answer(*refusals(batch))
             return
+        finally:
+            self._step_since = 0.0
         self._note(batch, time.perf_counter() - start)
         self._answer(*(with_queue(answer, start, came) for answer in answers))
 
@@ -301,13 +311,15 @@ def _spec_of(order: Load) -> StageSpec:
 
 
 def main() -> None:
-    """Run the worker on the inherited socket: descriptor, device, threads, slowdown, sessions."""
-    descriptor, device, threads, slowdown, sessions = sys.argv[1:6]
+    """Run the worker on two inherited sockets: those, device, threads, slowdown, sessions."""
+    descriptor, pulse, device, threads, slowdown, sessions = sys.argv[1:7]
+    end_with_parent()
     log_printably()
     gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
     torch.set_num_threads(int(threads))
     node = socket.socket(fileno=int(descriptor))
     worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))
+    answer_beats(socket.socket(fileno=int(pulse)), lambda: worker.step_seconds)
     worker.run()
 
 

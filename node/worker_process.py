@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from node.config import worker_environment
 from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
+from node.worker_pulse import Pulse
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
 from swarm.inlet import Inlet
@@ -42,7 +43,12 @@ class WorkerPlace:
 
 
 class WorkerProcess:
-    """A spawned worker; its answers go to `on_answer`, its end shows as `Broken`."""
+    """A spawned worker; its answers go to `on_answer`, its end shows as `Broken`.
+
+    One that hangs is killed.
+    """
+
+    _pulse: Pulse | None = None  # of the process that runs
 
     def __init__(self, place: WorkerPlace, on_answer: OnAnswer) -> None:
         self._place = place
@@ -77,6 +83,11 @@ class WorkerProcess:
             return False
         return self._gathering.waiting_bytes > BACKLOG_BYTES
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has given no sign for seconds, so that nobody should be sent to it."""
+        return self._pulse is not None and self._pulse.is_silent
+
     async def measure(self, order: Measure) -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
         answer = await self._ask(order, Measured, MEASURE_SECONDS)
@@ -101,22 +112,37 @@ class WorkerProcess:
                 self._process.kill()
             await self._process.wait()
         self._inlet.ended.cancel()
+        self._stop_pulse()
 
     async def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with contextlib.ExitStack() as undo, theirs:
+        (ours, theirs), (beats, beaten) = socket.socketpair(), socket.socketpair()
+        with contextlib.ExitStack() as undo, theirs, beaten:
             undo.callback(ours.close)
+            undo.callback(beats.close)
             self._process = await asyncio.create_subprocess_exec(
                 *command_of("node.worker"),
                 str(theirs.fileno()),
+                str(beaten.fileno()),
                 *self._place.arguments,
                 env=worker_environment(),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), beaten.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
             undo.pop_all()
+        self._pulse = Pulse(beats, self._kill)
         await self._attach(ours)
+
+    def _kill(self, reason: str) -> None:
+        """End a worker that hangs: its socket then says so to everybody."""
+        logger.error("the worker hangs: %s; it is killed", reason)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def _stop_pulse(self) -> None:
+        if self._pulse:
+            self._pulse.close()
+            self._pulse = None
 
     async def _attach(self, ours: socket.socket) -> None:
         """Talk to the worker over this socket."""
@@ -149,6 +175,7 @@ class WorkerProcess:
 
     def _lose(self, error: BaseException) -> None:
         self.ended.set()
+        self._stop_pulse()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(EngineError(f"The worker process ended: {error}."))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from swarm.errors import PeerLost
 
 CPU = torch.device("cpu")
 Opened = list[CollectiveReducer]
+PATIENCE_SECONDS = 120.0  # for a process to start or end on a busy machine
 
 
 @pytest.fixture
@@ -52,7 +54,8 @@ def test_every_rank_gets_the_same_bits(
         assert all(torch.equal(each, sum_in_order(parts)) for each in sums)
 
 
-def _leave(meeting: Path) -> None:
+def _leave(meeting: Path, is_ready: Event) -> None:
+    is_ready.set()  # torch is imported: from here on both are equally quick
     reducer = open_collective(meeting, 1, 2, CPU)
     assert reducer is not None
     reducer.all_reduce(torch.ones(3))
@@ -60,12 +63,16 @@ def _leave(meeting: Path) -> None:
 
 def test_a_rank_whose_process_ended_is_lost_for_good(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
-    other = multiprocessing.get_context("spawn").Process(target=_leave, args=(meeting,))
+    spawn = multiprocessing.get_context("spawn")
+    is_ready = spawn.Event()
+    other = spawn.Process(target=_leave, args=(meeting, is_ready))
     other.start()
+    assert is_ready.wait(PATIENCE_SECONDS)
     reducer = open_collective(meeting, 0, 2, CPU)
     assert reducer is not None
     assert float(reducer.all_reduce(torch.ones(3))[0]) == 2
-    other.join(20)
+    other.join(PATIENCE_SECONDS)
+    assert other.exitcode == 0
     with pytest.raises(PeerLost, match="is lost"):
         reducer.all_reduce(torch.ones(3))
     with pytest.raises(PeerLost, match="new one"):
