@@ -16,6 +16,15 @@ from swarm.package_finder import command_of
 STOP_SECONDS = 5.0  # within which a node should leave
 KILL_SECONDS = 15.0
 INVITE = "invite: "
+MEANING = {  # of the word that begins a line of a node, for somebody who waits
+    "node": "starts",
+    "offer": "is in no plan yet",
+    "waiting": "waits",
+    "spare": "waits",
+    "plan": "loads, or compiles",
+    "lost": "begins again",
+    "ready": "is ready",
+}
 OnLine = Callable[[str, str], None]  # name of the node, line
 
 
@@ -37,6 +46,13 @@ class CrewMember:
         if not self._invite:
             raise SwarmError(f"The node {self.role.name} ended: {self.last_words()}")
         return self._invite
+
+    def state(self) -> str:
+        """What it does or waits for, in its own words: the last turning point that it told."""
+        told = (line for line in reversed(self.lines) if line.startswith(tuple(MEANING)))
+        line = next(told, "node: it has not begun")
+        word, _, rest = line.partition(": ")
+        return f"{MEANING[word]}: {rest}"
 
     def last_words(self) -> str:
         """The end of what it printed."""

@@ -21,13 +21,13 @@ from client.pictures import DrawLayers, layers_of, route_line, show_peers, show_
 from client.request import LocalModel, Question
 from client.screen import Screen, wrapped
 from client.uncut import generate_uncut, matching
-from swarm.command_line import Parser
+from swarm.command_line import Parser, seconds_of
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite
 from swarm.model import BUILT_IN
 
 PROMPT = "Once upon a time"
-READY_SECONDS = 180.0
+READY_SECONDS = 300.0  # the first time kernels are compiled, which takes a slow machine long
 LOOK_SECONDS = 0.5
 TELLING = ("node:", "offer:", "plan:", "ready:", "lost:", "error:")
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], draw: DrawLayers) -> int:
     """Run the demo; returns 0 if every token agrees and every node left well."""
     given = _parser().parse_args(arguments)
     screen = Screen()
-    stage = Demo(screen, draw, is_quiet=given.json)
+    stage = Demo(screen, draw, given.timeout, is_quiet=given.json)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         outcome = runner.run(stage.play(given.prompt, given.max_tokens))
     if given.json:
@@ -85,9 +85,12 @@ def main(arguments: Sequence[str], draw: DrawLayers) -> int:
 class Demo:
     """The acts of the demo, in order."""
 
-    def __init__(self, screen: Screen, draw: DrawLayers, *, is_quiet: bool) -> None:
+    def __init__(
+        self, screen: Screen, draw: DrawLayers, timeout_seconds: float, *, is_quiet: bool
+    ) -> None:
         self._screen = screen
         self._draw = draw
+        self._timeout_seconds = timeout_seconds
         self._is_quiet = is_quiet
         self._started = perf_counter()
 
@@ -95,7 +98,7 @@ class Demo:
         """Start nodes, wait for their plan, generate, compare, stop; raises SwarmError."""
         torch.set_num_threads(1)
         local = await asyncio.to_thread(LocalModel.read, BUILT_IN)
-        question = Question(prompt, None, READY_SECONDS, {"max_tokens": max_tokens})
+        question = Question(prompt, None, self._timeout_seconds, {"max_tokens": max_tokens})
         request = local.request(question)
         with tempfile.TemporaryDirectory(prefix="swarm-demo-") as folder:
             async with Crew(Path(folder), self._tell) as crew:
@@ -121,7 +124,7 @@ class Demo:
         self, crew: Crew, links: Links, invite: Invite
     ) -> tuple[Overview, LivePlan]:
         """Wait until every shard of a plan over all nodes is served."""
-        ends_at = perf_counter() + READY_SECONDS
+        ends_at = perf_counter() + self._timeout_seconds
         while perf_counter() < ends_at:
             overview = await read_overview(links.board, invite)
             with suppress(NoRoute):
@@ -131,8 +134,12 @@ class Demo:
             if gone := crew.ended():
                 raise SwarmError(f"The node {gone.role.name} ended: {gone.last_words()}")
             await asyncio.sleep(LOOK_SECONDS)
-        words = "; ".join(f"{member.role.name}: {member.last_words()}" for member in crew.members)
-        raise SwarmError(f"The nodes were not ready within {READY_SECONDS:.0f} s.", words)
+        for member in crew.members:
+            self._screen.note(f"{member.role.name:>6} {member.state()}")
+        raise SwarmError(
+            f"The nodes were not ready within {self._timeout_seconds:.0f} s.",
+            "Try again: what was compiled meanwhile is kept. A slow machine needs --timeout 900.",
+        )
 
     def _show(self, overview: Overview, live: LivePlan) -> None:
         if self._is_quiet:
@@ -196,6 +203,13 @@ def _conclude(screen: Screen, outcome: Outcome) -> None:
 def _parser() -> Parser:
     made = Parser(prog="swarm demo", description="Four unlike nodes on this machine, checked.")
     made.add_argument("--json", action="store_true", help="one JSON object")
-    made.add_argument("--max-tokens", type=int, default=48, metavar="N")
-    made.add_argument("--prompt", default=PROMPT, metavar="TEXT")
+    made.add_argument("--max-tokens", type=int, default=48, metavar="N", help="default: 48")
+    made.add_argument("--prompt", default=PROMPT, metavar="TEXT", help=f"default: {PROMPT}")
+    made.add_argument(
+        *("--timeout",),
+        type=seconds_of,
+        default=READY_SECONDS,
+        metavar="SECONDS",
+        help=f"for the nodes to become ready (default: {READY_SECONDS:.0f})",
+    )
     return made

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,17 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, name: str) -> BadInput:
         meant = suggestion(name, self._option_string_actions)
         return BadInput(f"There is no option {name!r}.{meant}", f"See `{self.prog} --help`.")
+
+
+def seconds_of(text: str) -> float:
+    """A positive, finite number of seconds, as the type of an option."""
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
+    return seconds
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

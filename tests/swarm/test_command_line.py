@@ -1,5 +1,6 @@
 """What all commands share: suggestions, arguments as text, output that fails."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.command_line import Parser, carry_out, read_arguments, say_error
+from swarm.command_line import Parser, carry_out, read_arguments, say_error, seconds_of
 from swarm.errors import BadInput, SwarmError
 
 HELP = [sys.executable, "-c", "from swarm.cli import run; run()", "--help"]
@@ -37,6 +38,27 @@ def test_a_wrong_option_is_refused_under_its_command(words: list[str], says: str
     with pytest.raises(BadInput) as refused:
         parser().parse_args(words)
     assert says in str(refused.value)
+
+
+def test_a_mistyped_option_is_named_before_what_is_missing_besides() -> None:
+    made = Parser(prog="swarm node")
+    made.add_mutually_exclusive_group(required=True).add_argument("--host", action="store_true")
+    made.add_argument("--port")
+    for words, says in (
+        (["--hots"], "There is no option '--hots'. Did you mean --host?"),
+        (["--por", "1"], "One of the arguments --host is required."),
+        (["--port", "1"], "One of the arguments --host is required."),
+    ):
+        with pytest.raises(BadInput) as refused:
+            made.parse_args(words)
+        assert str(refused.value) == f"{says} See `swarm node --help`."
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_time_to_wait_is_a_positive_number(text: str) -> None:
+    assert seconds_of("2.5") == 2.5
+    with pytest.raises(argparse.ArgumentTypeError):
+        seconds_of(text)
 
 
 def test_arguments_that_a_locale_could_not_read_are_utf_8_all_the_same() -> None:
