@@ -41,6 +41,7 @@ TEND_SECONDS = 0.2
 PROBE_SECONDS = 600.0
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 1.5
+SUM_SECONDS = 60.0
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -86,6 +87,7 @@ class Life:
             "publishing records": self._speak,
             "measuring links": self._measure,
             "handing out files": self._hand_out,
+            "telling what was served": self._sum_up,
         }
         tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self._daemon_ended())]
@@ -238,7 +240,7 @@ class Life:
         holding = device.holding
         if holding is None:
             if told.pop(device.index, ""):
-                self._story.lost(f"the shard of device {device.index}; loading again when planned")
+                self._tell_end(device)
             elif self._is_spare(device):
                 self._story.spare(device.index, device.memory_bytes)
         elif not holding.ready:
@@ -248,6 +250,14 @@ class Life:
             told[device.index] = holding.group
             self._story.show_progress(1.0)
             self._story.ready(holding.assignment, device.loaded, device.fetched)
+
+    def _tell_end(self, device: OwnDevice) -> None:
+        """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
+        if device.has_failed:
+            self._story.lost(f"the shard of device {device.index}; loading again when planned")
+        elif self._shelf.assignment_of(device.id) is None:
+            accepted = self._shelf.accepted
+            self._story.released(device.index, accepted.reason if accepted else "")
 
     def _is_spare(self, device: OwnDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
@@ -289,6 +299,13 @@ class Life:
         elif not self._config.founds:
             await self._desk.open_when_known(self._links.board, self._served.store)
         await asyncio.Event().wait()
+
+    async def _sum_up(self) -> None:
+        """Say every minute what was served; never ends."""
+        while True:
+            await asyncio.sleep(SUM_SECONDS)
+            if words := self._server.tally.take(time.monotonic()):
+                self._story.served(words)
 
     # ------------------------------------------------------------------ the end
 

@@ -277,6 +277,11 @@ class OwnDevice:
         self._since = time.monotonic()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether its last shard broke, rather than being given up for another plan."""
+        return self._failures > 0
+
+    @property
     def fetched(self) -> str:
         """What the shard that is ready had to be sent for, in words; empty if nothing."""
         count = self.provisions.fetched_bytes

@@ -21,6 +21,7 @@ from node.sessions import (
     route_of,
     trouble_with,
 )
+from node.tally import Tally
 from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
@@ -75,6 +76,7 @@ class Server:
         self._stages: dict[int, LedStage] = {}
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
+        self.tally = Tally()
         self._budget = ByteBudget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
         self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
         channel.listen(self.on_message, self.on_lost)
@@ -279,10 +281,12 @@ class Server:
             self._refuse(seat, answer.code, answer.reason)
             return
         seat.held = answer.held
+        self.tally.sessions += 1
         reply = Opened(opened.session, opened.epoch, opened.key, opened.stage, answer.held)
         self._outbox.send(seat.client, reply)
 
     def _computed(self, seat: Seat, answer: Computed) -> None:
+        self.tally.tokens += answer.tokens
         pending = seat.pending.pop(answer.position, None) or Pending()
         if rest := pending.after(answer.tokens):
             seat.pending[answer.position + answer.tokens] = rest

@@ -1,4 +1,4 @@
-"""The story of a node's start, at most ten lines: who, what, where, why, and ready."""
+"""The story of a node: at most ten lines until it is ready, then its turning points."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,6 +24,7 @@ class Story:
         self.show_progress = show_progress
         self._spec = spec
         self._said: set[str] = set()
+        self._waits_for = ""
         self._weight_bytes: dict[int, float] = {}  # of one weight, by device
 
     def introduce(self, name: str, peer: str, where: str) -> None:
@@ -56,9 +57,9 @@ class Story:
             self._say(f"asked: `swarm generate` without --join now asks {swarm}, not {before}")
 
     def waiting(self, reason: str) -> None:
-        """Why there is no plan yet."""
-        if reason and reason not in self._said and "waiting" not in self._said:
-            self._said |= {reason, "waiting"}
+        """Why no plan serves the model: said again when the reason changes."""
+        if reason and reason != self._waits_for:
+            self._waits_for = reason
             self._say(f"waiting: {printable(reason, REASON_SHOWN)}")
 
     def spare(self, index: int, memory_bytes: int) -> None:
@@ -69,12 +70,13 @@ class Story:
         layer = self._spec.layer_parameters * self._weight_bytes.get(index, BYTES_PER_VALUE)
         small = memory_bytes < layer
         why = f"too small for one layer of {bytes_text(layer)}" if small else "not needed now"
-        self._say(f"spare: device {index} is {why}; it stands by")
+        self._say(f"spare: device {index} is {why}; it is idle")
 
     def assigned(self, part: Assignment, planner: str, term: int) -> None:
         """Which layers and which share, and who says so."""
         self._said.discard("spare")
-        self._say(f"plan: {self._part(part)}; term {term} of planner {short(planner)}")
+        self._waits_for = ""
+        self._say(f"plan: {self._part(part)}; by planner {short(planner)} in its term {term}")
 
     def ready(self, part: Assignment, loaded: Loaded, fetched: str = "") -> None:
         """Serving; `fetched` says what came from elsewhere first."""
@@ -85,17 +87,29 @@ class Story:
         read = f"{bytes_text(loaded.bytes_read)} read{fetched}"
         free = f"{loaded.free_tokens} KV tokens free"
         role = "" if part.leads else " (its leader takes the requests)"
-        layers = f"layers [{part.stage.start},{part.stage.end})"
+        layers = _layers(part)
         self._say(f"ready: {layers}{role}, {size}, {read}, {free}")
 
     def link(self, peer: str, bytes_per_second: float) -> None:
-        """In which form rows go to a peer: int8 because of this speed, or in full again (0)."""
+        """How activations go to a peer: as int8 because of this speed, or in full again (0)."""
         slow = f"as int8: the link carries {bytes_text(bytes_per_second)}/s"
-        self._say(f"link: rows to {short(peer)} travel {slow if bytes_per_second else 'in full'}")
+        self._say(
+            f"link: activations to {short(peer)} travel {slow if bytes_per_second else 'in full'}"
+        )
 
     def lost(self, reason: str) -> None:
         """A shard is gone."""
         self._say(f"lost: {reason}")
+
+    def released(self, index: int, reason: str) -> None:
+        """A shard was given up because the plan has no part for its device."""
+        self._waits_for = reason or self._waits_for
+        why = f": {printable(reason, REASON_SHOWN)}" if reason else ", the plan has no part for it"
+        self._say(f"released: device {index} no longer holds layers{why}")
+
+    def served(self, words: str) -> None:
+        """What the last minute, or hour, was worth."""
+        self._say(f"served: {words}")
 
     def left(self) -> None:
         """The end."""
@@ -104,11 +118,15 @@ class Story:
     def _part(self, part: Assignment) -> str:
         stage, spec = part.stage, self._spec
         shard = stage.shards[part.rank]
-        layers = f"layers [{stage.start},{stage.end}) of {spec.layers}"
+        layers = f"{_layers(part)} of {spec.layers}"
         if len(stage.shards) == 1:
-            return f"{layers}, whole, as the fastest arrangement that fits every memory"
+            return f"{layers}, whole"
         share = f"{shard.kv} of {spec.kv_heads} KV heads, {shard.mlp} of {spec.mlp_blocks} blocks"
-        return f"{layers}, {share}, rank {part.rank} of {len(stage.shards)} by memory and speed"
+        return f"{layers}, {share}, rank {part.rank} of {len(stage.shards)}"
+
+
+def _layers(part: Assignment) -> str:
+    return f"layers {part.stage.start}-{part.stage.end - 1}"
 
 
 def reach_of(addresses: Sequence[str], announced: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ OTHERS_SECONDS = 1.0  # for further peers of an invite, once one has answered
 STEP_SECONDS = 0.001  # between the expirations of two records
 CLOCKS_ASKED = 7  # peers, about a jump of our clock
 READ_BACK_SECONDS = 5.0  # least life of a record that is worth reading back
+LOOKS_TOLD = 120  # of so many in vain one is told
 FRIENDS = 64  # peers to come back to
 
 logger = logging.getLogger(__name__)
@@ -216,13 +217,19 @@ class DhtBoard:
 
     async def _keep_company(self) -> None:
         """Come back to known peers when the routing table has run empty: hivemind never does."""
+        looks = 0  # in vain, one after the other
         while True:
             await asyncio.sleep(COMPANY_SECONDS)
             await self._check_clock()
             known = list(self._node.protocol.routing_table.uid_to_peer_id.values())
             self._friends = known[:FRIENDS] or self._friends
-            if not known and (self._friends or self._initial_peers):
-                await self._look_for_company()
+            if known or not (self._friends or self._initial_peers):
+                looks = 0
+                continue
+            if looks % LOOKS_TOLD == 0:
+                logger.warning("no other peer is there; looking for those known before")
+            looks += 1
+            await self._look_for_company()
 
     async def _check_clock(self) -> None:
         """Follow the wall clock as it is steered; ask peers what to think of a jump."""
@@ -240,7 +247,6 @@ class DhtBoard:
             self._node.protocol.sweep()
 
     async def _look_for_company(self) -> None:
-        logger.warning("alone: looking for %s known peers", len(self._friends))
         for address in self._initial_peers:
             with suppress(Unreachable):
                 await self._process.connect(address)

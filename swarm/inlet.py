@@ -75,6 +75,7 @@ class Inlet(asyncio.BufferedProtocol):
     def _end(self, error: Exception) -> None:
         if not self.ended.done():
             self.ended.set_exception(error)
+            self.ended.exception()  # an end is news for whoever asks, not a failure of asyncio
 
 
 async def take_over(

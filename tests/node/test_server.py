@@ -267,6 +267,17 @@ def test_a_session_that_finds_no_room_to_grow_is_asked_to_come_again(at_stand: R
     at_stand(story)
 
 
+def test_what_is_served_is_counted_for_the_volunteer(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        await stand.send(stand.step(), sender=FIRST)
+        await stand.answer(stand.computed())
+        tokens = stand.computed().tokens
+        assert (stand.server.tally.sessions, stand.server.tally.tokens) == (1, tokens)
+
+    at_stand(story)
+
+
 def test_close_and_cancel_free_the_session(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         for epoch, kind in ((1, Close), (2, Cancel)):

@@ -42,8 +42,8 @@ def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
     assert f"anna ({ME[-8:]}), reachable at 2 addresses" in text
     assert "python -m swarm.node --join swarm1:xyz" in text
     assert "8 MB, 2 GB/s decode, 5.0 GFLOP/s, in f32" in text
-    assert "layers [0,3) of 8, 3 of 8 KV heads, 2 of 8 blocks, rank 1 of 2" in text
-    assert f"term 4 of planner {PLANNER[-8:]}" in text
+    assert "layers 0-2 of 8, 3 of 8 KV heads, 2 of 8 blocks, rank 1 of 2" in text
+    assert f"by planner {PLANNER[-8:]} in its term 4" in text
     assert "(its leader takes the requests), 3.5 MB loaded, 3.6 MB read" in text
 
 
@@ -68,7 +68,7 @@ def test_a_whole_stage_says_so() -> None:
     heard = Listener()
     heard.story.assigned(LONE, PLANNER, 1)
     heard.story.ready(LONE, LOADED)
-    assert "layers [3,8) of 8, whole" in heard.lines[0]
+    assert "layers 3-7 of 8, whole" in heard.lines[0]
     assert "leader takes" not in heard.lines[1]
 
 
@@ -79,11 +79,25 @@ def test_a_reload_says_how_much_of_the_shard_is_new_and_where_it_came_from() -> 
     assert "1.2 MB new of 3.4 MB, 1.3 MB read, 1.3 MB fetched from the hub" in heard.lines[0]
 
 
-def test_waiting_is_said_once_however_the_reason_changes() -> None:
+def test_waiting_is_said_again_when_the_reason_changes_or_is_back() -> None:
     heard = Listener()
-    for reason in ("", "100 bytes are missing", "100 bytes are missing", "90 bytes are missing"):
+    for reason in ("", "1 GB is missing", "1 GB is missing", "90 MB are missing"):
         heard.story.waiting(reason)
-    assert heard.lines == ["waiting: 100 bytes are missing"]
+    heard.story.assigned(LONE, PLANNER, 1)
+    heard.story.waiting("90 MB are missing")
+    told = [line for line in heard.lines if not line.startswith("plan")]
+    assert told == [f"waiting: {words} missing" for words in ("1 GB is", "90 MB are", "90 MB are")]
+
+
+def test_what_was_given_up_on_purpose_is_not_called_lost() -> None:
+    heard = Listener()
+    heard.story.released(0, "")
+    heard.story.released(0, "3 GB are missing")
+    heard.story.waiting("3 GB are missing")  # that was just said
+    assert heard.lines == [
+        "released: device 0 no longer holds layers, the plan has no part for it",
+        "released: device 0 no longer holds layers: 3 GB are missing",
+    ]
 
 
 def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
@@ -92,9 +106,9 @@ def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
         small.story.spare(0, LAYER_BYTES - 1)
         large.story.spare(1, LAYER_BYTES)
     assert small.lines == [
-        f"spare: device 0 is too small for one layer of {bytes_text(LAYER_BYTES)}; it stands by"
+        f"spare: device 0 is too small for one layer of {bytes_text(LAYER_BYTES)}; it is idle"
     ]
-    assert large.lines == ["spare: device 1 is not needed now; it stands by"]
+    assert large.lines == ["spare: device 1 is not needed now; it is idle"]
 
 
 def test_a_layer_of_a_narrow_device_is_as_small_as_the_device_holds_it() -> None:
@@ -104,7 +118,7 @@ def test_a_layer_of_a_narrow_device_is_as_small_as_the_device_holds_it() -> None
     heard.story.offer(Device(1, "cpu", "CPU", 10**9, 2e9, 5e9, 1.1))
     assert [line.rpartition(", ")[2] for line in heard.lines] == ["in bf16", "in int8 and f32"]
     heard.story.spare(0, gpu.memory_bytes)
-    assert heard.lines[-1] == "spare: device 0 is not needed now; it stands by"
+    assert heard.lines[-1] == "spare: device 0 is not needed now; it is idle"
 
 
 def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:
@@ -120,8 +134,8 @@ def test_a_link_that_gets_int8_is_told_with_its_speed_and_so_is_the_way_back() -
     heard.story.link(PLANNER, 1.2e6)
     heard.story.link(PLANNER, 0.0)
     assert heard.lines == [
-        f"link: rows to {PLANNER[-8:]} travel as int8: the link carries 1.2 MB/s",
-        f"link: rows to {PLANNER[-8:]} travel in full",
+        f"link: activations to {PLANNER[-8:]} travel as int8: the link carries 1.2 MB/s",
+        f"link: activations to {PLANNER[-8:]} travel in full",
     ]
 
 

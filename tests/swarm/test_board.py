@@ -264,7 +264,12 @@ def test_a_board_closes_within_seconds_after_its_daemon_died(swarm: Swarm, host:
 
 
 def test_a_lonely_board_goes_back_to_the_peers_it_knows(
-    swarm: Swarm, host: Peer, other: Peer, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    swarm: Swarm,
+    host: Peer,
+    other: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story() -> None:
         monkeypatch.setattr("swarm.dht_board.COMPANY_SECONDS", 0.1)
@@ -279,6 +284,7 @@ def test_a_lonely_board_goes_back_to_the_peers_it_knows(
             del table[uid]
         assert lonely.neighbours == 0
         await eventually(is_in_company)
+        assert sum("no other peer is there" in line for line in caplog.messages) == 1
         assert host.id in await lonely.read(Capability) or await lonely.read(Manifest)
 
     swarm.run(story())

@@ -1,8 +1,10 @@
 """Inlet: it takes a connection over from its reader, loses nothing, and sees every end."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -187,3 +189,19 @@ def test_what_is_written_while_a_piece_is_handled_goes_out_as_one(
         inlet.ended.cancel()
 
     tell(story)
+
+
+def test_an_end_that_nobody_asks_for_is_no_failure_of_the_loop() -> None:
+    async def story() -> None:
+        heard: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, what: heard.append(what))
+        inlet = Inlet(lambda _header, _body: None)
+        inlet.connection_lost(BrokenPipeError())
+        assert isinstance(inlet.ended.exception(), BrokenPipeError)
+        other = Inlet(lambda _header, _body: None)
+        other.connection_lost(BrokenPipeError())
+        del other
+        gc.collect()
+        assert heard == []
+
+    asyncio.run(story())
