@@ -1,6 +1,8 @@
 """A node's life in memory: its loops, on the board and the channel of a MemoryWorld."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from node.config import NodeConfig
 from node.home import Links, Served
@@ -17,7 +19,8 @@ def life_of(
     """The life of a node without devices, which says its lines into `lines`."""
     me = peer_named(name)
     invite = Invite((), SWARM, "tiny", key)
-    links = Links(None, world.board(me), world.channel(me), invite, folder, ())  # type: ignore[arg-type]
+    process: Any = SimpleNamespace(addresses=None, connected=None)  # asked when groups form
+    links = Links(process, world.board(me), world.channel(me), invite, folder, ())
     story = Story(lines.append, lambda _fraction: None, SPEC)
     life = Life(NodeConfig(founds=True), Served("tiny", folder, SPEC), links, story)
     life._take_in([])
