@@ -15,13 +15,16 @@ from node.duties import (
     next_election_duty,
 )
 from node.neighbourhood import Neighbourhood
-from planner.election import LEASE_SECONDS, may_act
+from planner.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.board import Board
 from swarm.errors import SwarmError
 from swarm.network_clock import CLOCK
 from swarm.records import Lease
 
 logger = logging.getLogger(__name__)
+
+AWAY_SECONDS = 60.0  # after a planner that could not plan stood down, the first time in a row
+AWAY_CAP_SECONDS = 1800.0
 
 
 class Candidacy:
@@ -33,6 +36,8 @@ class Candidacy:
         self._neighbourhood = neighbourhood
         self._claimed_at: float | None = None
         self._confirmed_at = -math.inf
+        self._away_until = -math.inf  # we stood down
+        self._refusals = 0  # in a row: how often we had to
         self.term = 0
 
     @property
@@ -52,26 +57,44 @@ class Candidacy:
         await self._do(duty)
         return isinstance(duty, Act | Renew)
 
-    async def raise_term(self) -> int:
-        """Renew the lease under a new term, for a new plan; raises SwarmError if it has run out."""
+    async def raise_term(self, followed: int = 0) -> int:
+        """Renew the lease under a new term, for a new plan; raises SwarmError if it has run out.
+
+        The term is above `followed` too, or as near to it as others believe.
+        """
         if not self.holds or not may_act(time.monotonic(), self._confirmed_at):
             raise SwarmError("The planner's lease ran out while the plan was made.")
-        self.term = max(self.term, self._neighbourhood.term) + 1
+        verified = self._neighbourhood.trusted_term
+        own = max(self.term, self._neighbourhood.term)
+        self.term = max(own + 1, min(followed + 1, verified + TERM_JUMP))
         await self._publish()
         return self.term
 
     async def resign(self) -> None:
         """Let the lease go, because we are leaving."""
         if self.holds:
-            self._claimed_at = None
-            await self._board.publish(Lease(self.term, CLOCK.now()))
+            self._give_up()
+            await self._board.publish(Lease(self.term, CLOCK.now(), self._proof))
+
+    async def stand_down(self) -> None:
+        """Let the lease go, because we cannot plan now, and stand again only after a while."""
+        pause = min(AWAY_SECONDS * 2.0**self._refusals, AWAY_CAP_SECONDS)
+        self._refusals += 1
+        self._away_until = time.monotonic() + pause
+        logger.warning("resigning as the planner; standing again in %.0f s", pause)
+        await self.resign()
+
+    def note_success(self) -> None:
+        """A plan of ours was voted for: what kept us from planning is over."""
+        self._refusals = 0
 
     def _facts(self) -> ElectionFacts:
         ranking = self._neighbourhood.ranking()
+        stands = self._me in ranking and time.monotonic() >= self._away_until
         return ElectionFacts(
             me=self._me,
             now=time.monotonic(),
-            rank=ranking.index(self._me) if self._me in ranking else None,
+            rank=ranking.index(self._me) if stands else None,
             holders=self._neighbourhood.holders(),
             term=self._neighbourhood.term,
             claimed_at=self._claimed_at,
@@ -90,7 +113,7 @@ class Candidacy:
                 await self._renew()
             case Yield():
                 logger.info("no longer the planner (term %d)", self.term)
-                self._claimed_at = None
+                self._give_up()
             case StandBy() | Act():
                 return
 
@@ -102,5 +125,14 @@ class Candidacy:
 
     async def _publish(self) -> None:
         sent = time.monotonic()
-        await self._board.publish(Lease(self.term, CLOCK.now() + LEASE_SECONDS))
+        lease = Lease(self.term, CLOCK.now() + LEASE_SECONDS, self._proof)
+        await self._board.publish(lease)
         self._confirmed_at = sent
+        self._neighbourhood.own_lease = lease
+
+    def _give_up(self) -> None:
+        self._claimed_at = self._neighbourhood.own_lease = None
+
+    @property
+    def _proof(self) -> bytes:
+        return self._neighbourhood.own.proof

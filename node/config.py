@@ -12,6 +12,7 @@ from swarm.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, p
 from swarm.command_line import Parser
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
+from swarm.identity import public_key_of
 from swarm.model import BUILT_IN
 from swarm.state_folder import read_secret
 
@@ -46,6 +47,7 @@ class NodeConfig:
     listen: str = EVERY_ADDRESS
     port: int = 0
     announce: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()  # peers that may plan as soon as they ask
     state: Path = Path()
 
     def __post_init__(self) -> None:
@@ -74,6 +76,17 @@ class NodeConfig:
             raise BadInput(f"--memory {self.memory_share:.0%} is out of range.", SIZE_FORM)
         if not 0 <= self.port < 65536:
             raise BadInput(f"--port {self.port} is out of range.", "Give a port from 1 to 65535.")
+
+
+def _peer_of(text: str) -> str:
+    peer = text.strip()
+    try:
+        public_key_of(peer)
+    except ValueError as error:
+        raise BadInput(
+            f"--trust {peer[:64]!r} is not the id of a peer.", "`swarm status --json` shows ids."
+        ) from error
+    return peer
 
 
 def default_state() -> Path:
@@ -161,6 +174,13 @@ def parser(program: str = PROGRAM) -> Parser:
         help="where others reach this node, if it cannot see that itself, such as the router's"
         " address with a port that it forwards; a multiaddr will do too",
     )
+    made.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help="certify this peer as a planner when it asks, without having seen it serve",
+    )
     made.add_argument("--state", type=Path, metavar="FOLDER", help="keys, terms, last invite")
     return made
 
@@ -190,6 +210,7 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         listen=_listened(given.listen),
         port=given.port or (port_of(announced[0]) if announced else 0),
         announce=announced,
+        trusted=tuple(map(_peer_of, given.trust)),
         state=given.state or default_state(),
     )
 

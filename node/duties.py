@@ -8,6 +8,7 @@ from swarm.plan import Stage
 RENEW_SECONDS = 4.0
 SETTLE_SECONDS = 1.0  # between claiming and acting, so that a better claim can be seen
 JITTER_SECONDS = 2.0  # the next in rank waits so much longer before it claims
+PATIENCE_CAP_SECONDS = 15.0  # whoever stands before it
 
 
 # ---------------------------------------------------------------- who plans
@@ -23,8 +24,8 @@ class Holder:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The higher one wins: later term, then better rank."""
-        return self.term, -self.rank
+        """The higher one wins: better rank, then later term. A term alone never wins an office."""
+        return -self.rank, self.term
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class ElectionFacts:
 
     me: str
     now: float
-    rank: int | None  # our place among the candidates; None = we are none
-    holders: tuple[Holder, ...]  # live leases of peers that answer, ours left out
+    rank: int | None  # our place among the candidates; None = we are none, or may not plan
+    holders: tuple[Holder, ...]  # live leases of peers that may plan and answer, ours left out
     term: int  # highest credible term seen
     claimed_at: float | None  # when we claimed; None = we hold no lease
     confirmed_at: float  # when our last confirmed renewal was sent
@@ -77,7 +78,7 @@ def next_election_duty(facts: ElectionFacts, own_term: int) -> ElectionDuty:
         return _as_holder(facts, own_term)
     if facts.holders or facts.rank is None:
         return StandBy()
-    patience = SETTLE_SECONDS + facts.rank * JITTER_SECONDS
+    patience = min(SETTLE_SECONDS + facts.rank * JITTER_SECONDS, PATIENCE_CAP_SECONDS)
     return Claim(facts.term + 1) if facts.now - facts.vacant_since >= patience else StandBy()
 
 
@@ -119,6 +120,7 @@ class ShardFacts:
     ready: bool  # loaded and self-tested
     since: float  # when the load of `held` last went on, or `held` was lost
     failures: int  # loads in a row that failed
+    protected: bool = False  # dropped a ready shard for a plan lately, and this one serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ BACK_OFF_SECONDS = 2.0
 def next_shard_duty(facts: ShardFacts) -> ShardDuty:
     """What to do with a device now; followers wait for their leader to call."""
     if facts.held and facts.held != facts.assigned:
-        return Drop()
+        return Keep() if facts.protected and facts.ready else Drop()
     if facts.held and not facts.ready and facts.now - facts.since > LOAD_SECONDS:
         return Drop()
     if facts.held or facts.assigned is None or not facts.assigned.leads:

@@ -9,6 +9,7 @@ from node.plan_shelf import PlanShelf
 from node.server import Server
 from swarm.board import Board
 from swarm.hardware import Link
+from swarm.network_clock import CLOCK
 from swarm.records import Advert, Capability, Manifest
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
@@ -44,6 +45,7 @@ class Herald:
         self._shelf = shelf
         self._server = server
         self._spoken = Spoken()
+        self._joined_at = time.monotonic() - (CLOCK.now() - capability.since)
         self.capability = capability
         neighbourhood.note_own(capability)
 
@@ -61,7 +63,8 @@ class Herald:
         now, spoken = time.monotonic(), self._spoken
         if now - spoken.capability_at > HEARTBEAT_SECONDS:
             spoken.capability_at = now
-            self.capability = replace(self.capability, term=self._shelf.term)
+            since = CLOCK.now() - (now - self._joined_at)  # also after the clock was set
+            self.capability = replace(self.capability, term=self._shelf.term, since=since)
             self._neighbourhood.note_own(self.capability)
             await self._board.publish(self.capability)
             await self._tell_that_we_joined()

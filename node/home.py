@@ -79,6 +79,7 @@ class Links:
     invite: Invite
     folder: Path  # this node's state
     addresses: tuple[str, ...]  # where others reach us
+    identity: Identity
     last_swarm: str = ""  # which one commands without an invite asked before
 
 
@@ -175,7 +176,7 @@ async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncItera
         fresh = Invite((*own, *known)[:8], swarm, model, key)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
-        yield Links(process, board, channel, fresh, folder, own, before)
+        yield Links(process, board, channel, fresh, folder, own, identity, before)
 
 
 def _seen_from_here(config: NodeConfig, peer: str) -> tuple[str, ...]:

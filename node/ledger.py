@@ -35,22 +35,26 @@ class Ledger:
         if (last and order <= last) or not is_credible(order.term, verified):
             return False
         orders = self._orders | {swarm: order}
+        self._write(orders)
+        self._orders = orders
+        return True
+
+    def require_disk(self) -> None:
+        """Write again what is known; raises BadInput if the disk takes nothing in."""
+        self._write(self._orders)
+
+    def _write(self, orders: dict[str, PlanOrder]) -> None:
+        fresh = self._path.with_suffix(".new")
         try:
-            self._write(orders)
+            with fresh.open("w") as file:
+                json.dump({swarm: [o.term, o.rank, o.digest] for swarm, o in orders.items()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
         except OSError as error:
             raise BadInput(
                 f"{self._path} cannot be written: {error}.", "Free the disk, or change --state."
             ) from error
-        self._orders = orders
-        return True
-
-    def _write(self, orders: dict[str, PlanOrder]) -> None:
-        fresh = self._path.with_suffix(".new")
-        with fresh.open("w") as file:
-            json.dump({swarm: [o.term, o.rank, o.digest] for swarm, o in orders.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
 
     def _read(self) -> dict[str, PlanOrder]:
         try:

@@ -11,14 +11,15 @@ from typing import Any
 import msgpack
 
 from node.candidacy import Candidacy
+from node.certification import Certification
 from node.config import NodeConfig
 from node.herald import Herald
 from node.home import Equipment, Links, Served, manifest_of
-from node.neighbourhood import Neighbourhood
+from node.neighbourhood import Neighbourhood, Standing
 from node.office import Office
 from node.own_device import Home, OwnDevice
 from node.plan_shelf import PlanShelf
-from node.planning import is_possible
+from node.planning import problem_with
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.rendezvous import Reach
 from node.row_forms import RowForms
@@ -26,9 +27,11 @@ from node.server import Server
 from node.story import Story
 from node.supervisor import supervise
 from node.weights_desk import WeightsDesk
+from swarm.certificates import PlannerTrust
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.network_clock import CLOCK
 from swarm.records import Capability
+from swarm.version import PROTOCOL_VERSION
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ PROBE_SECONDS = 600.0
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 1.5
 SUM_SECONDS = 60.0
+VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -54,9 +58,13 @@ class Life:
         self._links = links
         self._story = story
         channel, board, swarm = links.channel, links.board, links.invite.swarm
-        possible = partial(is_possible, spec=served.spec)
-        self._shelf = PlanShelf(swarm, links.folder, channel, is_possible=possible)
-        self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel)
+        problem = partial(problem_with, spec=served.spec)
+        self._shelf = PlanShelf(swarm, links.folder, channel, problem_of=problem)
+        trust = PlannerTrust(swarm, is_private=bool(links.invite.key))
+        self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel, trust)
+        self._certification = Certification(
+            links.identity, trust, links.folder, channel, trusted=frozenset(config.trusted)
+        )
         speed_to = self._neighbourhood.bytes_per_second_to
         forms = RowForms(config.activations, served.spec.hidden, speed_to, story.link)
         spec = served.spec
@@ -65,6 +73,7 @@ class Life:
         self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
         self._devices: dict[int, OwnDevice] = {}
         self._herald: Herald | None = None
+        self._born_at = time.monotonic()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
         self._told: dict[int, str] = {}  # the group that was said to be ready, by device
@@ -110,7 +119,17 @@ class Life:
         store = self._served.store
         process = self._links.process
         reach = Reach(machine_id(), process.addresses, process.connected)
-        home = Home(channel, self._server, self._shelf, folder, store, quant, host, reach)
+        home = Home(
+            channel=channel,
+            server=self._server,
+            shelf=self._shelf,
+            folder=folder,
+            store=store,
+            quant=quant,
+            host=host,
+            reach=reach,
+            is_serving=self._neighbourhood.is_serving,
+        )
         for each in equipment:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
@@ -126,6 +145,7 @@ class Life:
             name=self._config.name,
             version=version("hexgen-swarm"),
             addresses=[each.partition("/p2p/")[0] for each in self._links.addresses],
+            protocol=PROTOCOL_VERSION,
         )
         self._herald = Herald(
             self._links.board, self._neighbourhood, self._shelf, self._server, capability
@@ -162,13 +182,12 @@ class Life:
     async def _look(self) -> None:
         neighbourhood = self._neighbourhood
         before = set(neighbourhood.capabilities)
-        neighbourhood.verified_term = max(self._shelf.term, self._candidacy.term)
+        self._note_standing()
         await neighbourhood.refresh()
         if self._herald:
             neighbourhood.note_own(self._herald.capability)
-        planner = neighbourhood.planner
-        asked = list(neighbourhood.capabilities) if self._candidacy.holds else [planner or ""]
-        await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
+        await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=self._candidacy.holds))
+        await self._see_to_certificates()
         if await self._candidacy.pursue():
             if await self._office.work():
                 await neighbourhood.refresh()  # we follow our own plan as soon as others do
@@ -180,6 +199,28 @@ class Life:
         changed = before != set(neighbourhood.capabilities) or neighbourhood.has_misses
         if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
+        self._tell_planner()
+
+    def _note_standing(self) -> None:
+        """Let the neighbourhood know what we may and what we want to know."""
+        neighbourhood, certification = self._neighbourhood, self._certification
+        neighbourhood.verified_term = self._shelf.term
+        neighbourhood.own = Standing(self._shelf.term, certification.proof)
+        dropped = any(device.dropped_lately for device in self._devices.values())
+        neighbourhood.reads_adverts = self._candidacy.holds or certification.certifies or dropped
+
+    async def _see_to_certificates(self) -> None:
+        if self._certification.certifies:
+            self._certification.note_service(self._neighbourhood)
+        await self._certification.seek(self._neighbourhood)
+
+    def _tell_planner(self) -> None:
+        """Say when nobody plans for long, and note when somebody does again."""
+        vacant = time.monotonic() - self._neighbourhood.vacant_since
+        if self._candidacy.holds or vacant < SETTLE_SECONDS:
+            self._story.planned_again()
+        elif vacant > VACANT_SECONDS:
+            self._story.unplanned()
 
     def _settled(self) -> bool:
         held = [device.holding for device in self._devices.values()]
@@ -264,7 +305,7 @@ class Life:
         accepted = self._shelf.accepted
         if accepted is None or accepted.reason or self._herald is None:
             return False
-        known = CLOCK.now() - self._herald.capability.since > SPARE_SECONDS
+        known = time.monotonic() - self._born_at > SPARE_SECONDS
         return known and self._shelf.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board

@@ -9,21 +9,22 @@ from node.candidacy import Candidacy
 from node.duties import RENEW_SECONDS
 from node.neighbourhood import Neighbourhood
 from node.plan_shelf import PlanShelf
-from node.planning import PlanDocument, next_plan
+from node.planning import REASON_CAP, PlanDocument, next_plan
+from node.roster import Choice, Roster, Shape
 from swarm.board import Board
+from swarm.errors import BadInput
 from swarm.model import ModelSpec
 from swarm.plan import Plan
-from swarm.records import Capability, PlanRef
+from swarm.records import PlanRef
 
 logger = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.5  # peers that join together are planned together
+LATEST_SECONDS = 10.0  # after the first change, however many follow it
 DWELL_SECONDS = 300.0  # what works is left alone for so long
 REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
 SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 
-Snapshot = dict[str, Capability]
-Shape = tuple[tuple[int, float, str], ...]  # of every device: memory, bytes of a weight, dtype
 Shapes = dict[str, Shape]
 
 
@@ -44,7 +45,9 @@ class Office:
         self._candidacy = candidacy
         self._shelf = shelf
         self._seen: Shapes = {}
+        self._roster = Roster(spec)
         self._changed_at = time.monotonic()
+        self._changed_since: float | None = None  # the first change that is not planned yet
         self._planned: Shapes | None = None
         self._reference: PlanRef | None = None
         self._published_at = 0.0
@@ -53,37 +56,69 @@ class Office:
     async def work(self) -> bool:
         """Plan if the peers have changed and calmed down; else keep the last plan on the board.
 
-        True if there is a new plan on the board.
+        True if there is a new plan on the board. A planner that cannot vote for its own plan, since
+        its disk is full, stands down before it raises the term.
         """
-        known = self._neighbourhood.capabilities
-        snapshot = {peer: c for peer, c in known.items() if _makes_sense(c)}
-        shape = {peer: _shape_of(capability) for peer, capability in snapshot.items()}
+        try:
+            return await self._work()
+        except BadInput as error:
+            logger.warning("no plan can be voted for: %s", error)
+            await self._candidacy.stand_down()
+            return False
+
+    async def _work(self) -> bool:
         now = time.monotonic()
-        if shape != self._seen:
-            lost = set(self._seen) - set(shape)
-            self._seen = shape
-            self._changed_at = now - CALM_SECONDS if lost else now
-        calm = now - self._changed_at >= CALM_SECONDS
-        if calm and (shape != self._planned or now > self._reconsider_at):
-            is_new = await self._plan(snapshot)
-            self._planned = shape
+        accepted = self._shelf.accepted
+        plan = accepted.plan if accepted else None
+        choice = self._roster.choose(self._neighbourhood, plan, now)
+        self._note_shapes(choice.shapes, now)
+        is_due = choice.shapes != self._planned or now > self._reconsider_at
+        if is_due and self._is_calm(now):
+            self._changed_since = None
+            is_new = await self._plan(choice)
+            self._planned = choice.shapes
             return is_new
         if self._reference and now - self._published_at > REPUBLISH_SECONDS:
-            await self._publish(self._reference)
+            return await self._say_again(self._reference)
         return False
 
     def forget(self) -> None:
         """No longer elected: plan afresh next time."""
-        self._planned = self._reference = None
+        self._planned = self._reference = self._changed_since = None
+        self._seen = {}
 
-    async def _plan(self, snapshot: Snapshot) -> bool:
+    def _note_shapes(self, shapes: Shapes, now: float) -> None:
+        if shapes == self._seen:
+            return
+        lost = self._seen.keys() - shapes.keys()
+        self._seen = shapes
+        self._changed_at = now - CALM_SECONDS if lost else now
+        self._changed_since = self._changed_since or now
+
+    def _is_calm(self, now: float) -> bool:
+        """Whether the peers have calmed down, or have kept us waiting for long enough."""
+        since = now if self._changed_since is None else self._changed_since
+        return now - self._changed_at >= CALM_SECONDS or now - since >= LATEST_SECONDS
+
+    async def _say_again(self, reference: PlanRef) -> bool:
+        """Keep the plan on the board, under a higher term if others follow one that is later."""
+        followed = self._neighbourhood.followed_term
+        accepted = self._shelf.accepted
+        if followed > reference.term and accepted and accepted.planner == self._neighbourhood.me:
+            logger.info("others follow term %d, ours is %d", followed, reference.term)
+            await self._announce(accepted.plan, accepted.reason, followed=followed)
+            return True
+        await self._publish(reference)
+        return False
+
+    async def _plan(self, choice: Choice) -> bool:
         accepted = self._shelf.accepted
         current = accepted.plan if accepted else None
         may_move = time.monotonic() > self._reconsider_at
         if may_move:
             self._reconsider_at = math.inf
         try:
-            plan, reason = await self._searched(snapshot, current, may_move=may_move)
+            plan, reason = await self._searched(choice, current, may_move=may_move)
         except SEARCH_ERRORS:  # others' records: they may cost a plan, not the node
             logger.exception("no plan could be made for these peers")
             return False
@@ -93,11 +128,11 @@ class Office:
         return True
 
     async def _searched(
-        self, snapshot: Snapshot, current: Plan | None, *, may_move: bool
+        self, choice: Choice, current: Plan | None, *, may_move: bool
     ) -> tuple[Plan, str]:
         """Search in a thread and keep the lease meanwhile: a large swarm may outlast it."""
         search = asyncio.create_task(
-            asyncio.to_thread(next_plan, self._spec, snapshot, current, may_move=may_move)
+            asyncio.to_thread(self._best_plan, choice, current, may_move=may_move)
         )
         try:
             while not (await asyncio.wait([search], timeout=RENEW_SECONDS))[0]:
@@ -106,11 +141,24 @@ class Office:
         finally:
             search.cancel()
 
-    async def _announce(self, plan: Plan, reason: str) -> None:
-        term = await self._candidacy.raise_term()
+    def _best_plan(
+        self, choice: Choice, current: Plan | None, *, may_move: bool
+    ) -> tuple[Plan, str]:
+        """The plan for the peers that keep their word; with the others only if there is none."""
+        plan, reason = next_plan(self._spec, choice.able, current, may_move=may_move)
+        if plan.pipelines or not choice.doubtful:
+            return plan, reason
+        everybody = choice.able | choice.doubtful
+        return next_plan(self._spec, everybody, current, may_move=may_move)
+
+    async def _announce(self, plan: Plan, reason: str, *, followed: int = 0) -> None:
+        self._shelf.require_disk()
+        trusted = self._neighbourhood.trusted_term
+        term = await self._candidacy.raise_term(followed)
         me, rank = self._neighbourhood.me, self._candidacy.rank
-        document = PlanDocument(plan, term, me, self._spec.digest, reason=reason)
-        reference = self._shelf.propose(document, rank)
+        document = PlanDocument(plan, term, me, self._spec.digest, reason=reason[:REASON_CAP])
+        reference = self._shelf.propose(document, rank, common_term=trusted)
+        self._candidacy.note_success()
         pipelines = len(plan.pipelines)
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference
@@ -121,14 +169,3 @@ class Office:
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)
         self._published_at = time.monotonic()
-
-
-def _shape_of(capability: Capability) -> Shape:
-    """What calls for another plan when it changes."""
-    return tuple((d.memory_bytes, d.weight_bytes, d.dtype) for d in capability.devices)
-
-
-def _makes_sense(capability: Capability) -> bool:
-    """Whether the search can take a peer's record at its word."""
-    indices = [device.index for device in capability.devices]
-    return len(set(indices)) == len(indices)

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,7 +23,7 @@ from swarm.channel import Channel
 from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST
-from swarm.plan import Shard, Stage
+from swarm.plan import Pipeline, Shard, Stage
 from swarm.records import Member
 from swarm.store import Store
 from swarm.wire import Message
@@ -30,6 +31,7 @@ from swarm.wire import Message
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
+DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
 GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
 
 
@@ -45,6 +47,7 @@ class Home:
     quant: str  # what its weights are held as: "" or "int8"
     host: str  # where group sockets listen
     reach: Reach
+    is_serving: Callable[[Pipeline], bool] = lambda _pipeline: False  # all of it, as we see it
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class Holding:
     since: float  # its load began, or last went on
     ready: bool = False
     fraction: float = 0.0
+    pipeline: Pipeline | None = None  # of the plan that it was loaded for
 
 
 class OwnDevice:
@@ -73,6 +77,7 @@ class OwnDevice:
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = 0
+        self._dropped_at = -math.inf  # a ready shard, because a plan said so
         self._lock = asyncio.Lock()
 
     # ------------------------------------------------------------------ the next duty
@@ -104,11 +109,29 @@ class OwnDevice:
             ready=bool(holding and holding.ready),
             since=holding.since if holding else self._since,
             failures=self._failures,
+            protected=self._is_protected(),
         )
+
+    @property
+    def dropped_lately(self) -> bool:
+        """Whether a plan made us drop what was ready within the dwell time."""
+        return time.monotonic() - self._dropped_at < DWELL_SECONDS
+
+    def _is_protected(self) -> bool:
+        """Whether no plan may take our shard now: one did lately, and all of its pipeline serves.
+
+        Whoever makes plans, a device reloads for them at most once in a dwell time.
+        """
+        if not self.dropped_lately or self.holding is None:
+            return False
+        line = self.holding.pipeline
+        return self.holding.ready and line is not None and self._home.is_serving(line)
 
     async def _do(self, duty: ShardDuty) -> None:
         match duty:
             case Drop():
+                if self.holding and self.holding.ready:
+                    self._dropped_at = time.monotonic()
                 self._home.server.retire(self.index)
                 self.worker.order(Unload(keep=self._home.shelf.assignment_of(self.id) is not None))
                 self._forget()
@@ -121,7 +144,7 @@ class OwnDevice:
 
     async def _lead(self, assignment: Assignment) -> None:
         group = secrets.token_hex(8)
-        self.holding = Holding(assignment, group, time.monotonic())
+        self.holding = self._begin(assignment, group)
         try:
             doors = await self._gather(assignment.stage, group)
             await self._tell(assignment.stage, group, doors)
@@ -131,6 +154,10 @@ class OwnDevice:
             self._lose()
             return
         self._load(ranks)
+
+    def _begin(self, assignment: Assignment, group: str) -> Holding:
+        line = self._home.shelf.pipeline_of(self.id)
+        return Holding(assignment, group, time.monotonic(), pipeline=line)
 
     async def _gather(self, stage: Stage, group: str) -> list[Door]:
         """Have all ranks of a group listen; none if there is one rank only."""
@@ -207,8 +234,12 @@ class OwnDevice:
         return assignment
 
     async def _prepare(self, assignment: Assignment, group: str) -> dict[str, Any]:
+        if self.holding and self.holding.assignment != assignment and self.holding.ready:
+            if self._is_protected():
+                raise PeerRefused("What this device serves is kept for a while longer.")
+            self._dropped_at = time.monotonic()
         self._home.server.retire(self.index)
-        self.holding = Holding(assignment, group, time.monotonic())
+        self.holding = self._begin(assignment, group)
         return (await self._open_door(group)).to_wire()
 
     # ------------------------------------------------------------------ the worker's answers

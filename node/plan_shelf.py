@@ -1,22 +1,22 @@
 """The plan shelf: fetches the latest plan, accepts it under the ledger's fence, hands copies on."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from node.duties import Assignment
 from node.ledger import Ledger
 from node.neighbourhood import Neighbourhood
 from node.planning import PlanDocument, digest_of
-from planner.election import PlanOrder, is_credible
+from planner.election import PlanOrder
 from swarm.channel import Channel
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
-from swarm.records import PlanRef
+from swarm.plan import Pipeline
+from swarm.records import Capability, PlanRef
 
 logger = logging.getLogger(__name__)
 
 COPIES = 8  # documents kept for others
-TRIES = 3  # offers looked into at a time, the latest first
 DOCUMENT_CAP = 1 << 20  # bytes
 
 
@@ -29,9 +29,11 @@ class PlanShelf:
         folder: Path,
         channel: Channel,
         *,
-        is_possible: Callable[[PlanDocument], bool] = lambda _document: True,
+        problem_of: Callable[[PlanDocument, Mapping[str, Capability]], str] = lambda *_: "",
     ) -> None:
-        self._is_possible = is_possible
+        """`problem_of` says what a plan demands that these peers cannot do; empty if nothing."""
+        self._problem_of = problem_of
+        self._refused = ""  # digest of the last plan that was
         self._swarm = swarm
         self._ledger = Ledger(folder)
         self._channel = channel
@@ -54,14 +56,19 @@ class PlanShelf:
             del self._copies[old]
         return digest
 
-    def propose(self, document: PlanDocument, rank: int) -> PlanRef:
+    def require_disk(self) -> None:
+        """Raise BadInput if the ledger cannot be written: then no plan could be voted for."""
+        self._ledger.require_disk()
+
+    def propose(self, document: PlanDocument, rank: int, *, common_term: int = 0) -> PlanRef:
         """Vote for a plan of our own, on disk before anyone hears of it; raises SwarmError.
 
-        A planner that restarts between the two would give one term two plans.
+        A planner that restarts between the two would give one term two plans. Whom the others
+        follow (`common_term`) may be far above what we have accepted: we were away.
         """
         data = document.to_bytes()
         reference = PlanRef(document.term, rank, self.put(data), len(data))
-        if not self._ledger.accept(self._swarm, _order_of(reference)):
+        if not self._ledger.accept(self._swarm, _order_of(reference), common_term=common_term):
             raise SwarmError(f"A later plan than our own of term {document.term} is accepted.")
         return reference
 
@@ -74,18 +81,20 @@ class PlanShelf:
             return None
         return Assignment(stage, [shard.device for shard in stage.shards].index(device))
 
+    def pipeline_of(self, device: str) -> Pipeline | None:
+        """The pipeline of the accepted plan in which one of our devices has a part."""
+        lines = self.accepted.plan.pipelines if self.accepted else ()
+        for pipeline in lines:
+            if any(shard.device == device for s in pipeline.stages for shard in s.shards):
+                return pipeline
+        return None
+
     async def adopt_latest(self, neighbourhood: Neighbourhood) -> bool:
-        """Accept the latest plan on offer; True if that changed anything."""
-        common = _common_term(neighbourhood)
-        verified = max(self.term, common)
-        offers = [o for o in neighbourhood.plans().items() if _is_sound(o[1], verified)]
-        offers.sort(key=lambda offer: _order_of(offer[1]), reverse=True)
-        for planner, reference in offers[:TRIES]:  # the latest may be a lie that nobody can fetch
-            if not self._is_wanted(_order_of(reference)):
-                return False
-            if await self._adopt(planner, reference, common):
-                return True
-        return False
+        """Accept the plan of whoever holds the planner's office; True if that changed anything."""
+        found = neighbourhood.offer()
+        if found is None or not self._is_wanted(_order_of(found[1])):
+            return False
+        return await self._adopt(*found, neighbourhood)
 
     def _is_wanted(self, order: PlanOrder) -> bool:
         known = self._ledger.order_of(self._swarm)
@@ -95,7 +104,7 @@ class PlanShelf:
         """Whether we have voted for this plan but not taken its text: our own, or we restarted."""
         return order == self._ledger.order_of(self._swarm) and order != self._taken
 
-    async def _adopt(self, planner: str, reference: PlanRef, common_term: int) -> bool:
+    async def _adopt(self, planner: str, reference: PlanRef, neighbourhood: Neighbourhood) -> bool:
         try:
             data = await self._fetch(planner, reference)
             document = PlanDocument.of_bytes(data)
@@ -105,17 +114,23 @@ class PlanShelf:
         if document.planner != planner or document.term != reference.term:
             logger.warning("%s offers a plan that is not its own", planner)
             return False
-        if not self._is_possible(document):
-            logger.warning("%s offers a plan for another model", planner)
+        if problem := self._problem_of(document, neighbourhood.known):
+            self._refuse(planner, reference, problem)
             return False
-        order = _order_of(reference)
+        order, trusted = _order_of(reference), neighbourhood.trusted_term
         is_known = self._is_known_by_name(order)
-        if not is_known and not self._ledger.accept(self._swarm, order, common_term=common_term):
+        if not is_known and not self._ledger.accept(self._swarm, order, common_term=trusted):
             return False
         logger.info("accepted the plan of %s, term %d", planner, reference.term)
         self.put(data)
         self.accepted, self._taken = document, order
         return True
+
+    def _refuse(self, planner: str, reference: PlanRef, problem: str) -> None:
+        """Say why a plan is not followed, once: it is looked at again while it is on offer."""
+        if self._refused != reference.digest:
+            self._refused = reference.digest
+            logger.warning("the plan of %s is not followed: %s", planner, problem)
 
     async def _fetch(self, planner: str, reference: PlanRef) -> bytes:
         if copy := self._copies.get(reference.digest):
@@ -130,17 +145,6 @@ class PlanShelf:
         if copy is None:
             raise BadInput("This plan is not here.", "Read the board for the latest one.")
         return copy
-
-
-def _is_sound(reference: PlanRef, verified: int) -> bool:
-    """Whether a stranger's reference can be ordered at all, and is not absurdly far ahead."""
-    return reference.rank >= 0 and is_credible(reference.term, verified)
-
-
-def _common_term(neighbourhood: Neighbourhood) -> int:
-    """The term that at least half of the others follow: it fences lies where we know nothing."""
-    others = [c.term for p, c in neighbourhood.capabilities.items() if p != neighbourhood.me]
-    return sorted(others)[(len(others) - 1) // 2] if others else 0
 
 
 def _order_of(reference: PlanRef) -> PlanOrder:

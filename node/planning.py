@@ -14,9 +14,9 @@ from planner.problem import Problem
 from planner.replan import replan
 from planner.search import StopRule, make_plan
 from swarm.errors import DoesNotFit
-from swarm.hardware import WIDEST, WIDTHS
+from swarm.hardware import WIDEST, WIDTHS, Device
 from swarm.model import PLANNED_TOKENS, ModelSpec
-from swarm.plan import Pipeline, Plan, Stage
+from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import TERM_CAP, Capability
 from swarm.wire import ROUTE_CAP
 
@@ -177,12 +177,35 @@ def _with_shared_ends(problem: Problem, stop: StopRule, reason: str) -> tuple[Pl
     return Plan(tuple(Pipeline(tuple(map(marked, p.stages))) for p in plan.pipelines)), ""
 
 
-def is_possible(document: PlanDocument, spec: ModelSpec) -> bool:
-    """Whether a plan speaks of this model: all of its layers, KV heads and MLP blocks, once."""
+def problem_with(
+    document: PlanDocument, capabilities: Mapping[str, Capability], *, spec: ModelSpec
+) -> str:
+    """What a plan demands that this model or these peers do not have; empty if nothing.
+
+    A plan speaks of all layers, KV heads and MLP blocks of our model, once, and of devices that are
+    known and hold at least the weights of their shards.
+    """
     plan = document.plan
-    whole = all(pipeline.layers == spec.layers for pipeline in plan.pipelines)
+    if document.model != spec.digest or any(p.layers != spec.layers for p in plan.pipelines):
+        return "it is for another model"
     stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
-    return document.model == spec.digest and whole and all(_is_full(s, spec) for s in stages)
+    if not all(_is_full(stage, spec) for stage in stages):
+        return "its stages do not hold every head and block once"
+    devices = {f"{p}/{d.index}": d for p, c in capabilities.items() for d in c.devices}
+    for stage, shard in plan.shards():
+        device = devices.get(shard.device)
+        if device is None:
+            return f"nobody knows its device {shard.device}"
+        if _least_bytes(stage, shard, device, spec) > device.memory_bytes:
+            return f"its device {shard.device} has too little memory"
+    return ""
+
+
+def _least_bytes(stage: Stage, shard: Shard, device: Device, spec: ModelSpec) -> float:
+    """Weights of the layers that a shard holds, without ends and KV."""
+    attention = spec.attention_parameters * shard.kv / spec.kv_heads
+    mlp = spec.mlp_parameters * shard.mlp / spec.mlp_blocks
+    return stage.layers * (attention + mlp) * device.weight_bytes
 
 
 def _is_full(stage: Stage, spec: ModelSpec) -> bool:

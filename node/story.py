@@ -97,6 +97,16 @@ class Story:
             f"link: activations to {short(peer)} travel {slow if bytes_per_second else 'in full'}"
         )
 
+    def unplanned(self) -> None:
+        """Nobody who may plan is here."""
+        if "unplanned" not in self._said:
+            self._said.add("unplanned")
+            self._say("planner: nobody who may plan is here; what is served goes on as it is")
+
+    def planned_again(self) -> None:
+        """Somebody plans: if nobody does later, that is news."""
+        self._said.discard("unplanned")
+
     def lost(self, reason: str) -> None:
         """A shard is gone."""
         self._say(f"lost: {reason}")

@@ -11,8 +11,8 @@ import msgpack
 
 from swarm.errors import BadInvite
 from swarm.identity import public_key_of
-from swarm.records import PROTOCOL_VERSION
 from swarm.state_folder import STDIN, read_secret
+from swarm.version import PROTOCOL_VERSION, mismatch
 
 VERSION = 1
 HEAD = f"swarm{VERSION}:"
@@ -113,8 +113,8 @@ def _invite_of(values: object) -> Invite:
         raise _foreign()
     if not all(isinstance(address, str) for address in addresses):
         raise _foreign()
-    if version > PROTOCOL_VERSION + 1:
-        raise BadInvite("The invite is of a much later version of Swarm.", "Update Swarm.")
+    if problem := mismatch(version):
+        raise BadInvite(problem, "Or ask for an invite of a swarm that is as new as this program.")
     return Invite(addresses, swarm, model, key, version)
 
 

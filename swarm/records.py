@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from swarm.hardware import Device, Link
 
-PROTOCOL_VERSION = 1  # of records, questions and frames; neighbouring ones work together
 RECORD_CAP = 2048  # bytes of one signed record
 PENDING = "pending"  # an inventory that is being made
 TTL_CAP = 300.0  # seconds; no record lives longer
@@ -61,6 +60,7 @@ class Capability(Record):
     leaving: bool = False
     term: int = 0  # of the last plan that it accepted
     addresses: list[str] = field(default_factory=list)  # multiaddrs, for who cannot find it
+    protocol: int = 1  # the version that it speaks (swarm/version.py)
 
     def __post_init__(self) -> None:
         _require_term(self.term)
@@ -120,6 +120,7 @@ class Lease(Record):
 
     term: int
     until: float  # wall-clock seconds
+    proof: bytes = b""  # that its author may plan, in an open swarm (swarm/certificates.py)
 
     def __post_init__(self) -> None:
         _require_term(self.term)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from node.candidacy import Candidacy
 from node.ledger import Ledger
-from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
+from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood, Standing
 from node.office import Office
 from node.plan_shelf import PlanShelf
 from node.planning import digest_of
@@ -26,6 +26,7 @@ from swarm.model import ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Lease, PlanRef, Record
 from swarm.wire import Message
+from tests.node.neighbours import MEMBERS
 
 SWARM = "simulated"
 SPEC = ModelSpec("m", "digest", "llama", 1, 8, 2, 2, 4, 16, 64, 64, 10, 10)
@@ -219,7 +220,7 @@ class Node:
         self.line = Line(world, self.peer)
         self.line.answer("news", self._hear_news)
         self.shelf = PlanShelf(SWARM, self.folder, self.line)
-        self.neighbourhood = Neighbourhood(SWARM, SPEC.digest, self.board, self.line)
+        self.neighbourhood = Neighbourhood(SWARM, SPEC.digest, self.board, self.line, MEMBERS)
         self.candidacy = Candidacy(self.peer, self.board, self.neighbourhood)
         self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
         self.acts = False
@@ -236,12 +237,12 @@ class Node:
             self._spoken_at = world.now
             await self.board.publish(capability)
         self.acts, self._held = False, self.candidacy.holds
-        neighbourhood.verified_term = max(self.shelf.term, self.candidacy.term)
+        neighbourhood.verified_term = self.shelf.term
+        neighbourhood.own = Standing(self.shelf.term)
+        neighbourhood.reads_adverts = self.candidacy.holds
         await neighbourhood.refresh()
         neighbourhood.note_own(capability)
-        planner = neighbourhood.planner
-        asked = list(neighbourhood.capabilities) if self.candidacy.holds else [planner or ""]
-        await neighbourhood.ask_whether_alive([peer for peer in asked if peer])
+        await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=self.candidacy.holds))
         try:
             if await self.candidacy.pursue():
                 self._check_lease("acts")

@@ -1,5 +1,6 @@
 """A node's life in memory: its loops, on the board and the channel of a MemoryWorld."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from node.config import NodeConfig
 from node.home import Links, Served
 from node.life import Life
 from node.story import Story
+from swarm.identity import Identity
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named
 from tests.node.neighbours import SPEC, SWARM
@@ -19,8 +21,9 @@ def life_of(
     """The life of a node without devices, which says its lines into `lines`."""
     me = peer_named(name)
     invite = Invite((), SWARM, "tiny", key)
-    process: Any = SimpleNamespace(addresses=None, connected=None)  # asked when groups form
-    links = Links(process, world.board(me), world.channel(me), invite, folder, ())
+    board, channel, identity = world.board(me), world.channel(me), Identity.throwaway()
+    process: Any = SimpleNamespace(addresses=None, connected=None, ended=asyncio.Event())
+    links = Links(process, board, channel, invite, folder, (), identity)
     story = Story(lines.append, lambda _fraction: None, SPEC)
     life = Life(NodeConfig(founds=True), Served("tiny", folder, SPEC), links, story)
     life._take_in([])

@@ -4,12 +4,14 @@ import time
 from collections.abc import Sequence
 
 from node.neighbourhood import Neighbourhood
+from swarm.certificates import PlannerTrust
 from swarm.hardware import Device, Link
 from swarm.memory import MemoryWorld, peer_named
 from swarm.model import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
 
 SWARM = "swarm-test"
+MEMBERS = PlannerTrust(SWARM, is_private=True)
 SPEC = ModelSpec(
     name="tiny",
     digest="d" * 64,
@@ -47,7 +49,13 @@ def capability_of(
     return Capability(model, devices, list(links), host, True, since)
 
 
-def neighbourhood_of(world: MemoryWorld, name: str) -> Neighbourhood:
-    """The view of a node that has joined."""
+def neighbourhood_of(world: MemoryWorld, name: str, trust: PlannerTrust = MEMBERS) -> Neighbourhood:
+    """The view of a node that has joined, in a private swarm unless said otherwise."""
     peer = peer_named(name)
-    return Neighbourhood(SWARM, SPEC.digest, world.board(peer), world.channel(peer))
+    return Neighbourhood(SWARM, SPEC.digest, world.board(peer), world.channel(peer), trust)
+
+
+async def look(neighbourhood: Neighbourhood, *, everybody: bool = False) -> None:
+    """Read the board and ask whoever is due, as a node does."""
+    await neighbourhood.refresh()
+    await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=everybody))

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from node.candidacy import Candidacy
+from node.candidacy import AWAY_SECONDS, Candidacy
 from node.duties import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
-from planner.election import LEASE_SECONDS, SKEW_SECONDS
+from node.neighbourhood import ERA_SECONDS, LATELY_SECONDS
+from planner.election import LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
+from swarm.certificates import PlannerTrust
 from swarm.errors import SwarmError, Unreachable
 from swarm.memory import MemoryBoard, MemoryWorld, peer_named
 from swarm.records import Lease, Record
-from tests.node.neighbours import capability_of, neighbourhood_of
+from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
 
 ME, OTHER = peer_named("me"), peer_named("other")
 
@@ -33,7 +35,7 @@ class Hand:
         return self.seconds
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
-        raise AssertionError("nothing waits here")
+        """No deadline comes here: who is there answers at once."""
 
 
 class FailingBoard(MemoryBoard):
@@ -61,11 +63,29 @@ class Office:
         self.candidacy = Candidacy(ME, self.board, self.neighbourhood)
         self.neighbourhood.note_own(capability_of())
 
+    async def other_holds(self, term: int, *, seconds: float = LEASE_SECONDS) -> None:
+        """Another peer is there, and publishes a lease."""
+        neighbourhood_of(self.world, "other")
+        other = self.world.board(OTHER)
+        await other.publish(capability_of())
+        await other.publish(Lease(term, self.hand.seconds + seconds))
+
+    async def other_ranks(self, *, first: bool) -> None:
+        """Pass on to an era in which the other peer is ranked before us, or behind."""
+        await self.other_holds(0, seconds=-1.0)
+        await self.pursue()
+        while (self.neighbourhood.ranking()[0] == OTHER) != first:
+            self.hand.seconds += ERA_SECONDS
+            await self.other_holds(0, seconds=-1.0)
+            await self.pursue()
+        await self.candidacy.resign()
+
     async def pursue(self, *, after: float = 0.0) -> bool:
         """Let time pass, look, and do the next duty."""
         self.hand.seconds += after
         await self.neighbourhood.refresh()
         self.neighbourhood.note_own(capability_of())
+        await self.neighbourhood.ask_whether_alive(self.neighbourhood.due())
         return await self.candidacy.pursue()
 
     async def take_office(self) -> None:
@@ -116,24 +136,41 @@ def test_a_lease_is_renewed_before_it_is_over(in_office: Run) -> None:
     in_office(story)
 
 
-def test_a_later_lease_of_another_ends_ours(in_office: Run) -> None:
+def test_a_lease_of_a_better_ranked_peer_ends_ours_whatever_its_term(in_office: Run) -> None:
     async def story(office: Office) -> None:
+        await office.other_ranks(first=True)
         await office.take_office()
-        other = office.world.board(OTHER)
-        await other.publish(capability_of())
-        await other.publish(Lease(2, office.hand.seconds + LEASE_SECONDS))
+        await office.candidacy.raise_term()
+        await office.other_holds(1)
         assert not await office.pursue()
         assert not office.candidacy.holds
+        assert office.neighbourhood.own_lease is None
         assert not await office.pursue(after=1.0)
 
     in_office(story)
 
 
-def test_an_earlier_lease_of_another_does_not(in_office: Run) -> None:
+@pytest.mark.parametrize("term", [1, 2, TERM_JUMP, 1001])
+def test_a_lease_of_a_worse_ranked_peer_does_not(in_office: Run, term: int) -> None:
     async def story(office: Office) -> None:
+        await office.other_ranks(first=False)
         await office.take_office()
-        await office.candidacy.raise_term()
-        await office.world.board(OTHER).publish(Lease(1, office.hand.seconds + LEASE_SECONDS))
+        await office.other_holds(term)
+        assert await office.pursue()
+
+    in_office(story)
+
+
+def test_a_lease_of_a_peer_that_does_not_answer_is_none(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        await office.other_ranks(first=True)
+        await office.take_office()
+        await office.other_holds(1)
+        office.world.cut(ME, OTHER)
+        office.hand.seconds += LATELY_SECONDS  # what it said before counts no more
+        office.candidacy._confirmed_at += LATELY_SECONDS
+        await office.other_holds(1)
+        office.world.cut(ME, OTHER)
         assert await office.pursue()
 
     in_office(story)
@@ -163,9 +200,9 @@ def test_a_claim_that_nobody_took_gives_no_office(in_office: Run) -> None:
 
 def test_an_earlier_office_does_not_confirm_a_claim_that_nobody_took(in_office: Run) -> None:
     async def story(office: Office) -> None:
+        await office.other_ranks(first=True)
         await office.take_office()
-        other = office.world.board(OTHER)
-        await other.publish(Lease(2, office.hand.seconds + 0.5))
+        await office.other_holds(2, seconds=0.5)
         assert not await office.pursue()
         office.board.fails = True
         for _ in range(9):
@@ -215,8 +252,42 @@ def test_the_rank_of_a_peer_that_is_no_candidate_is_behind_all_others(in_office:
     async def story(office: Office) -> None:
         assert office.candidacy.rank == 0
         office.neighbourhood.note_own(capability_of(model="d" * 64, age_seconds=0.0))
-        await office.world.board(OTHER).publish(capability_of())
-        await office.neighbourhood.refresh()
+        await office.other_holds(0, seconds=-1.0)
+        await look(office.neighbourhood)
         assert office.candidacy.rank == 1
+
+    in_office(story)
+
+
+def test_a_term_is_raised_above_what_others_follow_but_no_further_than_they_believe(
+    in_office: Run,
+) -> None:
+    async def story(office: Office) -> None:
+        await office.take_office()
+        assert await office.candidacy.raise_term(7) == 8
+        assert await office.candidacy.raise_term(10**9) == TERM_JUMP
+
+    in_office(story)
+
+
+def test_who_stands_down_stands_again_only_after_a_while_that_grows(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        for pause in (AWAY_SECONDS, 2 * AWAY_SECONDS):
+            await office.take_office()
+            await office.candidacy.stand_down()
+            assert (await office.leases())[ME].until <= office.hand.seconds
+            assert not await office.pursue(after=pause / 2)
+            assert not office.candidacy.holds
+            office.hand.seconds += pause / 2
+        assert office.candidacy.term == 1
+
+    in_office(story)
+
+
+def test_without_a_proof_nobody_claims_the_office_of_an_open_swarm(in_office: Run) -> None:
+    async def story(office: Office) -> None:
+        office.neighbourhood._trust = PlannerTrust(SWARM, is_private=False)
+        assert not await office.pursue(after=100.0)
+        assert not office.candidacy.holds
 
     in_office(story)

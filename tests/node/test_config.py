@@ -292,3 +292,10 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(BadInput, match="No space left") as caught:
         _remember(INVITE, tmp_path / LAST_INVITE)
     assert "--state" in caught.value.next_step
+
+
+def test_a_peer_to_trust_is_named_by_its_id() -> None:
+    peer = peer_named("anna")
+    assert read_config(["--host", "--trust", peer]).trusted == (peer,)
+    with pytest.raises(BadInput, match="not the id of a peer"):
+        read_config(["--host", "--trust", "anna"])

@@ -224,7 +224,9 @@ def check_plan(spec: ModelSpec, found: list[tuple[str, float, bool]]) -> None:
 
 def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
     """A device whose node has accepted a plan with this stage."""
-    shelf = SimpleNamespace(assignment_of=lambda _device: Assignment(stage, rank))
+    shelf = SimpleNamespace(
+        assignment_of=lambda _device: Assignment(stage, rank), pipeline_of=lambda _device: None
+    )
     channel, worker = MemoryWorld().channel(ME), ScriptedWorker()
     parts = (channel, None, shelf, str(FOLDER), None, "", "127.0.0.1", None)
     home = Home(*cast("Any", parts))

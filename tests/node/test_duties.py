@@ -11,6 +11,7 @@ from node.duties import (
     BACK_OFF_SECONDS,
     JITTER_SECONDS,
     LOAD_SECONDS,
+    PATIENCE_CAP_SECONDS,
     RENEW_SECONDS,
     SETTLE_SECONDS,
     Act,
@@ -59,7 +60,7 @@ def test_the_better_rank_claims_first(one: int, other: int, vacant: float) -> No
         for rank in (low, high)
     ]
     assert not (duties[0] == StandBy() and isinstance(duties[1], Claim))
-    patience = SETTLE_SECONDS + low * JITTER_SECONDS
+    patience = min(SETTLE_SECONDS + low * JITTER_SECONDS, PATIENCE_CAP_SECONDS)
     assert (duties[0] == Claim(8)) == (vacant >= patience)
 
 
@@ -74,15 +75,21 @@ def test_a_holder_renews_in_time() -> None:
     assert RENEW_SECONDS < LEASE_LEFT / 2
 
 
-def test_a_holder_yields_to_a_later_term_and_to_a_better_rank_of_the_same_term() -> None:
-    later, better = Holder("other", 9, 5), Holder("other", 8, 0)
-    assert next_election_duty(replace(HELD, holders=(later,)), 8) == Yield()
+@pytest.mark.parametrize("term", [1, 8, 9, 1000])
+def test_a_holder_yields_to_a_better_rank_under_whatever_term(term: int) -> None:
+    better = Holder("other", term, 0)
     assert next_election_duty(replace(HELD, rank=1, holders=(better,)), 8) == Yield()
 
 
-def test_a_holder_does_not_yield_to_a_worse_lease() -> None:
-    worse = (Holder("one", 7, 0), Holder("other", 8, 3))
+def test_a_holder_does_not_yield_to_a_worse_rank_under_whatever_term() -> None:
+    worse = (Holder("one", 7, 2), Holder("other", 1000, 3))
     assert next_election_duty(replace(HELD, rank=1, holders=worse), 8) == Act()
+
+
+def test_among_equals_in_rank_the_later_term_wins() -> None:
+    later = Holder("other", 9, 5)
+    assert next_election_duty(replace(HELD, rank=5, holders=(later,)), 8) == Yield()
+    assert next_election_duty(replace(HELD, rank=5, holders=(replace(later, term=7),)), 8) == Act()
 
 
 @given(
@@ -114,7 +121,7 @@ def test_a_holder_acts_only_if_nobody_has_a_better_lease(
 ) -> None:
     facts = replace(HELD, rank=rank, holders=tuple(others))
     acts = isinstance(next_election_duty(facts, term), Act | Renew)
-    assert acts == all((each.term, -each.rank) <= (term, -rank) for each in others)
+    assert acts == all((-each.rank, each.term) <= (-rank, term) for each in others)
 
 
 # ---------------------------------------------------------------- a world of holders
@@ -229,6 +236,15 @@ def test_a_shard_that_the_plan_no_longer_wants_is_dropped_first(
 ) -> None:
     facts = replace(IDLE, held=LEADS, assigned=assigned, ready=ready)
     assert next_shard_duty(facts) == Drop()
+
+
+@pytest.mark.parametrize("assigned", [None, OTHER, FOLLOWS])
+def test_a_shard_that_serves_is_kept_if_a_plan_has_taken_one_lately(
+    assigned: Assignment | None,
+) -> None:
+    facts = replace(IDLE, held=LEADS, assigned=assigned, ready=True, protected=True)
+    assert next_shard_duty(facts) == Keep()
+    assert next_shard_duty(replace(facts, ready=False)) == Drop()
 
 
 def test_a_shard_as_planned_is_kept() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,8 @@ class Simulation:
         self.world = World(folder, Random(seed))
         for room in ("candidacy", "neighbourhood", "office"):
             patch.setattr(f"node.{room}.time", self.world)
+        for room in ("candidacy", "neighbourhood"):
+            patch.setattr(f"node.{room}.CLOCK", SimpleNamespace(now=self.world.time))
         patch.setattr("node.office.next_plan", self.world.next_plan)
         self.due = dict.fromkeys(PEERS, 0.0)
 

@@ -11,6 +11,7 @@ from node.plan_shelf import PlanShelf
 from swarm.errors import Unreachable
 from swarm.hardware import Device
 from swarm.records import PENDING, Advert, Capability, Manifest, Record
+from tests.node.neighbours import MEMBERS
 from tests.node.stands import DIGEST, MIDDLE, Stand
 
 CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)
@@ -24,7 +25,7 @@ def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
     async def story() -> None:
         stand = Stand()
         board = stand.world.board(MIDDLE)
-        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel)
+        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel, MEMBERS)
         shelf = PlanShelf("swarm", tmp_path, stand.channel)
         herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
         await herald.publish_due(None)
@@ -49,7 +50,7 @@ def test_a_manifest_that_says_more_is_published_at_once(tmp_path: Path) -> None:
     async def story() -> None:
         stand = Stand()
         board = stand.world.board(MIDDLE)
-        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel)
+        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel, MEMBERS)
         shelf = PlanShelf("swarm", tmp_path, stand.channel)
         herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
         for inventory in (PENDING, "digest"):

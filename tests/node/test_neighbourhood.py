@@ -6,15 +6,22 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import msgpack
 import pytest
 
 from node.duties import Holder
-from node.neighbourhood import AGAIN_SECONDS, HEARTBEAT_SECONDS, MISSES
-from planner.election import LEASE_SECONDS, TERM_JUMP
+from node.neighbourhood import (
+    ABSENT_SECONDS,
+    AGAIN_SECONDS,
+    HEARTBEAT_SECONDS,
+    MISSES,
+    Standing,
+)
+from planner.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.hardware import Link
 from swarm.memory import MemoryWorld, peer_named
-from swarm.records import Lease, PlanRef, Record
-from tests.node.neighbours import capability_of, neighbourhood_of
+from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
+from tests.node.neighbours import capability_of, look, neighbourhood_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
 
@@ -35,7 +42,11 @@ class Street:
         """Everybody says what they can do, and we look."""
         for peer in (ME, ANNA, BERT):
             await self.publish(peer, capability_of())
-        await self.own.refresh()
+        await self.look()
+
+    async def look(self) -> None:
+        """Read the board, and ask whoever holds a lease or is new."""
+        await look(self.own)
 
 
 Story = Callable[[Street], Awaitable[None]]
@@ -112,7 +123,7 @@ def test_all_observers_rank_alike(in_street: Run) -> None:
     async def story(street: Street) -> None:
         await street.settle_in()
         for other in street.others.values():
-            await other.refresh()
+            await look(other)
             assert other.ranking() == street.own.ranking()
         assert sorted(street.own.ranking()) == sorted([ME, ANNA, BERT])
 
@@ -170,10 +181,10 @@ def test_a_lost_peer_that_answers_again_is_back(
         for _ in range(MISSES):
             await street.own.ask_whether_alive([ANNA])
         street.world.heal(ME, ANNA)
-        await street.own.ask_whether_alive([])
+        await street.look()
         assert ANNA not in street.own.capabilities
         now = AGAIN_SECONDS + 1
-        await street.own.ask_whether_alive([])
+        await street.look()
         assert ANNA in street.own.capabilities
 
     in_street(story)
@@ -186,17 +197,18 @@ def test_a_live_lease_of_a_peer_that_answers_makes_it_the_planner(in_street: Run
         await street.publish(ANNA, lease(4))
         await street.publish(BERT, lease(3))
         await street.publish(ME, lease(9))
-        await street.own.refresh()
+        await street.look()
         ranking = street.own.ranking()
         assert set(street.own.holders()) == {
             Holder(ANNA, 4, ranking.index(ANNA)),
             Holder(BERT, 3, ranking.index(BERT)),
         }
-        assert street.own.planner == ANNA
-        street.world.kill(ANNA)
+        first, second = sorted((ANNA, BERT), key=ranking.index)
+        assert street.own.planner == first
+        street.world.kill(first)
         for _ in range(MISSES):
-            await street.own.ask_whether_alive([ANNA])
-        assert street.own.planner == BERT
+            await street.own.ask_whether_alive([first])
+        assert street.own.planner == second
 
     in_street(story)
 
@@ -223,41 +235,203 @@ def test_the_office_is_vacant_since_the_last_holder_was_seen(
         began = street.own.vacant_since
         await street.publish(ANNA, lease(4))
         now = 50.0
-        await street.own.refresh()
+        await street.look()
         assert street.own.vacant_since == 50.0 > began
         await street.publish(ANNA, lease(4, seconds=-1.0))
         now = 60.0
-        await street.own.refresh()
+        await street.look()
         assert street.own.vacant_since == 50.0
 
     in_street(story)
 
 
-def test_the_term_is_the_highest_that_is_believable(in_street: Run) -> None:
+def test_the_term_is_the_highest_believable_one_of_those_that_may_plan(in_street: Run) -> None:
     async def story(street: Street) -> None:
         await street.settle_in()
         assert street.own.term == 0
         await street.publish(ANNA, lease(4), PlanRef(5, 0, "a" * 64, 10))
-        await street.publish(BERT, replace(capability_of(), term=6))
-        await street.own.refresh()
-        assert street.own.term == 6
+        await street.publish(BERT, replace(capability_of(), term=6))  # a claim that nobody asked
+        await street.look()
+        assert street.own.term == 5
         await street.publish(BERT, lease(7 + TERM_JUMP))
-        await street.own.refresh()
-        assert street.own.term == 6
+        await street.look()
+        assert street.own.term == 5
         street.own.verified_term = 7
         assert street.own.term == 7 + TERM_JUMP
 
     in_street(story)
 
 
-def test_plans_are_offered_only_by_peers_that_are_there(in_street: Run) -> None:
+def test_who_was_away_for_long_catches_up_with_the_planners_that_answer(in_street: Run) -> None:
+    high = 50 * TERM_JUMP
+
+    async def story(street: Street) -> None:
+        for peer in (ANNA, BERT):
+            street.others[peer].own = Standing(high)
+        await street.settle_in()
+        assert street.own.trusted_term == high
+        await street.publish(ANNA, lease(high + 2))
+        await street.look()
+        assert street.own.planner == ANNA
+
+    in_street(story)
+
+
+def test_records_alone_never_raise_the_term_that_is_trusted(in_street: Run) -> None:
     async def story(street: Street) -> None:
         await street.settle_in()
-        reference = PlanRef(5, 0, "a" * 64, 10)
+        for number in range(20):
+            sybil = peer_named(f"sybil {number}")
+            await street.publish(sybil, replace(capability_of(), term=TERM_CAP), lease(TERM_CAP))
+        await street.look()
+        assert street.own.trusted_term == street.own.term == 0
+        assert street.own.holders() == ()
+
+    in_street(story)
+
+
+def test_no_answer_moves_the_trusted_term_where_no_later_one_travels(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        for peer in (ANNA, BERT):
+            street.others[peer].own = Standing(TERM_CAP)
+        await street.settle_in()
+        assert street.own.trusted_term == COMMON_TERM_CAP < TERM_CAP / 2
+
+    in_street(story)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"\xc1", b"x" * 2000, *map(msgpack.packb, ([], [-1, b""], [2**63, b""], {"a": 1}))],
+)
+def test_an_answer_that_says_nothing_of_a_standing_still_shows_that_a_peer_is_there(
+    in_street: Run, answer: bytes
+) -> None:
+    async def story(street: Street) -> None:
+        async def babble(_peer: str, _payload: bytes) -> bytes:
+            return answer
+
+        street.world.channels[ANNA].answer("alive", babble)
+        await street.settle_in()
+        assert street.own.has_heard(ANNA)
+        assert street.own.followed_term == street.own.trusted_term == 0
+
+    in_street(story)
+
+
+def test_the_plan_that_counts_is_that_of_the_live_lease_that_covers_it(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        await street.settle_in()
+        reference, later = PlanRef(5, 0, "a" * 64, 10), PlanRef(9, 0, "b" * 64, 10)
         await street.publish(ANNA, reference)
-        await street.publish(peer_named("ghost"), PlanRef(9, 0, "b" * 64, 10))
+        await street.publish(peer_named("ghost"), later, lease(9))
+        await street.look()
+        assert street.own.offer() is None
+        await street.publish(ANNA, lease(4))
+        await street.look()
+        assert street.own.offer() is None
+        await street.publish(ANNA, lease(5))
+        await street.publish(BERT, later)  # without any lease
+        await street.look()
+        assert street.own.offer() == (ANNA, reference)
+
+    in_street(story)
+
+
+def test_the_better_ranked_planner_counts_whatever_the_other_says_its_term_is(
+    in_street: Run,
+) -> None:
+    async def story(street: Street) -> None:
+        await street.settle_in()
+        better, worse = [peer for peer in street.own.ranking() if peer != ME]
+        await street.publish(better, lease(4), PlanRef(4, 0, "a" * 64, 10))
+        await street.publish(worse, lease(4 + TERM_JUMP // 2), PlanRef(5, 1, "b" * 64, 10))
+        await street.look()
+        assert street.own.planner == better
+        assert street.own.offer() == (better, PlanRef(4, 0, "a" * 64, 10))
+        street.world.kill(better)
+        for _ in range(MISSES):
+            await street.own.ask_whether_alive([better])
+        assert street.own.planner == worse
+
+    in_street(story)
+
+
+def test_only_peers_that_answered_lately_are_ranked(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        await street.settle_in()
+        for number in range(100):
+            sybil = peer_named(f"sybil {number}")
+            await street.publish(sybil, replace(capability_of(), since=0.0))
+        for _ in range(3):
+            await street.look()
+        assert set(street.own.ranking()) == {ME, ANNA, BERT}
+
+    in_street(story)
+
+
+def test_who_never_answers_is_asked_ever_more_seldom(
+    in_street: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = 0.0, []
+    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+
+    async def story(street: Street) -> None:
+        nonlocal now
+        await street.settle_in()
+        ghost = peer_named("ghost")
+        for _ in range(600):
+            now += 1.0
+            await street.publish(ghost, capability_of())
+            await street.own.refresh()
+            due = street.own.due(everybody=True)
+            asked.append(ghost in due)
+            await street.own.ask_whether_alive(due)
+        assert 2 < sum(asked) < 12
+
+    in_street(story)
+
+
+def test_a_record_missing_for_a_moment_costs_no_peer_that_answers(
+    in_street: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+
+    async def story(street: Street) -> None:
+        nonlocal now
+        await street.settle_in()
+        for peer in (ANNA, BERT):
+            del street.world.records[Capability, peer]
+        street.world.kill(BERT)
+        for _ in range(MISSES):
+            await street.own.refresh()
+            await street.own.ask_whether_alive([ANNA, BERT])
         await street.own.refresh()
-        assert street.own.plans() == {ANNA: reference}
+        assert set(street.own.capabilities) == {ME, ANNA}
+        now = ABSENT_SECONDS + 1
+        await street.own.ask_whether_alive([ANNA])
+        await street.own.refresh()
+        assert set(street.own.capabilities) == {ME}
+
+    in_street(story)
+
+
+def test_a_lease_that_nobody_renews_is_over_whatever_it_says(
+    in_street: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+
+    async def story(street: Street) -> None:
+        nonlocal now
+        await street.settle_in()
+        await street.publish(ANNA, lease(4, seconds=1e9))
+        await street.look()
+        assert street.own.planner == ANNA
+        now = LEASE_SECONDS + SKEW_SECONDS + 1
+        await street.own.ask_whether_alive([ANNA])
+        assert street.own.planner is None
 
     in_street(story)
 

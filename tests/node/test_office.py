@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.candidacy import Candidacy
-from node.neighbourhood import Neighbourhood
-from node.office import Office
+from node.neighbourhood import Neighbourhood, Standing
+from node.office import LATEST_SECONDS, Office
 from node.plan_shelf import PlanShelf
 from swarm.clock import settle
 from swarm.hardware import Device
@@ -19,6 +19,7 @@ from swarm.memory import MemoryWorld, peer_named
 from swarm.model import ModelSpec
 from swarm.plan import Plan
 from swarm.records import Capability, Lease, PlanRef
+from tests.node.neighbours import MEMBERS, look
 from tests.node.stands import STRANGER, until
 
 ME = peer_named("me")
@@ -34,10 +35,10 @@ class Bureau:
         self.world = MemoryWorld()
         self.board = self.world.board(ME)
         channel = self.world.channel(ME)
-        self.neighbourhood = Neighbourhood("swarm", SPEC.digest, self.board, channel)
+        self.neighbourhood = Neighbourhood("swarm", SPEC.digest, self.board, channel, MEMBERS)
         self.candidacy = Candidacy(ME, self.board, self.neighbourhood)
-        shelf = PlanShelf("swarm", folder, channel)
-        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, shelf)
+        self.shelf = PlanShelf("swarm", folder, channel)
+        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
 
     async def open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("node.duties.SETTLE_SECONDS", 0.0)
@@ -154,5 +155,97 @@ def test_the_lease_is_renewed_while_the_search_goes_on(
         await working
         await settle()
         assert len(await bureau.plans()) == 1
+
+    asyncio.run(story())
+
+
+class Hand:
+    """A clock of the office that a test moves."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_peer_that_changes_every_second_keeps_nobody_unplanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, planned = Hand(), []
+
+    def search(_spec: ModelSpec, peers: Mapping[str, Capability], *_: object, **__: object) -> Any:
+        planned.append((hand.now, set(peers)))
+        return Plan(()), f"reason {len(planned)}"
+
+    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.office.time", hand)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        monkeypatch.setattr("node.office.CALM_SECONDS", 1.5)
+        stranger = bureau.world.channel(STRANGER)
+        stranger.answer("alive", _here)
+        for second in range(60):
+            changed = replace(DEVICE, memory_bytes=second)
+            board = bureau.world.board(STRANGER)
+            await board.publish(replace(CAPABILITY, devices=[changed]))
+            await look(bureau.neighbourhood, everybody=True)
+            await bureau.office.work()
+            hand.now += 1.0
+
+    asyncio.run(story())
+    assert planned[0][0] <= 1000.0 + LATEST_SECONDS
+    assert planned[-1][1] == {ME}  # without the restless one
+    assert len(planned) <= 4
+
+
+async def _here(_peer: str, _payload: bytes) -> bytes:
+    return b""
+
+
+def test_a_planner_whose_disk_is_full_resigns_before_it_raises_the_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        monkeypatch.setattr("node.ledger.os.fsync", full)
+        for _ in range(5):
+            assert not await bureau.office.work()
+            assert not await bureau.candidacy.pursue()
+        assert not bureau.candidacy.holds
+        assert bureau.candidacy.term == 1
+        assert await bureau.plans() == []
+
+    asyncio.run(story())
+
+
+def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
+    monkeypatch.setattr("node.office.REPUBLISH_SECONDS", -1.0)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        assert await bureau.office.work()
+        channel = bureau.world.channel(STRANGER)
+        other = bureau.world.board(STRANGER)
+        trust = bureau.neighbourhood._trust
+        view = Neighbourhood("swarm", SPEC.digest, other, channel, trust)
+        view.own = Standing(30)
+        await other.publish(replace(CAPABILITY, devices=[]))
+        await look(bureau.neighbourhood)
+        assert await bureau.shelf.adopt_latest(bureau.neighbourhood)
+        assert not await bureau.office.work()  # the newcomer changes nothing in the plan
+        assert await bureau.office.work()
+        assert (await bureau.plans())[0].term == 31
 
     asyncio.run(story())

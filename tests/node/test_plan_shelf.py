@@ -1,6 +1,7 @@
 """The plan shelf: the latest credible plan, fetched from its maker, under the ledger's fence."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,15 @@ import pytest
 
 from node.duties import Assignment
 from node.ledger import Ledger
-from node.neighbourhood import Neighbourhood
+from node.neighbourhood import Neighbourhood, Standing
 from node.plan_shelf import COPIES, PlanShelf
 from node.planning import PlanDocument, digest_of
-from planner.election import TERM_JUMP, PlanOrder
+from planner.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
 from swarm.errors import PeerRefused, SwarmError
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import PlanRef
-from tests.node.neighbours import SPEC, SWARM, capability_of, neighbourhood_of
+from swarm.records import Lease, PlanRef
+from tests.node.neighbours import SPEC, SWARM, capability_of, look, neighbourhood_of
 
 ME, PLANNER, OTHER = (peer_named(name) for name in ("me", "planner", "other"))
 STAGES = (
@@ -51,18 +52,27 @@ class Shelves:
     async def offer(
         self, term: int, peer: str = PLANNER, rank: int = 0, lie: Lie | None = None
     ) -> PlanRef:
-        """Let a peer announce a plan; other fields of the reference make it a lie."""
+        """Let a peer that holds the office announce a plan; other fields make it a lie."""
         document = PlanDocument(PLAN, term, peer, SPEC.digest)
         data = document.to_bytes()
         reference = PlanRef(term, rank, self.shelves[peer].put(data), len(data))
         board = self.world.board(peer)
-        await board.publish(replace(capability_of(), term=0))
+        await board.publish(capability_of())
+        await self.give_office(peer, term)
         await board.publish(replace(reference, **(lie or {})))
         return reference
 
+    async def give_office(self, peer: str, term: int) -> None:
+        """Let one peer hold the only live lease."""
+        now = time.time()
+        for each in (PLANNER, OTHER):
+            until = now + LEASE_SECONDS if each == peer else now - 1.0
+            await self.world.board(each).publish(Lease(term, until))
+
     async def adopt(self) -> bool:
         """Look at the board and adopt what is there."""
-        await self.views[ME].refresh()
+        self.views[ME].verified_term = self.own.term
+        await look(self.views[ME])
         return await self.own.adopt_latest(self.views[ME])
 
     def restart(self) -> None:
@@ -178,6 +188,7 @@ def test_our_own_plan_is_voted_for_before_it_is_announced(with_shelves: Run) -> 
         board = shelves.world.board(ME)
         await board.publish(capability_of())
         await board.publish(reference)
+        shelves.views[ME].own_lease = Lease(5, time.time() + LEASE_SECONDS)
         assert await shelves.adopt()
         assert shelves.own.accepted is not None
         assert shelves.own.accepted.planner == ME
@@ -203,6 +214,7 @@ def test_a_plan_that_another_made_is_not_followed(with_shelves: Run) -> None:
         document = PlanDocument(PLAN, 3, PLANNER, SPEC.digest)
         shelves.shelves[OTHER].put(document.to_bytes())
         await thief.publish(capability_of())
+        await shelves.give_office(OTHER, 3)
         await thief.publish(replace(reference, rank=0, term=3, digest=reference.digest))
         await shelves.world.board(PLANNER).publish(replace(reference, term=0))
         assert not await shelves.adopt()
@@ -210,12 +222,15 @@ def test_a_plan_that_another_made_is_not_followed(with_shelves: Run) -> None:
     with_shelves(story)
 
 
-def test_an_offer_of_an_absurd_term_does_not_hide_an_honest_one(with_shelves: Run) -> None:
+def test_a_plan_of_an_absurd_term_is_not_followed_and_does_not_hide_an_honest_one(
+    with_shelves: Run,
+) -> None:
     async def story(shelves: Shelves) -> None:
         await shelves.offer(3, PLANNER)
         assert await shelves.adopt()
-        await shelves.offer(4, PLANNER)
         await shelves.offer(10 * TERM_JUMP, OTHER)
+        assert not await shelves.adopt()
+        await shelves.offer(4, PLANNER)
         assert await shelves.adopt()
         assert shelves.own.term == 4
 
@@ -224,8 +239,10 @@ def test_an_offer_of_an_absurd_term_does_not_hide_an_honest_one(with_shelves: Ru
 
 def test_a_newcomer_does_not_believe_an_absurd_term_either(with_shelves: Run) -> None:
     async def story(shelves: Shelves) -> None:
-        await shelves.offer(3, PLANNER)
         await shelves.offer(10 * TERM_JUMP, OTHER)
+        assert not await shelves.adopt()
+        assert shelves.own.term == 0
+        await shelves.offer(3, PLANNER)
         assert await shelves.adopt()
         assert shelves.own.term == 3
 
@@ -235,18 +252,49 @@ def test_a_newcomer_does_not_believe_an_absurd_term_either(with_shelves: Run) ->
 def test_a_newcomer_follows_the_high_term_that_the_others_follow(with_shelves: Run) -> None:
     async def story(shelves: Shelves) -> None:
         high = 10 * TERM_JUMP
-        await shelves.offer(high, PLANNER)
         for peer in (PLANNER, OTHER):
-            await shelves.world.board(peer).publish(replace(capability_of(), term=high))
+            await shelves.world.board(peer).publish(capability_of())
+            shelves.views[peer].own = Standing(high)
+        await shelves.offer(high, PLANNER)
         assert await shelves.adopt()
         assert shelves.own.term == high
+        assert Ledger(shelves.folder / "me").order_of(SWARM)
 
     with_shelves(story)
+
+
+def test_strangers_without_a_lease_dictate_nothing(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        await shelves.offer(7)
+        assert await shelves.adopt()
+        for term in range(8, 13):
+            await shelves.offer(term, OTHER)
+            await shelves.give_office(PLANNER, 7)
+            assert not await shelves.adopt()
+        assert shelves.own.accepted is not None
+        assert shelves.own.accepted.planner == PLANNER
+
+    with_shelves(story)
+
+
+def test_a_plan_with_a_problem_is_not_followed_and_that_is_said_once(
+    with_shelves: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(shelves: Shelves) -> None:
+        shelves.own._problem_of = lambda *_: "nobody knows its device"
+        await shelves.offer(3)
+        for _ in range(3):
+            assert not await shelves.adopt()
+        assert shelves.own.term == 0
+
+    with_shelves(story)
+    assert caplog.text.count("nobody knows its device") == 1
 
 
 def test_a_plan_whose_maker_is_gone_is_left_for_later(with_shelves: Run) -> None:
     async def story(shelves: Shelves) -> None:
         await shelves.offer(3)
+        await look(shelves.views[ME])
         shelves.world.cut(ME, PLANNER)
         assert not await shelves.adopt()
         assert shelves.own.term == 0
@@ -261,6 +309,7 @@ def test_a_plan_of_a_peer_without_a_capability_is_not_followed(with_shelves: Run
         data = PlanDocument(PLAN, 3, PLANNER, SPEC.digest).to_bytes()
         reference = PlanRef(3, 0, shelves.shelves[PLANNER].put(data), len(data))
         await shelves.world.board(PLANNER).publish(reference)
+        await shelves.give_office(PLANNER, 3)
         assert not await shelves.adopt()
 
     with_shelves(story)

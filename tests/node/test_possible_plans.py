@@ -1,4 +1,4 @@
-"""A plan must speak of our model, and a lease of a credible term."""
+"""A plan must speak of our model and of devices that are there; a lease, of a credible term."""
 
 import asyncio
 import time
@@ -6,20 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from node.neighbourhood import Neighbourhood
-from node.planning import PlanDocument, is_possible
+from node.planning import PlanDocument, problem_with
 from planner.election import TERM_JUMP
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Lease
-from tests.node.neighbours import SPEC
+from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of, look, neighbourhood_of
 
 WHOLE = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
 DOCUMENT = PlanDocument(WHOLE, 1, "a", SPEC.digest)
+PEERS = {"a": capability_of(), "b": capability_of(LAYER_BYTES)}
+
+
+def problem(document: PlanDocument) -> str:
+    return problem_with(document, PEERS, spec=SPEC)
 
 
 def test_a_plan_for_our_model_is_possible() -> None:
-    assert is_possible(DOCUMENT, SPEC)
+    assert problem(DOCUMENT) == ""
 
 
 @pytest.mark.parametrize(
@@ -32,20 +36,39 @@ def test_a_plan_for_our_model_is_possible() -> None:
 )
 def test_a_plan_for_other_dimensions_is_not(stage: Stage) -> None:
     plan = Plan((Pipeline((stage,)),))
-    assert not is_possible(replace(DOCUMENT, plan=plan), SPEC)
+    assert problem(replace(DOCUMENT, plan=plan))
 
 
 def test_a_plan_for_another_model_is_not() -> None:
-    assert not is_possible(replace(DOCUMENT, model="another"), SPEC)
+    assert "another model" in problem(replace(DOCUMENT, model="another"))
+
+
+@pytest.mark.parametrize("device", ["nobody/0", "a/1"])
+def test_a_plan_with_devices_of_nobody_is_not(device: str) -> None:
+    plan = Plan((Pipeline((Stage(0, 8, (Shard(device, 8, 8),)),)),))
+    assert "nobody knows" in problem(replace(DOCUMENT, plan=plan))
+
+
+def test_a_plan_that_gives_a_device_more_than_it_holds_is_not() -> None:
+    fits = Plan(
+        (Pipeline((Stage(0, 1, (Shard("b/0", 8, 8),)), Stage(1, 8, (Shard("a/0", 8, 8),)))),)
+    )
+    assert problem(replace(DOCUMENT, plan=fits)) == ""
+    plan = Plan(
+        (Pipeline((Stage(0, 2, (Shard("b/0", 8, 8),)), Stage(2, 8, (Shard("a/0", 8, 8),)))),)
+    )
+    assert "too little memory" in problem(replace(DOCUMENT, plan=plan))
 
 
 def test_a_lease_of_an_absurd_term_makes_nobody_stand_by() -> None:
     async def story() -> None:
         world = MemoryWorld()
-        me, liar = peer_named("me"), peer_named("liar")
+        liar = peer_named("liar")
+        neighbourhood_of(world, "liar")  # it answers
+        await world.board(liar).publish(capability_of())
         await world.board(liar).publish(Lease(TERM_JUMP + 1, time.time() + 10))
-        seen = Neighbourhood("swarm", SPEC.digest, world.board(me), world.channel(me))
-        await seen.refresh()
+        seen = neighbourhood_of(world, "me")
+        await look(seen)
         assert seen.holders() == ()
         seen.verified_term = 1
         assert [holder.peer for holder in seen.holders()] == [liar]

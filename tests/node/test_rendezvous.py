@@ -135,7 +135,9 @@ def device_of(
         return connected
 
     rank = [shard.peer for shard in STAGE.shards].index(peer)
-    shelf = SimpleNamespace(assignment_of=lambda _device: Assignment(STAGE, rank))
+    shelf = SimpleNamespace(
+        assignment_of=lambda _device: Assignment(STAGE, rank), pipeline_of=lambda _device: None
+    )
     server = SimpleNamespace(retire=lambda *_: None)
     reach = Reach(machine, addresses, connections)
     channel = world.channel(peer)

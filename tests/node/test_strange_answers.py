@@ -9,6 +9,7 @@ from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Capability
+from tests.node.neighbours import MEMBERS
 from tests.node.stands import DIGEST, STRANGER
 
 ME = peer_named("me")
@@ -24,7 +25,7 @@ def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
         world = MemoryWorld()
         channel = world.channel(ME)
         channel.ask = babble  # type: ignore[method-assign]
-        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), channel)
+        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), channel, MEMBERS)
         await world.board(STRANGER).publish(CAPABILITY)
         await neighbourhood.refresh()
         assert await measure_link(channel, STRANGER) is None
@@ -40,7 +41,7 @@ def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
 def test_a_peer_that_missed_one_question_and_left_no_longer_counts() -> None:
     async def story() -> None:
         world = MemoryWorld()
-        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), world.channel(ME))
+        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), world.channel(ME), MEMBERS)
         board = world.board(STRANGER)
         await board.publish(CAPABILITY)
         await neighbourhood.refresh()

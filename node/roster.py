@@ -1,0 +1,159 @@
+"""Roster: with whom the planner plans: peers that answer, make sense, are calm, keep their word.
+
+Records say what a peer claims. A peer whose record changes again and again is left out until it
+has calmed down, so that it cannot keep the others unplanned; the peers of a stage that is not
+served in time are left out for a while, which doubles each time.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from node.neighbourhood import Neighbourhood
+from swarm.hardware import Device
+from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.plan import Plan, Stage
+from swarm.records import Advert, Capability
+
+RESTLESS_CHANGES = 4  # of one peer within RESTLESS_SECONDS
+RESTLESS_SECONDS = 60.0
+CALMED_SECONDS = 30.0  # without a change, after which a restless peer counts again
+SERVE_SECONDS = 60.0  # for a planned stage to be served, besides reading its weights
+READ_BYTES_PER_SECOND = 8e6  # at least, from wherever the weights come
+OUT_SECONDS = 60.0  # for the peers of a stage that was not served in time, the first time
+OUT_CAP_SECONDS = 3600.0
+# Beyond any device there is: who claims more is not believed.
+BYTES_PER_SECOND_CAP = 5e13
+FLOPS_CAP = 1e17
+MEMORY_CAP = 2**46
+WEIGHT_BYTES_LEAST = 0.25
+
+Snapshot = dict[str, Capability]
+Shape = tuple[tuple[int, float, str], ...]  # of every device: memory, bytes of a weight, dtype
+Promise = tuple[int, int, tuple[str, ...]]  # a planned stage: layers and devices
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The peers to plan with, and those to plan with only if there is no plan without them."""
+
+    able: Snapshot
+    doubtful: Snapshot
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """What calls for another plan when it changes."""
+        return {peer: shape_of(capability) for peer, capability in self.able.items()}
+
+
+@dataclass(slots=True)
+class Conduct:
+    """How a peer has behaved while we looked; times are monotonic."""
+
+    shape: Shape | None = None  # None: it was not there
+    changes: deque[float] = field(default_factory=lambda: deque(maxlen=RESTLESS_CHANGES))
+    failures: int = 0  # in a row: stages that were not served in time
+    out_until: float = -math.inf
+
+    def note(self, shape: Shape | None, now: float) -> None:
+        """See what it claims now."""
+        if shape != self.shape:
+            self.shape = shape
+            self.changes.append(now)
+
+    def is_restless(self, now: float) -> bool:
+        """Whether it has changed too often lately, and has not calmed down since."""
+        if len(self.changes) < RESTLESS_CHANGES or now - self.changes[-1] >= CALMED_SECONDS:
+            return False
+        return self.changes[-1] - self.changes[0] < RESTLESS_SECONDS
+
+    def is_forgettable(self, now: float) -> bool:
+        """Whether nothing that it did matters any more."""
+        last = self.changes[-1] if self.changes else -math.inf
+        is_old = now - last > RESTLESS_SECONDS and now - self.out_until > OUT_CAP_SECONDS
+        return self.shape is None and is_old
+
+
+class Roster:
+    """What the planner has seen of every peer while it planned."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._conduct: dict[str, Conduct] = {}
+        self._missing_since: dict[Promise, float] = {}
+
+    def choose(self, neighbourhood: Neighbourhood, plan: Plan | None, now: float) -> Choice:
+        """Whom to plan with at monotonic second `now`, given the plan in force."""
+        self._note_promises(plan, neighbourhood.adverts, now)
+        there = {p: c for p, c in neighbourhood.present.items() if makes_sense(c)}
+        self._note_changes(there, now)
+        calm = {p: c for p, c in there.items() if not self._conduct[p].is_restless(now)}
+        able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}
+        return Choice(able, {p: c for p, c in calm.items() if p not in able})
+
+    def _note_changes(self, there: Snapshot, now: float) -> None:
+        for peer in there.keys() | self._conduct.keys():
+            conduct = self._conduct.setdefault(peer, Conduct())
+            conduct.note(shape_of(there[peer]) if peer in there else None, now)
+        self._conduct = {p: c for p, c in self._conduct.items() if not c.is_forgettable(now)}
+
+    def _note_promises(self, plan: Plan | None, adverts: Mapping[str, Advert], now: float) -> None:
+        """Hold what leaders advertise against what the plan in force gave them."""
+        planned = (
+            [stage for pipeline in plan.pipelines for stage in pipeline.stages] if plan else []
+        )
+        served = {
+            (stage.start, stage.end, tuple(f"{m.peer}/{m.device}" for m in stage.members))
+            for peer, advert in adverts.items()
+            for stage in advert.stages
+            if stage.members[0].peer == peer and not advert.leaving
+        }
+        promises = {_promise_of(stage): stage for stage in planned}
+        self._missing_since = {
+            promise: self._missing_since.get(promise, now)
+            for promise in promises
+            if promise not in served
+        }
+        for promise, since in self._missing_since.items():
+            if now - since > self._patience(promises[promise]):
+                self._missing_since[promise] = now
+                self._put_out(promises[promise], now)
+        for promise in promises.keys() & served:
+            for shard in promises[promise].shards:
+                self._conduct.setdefault(shard.peer, Conduct()).failures = 0
+
+    def _patience(self, stage: Stage) -> float:
+        size = stage.layers * self._spec.layer_parameters * BYTES_PER_VALUE
+        return SERVE_SECONDS + size / READ_BYTES_PER_SECOND
+
+    def _put_out(self, stage: Stage, now: float) -> None:
+        for peer in {shard.peer for shard in stage.shards}:
+            conduct = self._conduct.setdefault(peer, Conduct())
+            pause = min(OUT_SECONDS * 2.0**conduct.failures, OUT_CAP_SECONDS)
+            conduct.out_until = now + pause
+            conduct.failures = min(conduct.failures + 1, 16)
+
+
+def shape_of(capability: Capability) -> Shape:
+    """What calls for another plan when it changes."""
+    return tuple((d.memory_bytes, d.weight_bytes, d.dtype) for d in capability.devices)
+
+
+def makes_sense(capability: Capability) -> bool:
+    """Whether the search can take a peer's record at its word."""
+    indices = [device.index for device in capability.devices]
+    return len(set(indices)) == len(indices) and all(map(_is_plausible, capability.devices))
+
+
+def _is_plausible(device: Device) -> bool:
+    return (
+        device.bytes_per_second <= BYTES_PER_SECOND_CAP
+        and device.flops <= FLOPS_CAP
+        and device.memory_bytes <= MEMORY_CAP
+        and device.weight_bytes >= WEIGHT_BYTES_LEAST
+    )
+
+
+def _promise_of(stage: Stage) -> Promise:
+    return stage.start, stage.end, tuple(shard.device for shard in stage.shards)

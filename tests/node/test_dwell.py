@@ -1,0 +1,128 @@
+"""A device reloads for plans at most once in a dwell time, as long as what it serves is whole."""
+
+import asyncio
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node.duties import Assignment
+from node.orders import Loaded, Unload
+from node.own_device import DWELL_SECONDS, OwnDevice
+from swarm.errors import PeerRefused
+from swarm.memory import MemoryWorld, peer_named
+from swarm.plan import Pipeline, Shard, Stage
+from swarm.records import Advert, Member, StageAdvert
+from tests.node.neighbours import SPEC, capability_of, look, neighbourhood_of
+
+ME, ANNA = peer_named("me"), peer_named("anna")
+PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]
+
+
+class Bench:
+    """A device whose worker loads at once, and a plan that a test rewrites."""
+
+    def __init__(self) -> None:
+        self.plan: Assignment | None = None
+        self.serves = True
+        self.unloads = 0
+        self.worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
+        shelf = SimpleNamespace(
+            assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
+        )
+        home: Any = SimpleNamespace(
+            channel=SimpleNamespace(peer=ME),
+            server=SimpleNamespace(retire=lambda *_: None, serve=lambda *_: None),
+            shelf=shelf,
+            folder="",
+            store=None,
+            quant="",
+            host="127.0.0.1",
+            is_serving=lambda _pipeline: self.serves,
+        )
+        self.device = OwnDevice(home, 0, 1, self.worker)
+
+    def _order(self, order: object) -> None:
+        self.unloads += isinstance(order, Unload)
+
+    async def follow(self, plan: Assignment | None) -> Assignment | None:
+        """Hear a plan, do what it asks, and say what the device holds then."""
+        self.plan = plan
+        for _ in range(2):  # drop, then load
+            await self.device.tend()
+        if (holding := self.device.holding) and not holding.ready:
+            self.device.on_answer(Loaded(holding.group, 1, 1, 1, 0.1))
+        return self.device.holding.assignment if self.device.holding else None
+
+
+def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        bench = Bench()
+        assert await bench.follow(PLANS[0]) == PLANS[0]
+        assert await bench.follow(PLANS[1]) == PLANS[1]
+        for plan in (PLANS[2], None, PLANS[3]):
+            assert await bench.follow(plan) == PLANS[1]
+        assert bench.unloads == 1
+        later = time.monotonic() + DWELL_SECONDS + 1
+        monkeypatch.setattr("node.own_device.time", SimpleNamespace(monotonic=lambda: later))
+        assert await bench.follow(PLANS[3]) == PLANS[3]
+
+    asyncio.run(story())
+
+
+def test_a_dwell_time_protects_no_part_that_fails_to_serve() -> None:
+    async def story() -> None:
+        bench = Bench()
+        for plan in PLANS[:2]:
+            await bench.follow(plan)
+        bench.serves = False
+        assert await bench.follow(PLANS[2]) == PLANS[2]
+
+    asyncio.run(story())
+
+
+def test_a_leader_cannot_take_a_shard_that_is_kept() -> None:
+    async def story() -> None:
+        bench = Bench()
+        for plan in PLANS[:2]:
+            await bench.follow(plan)
+        bench.plan = replace(PLANS[2], stage=replace(PLANS[2].stage, end=6))
+        request = {"word": "prepare", "group": "g", "start": 0, "end": 6, "rank": 0}
+        with pytest.raises(PeerRefused, match="kept for a while"):
+            await bench.device.called(ME, request)
+
+    asyncio.run(story())
+
+
+def test_a_pipeline_serves_while_its_peers_are_there_and_advertise_it() -> None:
+    line = Pipeline(
+        (Stage(0, 3, (Shard(f"{ME}/0", 8, 8),)), Stage(3, 8, (Shard(f"{ANNA}/0", 8, 8),)))
+    )
+
+    def advert(peer: str, start: int, end: int) -> Advert:
+        return Advert(SPEC.digest, [StageAdvert(start, end, [Member(peer, 0, 8, 8)], 0, 0, 0)], 1)
+
+    async def story() -> None:
+        world = MemoryWorld()
+        view = neighbourhood_of(world, "me")
+        neighbourhood_of(world, "anna")
+        view.reads_adverts = True
+        for peer, start, end in ((ME, 0, 3), (ANNA, 3, 8)):
+            await world.board(peer).publish(capability_of())
+            await world.board(peer).publish(advert(peer, start, end))
+        await look(view)
+        assert view.is_serving(line)
+        await world.board(ANNA).publish(advert(ANNA, 3, 7))
+        await look(view)
+        assert not view.is_serving(line)
+        await world.board(ANNA).publish(advert(ANNA, 3, 8))
+        await look(view)
+        assert view.is_serving(line)
+        world.kill(ANNA)
+        for _ in range(2):
+            await view.ask_whether_alive([ANNA])
+        assert not view.is_serving(line)
+
+    asyncio.run(story())

@@ -1,0 +1,148 @@
+"""With whom a planner plans: peers that answer, make sense, are calm and keep their word."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node.roster import (
+    BYTES_PER_SECOND_CAP,
+    CALMED_SECONDS,
+    OUT_SECONDS,
+    RESTLESS_CHANGES,
+    SERVE_SECONDS,
+    Choice,
+    Roster,
+)
+from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.records import Advert, Capability, Member, StageAdvert
+from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
+
+STAGES = (Stage(0, 4, (Shard("anna/0", 8, 8),)), Stage(4, 8, (Shard("bert/0", 8, 8),)))
+PLAN = Plan((Pipeline(STAGES),))
+PEERS = {name: capability_of() for name in ("anna", "bert", "carl")}
+SERVED = {
+    stage.shards[0].peer: Advert(
+        SPEC.digest,
+        [StageAdvert(stage.start, stage.end, [Member(stage.shards[0].peer, 0, 8, 8)], 0.1, 9, 0)],
+        1,
+    )
+    for stage in STAGES
+}
+
+
+class Watch:
+    """A roster, and the seconds that pass."""
+
+    def __init__(self) -> None:
+        self.roster = Roster(SPEC)
+        self.now = 1000.0
+
+    def look(
+        self,
+        peers: Mapping[str, Capability] = PEERS,
+        adverts: Mapping[str, Advert] = SERVED,
+        *,
+        after: float = 1.0,
+    ) -> Choice:
+        """Let time pass and choose."""
+        self.now += after
+        seen: Any = SimpleNamespace(present=peers, adverts=adverts)
+        return self.roster.choose(seen, PLAN, self.now)
+
+
+def with_memory(layers: float) -> dict[str, Capability]:
+    return PEERS | {"carl": capability_of(layers * LAYER_BYTES)}
+
+
+def test_everybody_who_serves_or_is_new_counts() -> None:
+    assert Watch().look() == Choice(PEERS, {})
+
+
+def test_a_peer_that_changes_again_and_again_is_left_out_until_it_is_calm() -> None:
+    watch = Watch()
+    for number in range(RESTLESS_CHANGES - 1):
+        assert "carl" in watch.look(with_memory(1 + number)).able
+    for number in range(20):
+        choice = watch.look(with_memory(20 + number))
+        assert choice.able.keys() == {"anna", "bert"}
+        assert not choice.doubtful
+    last = with_memory(39)
+    assert "carl" not in watch.look(last, after=CALMED_SECONDS - 2).able
+    assert "carl" in watch.look(last, after=3.0).able
+
+
+def test_a_peer_that_comes_and_goes_is_left_out_too() -> None:
+    watch = Watch()
+    two = {peer: PEERS[peer] for peer in ("anna", "bert")}
+    seen = ["carl" in watch.look(PEERS if number % 2 else two).able for number in range(20)]
+    assert sum(seen) <= RESTLESS_CHANGES / 2
+    assert not any(seen[RESTLESS_CHANGES + 1 :])
+
+
+def test_one_change_now_and_then_is_nothing() -> None:
+    watch = Watch()
+    for number in range(10):
+        assert "carl" in watch.look(with_memory(1 + number), after=60.0).able
+
+
+def test_the_peers_of_a_stage_that_is_not_served_in_time_are_out_for_a_growing_while() -> None:
+    watch = Watch()
+    only_bert = {"bert": SERVED["bert"]}
+    watch.look(PEERS, only_bert)
+    assert "anna" in watch.look(PEERS, only_bert, after=SERVE_SECONDS - 1).able
+    for pause in (OUT_SECONDS, 2 * OUT_SECONDS, 4 * OUT_SECONDS):
+        while "anna" in (choice := watch.look(PEERS, only_bert)).able:
+            assert watch.now < 2000.0
+        assert choice.doubtful.keys() == {"anna"}
+        began = watch.now
+        if pause > 2 * SERVE_SECONDS:
+            break
+        served = watch.roster._missing_since
+        served.clear()  # as after a plan without it
+        seen: Any = SimpleNamespace(present=PEERS, adverts=SERVED)
+        while "anna" not in watch.roster.choose(seen, None, watch.now).able:
+            watch.now += 1.0
+        assert watch.now - began == pytest.approx(pause, abs=2.0)
+
+
+def test_a_leader_that_serves_other_layers_than_planned_does_not_serve() -> None:
+    watch = Watch()
+    wrong = replace(SERVED["anna"].stages[0], end=5)
+    lying = SERVED | {"anna": replace(SERVED["anna"], stages=[wrong])}
+    watch.look(PEERS, lying)
+    assert "anna" not in watch.look(PEERS, lying, after=SERVE_SECONDS + 2).able
+
+
+def test_who_serves_as_planned_is_forgiven() -> None:
+    watch = Watch()
+    watch.look(PEERS, {})
+    assert watch.look(PEERS, {}, after=SERVE_SECONDS + 2).doubtful.keys() == {"anna", "bert"}
+    watch.look(PEERS, SERVED, after=OUT_SECONDS + 1)
+    assert all(conduct.failures == 0 for conduct in watch.roster._conduct.values())
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"bytes_per_second": 2 * BYTES_PER_SECOND_CAP},
+        {"flops": 1e30},
+        {"memory_bytes": 2**60},
+        {"weight_bytes": 1e-9},
+    ],
+)
+def test_who_claims_what_no_device_can_do_is_not_planned_for(claim: dict[str, Any]) -> None:
+    device = replace(PEERS["carl"].devices[0], **claim)
+    liars = PEERS | {"carl": replace(PEERS["carl"], devices=[device])}
+    assert Watch().look(liars).able.keys() == {"anna", "bert"}
+
+
+def test_what_is_remembered_of_peers_that_are_gone_ends() -> None:
+    watch = Watch()
+    for number in range(50):
+        watch.look({f"peer {number}": PEERS["carl"]}, {})
+    watch.look({}, {}, after=8000.0)
+    watch.look({}, {}, after=100.0)
+    assert watch.roster._conduct.keys() <= {"anna", "bert"}
