@@ -89,6 +89,7 @@ class Equipment:
 
     device: Device
     worker: WorkerProcess
+    quant_cost: float = 1.0  # times as long as a token takes with weights held in full
 
 
 def invite_of(config: NodeConfig) -> Invite | None:
@@ -270,7 +271,7 @@ async def open_equipment(
             )
         )
         yield [
-            Equipment(_device_of(found, dtype, speed), worker)
+            Equipment(_device_of(found, dtype, speed), worker, speed.quant_cost)
             for found, dtype, speed, worker in zip(detected, dtypes, measured, workers, strict=True)
         ]
 
