@@ -30,6 +30,7 @@ from node.weights_desk import WeightsDesk
 from swarm.certificates import PlannerTrust
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.network_clock import CLOCK
+from swarm.rate_limit import Budget
 from swarm.records import Capability
 from swarm.version import PROTOCOL_VERSION
 from swarm.wire import Message
@@ -42,6 +43,7 @@ SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
 TEND_SECONDS = 0.2
 PROBE_SECONDS = 600.0
+HURRIES_PER_SECOND, HURRIES_BURST = 0.5, 10  # looks at the board that one peer may ask for
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 1.5
 SUM_SECONDS = 60.0
@@ -76,6 +78,8 @@ class Life:
         self._born_at = time.monotonic()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
+        self._hurries = Budget(HURRIES_PER_SECOND, HURRIES_BURST)
+        self._all_hurries = Budget(4 * HURRIES_PER_SECOND, 3 * HURRIES_BURST)
         self._told: dict[int, str] = {}  # the group that was said to be ready, by device
         self._tending: dict[int, asyncio.Task[None]] = {}
         self._catching_up = asyncio.Lock()
@@ -240,9 +244,14 @@ class Life:
                 self._story.assigned(part, accepted.planner, accepted.term)
         self._herald.hurry()  # others learn which term we follow
 
-    async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
-        self._news.set()
+    async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
+        if self._may_hurry(peer):
+            self._news.set()
         return b""
+
+    def _may_hurry(self, peer: str) -> bool:
+        """Whether a peer may make us look at the board at once; all together not without end."""
+        return self._hurries.takes(peer) and self._all_hurries.takes("all")
 
     async def _called(self, peer: str, payload: bytes) -> bytes:
         try:
@@ -250,7 +259,7 @@ class Life:
             device = self._devices.get(request["device"])
             if device is None:
                 raise PeerRefused("There is no such device here.")
-            if not device.expects(peer, request):
+            if not device.expects(peer, request) and self._may_hurry(peer):
                 await self._catch_up()
             return bytes(msgpack.packb(await device.called(peer, request)))
         except (ValueError, KeyError, TypeError) as error:

@@ -14,9 +14,10 @@ import torch
 
 from node.row_forms import AUTO
 from swarm.channel import Channel
-from swarm.errors import BadInput, PeerError, RemoteProtocolError
+from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST, Device, Link
+from swarm.rate_limit import Budget
 
 USABLE_SHARES = {"cpu": 0.8, "cuda": 0.92}  # of the memory that is free now
 ECHOES = 10
@@ -24,6 +25,8 @@ SIZE_BYTES = 8  # of the number at the start of a probe: how many bytes to send 
 LARGE_BYTES = 1_000_000
 ROUNDS = 3
 PROBE_SECONDS = 10.0
+PROBE_BYTES_PER_SECOND = 64 * 1024  # for one peer: a measurement of 3.3 MB every 10 minutes
+PROBE_BURST_BYTES = 8 * 2**20
 NEIGHBOURS = 8
 BF16_SINCE = (8, 0)  # compute capability
 
@@ -97,8 +100,14 @@ def machine_id() -> str:
 def answer_probes(channel: Channel) -> None:
     """Let others measure the link to us: as many bytes back as they ask for."""
 
-    async def answer(_peer: str, payload: bytes) -> bytes:
-        return bytes(min(int.from_bytes(payload[:SIZE_BYTES], "big"), LARGE_BYTES))
+    of_one = Budget(PROBE_BYTES_PER_SECOND, PROBE_BURST_BYTES)
+    of_all = Budget(10 * PROBE_BYTES_PER_SECOND, 8 * PROBE_BURST_BYTES)
+
+    async def answer(peer: str, payload: bytes) -> bytes:
+        size = min(int.from_bytes(payload[:SIZE_BYTES], "big"), LARGE_BYTES)
+        if not (of_one.takes(peer, size) and of_all.takes("all", size)):
+            raise PeerRefused("You measure too much.", retry_after_seconds=60.0)
+        return bytes(size)
 
     channel.answer("probe", answer)
 

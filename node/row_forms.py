@@ -12,6 +12,7 @@ from swarm.hardware import WIDEST, WIDTHS
 
 AUTO, FULL, INT8 = FORMS = ("auto", "full", "int8")
 CHUNK_SECONDS = 0.25  # 1 Gbit/s is within it for rows of up to 16,384 float32
+LINKS_REMEMBERED = 1024  # the oldest is forgotten
 RETURN_SHARE = 0.5  # of the limit: a link about as slow as the limit must not flap
 IsNarrow = Callable[[str, float, str], bool]  # the link to a peer, by our step and rows' dtype
 
@@ -36,7 +37,7 @@ class RowForms:
         self._chunk_values = CHUNK_CAP * hidden
         self._bytes_per_second_to = bytes_per_second_to
         self._say = say
-        self._narrow: set[tuple[str, float, str]] = set()  # links, by what goes over them
+        self._narrow: dict[tuple[str, float, str], None] = {}  # links, by what goes over them
 
     def is_narrow(self, peer: str, step_seconds: float, dtype: str = WIDEST) -> bool:
         """Whether a new session's rows go to `peer` as int8; our decode step takes so long."""
@@ -49,6 +50,13 @@ class RowForms:
         share = RETURN_SHARE if was_narrow else 1.0
         narrow = self._chunk_values * WIDTHS[dtype] / bytes_per_second > limit * share
         if narrow != was_narrow:
-            self._narrow ^= {link}
+            self._note(link, is_narrow=narrow)
             self._say(peer, bytes_per_second if narrow else 0.0)
         return narrow
+
+    def _note(self, link: tuple[str, float, str], *, is_narrow: bool) -> None:
+        self._narrow.pop(link, None)
+        if is_narrow:
+            self._narrow[link] = None
+        if len(self._narrow) > LINKS_REMEMBERED:
+            del self._narrow[next(iter(self._narrow))]

@@ -9,7 +9,7 @@ import struct
 from swarm.errors import RemoteProtocolError
 
 HEADER_CAP = 64 * 1024
-BODY_CAP = 64 * 1024 * 1024
+BODY_CAP = 32 * 1024 * 1024  # 256 rows of 32,768 float32, wider than any model's
 PREFIX = struct.Struct("!IQ")
 SMALL_BYTES = 64 * 1024  # a buffer that is kept; a frame within it is copied out
 GROWTH = 4  # a buffer grows with what has come, not with what is promised
@@ -33,6 +33,11 @@ class FrameBuffer:
         if self._end == len(self._data):
             self._move(max(SMALL_BYTES, min(self._expected, waiting * GROWTH)))
         return self._view[self._end :]
+
+    @property
+    def is_within(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return self._end > self._start
 
     def filled(self, count: int) -> None:
         """So many bytes of the room are filled."""

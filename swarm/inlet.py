@@ -21,9 +21,15 @@ class Inlet(asyncio.BufferedProtocol):
     def __init__(self, on_frame: OnFrame, before: asyncio.BaseProtocol | None = None) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.has_progress = True  # bytes came in since somebody last looked
+        self.has_frame = False  # a whole frame came in since somebody last looked
         self._on_frame = on_frame
         self._before = before  # whose connection it was: its writers still wait for room
         self._frames = FrameBuffer()
+
+    @property
+    def is_within_frame(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return self._frames.is_within
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -66,6 +72,7 @@ class Inlet(asyncio.BufferedProtocol):
         TURN.begin()
         try:
             while not self.ended.done() and (frame := self._frames.take()):
+                self.has_frame = True
                 self._on_frame(*frame)
         except RemoteProtocolError as error:
             self._end(error)

@@ -3,12 +3,17 @@
 import asyncio
 import errno
 import logging
+import os
 import re
 import socket
+import stat
 import sys
+import time
 from collections import OrderedDict
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from hivemind.p2p import P2P, PeerID
@@ -35,6 +40,9 @@ SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
 LONGEST_CAUSE = 300  # characters of what p2pd says
 LOOPBACK = "127.0.0.1"
+SOCKETS_FOLDER = Path("/tmp")  # where hivemind puts them, whatever the system says
+STALE_SECONDS = 60.0  # a younger socket may be of a daemon that is about to listen
+SOCKETS_CAP = 1000  # to look at
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +167,7 @@ class PeerProcess:
         """End the daemon; returns within seconds even if it hangs."""
         self._closing = True
         await _shut_down(self.p2p)
+        _remove_sockets(self.p2p)
         self._watch.cancel()
         await asyncio.wait([self._watch])
         self.ended.set()
@@ -173,6 +182,7 @@ class PeerProcess:
 async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
     _check_port(network)
+    await asyncio.to_thread(remove_stale_sockets)
     with identity.key_file() as path:
         try:
             p2p = await _start(network, str(path))
@@ -183,6 +193,32 @@ async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
         await process.close()
         raise BadInput(f"p2pd took our key for {process.peer} instead of {identity.peer}.")
     return process
+
+
+def remove_stale_sockets(folder: Path = SOCKETS_FOLDER, age_seconds: float = STALE_SECONDS) -> None:
+    """Remove what killed nodes of this user left: sockets at which nobody listens any more."""
+    for path in islice(folder.glob("hivemind-p2p*.sock"), SOCKETS_CAP):
+        with suppress(OSError):  # somebody else's, or just gone
+            found = path.lstat()
+            is_ours = stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
+            if is_ours and time.time() - found.st_mtime > age_seconds and _is_deaf(path):
+                path.unlink()
+
+
+def _remove_sockets(p2p: P2P) -> None:
+    """hivemind leaves them where its daemon ended first."""
+    for address in (p2p._daemon_listen_maddr, p2p._client_listen_maddr):
+        Path(str(address["unix"])).unlink(missing_ok=True)
+
+
+def _is_deaf(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0.1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 class _NotFound(PeerLost):
@@ -262,10 +298,9 @@ def _options_of(network: Network) -> dict[str, Any]:
 
 
 def _listening(network: Network) -> list[str]:
-    tcp = f"/ip4/{network.host}/tcp/{network.port}"
-    if network.is_loopback:
-        return [tcp]
-    return [tcp, f"/ip4/{network.host}/udp/{network.port}/quic-v1"]  # QUIC: for hole punching
+    # No QUIC: hivemind's p2pd is built with a Go and a quic-go that strangers can exhaust
+    # (CVE-2023-49295, CVE-2024-22189). TCP carries everything, hole punching too.
+    return [f"/ip4/{network.host}/tcp/{network.port}"]
 
 
 def _check_port(network: Network) -> None:

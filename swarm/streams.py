@@ -10,6 +10,7 @@ from swarm.inlet import Inlet, OnFrame, take_over
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
 MISSES = 3  # silent ticks after which the other side is dead
+FRAME_TICKS = 60  # for one frame to arrive whole: who drips holds memory and a place
 
 STREAM_ERRORS = (ConnectionError, EOFError, OSError)
 
@@ -24,6 +25,7 @@ class FrameStream:
         self._gathering = Gathering(writer.transport)
         self._inlet: Inlet | None = None
         self._misses = 0
+        self._slow_ticks = 0
         self.has_sent = False  # a frame went out since the last tick
         self.has_data = False  # a frame other than a ping came in since the last tick
         self.quiet_beats = 0  # beats of its owner without such a frame
@@ -54,12 +56,16 @@ class FrameStream:
         await take_over(self._inlet, self._reader, self._writer)
 
     def tick(self) -> bool:
-        """Count a silent beat; True when there were too many of them."""
+        """Count a silent beat, or one within a frame; True when there were too many of them."""
         inlet = self._inlet
-        self._misses = 0 if inlet is None or inlet.has_progress else self._misses + 1
-        if inlet:
-            inlet.has_progress = False
-        return self._misses >= MISSES
+        if inlet is None:
+            self._misses += 1
+            return self._misses >= MISSES
+        self._misses = 0 if inlet.has_progress else self._misses + 1
+        is_slow = inlet.is_within_frame and not inlet.has_frame
+        self._slow_ticks = self._slow_ticks + 1 if is_slow else 0
+        inlet.has_progress = inlet.has_frame = False
+        return self._misses >= MISSES or self._slow_ticks >= FRAME_TICKS
 
     def abort(self) -> None:
         """Drop the stream with whatever waits in it."""

@@ -10,6 +10,7 @@ import pytest
 from node.probe import (
     LARGE_BYTES,
     NEIGHBOURS,
+    PROBE_BURST_BYTES,
     answer_probes,
     detect,
     machine_id,
@@ -17,7 +18,7 @@ from node.probe import (
     measure_links,
     memory_words,
 )
-from swarm.errors import BadInput
+from swarm.errors import BadInput, PeerRefused
 from swarm.hardware import Device
 from swarm.memory import MemoryChannel, MemoryWorld, peer_named
 
@@ -112,5 +113,16 @@ def test_a_stranger_gets_at_most_a_megabyte_back(question: bytes) -> None:
     async def story(world: MemoryWorld, channel: MemoryChannel) -> None:
         answer = await channel.ask(OTHER, "probe", question)
         assert len(answer) <= LARGE_BYTES
+
+    run(story)
+
+
+def test_nobody_has_us_send_without_end() -> None:
+    async def story(_world: MemoryWorld, channel: MemoryChannel) -> None:
+        question = LARGE_BYTES.to_bytes(8, "big")
+        for _ in range(PROBE_BURST_BYTES // LARGE_BYTES):
+            assert len(await channel.ask(OTHER, "probe", question)) == LARGE_BYTES
+        with pytest.raises(PeerRefused, match="measure too much"):
+            await asyncio.gather(*(channel.ask(OTHER, "probe", question) for _ in range(3)))
 
     run(story)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.row_forms import CHUNK_SECONDS, RowForms, always_full
+from node.row_forms import CHUNK_SECONDS, LINKS_REMEMBERED, RowForms, always_full
 
 HIDDEN = 4096
 CHUNK_BYTES = 256 * HIDDEN * 4
@@ -107,3 +107,10 @@ def test_it_changes_its_mind_only_across_the_whole_gap(shares: list[float]) -> N
 
 def test_a_server_that_was_told_nothing_narrows_nothing() -> None:
     assert not always_full(ANNA, 0.0)
+
+
+def test_links_that_come_and_go_are_not_remembered_without_end() -> None:
+    link = Link()
+    for number in range(LINKS_REMEMBERED + 50):
+        link.decide(1000.0, 0.01 + number)
+    assert len(link.forms._narrow) <= LINKS_REMEMBERED

@@ -205,3 +205,48 @@ def test_an_end_that_nobody_asks_for_is_no_failure_of_the_loop() -> None:
         assert heard == []
 
     asyncio.run(story())
+
+
+def test_who_drips_a_frame_is_given_up(
+    tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: one byte now and then was progress, for ever."""
+    monkeypatch.setattr("swarm.streams.FRAME_TICKS", 5)
+
+    async def story(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, theirs: socket.socket
+    ) -> None:
+        stream = FrameStream(reader, writer)
+        heard = asyncio.create_task(stream.hear(lambda _header, _body: None))
+        text = frame(b"header")
+        outcomes = []
+        for byte in (text + text)[: len(text) + 6]:  # a whole frame, then the next one drips
+            theirs.send(bytes([byte]))
+            await until(lambda: stream._inlet is not None and stream._inlet.has_progress)
+            outcomes.append(stream.tick())
+        assert outcomes.index(True) == 4
+        heard.cancel()
+        await asyncio.wait([heard])
+
+    tell(story)
+
+
+def test_who_sends_whole_frames_goes_on_whatever_their_number(
+    tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarm.streams.FRAME_TICKS", 2)
+
+    async def story(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, theirs: socket.socket
+    ) -> None:
+        stream = FrameStream(reader, writer)
+        heard = asyncio.create_task(stream.hear(lambda _header, _body: None))
+        text = frame(b"header")
+        for at in range(10):  # each piece ends one frame and begins another
+            theirs.send(text[:9] if at == 0 else text[9:] + text[:9])
+            await until(lambda: stream._inlet is not None and stream._inlet.has_progress)
+            assert not stream.tick()
+        heard.cancel()
+        await asyncio.wait([heard])
+
+    tell(story)

@@ -1,6 +1,7 @@
 """PeerProcess: what a person hears when p2pd cannot start, and what the daemon tells us."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -9,7 +10,14 @@ import pytest
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.identity import Identity
 from swarm.memory import peer_named
-from swarm.peer_process import Network, PeerProcess, _last_line, open_p2p
+from swarm.peer_process import (
+    Network,
+    PeerProcess,
+    _last_line,
+    _listening,
+    open_p2p,
+    remove_stale_sockets,
+)
 
 
 async def opened(network: Network, identity: Identity | None = None) -> PeerProcess:
@@ -132,5 +140,47 @@ def test_wrong_addresses_are_a_lost_peer_and_nothing_worse() -> None:
         with pytest.raises(PeerLost):
             await process.open_stream(stranger, "hello")
         await process.close()
+
+    asyncio.run(story())
+
+
+def test_nobody_listens_on_quic() -> None:
+    assert _listening(Network(host="0.0.0.0", port=4001)) == ["/ip4/0.0.0.0/tcp/4001"]
+
+
+def test_sockets_that_killed_nodes_left_are_removed_and_no_others(tmp_path: Path) -> None:
+    names = ("p2pd-live", "p2pd-dead", "p2pclient-dead", "p2pd-young", "else")
+    paths = {name: tmp_path / f"hivemind-{name}.sock" for name in names}
+    sockets = []
+    for name, path in paths.items():
+        sockets.append(socket.socket(socket.AF_UNIX))
+        sockets[-1].bind(str(path))
+        sockets[-1].listen()
+        if name != "p2pd-live":
+            sockets[-1].close()
+        if name != "p2pd-young":
+            os.utime(path, (0, 0))
+    (tmp_path / "hivemind-p2pd-file.sock").write_text("no socket")
+    os.utime(tmp_path / "hivemind-p2pd-file.sock", (0, 0))
+    remove_stale_sockets(tmp_path)
+    left = {
+        path.name.removeprefix("hivemind-").removesuffix(".sock") for path in tmp_path.iterdir()
+    }
+    assert left == {"p2pd-live", "p2pd-young", "else", "p2pd-file"}
+    sockets[0].close()
+
+
+def test_a_closed_process_leaves_no_socket() -> None:
+    async def story() -> None:
+        process = await opened(Network())
+        paths = [
+            Path(str(each["unix"]))
+            for each in (process.p2p._daemon_listen_maddr, process.p2p._client_listen_maddr)
+        ]
+        assert paths[0].exists()
+        process.p2p._child.kill()  # hivemind then leaves its socket where it is
+        await process.ended.wait()
+        await process.close()
+        assert not any(path.exists() for path in paths)
 
     asyncio.run(story())

@@ -1,6 +1,6 @@
 """RateLimit counts per peer, forgets old peers, and never waits."""
 
-from swarm.rate_limit import PEERS_REMEMBERED, RateLimit
+from swarm.rate_limit import PEERS_REMEMBERED, Budget, RateLimit
 
 
 def test_each_peer_has_a_rate_of_its_own() -> None:
@@ -14,3 +14,24 @@ def test_no_more_than_a_bounded_number_of_peers_is_remembered() -> None:
     for number in range(PEERS_REMEMBERED + 10):
         assert limit.allows(str(number))
     assert len(limit._throttlers) == PEERS_REMEMBERED
+
+
+def test_a_budget_is_spent_and_fills_up_again() -> None:
+    seconds = 0.0
+    budget = Budget(2, 5, lambda: seconds)
+    assert budget.takes("a", 5)
+    assert not budget.takes("a")
+    assert budget.takes("b", 5)
+    seconds = 1.0
+    assert budget.takes("a", 2)
+    assert not budget.takes("a")
+    seconds = 1000.0
+    assert not budget.takes("a", 6)
+    assert budget.takes("a", 5)
+
+
+def test_a_budget_remembers_a_bounded_number_of_peers() -> None:
+    budget = Budget(1, 1)
+    for number in range(PEERS_REMEMBERED + 10):
+        assert budget.takes(str(number))
+    assert len(budget._left) == PEERS_REMEMBERED
