@@ -450,16 +450,3 @@ def test_news_reach_those_that_answer_and_wait_for_nobody(in_street: Run) -> Non
         assert heard == [ME]
 
     in_street(story)
-
-
-def test_peers_without_a_record_are_forgotten(in_street: Run) -> None:
-    async def story(street: Street) -> None:
-        await street.settle_in()
-        strangers = [peer_named(f"stranger{number}") for number in range(50)]
-        for _ in range(2):
-            await street.own.ask_whether_alive(strangers)
-        assert set(strangers) <= set(street.own._misses)
-        await street.own.refresh()
-        assert not set(strangers) & {*street.own._misses, *street.own._lost_at}
-
-    in_street(story)
