@@ -121,6 +121,7 @@ class ShardFacts:
     since: float  # when the load of `held` last went on, or `held` was lost
     failures: int  # loads in a row that failed
     protected: bool = False  # dropped a ready shard for a plan lately, and this one serves
+    alike: int = 0  # of the last failures, those for the very same cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Lead:
 ShardDuty = Keep | Drop | Lead
 LOAD_SECONDS = 600.0  # without any progress
 BACK_OFF_SECONDS = 2.0
+ALIKE = 3  # failures for the same cause, from which on the pauses double, up to 512 s
 
 
 def next_shard_duty(facts: ShardFacts) -> ShardDuty:
@@ -154,4 +156,6 @@ def next_shard_duty(facts: ShardFacts) -> ShardDuty:
     if facts.held or facts.assigned is None or not facts.assigned.leads:
         return Keep()
     pause = BACK_OFF_SECONDS * min(facts.failures, 8)
+    if facts.alike >= ALIKE:  # it may never load: do not read it for ever
+        pause = max(pause, BACK_OFF_SECONDS * 2.0 ** min(facts.alike, 8))
     return Lead(facts.assigned) if facts.now - facts.since >= pause else Keep()

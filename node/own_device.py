@@ -76,7 +76,8 @@ class OwnDevice:
         self.provisions = Provisions(worker, home.store, self._go_on)
         self._since = time.monotonic()
         self._restarted_at = 0.0
-        self._failures = 0
+        self._failures = self._alike = 0
+        self._cause = ""  # of the last failure, as the worker said it
         self._dropped_at = -math.inf  # a ready shard, because a plan said so
         self._lock = asyncio.Lock()
 
@@ -110,6 +111,7 @@ class OwnDevice:
             since=holding.since if holding else self._since,
             failures=self._failures,
             protected=self._is_protected(),
+            alike=self._alike,
         )
 
     @property
@@ -255,8 +257,7 @@ class OwnDevice:
             case Loaded(group=group) if holding and group == holding.group:
                 self._ready(holding, answer)
             case Broken(group=group) if holding and group in ("", holding.group):
-                logger.warning("shard of device %d is lost: %s", self.index, answer.reason)
-                self._lose()
+                self._lose(answer.reason)
 
     def _go_on(self, fraction: float) -> None:
         if self.holding and not self.holding.ready:
@@ -266,7 +267,7 @@ class OwnDevice:
     def _ready(self, holding: Holding, loaded: Loaded) -> None:
         holding.ready, holding.fraction = True, 1.0
         self.loaded = loaded
-        self._failures = 0
+        self._failures = self._alike = 0
         if not holding.assignment.leads:
             return
         stage = holding.assignment.stage
@@ -297,8 +298,14 @@ class OwnDevice:
         }
         self.worker.order(Load(self.holding.group, spec, self.memory_bytes, ranks))
 
-    def _lose(self) -> None:
+    def _lose(self, cause: str = "") -> None:
+        """Give up the shard; what the worker says of it is told once, however often it fails."""
         self._failures += 1
+        self._alike = self._alike + 1 if cause and cause == self._cause else 1
+        self._cause = cause
+        if cause:
+            level = logging.WARNING if self._alike == 1 else logging.INFO
+            logger.log(level, "shard of device %d is lost: %s", self.index, cause)
         self._home.server.retire(self.index, "stage_lost")
         self._forget()
 

@@ -184,7 +184,7 @@ class Worker:
             self._heed()
             self._shard.follow()
         except Exception as error:  # noqa: BLE001 - an island: it all comes from others
-            logger.warning("shard of group %s is lost: %s", order.group, error)
+            logger.info("shard of group %s is lost: %s", order.group, error)  # the node says it
             if self._told != self._heard:
                 self._give_up()
             self._break(order.group, error)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.duties import (
+    ALIKE,
     BACK_OFF_SECONDS,
     JITTER_SECONDS,
     LOAD_SECONDS,
@@ -266,6 +267,18 @@ def test_failures_in_a_row_are_tried_again_ever_later_but_never_given_up(
     pause = BACK_OFF_SECONDS * min(failures, 8)
     assert next_shard_duty(facts) == (Lead(LEADS) if waited >= pause else Keep())
     assert pause <= 16
+
+
+@given(st.integers(0, 40), st.floats(0, 2000))
+def test_a_shard_that_fails_for_one_cause_again_and_again_is_tried_ever_more_rarely(
+    alike: int, waited: float
+) -> None:
+    facts = replace(IDLE, assigned=LEADS, now=waited, failures=alike, alike=alike)
+    pause = BACK_OFF_SECONDS * min(alike, 8)
+    if alike >= ALIKE:
+        pause = BACK_OFF_SECONDS * 2.0 ** min(alike, 8)
+    assert next_shard_duty(facts) == (Lead(LEADS) if waited >= pause else Keep())
+    assert pause <= 512
 
 
 @given(
