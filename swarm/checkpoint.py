@@ -280,6 +280,9 @@ def context_of(config: PretrainedConfig) -> int:
     most = int(config.max_position_embeddings)
     if rope.get("rope_type") in ("longrope", "dynamic"):  # they rescale all positions above it
         return int(rope.get("original_max_position_embeddings") or most)
+    if rope.get("rope_type") == "yarn":  # whose config may name the context before the scaling
+        before = float(rope.get("original_max_position_embeddings") or 0)
+        return max(most, int(float(rope.get("factor") or 1) * before))
     return most
 
 

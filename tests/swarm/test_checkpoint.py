@@ -97,6 +97,17 @@ def test_context_stops_where_positions_would_be_rescaled(folder: Path) -> None:
     assert read_spec(folder, "m").context == 48
 
 
+@pytest.mark.parametrize(("most", "context"), [(64, 256), (256, 256), (300, 300), (16, 256)])
+@pytest.mark.parametrize("spelling", ["type", "rope_type"])
+def test_yarn_reaches_as_far_as_its_factor_says(
+    most: int, context: int, spelling: str, folder: Path
+) -> None:
+    scaling = {spelling: "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    values = CONFIG | {"max_position_embeddings": most, "rope_scaling": scaling}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert read_spec(folder, "m").context == context
+
+
 def edit_config(**values: Any) -> Callable[[Path], object]:
     return lambda folder: (folder / "config.json").write_text(json.dumps(CONFIG | values))
 
