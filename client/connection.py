@@ -20,6 +20,7 @@ from swarm.board import Board
 from swarm.channel import Channel
 from swarm.dht_board import DhtBoard
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
+from swarm.founders_manifest import ManifestKeeper
 from swarm.from_peers import open_from_peers
 from swarm.identity import Identity
 from swarm.invites import Invite
@@ -106,7 +107,9 @@ class Client:
     async def _ask_for_model(self, cause: SwarmError) -> LocalModel:
         try:
             async with self._connect(self._invite) as links:
-                folder, _ = await open_from_peers(links.channel, links.board, cause)
+                keeper = ManifestKeeper(links.channel, links.board, self._invite.swarm)
+                find = keeper.find
+                folder, _ = await open_from_peers(links.channel, links.board, cause, find)
         except Unreachable:
             raise cause from None
         return await asyncio.to_thread(LocalModel.of, folder, self._name, raw_bytes=self._raw_bytes)

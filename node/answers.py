@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from node.engine.measure import measure, quant_cost
+from node.engine.measure import measure
 from node.engine.quantise import bytes_per_weight
 from node.orders import (
     CODEC,
@@ -25,8 +25,6 @@ from swarm.hardware import WIDTHS
 from swarm.model import ModelSpec
 from swarm.wire import TEXT_CAP, Message
 
-PLAIN_SECONDS = 0.5  # to compare int8 with what it takes the place of
-
 logger = logging.getLogger(__name__)
 
 
@@ -34,12 +32,10 @@ def measured(order: Measure, device: str, slowdown: float) -> Measured:
     """Measure a device on the shapes of a model; takes seconds; raises SwarmError."""
     model, threads = ModelSpec(**order.model), torch.get_num_threads()
     speeds = measure(model, threads=threads, dtype=order.dtype, quant=order.quant, device=device)
-    width, cost = float(WIDTHS[order.dtype]), 1.0
+    width = float(WIDTHS[order.dtype])
     if order.quant:
-        plain = measure(model, threads=threads, seconds=PLAIN_SECONDS, dtype=order.dtype)
-        cost = quant_cost(speeds[0], plain[0])
         width = bytes_per_weight(Path(order.folder), order.quant)
-    return Measured(speeds[0] / slowdown, speeds[1] / slowdown, width, cost)
+    return Measured(speeds[0] / slowdown, speeds[1] / slowdown, width)
 
 
 def with_queue(answer: Message, start: float, came: dict[str, float]) -> Message:

@@ -19,14 +19,17 @@ from swarm.checkpoint import is_hub_id, open_model, read_spec
 from swarm.dht_board import DhtBoard
 from swarm.errors import BadInput, BadInvite, BadModel, SwarmError, Unreachable
 from swarm.expected_tensors import require_complete
-from swarm.from_peers import open_from_peers, read_manifest
+from swarm.founders_manifest import ManifestKeeper
+from swarm.from_peers import open_from_peers, settled_manifest
 from swarm.hardware import Device
+from swarm.hub import hub_weights_of
 from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite, invite_text
 from swarm.libp2p_channel import LibP2PChannel
 from swarm.model import BUILT_IN, ModelSpec
 from swarm.network_clock import CLOCK
 from swarm.peer_process import Network, PeerProcess, open_p2p
+from swarm.peer_source import PeerSource
 from swarm.records import PENDING, Capability, Manifest
 from swarm.state_folder import (
     FOLDER_MARK,
@@ -36,11 +39,13 @@ from swarm.state_folder import (
     write_private,
 )
 from swarm.store import Store
+from swarm.weights_check import FolderCheck
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
 
 LAST_INVITE = "last_invite"
+KEPT_MANIFEST = "manifest"  # the founder's word, in a node's folder
 KNOWN_SECONDS = 5.0  # for a swarm to be found on its own board
 LOOK_SECONDS = 0.5
 NODES_CAP = 32  # nodes of one user on one machine
@@ -57,6 +62,7 @@ class Served:
     spec: ModelSpec
     store: Store | None = None  # fills the folder, if it is not whole
     revision: str = ""  # the hub's commit, if it comes from there
+    weights: str = ""  # a digest over what the hub says its weight files hold
 
     @property
     def is_folder(self) -> bool:
@@ -80,6 +86,7 @@ class Links:
     folder: Path  # this node's state
     addresses: tuple[str, ...]  # where others reach us
     identity: Identity
+    manifests: ManifestKeeper
     last_swarm: str = ""  # which one commands without an invite asked before
 
 
@@ -89,7 +96,6 @@ class Equipment:
 
     device: Device
     worker: WorkerProcess
-    quant_cost: float = 1.0  # times as long as a token takes with weights held in full
 
 
 def invite_of(config: NodeConfig) -> Invite | None:
@@ -120,7 +126,8 @@ def read_model(name: str, revision: str = "", served_name: str = "") -> Served:
     commit = folder.name if is_hub_id(name) and not is_folder else ""
     if name != BUILT_IN:
         require_complete(folder, title_of(shared))
-    return Served(shared, folder, read_spec(folder, title_of(shared)), store, commit)
+    spec = read_spec(folder, title_of(shared))
+    return Served(shared, folder, spec, store, commit, hub_weights_of(folder) if commit else "")
 
 
 def read_founded(config: NodeConfig) -> Served:
@@ -129,24 +136,43 @@ def read_founded(config: NodeConfig) -> Served:
 
 
 async def find_served(name: str, links: Links, state: Path) -> Served:
-    """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable."""
-    manifest = await read_manifest(links.board)
+    """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable.
+
+    Whatever lies here is held against the founder's word, its weights as well.
+    """
+    manifest = await links.manifests.find(KNOWN_SECONDS)
+    if manifest is None:
+        raise Unreachable(
+            "The host of this swarm is away, and no peer knows what it serves.",
+            "Start again when the host is back.",
+        )
     cause: SwarmError
     try:
-        revision = manifest.revision if manifest else ""
         local = local_name(state, links.invite.swarm, name)
-        served = await asyncio.to_thread(read_model, local, revision)
-        if manifest is None or manifest.digest == served.spec.digest:
-            return replace(served, name=name)
-        cause = BadModel(
-            f"The copy of {title_of(name)} here is not the model that the swarm serves.",
-            "Put the very same files there, or move this copy away.",
-        )
+        served = await asyncio.to_thread(read_model, local, manifest.revision)
+        return replace(await _checked(served, manifest, links), name=name)
     except (BadModel, Unreachable) as error:
         cause = error
-    folder, store = await open_from_peers(links.channel, links.board, cause)
+    find = links.manifests.find
+    folder, store = await open_from_peers(links.channel, links.board, cause, find)
     await asyncio.to_thread(require_complete, folder, title_of(name))
     return Served(name, folder, await asyncio.to_thread(read_spec, folder, title_of(name)), store)
+
+
+async def _checked(served: Served, manifest: Manifest, links: Links) -> Served:
+    """A copy that is the swarm's model, as far as can be seen now; raises BadModel."""
+    cause = BadModel(
+        f"The copy of {title_of(served.name)} here is not the model that the swarm serves.",
+        "Put the very same files there, or move this copy away.",
+    )
+    known = manifest.weights and served.weights
+    if manifest.digest != served.spec.digest or (known and manifest.weights != served.weights):
+        raise cause
+    if served.revision or served.name == BUILT_IN or not manifest.inventory:
+        return served
+    settled = await settled_manifest(links.manifests.find, cause)
+    source = PeerSource(links.channel, links.board, settled.inventory)
+    return replace(served, store=await FolderCheck.open(served.folder, source))
 
 
 @asynccontextmanager
@@ -172,12 +198,14 @@ async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncItera
             await _require_swarm(board, swarm)
         channel = await LibP2PChannel.open(process, swarm, key)
         stack.push_async_callback(channel.close)
+        manifests = ManifestKeeper(channel, board, swarm, path=folder / KEPT_MANIFEST)
+        manifests.hand_on()
         own = (*await process.addresses(), *_seen_from_here(config, identity.peer))[:8]
         model = founded.model if founded else invite.model if invite else ""
         fresh = Invite((*own, *known)[:8], swarm, model, key)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
-        yield Links(process, board, channel, fresh, folder, own, identity, before)
+        yield Links(process, board, channel, fresh, folder, own, identity, manifests, before)
 
 
 def _seen_from_here(config: NodeConfig, peer: str) -> tuple[str, ...]:
@@ -209,7 +237,7 @@ def manifest_of(served: Served, inventory: str = PENDING) -> Manifest:
     """The founder's word on what its swarm serves, and what peers may hand out of it."""
     known = inventory if served.is_for_all else ""
     digest, now = served.spec.digest, CLOCK.now()
-    return Manifest(served.name, digest, "f32", now, served.revision, known)
+    return Manifest(served.name, digest, "f32", now, served.revision, known, served.weights)
 
 
 async def _require_swarm(board: Board, swarm: str) -> None:
@@ -271,7 +299,7 @@ async def open_equipment(
             )
         )
         yield [
-            Equipment(_device_of(found, dtype, speed), worker, speed.quant_cost)
+            Equipment(_device_of(found, dtype, speed), worker)
             for found, dtype, speed, worker in zip(detected, dtypes, measured, workers, strict=True)
         ]
 

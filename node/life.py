@@ -33,6 +33,7 @@ from swarm.network_clock import CLOCK
 from swarm.rate_limit import Budget
 from swarm.records import Capability
 from swarm.version import PROTOCOL_VERSION
+from swarm.weights_check import FolderCheck
 from swarm.wire import Message
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,11 @@ class Life:
             "telling what was served": self._sum_up,
         }
         tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
-        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self._daemon_ended())]
+        causes = (self._daemon_ended(), self._copy_refused())
+        ends = [asyncio.create_task(end) for end in (stop.wait(), *causes)]
         try:
             await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, ends[1]):
+            for task in (*tasks, *ends[1:]):
                 if task.done():
                     task.result()
         finally:
@@ -166,6 +168,12 @@ class Life:
     async def _daemon_ended(self) -> None:
         await self._links.process.ended.wait()
         raise Unreachable("The network daemon p2pd ended.", "Start the node again.")
+
+    async def _copy_refused(self) -> None:
+        store = self._served.store
+        if isinstance(store, FolderCheck):
+            raise await store.refused()
+        await asyncio.Event().wait()
 
     # ------------------------------------------------------------------ others
 
@@ -324,6 +332,8 @@ class Life:
         while True:
             try:
                 manifest = manifest_of(self._served, self._desk.digest)
+                if self._config.founds:
+                    self._links.manifests.say(manifest, self._links.identity.sign)
                 await self._herald.publish_due(manifest if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
@@ -347,7 +357,8 @@ class Life:
         if self._config.founds and self._served.is_for_all:
             await self._desk.open_as_founder()
         elif not self._config.founds:
-            await self._desk.open_when_known(self._links.board, self._served.store)
+            find = self._links.manifests.find
+            await self._desk.open_when_known(self._links.board, self._served.store, find)
         await asyncio.Event().wait()
 
     async def _sum_up(self) -> None:

@@ -105,7 +105,6 @@ async def serve(
         for each in equipment:
             limits = config.memory_bytes, config.memory_share
             story.offer(each.device, memory_words(each.device, *limits))
-            story.quant(each.device.index, each.quant_cost)
         await life.run(equipment, stop)
 
 

@@ -24,7 +24,6 @@ class Measured(Message):
     bytes_per_second: float
     flops: float
     weight_bytes: float  # of one weight as the device will hold it
-    quant_cost: float = 1.0  # times as long as a token takes with weights held in full
 
 
 @dataclass(slots=True)

@@ -48,8 +48,8 @@ class Provisions:
         self.fetched_bytes = 0
 
     async def _fetch(self, need: Need, watch: Watch) -> None:
-        reason = "The folder of the model lacks weights, and nobody gives them."
-        if self._store is not None:
+        reason = ""
+        if self._store is not None:  # else all that there will ever be is in the folder
             try:
                 fetched = await asyncio.to_thread(self._store.hold, wanted_of(need), watch)
                 self.fetched_bytes, reason = fetched, ""

@@ -13,7 +13,6 @@ from swarm.records import Capability
 Say = Callable[[str], None]
 REASON_SHOWN = 300  # characters of a planner's words
 SHOWN = 3  # addresses
-CLEARLY_SLOWER = 1.1  # times as long
 SHORT = 8  # characters of a peer id that people read
 
 
@@ -40,14 +39,6 @@ class Story:
         is_int8 = device.weight_bytes < WIDTHS[device.dtype]
         form = f"int8 and {device.dtype}" if is_int8 else device.dtype
         self._say(f"offer: device {device.index}, {device.name}, {memory}, {speed}, in {form}")
-
-    def quant(self, index: int, cost: float) -> None:
-        """What --quant costs on a device whose processor has no fast instructions for it."""
-        if cost > CLEARLY_SLOWER:
-            self._say(
-                f"quant: device {index} needs {cost:.1f} times as long for a token in int8 as in "
-                "f32; leave --quant out unless memory is short"
-            )
 
     def swarm(self, swarm: str) -> None:
         """What is served here."""

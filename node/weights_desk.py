@@ -11,8 +11,8 @@ import msgpack
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.errors import BadInput, PeerRefused, RemoteProtocolError, SwarmError
-from swarm.from_peers import read_manifest
-from swarm.inventory import DIGEST_BYTES, MOST_CHUNK, Entry, Stock, take_stock
+from swarm.from_peers import Find, read_manifest
+from swarm.inventory import MOST_CHUNK, Entry, Stock, digests_of, slice_of, take_stock
 from swarm.peer_source import LIST_PAGE, QUESTION, PeerSource
 from swarm.records import PENDING
 from swarm.sparse import missing, present
@@ -57,11 +57,13 @@ class WeightsDesk:
         if stock:
             self._open(stock)
 
-    async def open_when_known(self, board: Board, store: Store | None) -> None:
+    async def open_when_known(
+        self, board: Board, store: Store | None, find: Find | None = None
+    ) -> None:
         """Hand out what the founder says that others hand out, as far as it is here."""
         while not self._stock:
             try:
-                manifest = await read_manifest(board)
+                manifest = await (find(0.0) if find else read_manifest(board))
                 known = manifest.inventory if manifest else PENDING
                 if not known:
                     return
@@ -119,7 +121,7 @@ class WeightsDesk:
         end = asked.start + asked.count
         match asked.word:
             case "digests":
-                return stock.lists[path.name][asked.start * DIGEST_BYTES : end * DIGEST_BYTES]
+                return stock.lists[path.name][slice_of(asked.start, asked.count)]
             case "have":
                 is_same = path.is_file() and path.stat().st_size == asked.entry.size
                 held: bytes = msgpack.packb(present(path)[:RANGES_CAP] if is_same else ())
@@ -129,7 +131,10 @@ class WeightsDesk:
             raise BadInput("These weights are not here.", "Ask another peer.")
         with path.open("rb") as file:
             file.seek(low)
-            return file.read(high - low)
+            data = file.read(high - low)
+        if digests_of(data, chunk) != stock.lists[path.name][slice_of(asked.start, asked.count)]:
+            raise BadInput("These weights are not here.", "Ask another peer.")  # another file's
+        return data
 
 
 def _source_of(store: Store | None, channel: Channel, board: Board, digest: str) -> PeerSource:

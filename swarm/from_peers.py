@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -20,6 +21,8 @@ LOOK_SECONDS = 0.5  # between looks at the board
 KNOWN_SECONDS = 3.0  # for a manifest to be found on it
 PENDING_SECONDS = 600.0  # for the founder to digest its files
 
+Find = Callable[[float], Awaitable[Manifest | None]]  # the founder's word, within some seconds
+
 
 async def read_manifest(board: Board, seconds: float = 0.0) -> Manifest | None:
     """The founder's latest word, or None if there is none within `seconds`."""
@@ -31,21 +34,28 @@ async def read_manifest(board: Board, seconds: float = 0.0) -> Manifest | None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def open_from_peers(channel: Channel, board: Board, cause: SwarmError) -> tuple[Path, Store]:
+async def settled_manifest(find: Find, cause: SwarmError) -> Manifest:
+    """The founder's word once it says what peers may hand out; raises `cause`, BadModel."""
+    deadline = time.monotonic() + PENDING_SECONDS
+    while True:
+        manifest = await find(KNOWN_SECONDS)
+        if manifest is None or not manifest.inventory:
+            raise cause
+        if manifest.inventory != PENDING:
+            return manifest
+        if time.monotonic() > deadline:
+            raise BadModel("The host is still reading its files.", "Try again later.") from cause
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def open_from_peers(
+    channel: Channel, board: Board, cause: SwarmError, find: Find | None = None
+) -> tuple[Path, Store]:
     """The folder of the swarm's model and what fills it; `cause` says why it is not here.
 
     Raises `cause` if the founder does not let peers hand the model out, BadModel if none does.
     """
-    deadline = time.monotonic() + PENDING_SECONDS
-    while True:
-        manifest = await read_manifest(board, KNOWN_SECONDS)
-        if manifest is None or not manifest.inventory:
-            raise cause
-        if manifest.inventory != PENDING:
-            break
-        if time.monotonic() > deadline:
-            raise BadModel("The host is still reading its files.", "Try again later.") from cause
-        await asyncio.sleep(LOOK_SECONDS)
+    manifest = await settled_manifest(find or (lambda s: read_manifest(board, s)), cause)
     source = PeerSource(channel, board, manifest.inventory)
     inventory = await source.read_inventory()
     folder = Path(constants.HF_HOME) / CACHE / "peers" / manifest.inventory

@@ -1,6 +1,9 @@
 """A model on the hub: its small files here, its weights as headers, to be filled where wanted."""
 
+import hashlib
+import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -13,7 +16,7 @@ from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineMod
 from huggingface_hub.file_download import repo_folder_name
 
 from swarm.errors import BadModel
-from swarm.headers import INDEX, LONE_FILE, files_to_load, indexed_files, no_weights
+from swarm.headers import INDEX, LONE_FILE, files_to_load, indexed_files, no_weights, weight_files
 from swarm.hub_errors import explained
 from swarm.hub_names import is_paper
 from swarm.hub_source import HubSource
@@ -26,6 +29,7 @@ DONE = "done"  # in the folder once all papers and headers are there
 AGAIN_SECONDS = 1.0  # before the hub is taken for out of reach
 HEADERS_AT_A_TIME = 8
 CACHE = "swarm"  # below HF_HOME
+HASH = re.compile(r"[0-9a-f]{40,64}")  # of git, or of git-lfs
 
 
 def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
@@ -56,6 +60,22 @@ def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
             _furnish(store, snapshot, filter(is_paper, names), files)
     logger.info("found %s in %s", repo, folder)
     return folder, store
+
+
+def hub_weights_of(folder: Path) -> str:
+    """A digest over what the hub says that a model's weight files hold; "" if it is not known.
+
+    The hub names a large file by the SHA-256 of its bytes: in the map of a thin file, or as the
+    name of the blob that a whole one is a link to.
+    """
+    facts = []
+    for path in weight_files(folder):
+        sparse = SparseFile.again(path)
+        tag = sparse.facts.etag if sparse else path.resolve().name if path.is_symlink() else ""
+        if not HASH.fullmatch(tag):
+            return ""
+        facts.append([path.name, path.stat().st_size, tag])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _is_reachable(url: str) -> bool:

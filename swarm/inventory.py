@@ -5,23 +5,23 @@ digest of its list of chunk digests. So each chunk can be checked alone, whoever
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
 
 from swarm.channel import ANSWER_CAP
+from swarm.chunk_digests import DIGEST_BYTES, ChunkDigests
 from swarm.errors import RemoteProtocolError
 from swarm.headers import weight_files
 from swarm.hub_names import is_paper
 
-DIGEST_BYTES = 32
 LEAST_CHUNK, MOST_CHUNK = 1 << 14, 1 << 19  # bytes
 CHUNKS = 1 << 12  # of a model's largest file, about, while chunks can grow
 FILES_CAP = 4096
+PAPERS_CAP = 64
 LIST_CAP = 1 << 25  # bytes of chunk digests of one file
-PAPER_CAP = 1 << 27  # bytes of one file that is no weights
+PAPER_CAP = 1 << 27  # bytes of all files together that are no weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ class Inventory:
             raise ValueError("the chunks or the files of an inventory are out of range")
         if any(self.chunks(entry) * DIGEST_BYTES > LIST_CAP for entry in self.entries):
             raise ValueError("a file has too many chunks")
+        papers = [entry.size for entry in self.entries if not entry.is_weights]
+        if len(papers) > PAPERS_CAP or sum(papers) > PAPER_CAP:
+            raise ValueError("there are too many small files, or they are not small")
+        if len({entry.name for entry in self.entries}) < len(self.entries):
+            raise ValueError("a file is named twice")
 
     def chunks(self, entry: Entry) -> int:
         """How many chunks a file has."""
@@ -101,7 +106,7 @@ class Stock:
 def take_stock(folder: Path) -> Stock | None:
     """Read and digest every file of a whole model; None if it cannot be handed out.
 
-    Blocks for as long as it takes to read all of it; raises BadModel, OSError.
+    Blocks for as long as it takes to read what was not read before; raises BadModel, OSError.
     """
     weights = weight_files(folder)
     largest = max(path.stat().st_size for path in weights)
@@ -110,7 +115,7 @@ def take_stock(folder: Path) -> Stock | None:
         chunk *= 2
     papers = sorted(p for p in folder.iterdir() if p.is_file() and is_paper(p.name))
     paths = [*papers, *weights]
-    lists = {path.name: b"".join(_chunk_digests(path, chunk)) for path in paths}
+    lists = {path.name: _list_of(path, chunk) for path in paths}
     try:
         entries = tuple(
             Entry(path.name, path.stat().st_size, digest_of(lists[path.name])) for path in paths
@@ -121,12 +126,26 @@ def take_stock(folder: Path) -> Stock | None:
     return Stock(inventory, lists) if len(inventory.to_bytes()) <= ANSWER_CAP else None
 
 
+def digests_of(data: bytes, chunk: int) -> bytes:
+    """The digests of the chunks in `data`, in a row."""
+    view = memoryview(data)
+    return b"".join(
+        hashlib.sha256(view[low : low + chunk]).digest() for low in range(0, len(data), chunk)
+    )
+
+
+def slice_of(first: int, count: int) -> slice:
+    """Where the digests of chunks in a row stand in their file's list."""
+    return slice(first * DIGEST_BYTES, (first + count) * DIGEST_BYTES)
+
+
 def digest_of(data: bytes) -> str:
     """SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _chunk_digests(path: Path, chunk: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(chunk):
-            yield hashlib.sha256(data).digest()
+def _list_of(path: Path, chunk: int) -> bytes:
+    digests = ChunkDigests(path, chunk)
+    found = b"".join(digests.of(0, digests.count))
+    digests.remember()
+    return found

@@ -1,15 +1,17 @@
 """PeerSource: files of a model from peers that hold them, chunk by chunk, each checked alone."""
 
 import asyncio
-import hashlib
 import logging
+import random
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
+from typing import Any
 
 import msgpack
 
 from swarm.board import Board
 from swarm.channel import Channel
+from swarm.chunk_digests import DIGEST_BYTES
 from swarm.errors import (
     BadModel,
     EngineError,
@@ -18,7 +20,14 @@ from swarm.errors import (
     RemoteProtocolError,
     SwarmError,
 )
-from swarm.inventory import DIGEST_BYTES, MOST_CHUNK, Entry, Inventory, digest_of
+from swarm.inventory import (
+    MOST_CHUNK,
+    Entry,
+    Inventory,
+    digest_of,
+    digests_of,
+    slice_of,
+)
 from swarm.ranges import Range, Ranges, aligned, merged, split, without
 from swarm.records import Capability
 from swarm.sparse import FileFacts
@@ -27,12 +36,15 @@ from swarm.store import Take
 logger = logging.getLogger(__name__)
 
 QUESTION = "weights"  # the name under which peers answer
-PEERS = 16  # asked at most
+PEERS = 16  # asked at a time
 STREAMS = 2  # questions to one peer at a time
 ANSWER_SECONDS = 20.0  # of up to 512 KiB
-RESTS = 100  # that a busy peer may ask for in a row
-REST_SECONDS = 2.0  # the longest of them
-ROUNDS = 4  # in which nothing comes, before giving up
+HAVE_SECONDS = 5.0  # of a short answer
+BUSY_SECONDS = 20.0  # that a peer may put us off in a row before others are asked
+LEAST_REST_SECONDS, REST_SECONDS = 0.1, 2.0  # of the rests that a busy peer may ask for
+NEXT_SECONDS = 1.0  # without an answer, before the next peer is asked the same
+ROUNDS = 4  # in which nothing comes and nobody new is asked, before giving up
+ROUNDS_CAP = 64  # in which nothing comes, whoever is asked
 PAUSE_SECONDS = 1.0  # between rounds
 LIST_PAGE = (1 << 19) // DIGEST_BYTES  # chunk digests in one answer
 
@@ -42,12 +54,13 @@ class PeerSource:
 
     name = "other peers"
 
-    def __init__(self, channel: Channel, board: Board, digest: str) -> None:
-        self._channel, self._board = channel, board
+    def __init__(self, channel: Channel, board: Board, digest: str, founder: str = "") -> None:
+        self._channel, self._board, self._founder = channel, board, founder
         self.digest = digest
         self.inventory = Inventory(MOST_CHUNK, ())
         self.lists: dict[str, bytes] = {}
         self._liars: set[str] = set()
+        self._misses = Counter[str]()  # of peers: in a row without giving anything
         self._loop = asyncio.get_running_loop()
 
     async def read_inventory(self) -> Inventory:
@@ -83,38 +96,45 @@ class PeerSource:
             raise BadModel(f"The swarm's model has no such file {file}.", "Join again.")
         await self.read_list(entry)
         todo = deque(self._runs(aligned(ranges, self.inventory.chunk, entry.size)))
-        idle = 0
+        idle = rounds = 0
         while todo:
-            left = len(todo)
-            holders = await self._holders(entry)
+            left, known = len(todo), set(self._misses)
+            holders = await self._holders(entry, widely=rounds > 0)
             work = [
                 self._draw(peer, entry, (held, todo), take)
                 for peer, held in holders.items()
                 for _ in range(STREAMS)
             ]
             await _together(work)
-            idle = idle + 1 if len(todo) == left else 0
-            if idle >= ROUNDS:
+            if len(todo) < left:
+                idle = rounds = 0
+                continue
+            idle, rounds = 0 if set(self._misses) - known else idle + 1, rounds + 1
+            if idle >= ROUNDS or rounds >= ROUNDS_CAP:
                 raise EngineError(
                     f"No peer that answers holds all of {file} that this shard needs.",
                     "Let the host of the swarm run, or copy the model to this machine.",
                 )
-            if todo:
-                await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _runs(self, ranges: Ranges) -> Iterable[Range]:
         return split(ranges, MOST_CHUNK // self.inventory.chunk * self.inventory.chunk)
 
-    async def _holders(self, entry: Entry) -> dict[str, Ranges]:
+    async def _holders(self, entry: Entry, *, widely: bool) -> dict[str, Ranges]:
+        """What of a file each peer holds; who did not answer before is asked if `widely`."""
+
         async def held(peer: str) -> Ranges:
             try:
-                answer = await self._ask(peer, ["have", self.digest, entry.name])
+                answer = await self._ask(peer, ["have", self.digest, entry.name], HAVE_SECONDS)
                 return merged((int(low), int(high)) for low, high in msgpack.unpackb(answer))
             except (PeerError, RemoteProtocolError, ValueError, TypeError) as error:
                 logger.info("%s does not say what it holds: %s", peer, error)
+                self._misses[peer] += 1
                 return ()
 
         peers = await self._peers()
+        sound = [peer for peer in peers if self._misses[peer] < 1]
+        peers = (peers if widely or not sound else sound)[:PEERS]
         found = await asyncio.gather(*map(held, peers))
         return {peer: ranges for peer, ranges in zip(peers, found, strict=True) if ranges}
 
@@ -123,6 +143,7 @@ class PeerSource:
     ) -> None:
         """Take runs that a peer holds off the list until none is left, or the peer fails."""
         held, todo = work
+        rested = 0.0
         while peer not in self._liars:
             run = next((each for each in todo if not without((each,), held)), None)
             if run is None:
@@ -131,9 +152,17 @@ class PeerSource:
             try:
                 data = await self._chunks(peer, entry, run)
             except (PeerError, RemoteProtocolError) as error:
-                logger.warning("%s does not give weights: %s", peer, error)
-                todo.append(run)
-                return
+                todo.append(run)  # for others, also while this one rests
+                rest = _rest_of(error)
+                rested += rest
+                if not rest or rested > BUSY_SECONDS:
+                    logger.warning("%s does not give weights: %s", peer, error)
+                    self._misses[peer] += 1
+                    return
+                await asyncio.sleep(rest)
+                continue
+            rested = 0.0
+            self._misses[peer] = -1
             try:
                 await asyncio.to_thread(take, run[0], data)
             except SwarmError:
@@ -143,9 +172,13 @@ class PeerSource:
     async def _chunks(self, peer: str, entry: Entry, run: Range) -> bytes:
         chunk = self.inventory.chunk
         first, count = run[0] // chunk, -(-(run[1] - run[0]) // chunk)
-        data = await self._ask(peer, ["chunks", self.digest, entry.name, first, count])
-        wanted = self.lists[entry.name][first * DIGEST_BYTES : (first + count) * DIGEST_BYTES]
-        if len(data) != run[1] - run[0] or await asyncio.to_thread(_digests, data, chunk) != wanted:
+        question: list[object] = ["chunks", self.digest, entry.name, first, count]
+        data = await self._ask_once(peer, question, ANSWER_SECONDS)
+        wanted = self.lists[entry.name][slice_of(first, count)]
+        if (
+            len(data) != run[1] - run[0]
+            or await asyncio.to_thread(digests_of, data, chunk) != wanted
+        ):
             self._liars.add(peer)
             raise RemoteProtocolError(f"Weights of {entry.name} from {peer} are not the model's.")
         return data
@@ -153,38 +186,70 @@ class PeerSource:
     # ------------------------------------------------------------------ peers
 
     async def _peers(self) -> list[str]:
+        """Whom to ask: the founder, then who gave something lately, who is new, who did not."""
         known = await self._board.read(Capability)
         unfit = self._liars | {self._channel.peer}
-        return [p for p, each in known.items() if not each.leaving and p not in unfit][:PEERS]
+        fit = [peer for peer, each in known.items() if not each.leaving and peer not in unfit]
+        random.shuffle(fit)  # not those first whose names come first
+        return sorted(fit, key=lambda peer: (self._misses[peer], peer != self._founder))
 
     async def _first(self, question: list[object], digest: str = "") -> bytes:
         """The first answer to a question, of that digest if one is given; raises BadModel."""
-        for peer in await self._peers():
-            try:
-                answer = await self._ask(peer, question)
-            except (PeerError, RemoteProtocolError) as error:
-                logger.info("%s does not answer about weights: %s", peer, error)
-                continue
-            if not digest or digest_of(answer) == digest:
-                return answer
-            self._liars.add(peer)
+        peers = iter((await self._peers())[: PEERS * ROUNDS_CAP])
+        asked: set[asyncio.Task[bytes | None]] = set()
+        try:
+            while (peer := next(peers, None)) or asked:
+                if peer:
+                    asked.add(asyncio.create_task(self._answer_of(peer, question, digest)))
+                done, asked = await asyncio.wait(
+                    asked,
+                    timeout=NEXT_SECONDS if peer and len(asked) < PEERS else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    if (answer := task.result()) is not None:
+                        return answer
+        finally:
+            await _end(asked)
         raise BadModel(
             "No peer hands out the files of the swarm's model.",
             "Let the host of the swarm run, or copy the model to this machine.",
         )
 
-    async def _ask(self, peer: str, question: list[object]) -> bytes:
-        payload, rests = msgpack.packb(question), Counter[str]()
+    async def _answer_of(self, peer: str, question: list[object], digest: str) -> bytes | None:
+        try:
+            answer = await self._ask(peer, question, ANSWER_SECONDS)
+        except (PeerError, RemoteProtocolError) as error:
+            logger.info("%s does not answer about weights: %s", peer, error)
+            self._misses[peer] += 1
+            return None
+        if digest and digest_of(answer) != digest:
+            self._liars.add(peer)
+            return None
+        return answer
+
+    async def _ask(self, peer: str, question: list[object], seconds: float) -> bytes:
+        """An answer of a peer that may be busy for a while."""
+        rested = 0.0
         while True:
             try:
-                return await self._channel.ask(
-                    peer, QUESTION, payload, timeout_seconds=ANSWER_SECONDS
-                )
+                return await self._ask_once(peer, question, seconds)
             except PeerRefused as error:
-                rests[peer] += 1
-                if not error.retry_after_seconds or rests[peer] > RESTS:
+                rest = _rest_of(error)
+                rested += rest
+                if not rest or rested > BUSY_SECONDS:
                     raise
-                await asyncio.sleep(min(error.retry_after_seconds, REST_SECONDS))
+                await asyncio.sleep(rest)
+
+    async def _ask_once(self, peer: str, question: list[object], seconds: float) -> bytes:
+        payload = msgpack.packb(question)
+        return await self._channel.ask(peer, QUESTION, payload, timeout_seconds=seconds)
+
+
+def _rest_of(error: SwarmError) -> float:
+    """How long a peer that is busy asks us to rest; 0 if that is not what it says."""
+    asked = error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
+    return min(max(asked, LEAST_REST_SECONDS), REST_SECONDS) if asked > 0 else 0.0
 
 
 async def _together(work: Iterable[Coroutine[None, None, None]]) -> None:
@@ -193,13 +258,10 @@ async def _together(work: Iterable[Coroutine[None, None, None]]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
 
 
-def _digests(data: bytes, chunk: int) -> bytes:
-    view = memoryview(data)
-    return b"".join(
-        hashlib.sha256(view[low : low + chunk]).digest() for low in range(0, len(data), chunk)
-    )
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

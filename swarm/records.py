@@ -39,6 +39,7 @@ class Manifest(Record):
     founded: float  # wall-clock seconds
     revision: str = ""  # the hub's commit, if the model comes from there
     inventory: str = ""  # digest of what peers may hand out; "" nothing, PENDING not known yet
+    weights: str = ""  # digest over what the hub says its weight files hold; "" if not from there
 
 
 @dataclass(frozen=True, slots=True)

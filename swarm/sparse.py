@@ -81,7 +81,10 @@ class SparseFile:
         target = _map_of(self.path)
         fresh = target.with_suffix(f".{os.getpid()}.new")
         facts = {"size": self.facts.size, "etag": self.facts.etag}
-        fresh.write_text(json.dumps(facts | {"present": present}))
+        with fresh.open("w") as file:
+            json.dump(facts | {"present": present}, file)
+            file.flush()
+            os.fsync(file.fileno())
         fresh.replace(target)
 
 

@@ -22,7 +22,6 @@ CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache
 PREFILL_BYTES = 16 << 20  # of the matrix that prefill multiplies by, at most
 PREFILL_TOKENS = 128
 FEWEST_ROUNDS = 3
-FLOAT_BYTES = 4  # of a float32 weight; int8 has one
 
 
 def measure(
@@ -43,11 +42,6 @@ def measure(
             return _measure(spec, seconds / 2, like, quant)
     finally:
         torch.set_num_threads(before)
-
-
-def quant_cost(int8_bytes_per_second: float, bytes_per_second: float) -> float:
-    """How many times as long a decode reads weights as int8 as it reads them in float32."""
-    return bytes_per_second / FLOAT_BYTES / int8_bytes_per_second
 
 
 def _measure(

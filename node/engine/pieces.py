@@ -18,11 +18,12 @@ Provide = Callable[[Mapping[str, Ranges]], None]  # blocks; raises SwarmError
 
 
 def require_bytes(group: Group, provide: Provide | None) -> None:
-    """Let `provide` fetch what the files lack of these tensors; raises BadModel if it is not."""
-    lacking = _lacking(group)
-    if lacking and provide is not None:
-        provide(lacking)
-        lacking = _lacking(group)
+    """Let `provide` fetch or check the bytes of these tensors; raises BadModel if some lack."""
+    paths = {header.file.name: header.file for header, _ in group}
+    wanted = _wanted(group)
+    if provide is not None and wanted:
+        provide(wanted)
+    lacking = [name for name, ranges in wanted.items() if missing(paths[name], ranges)]
     if lacking:
         name = min(lacking)
         raise BadModel(f"{name} lacks bytes of this shard here.", "Name the model by its hub id.")
@@ -45,11 +46,8 @@ def ranges_of(header: TensorHeader, cut: Cut | None) -> list[Range]:
     ]
 
 
-def _lacking(group: Group) -> dict[str, Ranges]:
-    wanted: dict[str, list[Range]] = defaultdict(list)
-    paths = {}
+def _wanted(group: Group) -> dict[str, Ranges]:
+    found: dict[str, list[Range]] = defaultdict(list)
     for header, cut in group:
-        wanted[header.file.name] += ranges_of(header, cut)
-        paths[header.file.name] = header.file
-    found = {n: missing(paths[n], merged(each, bridge=BRIDGE)) for n, each in wanted.items()}
-    return {name: ranges for name, ranges in found.items() if ranges}
+        found[header.file.name] += ranges_of(header, cut)
+    return {name: merged(each, bridge=BRIDGE) for name, each in found.items()}

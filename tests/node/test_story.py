@@ -121,17 +121,6 @@ def test_a_layer_of_a_narrow_device_is_as_small_as_the_device_holds_it() -> None
     assert heard.lines[-1] == "spare: device 0 is not needed now; it is idle"
 
 
-def test_int8_that_is_slower_than_f32_here_says_so() -> None:
-    heard = Listener()
-    heard.story.quant(0, 0.4)
-    heard.story.quant(0, 1.05)  # noise
-    assert heard.lines == []
-    heard.story.quant(1, 2.31)
-    (line,) = heard.lines
-    assert line.startswith("quant: device 1 needs 2.3 times as long for a token in int8 as in f32")
-    assert len(line) < 160
-
-
 def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:
     heard = Listener()
     heard.story.spare(0, LAYER_BYTES)

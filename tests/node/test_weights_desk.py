@@ -154,8 +154,13 @@ def test_papers_come_whole_and_weights_only_as_wanted(peers: Peers) -> None:
     ],
 )
 def test_a_wrong_byte_is_refused_and_the_next_peer_asked(
-    peers: Peers, change: Callable[[bytes], bytes]
+    peers: Peers, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def liar_first(found: list[str]) -> None:
+        found.sort(key=lambda peer: peer != peer_named("liar"))
+
+    monkeypatch.setattr("random.shuffle", liar_first)
+
     async def story() -> None:
         await peers.found()
         asked = await peers.liar("liar", change)
@@ -222,7 +227,8 @@ def test_a_silent_peer_costs_its_deadline_and_another_gives(
         await hold(store, 2)
         assert is_right(folder, 2)
 
-    monkeypatch.setattr(peer_source, "ANSWER_SECONDS", 0.2)
+    for name in ("ANSWER_SECONDS", "HAVE_SECONDS", "NEXT_SECONDS"):
+        monkeypatch.setattr(peer_source, name, 0.2)
     run(story())
 
 
@@ -304,9 +310,75 @@ def test_an_inventory_that_is_being_made_is_waited_for(peers: Peers) -> None:
     run(story())
 
 
+def test_peers_that_never_answer_do_not_keep_the_holder_from_being_asked(peers: Peers) -> None:
+    async def story() -> None:
+        await peers.found()
+        for number in range(5 * peer_source.PEERS):
+            await peers.add(f"stranger {number}")
+        await peers.holder("holder")
+        folder, store = await peers.open()
+        await hold(store, 3)
+        assert is_right(folder, 3)
+
+    run(story())
+
+
+def test_a_peer_that_says_busy_holds_nothing_that_another_gives(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        await peers.found()
+        await peers.holder("honest")
+        await peers.liar("busy", lambda _: _raise(PeerRefused("No.", retry_after_seconds=1e-9)))
+        folder, store = await peers.open()
+        await hold(store, 3)
+        assert is_right(folder, 3)
+
+    monkeypatch.setattr(peer_source, "BUSY_SECONDS", 0.2)
+    run(story())
+
+
+def test_if_all_are_busy_the_load_fails_in_time(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        await peers.found()
+        await peers.holder("once")
+        _, store = await peers.open()
+        peers.world.channels.pop(peer_named("once"))
+        await peers.liar("once", lambda _: _raise(PeerRefused("No.", retry_after_seconds=1e-9)))
+        with pytest.raises(EngineError, match="No peer that answers"):
+            await hold(store, 3)
+
+    monkeypatch.setattr(peer_source, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(peer_source, "LEAST_REST_SECONDS", 0.03)
+    run(story())
+
+
+def _raise(error: Exception) -> bytes:
+    raise error
+
+
+def test_a_desk_hands_out_nothing_but_what_the_inventory_says(peers: Peers, home: Path) -> None:
+    async def story() -> None:
+        (home / "private").mkdir()
+        secret = bytes((TINY / FILE).stat().st_size)
+        (home / "private" / FILE).write_bytes(secret)
+        desk = await peers.holder("victim", home / "private")
+        links = peers.links()
+        question = msgpack.packb(["chunks", desk.digest, FILE, 0, 1])
+        with pytest.raises(PeerError, match="not here"):
+            await links.channel.ask(peer_named("victim"), QUESTION, question)
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     "entries",
     [
+        [[f"tokenizer{n}", 1, "0" * 64] for n in range(65)],
+        [[f"tokenizer{n}", 1 << 26, "0" * 64] for n in range(3)],
+        [["config.json", 1, "0" * 64]] * 2,
         [["../x.safetensors", 1, "0" * 64]],
         [["run.py", 1, "0" * 64]],
         [["model.safetensors", -1, "0" * 64]],

@@ -18,6 +18,7 @@ from swarm import hub_source
 from swarm.checkpoint import find_model, open_model, read_spec
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
 from swarm.headers import POINTER, read_headers, weight_files
+from swarm.hub import hub_weights_of
 from swarm.ranges import Ranges, size_of
 from swarm.sparse import missing, present
 from swarm.store import Store, Watch
@@ -291,6 +292,25 @@ def parts_with_index(index: bytes) -> Any:
         (hub.folder / f"{FILE}.index.json").write_bytes(index)
 
     return change
+
+
+def test_the_hubs_hashes_tell_two_copies_apart(hub: Hub, files: Path) -> None:
+    folder, store = open_model(NAME)
+    assert store is not None
+    thin = hub_weights_of(folder)
+    store.hold({FILE: ((0, (files / FILE).stat().st_size),)}, Watch())
+    assert len(thin) == 64
+    assert hub_weights_of(folder) == thin
+    link = files.parent / "linked"
+    link.mkdir()
+    (files.parent / hub.tag(FILE)).write_bytes((files / FILE).read_bytes())
+    (link / FILE).symlink_to(files.parent / hub.tag(FILE))
+    assert hub_weights_of(link) == thin
+    (link / FILE).unlink()
+    (files.parent / ("0" * 64)).write_bytes((files / FILE).read_bytes())
+    (link / FILE).symlink_to(files.parent / ("0" * 64))
+    assert hub_weights_of(link) not in ("", thin)
+    assert hub_weights_of(files) == ""
 
 
 def test_of_a_repository_only_what_transformers_would_load_counts(hub: Hub, files: Path) -> None:

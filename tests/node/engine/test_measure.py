@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.measure import measure, quant_cost
+from node.engine.measure import measure
 from swarm.model import ModelSpec
 
 SIZES: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "vocab": 100, "context": 64}
@@ -23,9 +23,3 @@ def test_speeds_are_plausible_and_the_time_is_bounded(hidden: int, ffn: int) -> 
     assert torch.get_num_threads() == before
     assert 1e8 < bytes_per_second < 1e13
     assert 1e8 < flops < 1e15
-
-
-def test_int8_costs_more_where_it_reads_less_than_a_quarter_of_the_bytes() -> None:
-    assert quant_cost(1e9, 4e9) == 1.0  # as many weights a second
-    assert quant_cost(0.5e9, 4e9) == 2.0
-    assert quant_cost(3e9, 4e9) == pytest.approx(1 / 3)
