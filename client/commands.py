@@ -9,7 +9,8 @@ from client.background import Background
 from client.chat import run_chat
 from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.invitation import choose_invite, own_environment
-from client.overview import find_overview, find_plan, read_plan, why_idle
+from client.live_plan import find_plan, read_plan
+from client.overview import find_overview, why_idle
 from client.pictures import (
     DrawLayers,
     show_idle,
@@ -93,7 +94,7 @@ def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> i
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
         overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
-        why = why_idle(overview, background.run(find_plan(links)))
+        why = why_idle(overview, background.run(find_plan(links.board, links.channel)))
     if given.json:
         screen.json(overview.to_json() | {"idle": why})
         return 0
@@ -110,7 +111,7 @@ def run_plan(given: argparse.Namespace, screen: Screen, connect: Connect, draw: 
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
         overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
-        live = background.run(read_plan(links))
+        live = background.run(read_plan(links.board, links.channel))
     if given.json:
         screen.json(live.document)
         return 0

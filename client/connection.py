@@ -12,7 +12,9 @@ from client.answer import Answer, Progress, end
 from client.directory import Directory
 from client.generation import Generation
 from client.invitation import choose_invite, own_environment, state_folder
+from client.live_plan import find_plan
 from client.request import LocalModel, Options, Question, Request
+from client.route import Place
 from client.session import Session
 from client.switchboard import Switchboard
 from client.tokenizer import Messages
@@ -118,11 +120,15 @@ class Client:
         local = await self.model()
         async with AsyncExitStack() as stack:
             self._links = await stack.enter_async_context(self._connect(self._invite))
-            self._directory = Directory(self._links.board, local.spec)
+            self._directory = Directory(self._links.board, local.spec, places=self._places)
             self._switchboard = Switchboard(self._links.channel)
             self._stack = stack.pop_all()
         self._is_open = True
         return self
+
+    async def _places(self) -> frozenset[Place]:
+        live = await find_plan(self._links.board, self._links.channel)
+        return live.places() if live else frozenset()
 
     async def __aexit__(
         self,

@@ -3,13 +3,13 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
 from client.invitation import unknown_swarm
 from client.peer_scores import PeerScores, usual_layer_seconds
-from client.route import HopTimes, Known, Need, Route, choose_route
+from client.route import HopTimes, Known, Need, Place, Route, choose_route, place_of
 from swarm.board import Board
 from swarm.errors import BadModel, PeerError
 from swarm.model import ModelSpec
@@ -18,8 +18,11 @@ from swarm.records import Advert, Capability, Manifest, StageAdvert
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are
 LINKS_SECONDS = 30.0
 AT_ONCE_STAGES = 500  # a route over more of them is looked for beside the event loop
+PLAN_SECONDS = 1.0  # to wait for the plan: routes are found without it, too
 SPREAD = 0.25  # routes that cost up to so much more than the cheapest are taken as often
 EMPTY_SECONDS = 20.0  # a swarm that has just begun shows its first peer sooner
+
+Places = Callable[[], Awaitable[frozenset[Place]]]  # of the plan that counts; empty: not known
 
 
 class Directory:
@@ -32,6 +35,7 @@ class Directory:
         *,
         empty_seconds: float = EMPTY_SECONDS,
         chance: Random | None = None,
+        places: Places | None = None,
     ) -> None:
         self._board, self._spec = board, spec
         self._clock = asyncio.get_running_loop().time
@@ -46,6 +50,8 @@ class Directory:
         self._usual = 0.0  # seconds that a layer takes most peers, as they say
         self._has_served = False  # somebody served our model since we are here
         self._chance = chance or Random()
+        self._places = places
+        self._planned: frozenset[Place] = frozenset()
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
@@ -87,7 +93,7 @@ class Directory:
         self._scores.failed(suspects, error)
 
     async def _choose(self, need: Need) -> Route:
-        known = Known(self._hops, dict(self._own), self._step_seconds)
+        known = Known(self._hops, dict(self._own), self._step_seconds, self._planned)
         adverts = tuple(self._adverts.values())
         if sum(len(advert.stages) for advert in adverts) > AT_ONCE_STAGES:
             return await asyncio.to_thread(choose_route, adverts, need, known)
@@ -95,7 +101,8 @@ class Directory:
 
     def _step_seconds(self, stage: StageAdvert) -> float:
         """What a stage is believed to take, blurred: sessions spread over comparable routes."""
-        seconds = self._scores.step_seconds(stage, self._usual)
+        usual = 0.0 if place_of(stage) in self._planned else self._usual
+        seconds = self._scores.step_seconds(stage, usual)
         return seconds * self._chance.uniform(1.0, 1.0 + SPREAD)
 
     async def _read(self) -> None:
@@ -103,13 +110,30 @@ class Directory:
         adverts = await self._board.read(Advert)
         is_old = self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf
         if is_old or not adverts.keys() <= self._peers:  # a newcomer: learn where it is
-            capabilities = await self._board.read(Capability)
+            capabilities, self._planned = await asyncio.gather(
+                self._board.read(Capability), self._read_places(adverts.values())
+            )
             self._hops = HopTimes.of(capabilities)
             self._links_at, self._peers = now, {*capabilities, *adverts}
             self._alone_since = math.inf if capabilities else min(self._alone_since, now)
         self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}
         self._usual = usual_layer_seconds(self._adverts.values(), self._spec.digest)
         self._read_at = now
+
+    async def _read_places(self, adverts: Iterable[Advert]) -> frozenset[Place]:
+        """The stages of the plan that counts, if there is a choice and the plan is soon there."""
+        if self._places is None or not self._has_choice(adverts):
+            return frozenset()
+        try:
+            async with asyncio.timeout(PLAN_SECONDS):
+                return await self._places()
+        except TimeoutError:
+            return self._planned
+
+    def _has_choice(self, adverts: Iterable[Advert]) -> bool:
+        """Whether more layers are on offer than one route needs."""
+        stages = (s for each in adverts if each.model == self._spec.digest for s in each.stages)
+        return sum(stage.end - stage.start for stage in stages) > self._spec.layers
 
     async def _check_swarm(self) -> None:
         """Say at once what no waiting mends; never again once our model has been served."""

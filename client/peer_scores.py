@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from client.route import Route, claimed_seconds, leader_of, load_factor
+from client.route import Place, Route, claimed_seconds, leader_of, load_factor, place_of
 from swarm.errors import Deadline, PeerError, PeerLost, PeerMisbehaved, PeerRefused
 from swarm.records import Advert, StageAdvert
 
 Clock = Callable[[], float]
-Place = tuple[str, int, int]  # leader, first layer, end
 
 FIRST_REST_SECONDS = 1.0  # of a peer that was late, together with others who may be to blame
 LONGEST_REST_SECONDS = 600.0
@@ -114,11 +113,11 @@ class PeerScores:
         hidden = max(seconds - sum(told) - ways, 0.0) / len(route.stages)
         for stage, said in zip(route.stages, told, strict=True):
             others = max(stage.sessions, own.get(leader_of(stage), 1) - 1)
-            self._learn(_place_of(stage), (min(said, seconds) + hidden) / load_factor(others))
+            self._learn(place_of(stage), (min(said, seconds) + hidden) / load_factor(others))
 
     def step_seconds(self, stage: StageAdvert, usual: float) -> float:
         """What a step of this stage takes: as seen, else as it says, if the usual is no less."""
-        speed = self._speeds.get(_place_of(stage))
+        speed = self._speeds.get(place_of(stage))
         if speed is not None and speed.seen_at > self._clock() - REMEMBERED_SECONDS:
             return speed.step_seconds
         return max(claimed_seconds(stage), usual * (stage.end - stage.start))
@@ -141,7 +140,3 @@ def usual_layer_seconds(adverts: Iterable[Advert], model: str) -> float:
         for stage in advert.stages
     ]
     return median_low(claims) if claims else 0.0
-
-
-def _place_of(stage: StageAdvert) -> Place:
-    return leader_of(stage), stage.start, stage.end

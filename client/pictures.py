@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from client.generation import StageTiming
-from client.overview import LivePlan, Overview
+from client.live_plan import LivePlan
+from client.overview import Overview
 from client.refusal import short
 from client.screen import Screen
 from swarm.formatting import printable

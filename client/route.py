@@ -15,6 +15,7 @@ LEAST_HOP_SECONDS = 0.00005  # no two processes are nearer: a claim of less is t
 LEAST_LAYER_SECONDS = 0.00002  # no device passes a layer sooner: a claim of less is taken as this
 SESSION_SHARE = 0.1  # how much one more session in a stage's batch slows a step, roughly
 LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when there is a choice
+UNPLANNED_SECONDS = 1e2
 NO_ROOM_SECONDS = 1e4
 AVOIDED_SECONDS = 1e6
 
@@ -87,6 +88,7 @@ class HopTimes:
 
 
 StageSeconds = Callable[[StageAdvert], float]
+Place = tuple[str, int, int]  # leader, first layer, end
 
 
 def claimed_seconds(stage: StageAdvert) -> float:
@@ -101,6 +103,7 @@ class Known:
     hops: HopTimes = field(default_factory=HopTimes)
     own: Mapping[str, int] = field(default_factory=dict)  # which adverts may not show yet
     step_seconds: StageSeconds = claimed_seconds
+    planned: frozenset[Place] = frozenset()  # stages of the plan that counts; empty: not known
 
 
 def choose_route(adverts: Iterable[Advert], need: Need, known: Known | None = None) -> Route:
@@ -144,6 +147,11 @@ def load_factor(sessions: int) -> float:
 def leader_of(stage: StageAdvert) -> str:
     """The peer that speaks for a stage."""
     return stage.members[0].peer
+
+
+def place_of(stage: StageAdvert) -> Place:
+    """What tells a stage from others: who leads it, and its layers."""
+    return leader_of(stage), stage.start, stage.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +241,7 @@ def _offers(adverts: Iterable[Advert], need: Need, known: Known) -> Iterator[_Of
 def _seconds_of(stage: StageAdvert, need: Need, known: Known) -> float:
     sessions = max(stage.sessions, known.own.get(leader_of(stage), 0))
     seconds = known.step_seconds(stage) * load_factor(sessions)
+    seconds += UNPLANNED_SECONDS if known.planned and place_of(stage) not in known.planned else 0.0
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)
     return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)

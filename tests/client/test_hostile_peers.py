@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from client.overview import LivePlan, Overview, why_idle
+from client.live_plan import LivePlan
+from client.overview import Overview, why_idle
 from client.pictures import show_idle, show_peers, show_plan, show_plan_table, show_stages
 from client.screen import Screen
 from planner.picture import layers_picture

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from client.connection import Links
+from client.live_plan import LivePlan, read_plan
 from client.overview import (
-    LivePlan,
     Overview,
     find_overview,
     read_overview,
-    read_plan,
     why_idle,
 )
 from client.pictures import (
@@ -91,16 +90,16 @@ def test_the_plan_of_the_lease_holder_is_fetched_and_nobody_elses() -> None:
         world = MemoryWorld()
         links = await fill(world)
         with pytest.raises(NoRoute, match="no plan yet"):
-            await read_plan(links)
+            await read_plan(links.board, links.channel)
         await offer(world, TWO, 2**40)  # its lease is over
         with pytest.raises(NoRoute, match="no plan yet"):
-            await read_plan(links)
+            await read_plan(links.board, links.channel)
         await offer(world, ONE, 3)
-        live = await read_plan(links)
+        live = await read_plan(links.board, links.channel)
         assert (live.term, live.planner, live.plan) == (3, ONE, PLAN)
         world.kill(ONE)
         with pytest.raises(NoRoute, match="cannot be had"):
-            await read_plan(links)
+            await read_plan(links.board, links.channel)
 
     asyncio.run(story())
 
@@ -131,7 +130,7 @@ def test_a_plan_document_of_a_liar_is_refused_in_one_sentence(says: bytes) -> No
         data = says.replace(b"%s", ONE.encode())
         await offer(world, ONE, 3, says=data, digest=hashlib.sha256(data).hexdigest())
         with pytest.raises(NoRoute, match="cannot be had"):
-            await read_plan(links)
+            await read_plan(links.board, links.channel)
 
     asyncio.run(story())
 
@@ -159,6 +158,14 @@ def test_each_idle_device_has_its_reason(planner: str, live: LivePlan | None, wh
     assert why_idle(overview, live) == {f"{TWO}/0": why}
 
 
+def test_the_places_of_a_plan_are_those_of_whoever_leads_a_stage() -> None:
+    one, two, three = (Shard(f"{peer}/0", 1, 1) for peer in ("one", "two", "three"))
+    holders = ((two,), (three,))
+    stages = (Stage(0, 4, (one,)), Stage(4, 6, (two, three), holders))
+    live = LivePlan(Plan((Pipeline(stages),)), 3, ONE, "", {})
+    assert live.places() == {("one", 0, 4), ("two", 4, 6), ("three", 4, 6)}
+
+
 def test_an_empty_board_is_looked_at_again_before_its_swarm_is_said_to_be_over() -> None:
     async def story() -> None:
         world = MemoryWorld()
@@ -179,7 +186,7 @@ def test_a_plan_that_is_not_the_announced_one_is_refused(says: bytes) -> None:
         links = await fill(world)
         await offer(world, ONE, 3, says=says)
         with pytest.raises(NoRoute, match="not the one that was announced"):
-            await read_plan(links)
+            await read_plan(links.board, links.channel)
 
     asyncio.run(story())
 
@@ -189,7 +196,10 @@ def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]
         world = MemoryWorld()
         links = await fill(world)
         await offer(world, ONE, 3)
-        overview, live = await read_overview(links.board, INVITE), await read_plan(links)
+        overview, live = (
+            await read_overview(links.board, INVITE),
+            await read_plan(links.board, links.channel),
+        )
         screen = Screen()
         for show in (show_planner, show_peers, show_stages):
             show(screen, overview)

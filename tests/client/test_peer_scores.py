@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from client.directory import Directory
+from client.directory import PLAN_SECONDS, Directory, Places
 from client.peer_scores import (
     LONGEST_REST_SECONDS,
     MOST_PEERS,
@@ -16,11 +17,12 @@ from client.peer_scores import (
     PeerScores,
     usual_layer_seconds,
 )
-from client.route import Need, Route
+from client.route import Need, Place, Route
 from swarm.errors import PeerLost, PeerMisbehaved
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Advert, Member, StageAdvert
 from tests.client.scripted import LAYERS, SPEC
+from tests.client.skipping import run_skipping
 
 NEED = Need(SPEC.digest, LAYERS, 100)
 HONEST_SECONDS = 0.01
@@ -40,13 +42,13 @@ def stage_of(peer: str, seconds: float, start: int = 0, end: int = LAYERS) -> St
     return StageAdvert(start, end, [Member(peer, 0, 2, 1)], seconds, 10_000, 0)
 
 
-async def directory_of(claims: dict[str, float]) -> Directory:
+async def directory_of(claims: dict[str, float], places: Places | None = None) -> Directory:
     """What a client knows of peers that all serve the whole model."""
     world = MemoryWorld()
     for name, seconds in claims.items():
         stage = stage_of(peer_named(name), seconds)
         await world.board(peer_named(name)).publish(Advert(SPEC.digest, [stage], 1))
-    return Directory(world.board(peer_named("client")), SPEC, chance=Random(1))
+    return Directory(world.board(peer_named("client")), SPEC, chance=Random(1), places=places)
 
 
 async def taken(directory: Directory, sessions: int) -> Counter[str]:
@@ -65,6 +67,43 @@ def test_a_liar_who_claims_no_time_gets_no_more_sessions_than_others() -> None:
         counts = await taken(await directory_of(names | {"eve": 0.0}), 400)
         assert set(counts) == {peer_named(name) for name in ("a", "b", "c", "eve")}
         assert max(counts.values()) < 160
+
+    run(story)
+
+
+def test_a_peer_in_no_plan_gets_nothing_while_a_planned_one_has_room() -> None:
+    async def story() -> None:
+        planned = [peer_named(name) for name in ("a", "quick")]
+
+        async def places() -> frozenset[Place]:
+            return frozenset((peer, 0, LAYERS) for peer in planned)
+
+        directory = await directory_of({"a": 0.1, "eve": 0.0, "quick": 0.001, "z": 0.1}, places)
+        assert set(await taken(directory, 100)) == {peer_named("quick")}, "the planner knows it"
+        assert (await directory.find(replace(NEED, capacity=10**6), fresh=False)).leaders
+
+    run(story)
+
+
+def test_a_plan_that_does_not_come_delays_no_session_for_long() -> None:
+    async def story() -> None:
+        async def places() -> frozenset[Place]:
+            await asyncio.sleep(3600)
+            return frozenset()
+
+        directory = await directory_of({"a": 0.1, "b": 0.1}, places)
+        await directory.find(NEED, fresh=False)
+        assert asyncio.get_running_loop().time() == pytest.approx(PLAN_SECONDS, abs=0.1)
+
+    run_skipping(story())
+
+
+def test_nobody_asks_for_the_plan_where_there_is_no_choice() -> None:
+    async def story() -> None:
+        async def places() -> frozenset[Place]:
+            raise AssertionError("asked in vain")
+
+        await (await directory_of({"a": 0.1}, places)).find(NEED, fresh=False)
 
     run(story)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.overview import LivePlan, Overview
+from client.live_plan import LivePlan
+from client.overview import Overview
 from client.pictures import show_peers, show_plan, show_plan_table, show_planner, show_stages
 from client.screen import Screen, wrapped
 from planner.picture import layers_picture

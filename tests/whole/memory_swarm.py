@@ -76,7 +76,7 @@ class StageHere:
         self.server = Server(world.channel(self.peer), SPEC.digest)
         self.worker = WorkerHere(shard, lambda answer: self.server.on_answer(0, answer))
         member = Member(self.peer, 0, SPEC.kv_heads, SPEC.mlp_blocks)
-        seconds = 0.01 + 0.001 * len(world.channels)  # so that the first ones are preferred
+        seconds = 0.01 * 2.0 ** len(world.channels)  # so that the first ones are preferred
         self._led = LedStage(
             self.worker, span.start, span.stop, (member,), seconds, shard.free_tokens
         )

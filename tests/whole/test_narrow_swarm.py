@@ -9,7 +9,8 @@ import torch
 import client
 from client.background import Background
 from client.connection import open_links
-from client.overview import LivePlan, read_overview, read_plan
+from client.live_plan import LivePlan, read_plan
+from client.overview import read_overview
 from node.loaded_shard import LoadedShard
 from swarm.invites import Invite
 from swarm.sampling import Sampling
@@ -72,7 +73,7 @@ def plan_of(invite: str, background: Background) -> tuple[LivePlan, dict[str, st
     with background.hold(open_links(Invite.parse(invite))) as links:
         seen = background.run(read_overview(links.board, Invite.parse(invite)))
         dtypes = {peer: each.devices[0].dtype for peer, each in seen.capabilities.items()}
-        return background.run(read_plan(links)), dtypes
+        return background.run(read_plan(links.board, links.channel)), dtypes
 
 
 @pytest.mark.slow
