@@ -1,12 +1,13 @@
 """Commands of a person who asks: generate, chat, status, plan and demo."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 from client.background import Background
-from client.chat import run_chat
+from client.chat import Chat, run_chat
 from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.invitation import choose_invite, own_environment
 from client.live_plan import find_plan, read_plan
@@ -27,6 +28,8 @@ from swarm.command_line import Parser
 from swarm.errors import BadInput
 from swarm.invites import Invite
 
+GENERATED_TOKENS = 64
+LONGEST_PROMPT = 1 << 24  # bytes that are piped in
 KNOWN_SECONDS = 5.0  # after which an empty board is that of a swarm that nobody knows
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
@@ -55,11 +58,15 @@ def parser() -> Parser:
     made = Parser(prog="swarm")
     commands = made.add_subparsers(dest="command", required=True, parser_class=Parser)
     generate = commands.add_parser("generate", help="ask once")
-    generate.add_argument("prompt", help="the text to go on with")
+    generate.add_argument(
+        "prompt", nargs="?", help="the text to go on with; - or none: what is piped in"
+    )
     generate.add_argument("--json", action="store_true", help="one JSON object, no text")
     generate.add_argument("--no-stream", action="store_true", help="show the text when complete")
-    _add_sampling(generate)
-    _add_sampling(commands.add_parser("chat", help="talk, line by line; Ctrl-D ends"))
+    _add_sampling(generate, max_tokens=GENERATED_TOKENS)
+    chat = commands.add_parser("chat", help="talk, line by line; Ctrl-D ends")
+    chat.add_argument("--system", metavar="TEXT", default="", help="what the model should be")
+    _add_sampling(chat, max_tokens=None)
     for name, what in (("status", "who is there and what they serve"), ("plan", "the plan")):
         look = commands.add_parser(name, help=what)
         look.add_argument("--json", action="store_true", help="one JSON object")
@@ -70,8 +77,8 @@ def parser() -> Parser:
 
 def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
     """`swarm generate PROMPT`."""
-    client = client_of(given, connect)
-    question = Question(given.prompt, None, given.timeout, options_of(given))
+    prompt, client = prompt_of(given.prompt), client_of(given, connect)
+    question = Question(prompt, None, given.timeout, options_of(given))
     is_streamed = screen.is_terminal and not (given.json or given.no_stream)
     with Background() as background:
         shown = screen.piece if is_streamed else None
@@ -80,13 +87,17 @@ def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) ->
         screen.json(generation.to_json())
     else:
         screen.piece("\n" if is_streamed else generation.text + "\n")
+        if is_streamed and generation.finish_reason == "length":
+            count = len(generation.token_ids)
+            screen.note(f"(cut at {count} tokens; --max-tokens N allows others)")
     return 0
 
 
 def run_chat_command(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
     """`swarm chat`."""
-    run_chat(client_of(given, connect), screen, given.timeout, options_of(given))
-    return 0
+    client = client_of(given, connect)
+    chat = Chat(client, given.timeout, options_of(given), given.system)
+    return run_chat(client, screen, chat)
 
 
 def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
@@ -126,6 +137,24 @@ def _as_typed(error: BadInput) -> BadInput:
     return BadInput(error.cause.replace(error.option, typed, 1), error.next_step)
 
 
+def prompt_of(given: str | None) -> str:
+    """The prompt of a command line, or what is piped in, less the newline at its end."""
+    if given not in (None, "-"):
+        return str(given)
+    if given is None and sys.stdin.isatty():
+        raise BadInput("There is no prompt.", "Write one, or pipe one in; see --help.")
+    data = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
+    if len(data) > LONGEST_PROMPT:
+        raise BadInput("The prompt is too long.", f"Pipe in {LONGEST_PROMPT} bytes at the most.")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"The prompt is not valid UTF-8 at byte {error.start + 1}.", "Pipe in UTF-8 text."
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 def options_of(given: argparse.Namespace) -> Options:
     """The sampling options that a command line names."""
     named = {name: getattr(given, name) for name in Options.__annotations__}
@@ -148,10 +177,10 @@ def _add_swarm(made: argparse.ArgumentParser) -> None:
     made.add_argument("--state", type=Path, metavar="FOLDER", help="where the last invite is")
 
 
-def _add_sampling(made: argparse.ArgumentParser) -> None:
+def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None:
     made.add_argument("--model", metavar="NAME", help="this machine's copy, if it has another name")
-    made.add_argument("--raw-bytes", action="store_true", help="ids are bytes: no tokenizer")
-    made.add_argument("--max-tokens", type=int, default=64, metavar="N")
+    made.add_argument("--raw-bytes", action="store_true", help="bytes are ids, without tokenizer")
+    made.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N")
     made.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
     made.add_argument("--top-k", type=int, metavar="K")
     made.add_argument("--top-p", type=float, metavar="P")

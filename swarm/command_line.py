@@ -98,11 +98,14 @@ def say_error(error: SwarmError) -> None:
 
 def read_arguments(arguments: Sequence[str]) -> list[str]:
     """The words of a command line as text; raises BadInput if one is neither that nor UTF-8."""
-    return [_as_text(word) for word in arguments]
+    return [as_text(word, "argument") for word in arguments]
 
 
-def _as_text(word: str) -> str:
-    """A word that Python could not read in a locale such as POSIX may still be UTF-8."""
+def as_text(word: str, what: str) -> str:
+    """A word as text, also where Python could not read it in a locale such as POSIX.
+
+    Raises BadInput if it is not UTF-8 either.
+    """
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -110,7 +113,7 @@ def _as_text(word: str) -> str:
             return os.fsencode(word).decode()
         except UnicodeError as error:
             raise BadInput(
-                f"The argument '{printable(word, 60)}' is not valid UTF-8.", "Give UTF-8 text."
+                f"The {what} '{printable(word, 60)}' is not valid UTF-8.", "Give UTF-8 text."
             ) from error
     return word
 

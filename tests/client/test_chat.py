@@ -2,18 +2,20 @@
 
 import io
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from client.chat import Chat, run_chat
+from client.background import Background
+from client.chat import Chat, Conversation, run_chat
 from client.connection import Client, Links
-from client.request import LocalModel
+from client.request import LocalModel, Options
 from client.screen import Screen
 from client.tokenizer import ByteTokenizer, Messages
-from swarm.errors import NoRoute, PromptTooLong
+from swarm.errors import BadSampling, NoRoute, PromptTooLong
 from swarm.invites import Invite
 from tests.client.conftest import Story
 from tests.client.scripted import LAYERS, SPEC, ScriptedSwarm, continuation
@@ -79,21 +81,119 @@ def test_an_unanswered_line_is_not_remembered(in_swarm: Callable[[Story], None])
     in_swarm(story)
 
 
-def test_lines_are_answered_until_the_input_ends(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    @asynccontextmanager
-    async def connect(invite: Invite) -> AsyncIterator[Links]:
-        swarm = ScriptedSwarm()
+def test_an_unlimited_answer_has_what_the_context_leaves(in_swarm: Callable[[Story], None]) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("only", 0, LAYERS)
-        async with swarm.connect(invite) as links:
-            yield links
+        async with client_of(swarm, context=100) as client:
+            generation = await Chat(client, 5.0, {}).say("hi", lambda piece: None)
+        assert len(generation.token_ids) == 100 - len("u:hi\n")
+        assert generation.finish_reason == "length"
 
-    def spoken(lines: Sequence[str]) -> list[str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
-        local = LocalModel(SPEC, ChatBytes(), ())
-        run_chat(Client(INVITE, model=local, connect=connect), Screen(), 5.0, {"max_tokens": 3})
-        return capsys.readouterr().out.splitlines()
+    in_swarm(story)
 
-    assert spoken(["hi", "", "  "]) == [answer_to("u:hi\n", 3)]
-    assert spoken([]) == []
+
+@asynccontextmanager
+async def connect(invite: Invite) -> AsyncIterator[Links]:
+    swarm = ScriptedSwarm()
+    await swarm.stage("only", 0, LAYERS)
+    async with swarm.connect(invite) as links:
+        yield links
+
+
+class Talk:
+    """A chat whose lines are typed by a script."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capsys = monkeypatch, capsys
+        self.code = 0
+
+    def __call__(
+        self, *lines: str | type[BaseException], system: str = "", **options: int | float
+    ) -> tuple[list[str], list[str]]:
+        """What is shown for these lines, and what is said beside it."""
+        typed = iter((*lines, EOFError))
+
+        def read(_prompt: str = "") -> str:
+            line = next(typed)
+            if isinstance(line, str):
+                return line
+            raise line
+
+        self._patch.setattr("builtins.input", read)
+        client = Client(INVITE, model=LocalModel(SPEC, ChatBytes(), ()), connect=connect)
+        chosen = cast("Options", {"max_tokens": 3} | options)
+        self.code = run_chat(client, Screen(), Chat(client, 5.0, chosen, system))
+        out, err = self._capsys.readouterr()
+        return out.splitlines(), err.splitlines()
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return Talk(monkeypatch, capsys)
+
+
+def test_lines_are_answered_until_the_input_ends(talk: Talk) -> None:
+    assert talk("hi", "", "  ")[0] == [answer_to("u:hi\n", 3)]
+    assert talk() == ([], [])
+    assert talk("/exit", "hi") == ([], [])
+
+
+def test_an_answer_that_is_cut_says_so(talk: Talk) -> None:
+    assert talk("hi")[1] == ["(cut at 3 tokens; --max-tokens N allows others)"]
+
+
+def test_commands_change_the_conversation(talk: Talk) -> None:
+    first = answer_to("u:hi\n", 3)
+    shown, _ = talk("hi", "/clear", "hi", "/system be brief", "/clear", "hi", "//slash")
+    brief = answer_to("s:be brief\nu:hi\n", 3)
+    slash = answer_to(f"s:be brief\nu:hi\na:{brief}\nu:/slash\n", 3)
+    assert shown == [first, first, brief, slash]
+    assert talk("hi", system="be brief")[0] == [brief]
+    assert [line.split()[0] for line in talk("/help")[0]] == ["/help", "/system", "/clear", "/exit"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [("/hlep", "Did you mean /help?"), ("caf\udce9", "not valid UTF-8")]
+)
+def test_an_error_does_not_end_the_conversation(talk: Talk, line: str, says: str) -> None:
+    shown, said = talk(line, "hi")
+    assert shown == [answer_to("u:hi\n", 3)]
+    assert says in said[0]
+    assert talk.code == 2, "scripts hear of it"
+
+
+def test_an_interrupted_answer_does_not_end_the_conversation(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = Background.run, []
+
+    def interrupted(background: Background, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        asked.append(coroutine.__qualname__)
+        if asked.count("Chat.say") == 1 and asked[-1] == "Chat.say":
+            coroutine.close()
+            raise KeyboardInterrupt
+        return run(background, coroutine)
+
+    monkeypatch.setattr(Background, "run", interrupted)
+    shown, _ = talk("hi", "hi")
+    assert shown == ["", "(stopped)", answer_to("u:hi\n", 3)]
+
+
+def test_one_interrupt_at_the_prompt_is_forgiven_and_the_second_leaves(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Conversation, "is_watched", property(lambda _: True))
+    shown, _ = talk(KeyboardInterrupt, "hi", KeyboardInterrupt)
+    assert shown[-1] == "(once more leaves, as /exit and Ctrl-D do)"
+    assert answer_to("u:hi\n", 3) in shown
+    with pytest.raises(KeyboardInterrupt):
+        talk(KeyboardInterrupt, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 200}, {"max_tokens": 1 << 30}, {"nonsense": 1}]
+)
+def test_options_are_refused_before_the_first_line(talk: Talk, options: dict[str, Any]) -> None:
+    with pytest.raises(BadSampling):
+        talk(AssertionError, **options)

@@ -1,6 +1,8 @@
 """Commands against a scripted swarm: what they print, and nothing else."""
 
+import io
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -46,6 +48,46 @@ def test_generate_prints_the_text_alone(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr()
     assert len(shown.out.strip()) > 3
     assert shown.err == ""
+
+
+class Pipe:
+    """Standard input with these bytes in it, or a terminal where nobody has typed yet."""
+
+    def __init__(self, data: bytes, *, is_terminal: bool = False) -> None:
+        self.buffer = io.BytesIO(data)
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+@pytest.mark.parametrize("prompt", [[], ["-"]])
+def test_a_prompt_may_be_piped_in(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, prompt: list[str]
+) -> None:
+    def shown(*words: str) -> str:
+        assert main(["generate", *words, *JOIN, "--max-tokens", "5"], draw, connect) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "stdin", Pipe("Öne\n".encode()))
+    assert shown(*prompt) == shown("Öne")
+
+
+@pytest.mark.parametrize(
+    ("pipe", "says"),
+    [
+        (Pipe(b"", is_terminal=True), "There is no prompt"),
+        (Pipe(b"\n"), "The prompt is empty"),
+        (Pipe(b"caf\xe9"), "not valid UTF-8 at byte 4"),
+        (Pipe(b"x" * ((1 << 24) + 1)), "too long"),
+    ],
+)
+def test_what_is_piped_in_must_be_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, pipe: Pipe, says: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", pipe)
+    with pytest.raises(BadInput, match=says):
+        main(["generate", *JOIN], draw, connect)
 
 
 def test_generate_prints_one_object_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
