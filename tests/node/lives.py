@@ -16,11 +16,17 @@ from tests.node.neighbours import SPEC, SWARM
 
 
 def life_of(
-    world: MemoryWorld, name: str, folder: Path, lines: list[str], *, key: str = "secret"
+    world: MemoryWorld,
+    name: str,
+    folder: Path,
+    lines: list[str],
+    *,
+    swarm: str = SWARM,
+    key: str = "secret",
 ) -> Life:
     """The life of a node without devices, which says its lines into `lines`."""
     me = peer_named(name)
-    invite = Invite((), SWARM, "tiny", key)
+    invite = Invite((), swarm, "tiny", key)
     board, channel, identity = world.board(me), world.channel(me), Identity.throwaway()
     process: Any = SimpleNamespace(addresses=None, connected=None, ended=asyncio.Event())
     links = Links(process, board, channel, invite, folder, (), identity)
