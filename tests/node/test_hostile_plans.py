@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from node.life import Life
+from planner.election import LEASE_SECONDS
 from swarm.errors import Unreachable
 from swarm.memory import MemoryWorld, peer_named
-from swarm.records import PlanRef
+from swarm.network_clock import CLOCK
+from swarm.records import Lease, PlanRef
 from tests.node.lives import life_of
 from tests.node.neighbours import SPEC, capability_of
 
@@ -21,7 +23,7 @@ EVE = peer_named("eve")
 
 
 async def offer(world: MemoryWorld, data: bytes, term: int) -> None:
-    """Let Eve announce and hand out these bytes as a plan."""
+    """Let Eve, a member who holds the lease, announce and hand out these bytes as a plan."""
     channel = world.channel(EVE)
 
     async def give(_peer: str, _payload: bytes) -> bytes:
@@ -30,6 +32,7 @@ async def offer(world: MemoryWorld, data: bytes, term: int) -> None:
     for question in ("plan", "alive", "news"):
         channel.answer(question, give)
     await world.board(EVE).publish(capability_of())
+    await world.board(EVE).publish(Lease(term, CLOCK.now() + LEASE_SECONDS))
     await world.board(EVE).publish(PlanRef(term, 0, hashlib.sha256(data).hexdigest(), len(data)))
 
 
@@ -46,6 +49,19 @@ def run(story: Callable[[], Awaitable[None]]) -> None:
             await story()
 
     asyncio.run(whole())
+
+
+def test_a_plan_in_plain_words_is_followed_and_its_reason_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    async def story() -> None:
+        world = MemoryWorld()
+        await offer(world, document(reason="too few peers"), 5)
+        life = life_of(world, "me", tmp_path, lines)
+        await life._look()
+
+    run(story)
+    assert lines == ["waiting: too few peers"]
 
 
 @pytest.mark.parametrize("reason", ["\ud800", "\x1b[2J", "\x9b31m", "a\nb"])
