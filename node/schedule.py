@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from node.fair_share import FairShare
 from node.orders import Compute, Release, Reserve
 from node.sessions import CHUNK_CAP
 from swarm.wire import Message
 
 MOST_TOKENS = 512  # rows in one step
 CHUNK_TOKENS = CHUNK_CAP  # rows of prompts in one step: what a decode waits for at most
+LEAST_ROWS = 8  # in a step, of clients that have had more than their part: these cost little
 DECODE_TOKENS = 16  # a STEP of so few rows is a decode, guesses and short prompts included
 
 
@@ -25,13 +27,16 @@ class Arrived:
 class Schedule:
     """Waiting orders by session; sessions take turns, decodes go before chunks of prompts.
 
-    A session is in a step at most once, so its open and close are never beside its rows.
+    A session is in a step at most once, so its open and close are never beside its rows. Clients
+    that have had more than their part get a few rows of each step, until the others have caught up.
     """
 
     def __init__(self, most_tokens: int = MOST_TOKENS, most_sessions: int = 0) -> None:
         self._most_tokens = most_tokens
         self._most_sessions = most_sessions or None  # None: all that wait
         self._waiting: dict[str, deque[Arrived]] = {}  # whose turn is next comes first
+        self._clients: dict[str, str] = {}  # by session
+        self._shares = FairShare()
         self._has_passed_over = False  # the chunk whose turn it was
 
     def __len__(self) -> int:
@@ -40,6 +45,8 @@ class Schedule:
     def add(self, arrived: Arrived) -> None:
         """Take an order; a session that is released needs none of its waiting rows."""
         session = _session_of(arrived.order)
+        if isinstance(arrived.order, Reserve):
+            self._clients[session] = arrived.order.client
         orders = self._waiting.setdefault(session, deque())
         if isinstance(arrived.order, Release):
             kept = [each for each in orders if not isinstance(each.order, Compute)]
@@ -50,13 +57,31 @@ class Schedule:
     @property
     def decodes(self) -> int:
         """How many sessions wait, if nothing but decodes is next; else 0."""
-        heads = [orders[0] for orders in self._waiting.values()]
+        heads = self._heads(is_over=False)
         return len(heads) if all(map(_is_decode, heads)) else 0
 
     @property
     def decoding(self) -> list[str]:
-        """The sessions that wait with a decode."""
-        return [name for name, orders in self._waiting.items() if _is_decode(orders[0])]
+        """The sessions that wait with a decode, and are not behind others."""
+        heads = self._heads(is_over=False)
+        return [_session_of(each.order) for each in heads if _is_decode(each)]
+
+    def ran(self, orders: Iterable[Compute], seconds: float, now: float) -> None:
+        """A step of these orders took so long."""
+        rows: dict[str, int] = {}
+        for order in orders:
+            client = self._clients.get(order.session, "")
+            rows[client] = rows.get(client, 0) + order.tokens
+        self._shares.ran(rows, seconds, now)
+
+    def is_over(self, session: str) -> bool:
+        """Whether a session's client has had more than its part."""
+        return self._shares.is_over(self._clients.get(session, ""))
+
+    def _heads(self, *, is_over: bool) -> list[Arrived]:
+        """What sessions wait with: of those clients that have had more than their part, or not."""
+        waiting = self._waiting.items()
+        return [orders[0] for name, orders in waiting if self.is_over(name) == is_over]
 
     def next_step(
         self, most_decodes: int | None = None, chunk_tokens: int = CHUNK_TOKENS
@@ -65,18 +90,31 @@ class Schedule:
 
         At most `chunk_tokens` rows of prompts: what is longer is cut, its rest waits.
         """
-        heads = [orders[0] for orders in self._waiting.values()][: self._most_sessions]
+        over = self._heads(is_over=True)
+        heads = self._heads(is_over=False)[: self._most_sessions]
         chunks = self._next_chunks([each for each in heads if _is_chunk(each)], chunk_tokens)
         left = self._most_tokens - sum(map(_tokens_of, chunks))
+        rows = [*_within(islice(filter(_is_decode, heads), most_decodes), left), *chunks]
         step = [
-            *(each for each in heads if isinstance(each.order, Release)),
-            *(each for each in heads if isinstance(each.order, Reserve)),
-            *_within(islice(filter(_is_decode, heads), most_decodes), left),
-            *chunks,
+            *(each for each in heads + over if isinstance(each.order, Release)),
+            *(each for each in heads + over if isinstance(each.order, Reserve)),
+            *rows,
+            *self._few_of(over, max(LEAST_ROWS, sum(map(_tokens_of, rows)) // 2)),
         ]
         for each in step:
-            self._end_turn(_session_of(each.order))
+            session = _session_of(each.order)
+            self._end_turn(session)
+            if isinstance(each.order, Release) and session not in self._waiting:
+                self._clients.pop(session, None)
         return step
+
+    def _few_of(self, over: list[Arrived], most_tokens: int) -> list[Arrived]:
+        """So many rows of clients that are behind others; a prompt is cut, its rest waits."""
+        rows = [each for each in over if isinstance(each.order, Compute)]
+        few = list(_within(rows, most_tokens))[: self._most_sessions]
+        if few and _tokens_of(few[0]) > most_tokens:
+            return [self._cut(few[0], most_tokens)]
+        return few
 
     def _next_chunks(self, waiting: list[Arrived], most_tokens: int) -> list[Arrived]:
         """So many rows of prompts, the shortest first, every second time by turn.

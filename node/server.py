@@ -10,6 +10,7 @@ from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Res
 from node.outbox import Outbox
 from node.row_forms import IsNarrow, always_full
 from node.serving.byte_budget import ByteBudget
+from node.serving.room_share import giving_way, tokens_of
 from node.sessions import (
     CAPACITY_CAP,
     ID_BYTES,
@@ -37,6 +38,7 @@ LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
 OPEN_BYTES_PER_SECOND = 1 << 20  # of one client: each OPEN brings all ids so far
 OPEN_BYTES_AT_ONCE = 1 << 23
+WAIT_SECONDS = 3.0  # that room is kept for a client which found none, from those that hold more
 INTERNAL = "internal", "This stage stumbled over the session; its log says why."
 
 
@@ -78,6 +80,9 @@ class Server:
         self._rate = RateLimit(opens_per_second)
         self.tally = Tally()
         self._budget = ByteBudget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
+        self._waiting: dict[
+            str, float
+        ] = {}  # clients that found no room, and until when it is kept
         self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
         channel.listen(self.on_message, self.on_lost)
 
@@ -187,15 +192,46 @@ class Server:
             self._free(old)
         if not self._rate.allows(peer) or not self._budget.allows(peer, len(message.body)):
             return self._busy(peer, message, "You open sessions too quickly.")
-        if self._seats.is_full or message.capacity > self._stages[device].all_tokens:
-            return self._busy(peer, message, "There is no room for the session.")
         known = len(message.body) // ID_BYTES
         seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)
+        if trouble := self._no_room_for(seat):
+            return self._busy(peer, message, trouble)
         seat.narrow = self._narrows(seat)
         self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
         order = _reserve_of(seat, message.body, returning=old is not None)
         self._stages[device].worker.order(order)
         return None
+
+    def _no_room_for(self, seat: Seat) -> str:
+        """Why a session cannot be seated, as far as we know without the worker; "" if it can."""
+        if self._seats.is_full:
+            self._make_room(seat)
+        if self._seats.is_full or seat.message.capacity > self._stages[seat.device].all_tokens:
+            return "There is no room for the session."
+        return "Others that hold less wait for room." if self._must_wait(seat) else ""
+
+    def _make_room(self, asking: Seat) -> None:
+        """End sessions of the client that holds most, if `asking` finds none and holds less.
+
+        They hear BUSY, as sessions do that outgrow their room, and come again.
+        """
+        self._waiting = {peer: until for peer, until in self._waiting.items() if until > _now()}
+        if giving := giving_way((s for s in self._seats if s.device == asking.device), asking):
+            self._waiting[asking.client] = _now() + WAIT_SECONDS
+        for seat in giving:
+            logger.info("a session of %s gives way to one of %s", seat.client, asking.client)
+            self._end(seat, "no_room", "Others that hold less need the room.")
+
+    def _must_wait(self, asking: Seat) -> bool:
+        """Whether room is kept for others, and the client holds its part already."""
+        now = _now()
+        waiting = {client for client, until in self._waiting.items() if until > now}
+        if not waiting - {asking.client}:
+            return False
+        there = [seat for seat in self._seats if seat.device == asking.device]
+        clients = waiting | {seat.client for seat in there} | {asking.client}
+        held = sum(tokens_of(seat) for seat in there if seat.client == asking.client)
+        return held + tokens_of(asking) > self._stages[asking.device].all_tokens / len(clients)
 
     def _device_of(self, hop: Hop) -> int | None:
         if hop.leader != self._channel.peer:
@@ -266,6 +302,8 @@ class Server:
                     self._reserved(seat, answer)
             case Failed():
                 if seat := self._seats.named(answer.session, device):
+                    if answer.code == "no_room":
+                        self._make_room(seat)
                     self._end(seat, answer.code, answer.reason)
             case Broken():
                 self.retire(device, "stage_lost")
@@ -278,8 +316,11 @@ class Server:
         opened = seat.message
         if answer.code:
             self._seats.remove(seat)
+            if answer.code == "no_room":
+                self._make_room(seat)
             self._refuse(seat, answer.code, answer.reason)
             return
+        self._waiting.pop(seat.client, None)
         seat.held = answer.held
         self.tally.sessions += 1
         reply = Opened(opened.session, opened.epoch, opened.key, opened.stage, answer.held)

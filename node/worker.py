@@ -290,10 +290,12 @@ class Worker:
         rows = [order for order in batch if isinstance(order, Compute)]
         if not rows:
             return
+        self._schedule.ran(rows, seconds, time.perf_counter())
         if max(order.tokens for order in rows) > DECODE_TOKENS:
             self._chunk_size.ran(sum(order.tokens for order in rows), seconds)
         else:
-            self._company.ran([order.session for order in rows], seconds)
+            fair = [each.session for each in rows if not self._schedule.is_over(each.session)]
+            self._company.ran(fair, seconds)
 
 
 def _rank_of(known: dict[str, Any]) -> Rank:

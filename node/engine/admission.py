@@ -14,6 +14,7 @@ from node.engine.slots import Slot
 NEWCOMERS_LEAVE = pages_for(HEADROOM_TOKENS)  # pages, to each session that may want them
 OTHERS_LEAVE = 1
 RESERVED_SECONDS = 5.0  # for a session that was sent away to come again
+AWAITED_PART = 2  # at most this part of all room is kept for those
 MOST_AWAITED = 1024  # sessions; those beyond come as newcomers
 
 
@@ -29,7 +30,8 @@ class Admission:
         if not is_new:
             return store.growth(OTHERS_LEAVE)
         self._forget_late_ones()
-        return store.growth(NEWCOMERS_LEAVE) + sum(pages for _, pages in self._awaited.values())
+        kept = sum(pages for _, pages in self._awaited.values())
+        return store.growth(NEWCOMERS_LEAVE) + min(kept, store.pages // AWAITED_PART)
 
     def sent_away(self, slot: Slot) -> None:
         """A session found no page; it will come again with what it has."""

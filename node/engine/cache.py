@@ -51,6 +51,11 @@ class KVStore:
         return (self._pages.available - self._owed) * PAGE_TOKENS
 
     @property
+    def pages(self) -> int:
+        """How many pages there are."""
+        return self._pages.count
+
+    @property
     def sessions(self) -> list[str]:
         """The open sessions."""
         return list(self._slots)

@@ -65,7 +65,7 @@ def test_a_session_that_is_refused_again_and_again_is_kept_room_once() -> None:
 
 
 def test_what_is_awaited_is_bounded() -> None:
-    store, admission = store_of(4), Admission(lambda: 0.0)
+    store, admission = store_of(3 * MOST_AWAITED), Admission(lambda: 0.0)
     for number in range(MOST_AWAITED + 5):
         admission.sent_away(store.open(f"{number}:1", 1))
         store.close(f"{number}:1")
