@@ -114,7 +114,9 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """Round values within the ends."""
+        """Round values within the ends; the value itself where there is only one."""
+        if self.low == self.high:
+            return [self.low]
         if self.is_logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if len(decades) <= 4 else (1,)

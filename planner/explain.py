@@ -108,12 +108,30 @@ def explain_table(problem: Problem, plan: Plan) -> Table:
     return table
 
 
+def _ends(problem: Problem, pipeline: Pipeline) -> str:
+    """Who holds embedding and head: beside them a shard is smaller than that of an equal device."""
+    first, last = pipeline.stages[0], pipeline.stages[-1]
+    everywhere = problem.model.embedding_everywhere
+    embeds = _holders(first, everywhere or first.shares_ends)
+    return f"{embeds} the embedding, {_holders(last, last.shares_ends)} the head"
+
+
+def _holders(stage: Stage, all_of_them: bool) -> str:
+    devices = [shard.device for shard in stage.shards]
+    if all_of_them and len(devices) > 1:
+        return f"{', '.join(devices)} hold"
+    return f"{devices[0]} holds"
+
+
 def pipeline_lines(problem: Problem, plan: Plan) -> list[str]:
-    """What every pipeline does as a whole, one line each."""
+    """What every pipeline does as a whole: who holds its ends, and its figures."""
     cost = CostModel(problem)
-    return [
-        f"pipeline {number}: a request alone {cost.latency(one):.3f} s, first token after"
-        f" {cost.prefill(one):.3f} s, then {1e3 * cost.decode_step(one):.1f} ms a token;"
-        f" {cost.throughput(one):.1f} tokens/s with {cost.room(one):,.0f} sequences at once"
-        for number, one in enumerate(plan.pipelines, 1)
-    ]
+    lines = []
+    for number, one in enumerate(plan.pipelines, 1):
+        lines.append(
+            f"pipeline {number}: a request alone {cost.latency(one):.3f} s, first token after"
+            f" {cost.prefill(one):.3f} s, then {1e3 * cost.decode_step(one):.1f} ms a token;"
+            f" {cost.throughput(one):.1f} tokens/s with {cost.room(one):,.0f} sequences at once"
+        )
+        lines.append(f"pipeline {number}: {_ends(problem, one)}")
+    return lines

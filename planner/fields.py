@@ -7,7 +7,7 @@ from typing import Any
 
 from swarm.errors import BadInput
 
-NEXT = "Mend the file and try again."
+NEXT = "Correct the file; docs/cluster-format.md describes it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,24 @@ class Fields:
             raise self.refuse(name, f"is {value!r:.40} where a name is needed")
         return value
 
+    def text_or(self, name: str, default: str) -> str:
+        """A string, or the default where the field is missing."""
+        return self.text(name) if self.has(name) else default
+
+    def section_or_empty(self, name: str) -> "Fields":
+        """An object within this one; an empty one where it is missing."""
+        return self.section(name) if self.has(name) else self.within(name, {})
+
+    def within(self, name: str, values: Mapping[str, Any]) -> "Fields":
+        """An object of ours in the place of a field."""
+        return Fields(values, f"{self.path}{name}.", self.file)
+
     def section(self, name: str) -> "Fields":
         """An object within this one."""
         value = self._present(name)
         if not isinstance(value, dict):
             raise self.refuse(name, f"is {value!r:.40} where an object is needed")
-        return Fields(value, f"{self.path}{name}.", self.file)
+        return self.within(name, value)
 
     def sections(self, name: str) -> "list[Fields]":
         """A list of objects."""

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.fields import Fields
+from planner.fields import NEXT, Fields
+from planner.gpus import GPUS
+from planner.missing_fields import require_fields
+from planner.model_config import BYTES_16BIT, model_fields
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
 from swarm.errors import BadInput
 from swarm.plan import COLUMNS_PER_BLOCK
 
 MEMORY_EFFICIENCY, COMPUTE_EFFICIENCY, USABLE_MEMORY = 0.8, 0.5, 0.92
-SAME_HOST = (10e-6, 16e9)
+SAME_HOST = (10e-6, 16e9)  # seconds one way, bytes/s
+PCIE4 = SAME_HOST  # between GPUs of a machine, unless its `intra` says otherwise
+ALONE = (0.0, 1e12)  # a GPU that has no other beside it
+HERE = "here"  # the region of machines that name none
 MOST_DEVICES = 1024  # in one machine
 RELAY_FACTOR = 2.0  # between two machines behind NAT
 NEXT_ID = "Take one of these ids."
@@ -36,9 +42,9 @@ def read_file(path: str | Path) -> Fields:
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}.", "Name a readable file.") from error
     except ValueError as error:
-        raise BadInput(f"{path}: not JSON: {error}.", "Mend the file and try again.") from error
+        raise BadInput(f"{path}: not JSON: {error}.", NEXT) from error
     if not isinstance(data, dict):
-        raise BadInput(f"{path}: the file must hold one JSON object.", "Mend the file.")
+        raise BadInput(f"{path}: the file must hold one JSON object.", NEXT)
     return Fields(data, "", str(path))
 
 
@@ -54,6 +60,7 @@ def read_instance(file: Fields, instance_id: str, objective: str = "latency") ->
     if entry is None:
         ids = ", ".join(str(e.values.get("id")) for e in entries)
         raise BadInput(f"{file.file}: instances has no id {instance_id!r}, only {ids}.", NEXT_ID)
+    require_fields(file, entry)
     machines = {m.text("id"): m for m in entry.sections("machines")}
     devices = tuple(d for m in machines.values() for d in devices_of(file, m))
     if not devices:
@@ -75,11 +82,17 @@ def read_instance(file: Fields, instance_id: str, objective: str = "latency") ->
 def model_of(file: Fields, entry: Fields) -> PlanModel:
     """The model that the instance names."""
     name = entry.text("model")
-    models = file.section("models")
-    if name not in models.values:
-        known = ", ".join(sorted(models.values))
-        raise entry.refuse("model", f"names the unknown model {name!r}; known are {known}")
-    model = models.section(name)
+    models = file.section_or_empty("models")
+    config = _config_of(file, name)
+    if name in models.values:
+        model = models.section(name)
+    elif config.is_file():
+        values = model_fields(read_file(config))
+        name, model = config.parent.name, Fields(values, "", str(config))
+    else:
+        known = f"known are {', '.join(sorted(models.values))}; " if models.values else ""
+        why = f"names the unknown model {name!r}; {known}a folder with a config.json will do too"
+        raise entry.refuse("model", why)
     hidden, ffn = model.count("hidden"), model.count("ffn")
     if not isinstance(model.values.get("ffn_gated", False), bool):
         raise model.refuse("ffn_gated", "must be true or false")
@@ -96,25 +109,37 @@ def model_of(file: Fields, entry: Fields) -> PlanModel:
         attention_parameters=parameters - mlp,
         mlp_parameters=mlp,
         embedding_parameters=model.count("vocab") * hidden,
-        bytes_per_weight=model.number("bytes_per_weight"),
-        kv_bytes=model.number("kv_bytes_per_token_per_layer"),
+        bytes_per_weight=model.optional("bytes_per_weight", BYTES_16BIT),
+        kv_bytes=_kv_bytes(model),
     )
+
+
+def _config_of(file: Fields, name: str) -> Path:
+    """The config.json that a model's name may mean, seen from the cluster file."""
+    path = Path(file.file).parent / Path(name).expanduser()
+    return path if path.suffix == ".json" else path / "config.json"
+
+
+def _kv_bytes(model: Fields) -> float:
+    """KV cache of one token in one layer: as given, or of 16-bit keys and values."""
+    if model.has("kv_bytes_per_token_per_layer") or not model.has("head_dim"):
+        return model.number("kv_bytes_per_token_per_layer")
+    return 2 * model.count("kv_heads") * model.count("head_dim") * BYTES_16BIT
 
 
 def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
     """The devices of one machine but those listed as absent; none if its count is 0."""
-    name, count = machine.text("id"), machine.count("count", least=0)
+    name, count = machine.text("id"), _count_of(machine)
     if count > MOST_DEVICES:
         raise machine.refuse("count", f"is {count} and must be at most {MOST_DEVICES}")
     if count == 0:
         return []
     absent = {int(index) for index in machine.values.get("absent", [])}
     kind = machine.text("gpu")
-    kinds = file.section("gpu_types")
-    if kind not in kinds.values:
-        known = ", ".join(kinds.values)
-        raise machine.refuse("gpu", f"names the unknown GPU {kind!r}; known are {known}")
-    gpu = kinds.section(kind)
+    kinds = file.section_or_empty("gpu_types")
+    if kind not in {**kinds.values, **GPUS}:
+        raise machine.refuse("gpu", f"names the unknown GPU {kind!r}; {_known_kinds(kinds, kind)}")
+    gpu = kinds.section(kind) if kind in kinds.values else kinds.within(kind, GPUS[kind])
     memory = min(gpu.number("mem_GB"), machine.optional("ram_free_GB", math.inf))
     return [
         PlanDevice(
@@ -126,7 +151,7 @@ def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
             compute_efficiency=machine.optional("flop_efficiency", COMPUTE_EFFICIENCY),
             memory_efficiency=machine.optional("memory_efficiency", MEMORY_EFFICIENCY),
             kind=kind,
-            region=machine.text("region"),
+            region=machine.text_or("region", HERE),
             lifetime_seconds=machine.optional("lifetime_s", math.inf),
             load_bytes_per_second=machine.optional("down_Mbps", 1000.0) * 1e6 / 8,
         )
@@ -135,9 +160,21 @@ def devices_of(file: Fields, machine: Fields) -> list[PlanDevice]:
     ]
 
 
+def _count_of(machine: Fields) -> int:
+    return machine.count("count", least=0) if machine.has("count") else 1
+
+
+def _known_kinds(kinds: Fields, wanted: str) -> str:
+    """Which names there are: those like the one wanted, if any."""
+    known = list({**kinds.values, **GPUS})
+    close = [name for name in known if name.lower().startswith(wanted.lower()[:3])]
+    few = f"the closest known are {', '.join(close)}" if close else f"known are {', '.join(known)}"
+    return f"{few}; describe others under gpu_types"
+
+
 def workload_of(entry: Fields) -> Workload:
     """Mean input and output tokens of the instance: given as means, as lists, or not at all."""
-    load = entry.section("workload")
+    load = entry.section_or_empty("workload")
     if load.has("mean_input"):
         return Workload(load.number("mean_input"), load.number("mean_output"))
     if load.has("input_tokens"):
@@ -150,15 +187,15 @@ def link_rule(
     entry: Fields, machines: dict[str, Fields]
 ) -> Callable[[PlanDevice, PlanDevice], tuple[float, float]]:
     """How far two devices are apart: one-way seconds and bytes/s."""
-    network = entry.section("network")
-    same = _network_link(network.section("same_region"))
+    network = entry.section_or_empty("network")
+    same = _network_link(network.section("same_region")) if network.has("same_region") else None
     default = (
         network.section("inter_region_default") if network.has("inter_region_default") else None
     )
     far = _network_link(default) if default else None
     pairs = {
         frozenset((pair.text("a"), pair.text("b"))): _network_link(pair)
-        for pair in network.sections("inter_region_pairs")
+        for pair in _sections_or_none(network, "inter_region_pairs")
     }
 
     def rule(a: PlanDevice, b: PlanDevice) -> tuple[float, float]:
@@ -169,11 +206,16 @@ def link_rule(
             return SAME_HOST
         link = same if a.region == b.region else pairs.get(frozenset((a.region, b.region)), far)
         if link is None:
-            why = f"connects {a.machine} ({a.region}) to {b.machine} ({b.region}) in no way"
-            raise network.refuse("inter_region_pairs", why)
+            ends = f"{a.machine} ({a.region}) and {b.machine} ({b.region})"
+            name = "same_region" if a.region == b.region else "inter_region_pairs"
+            raise network.refuse(name, f"holds no link between {ends}")
         return _access(link, here, there)
 
     return rule
+
+
+def _sections_or_none(fields: Fields, name: str) -> list[Fields]:
+    return fields.sections(name) if fields.has(name) else []
 
 
 def _access(link: tuple[float, float], here: Fields, there: Fields) -> tuple[float, float]:
@@ -191,9 +233,11 @@ def _network_link(link: Fields) -> tuple[float, float]:
 
 
 def _intra(machine: Fields) -> tuple[float, float]:
+    if not machine.has("intra"):
+        return ALONE if _count_of(machine) == 1 else PCIE4
     intra = machine.section("intra")
-    if machine.count("count", least=0) == 1 and not intra.has("lat_us"):
-        return 0.0, 1e12
+    if _count_of(machine) == 1 and not intra.has("lat_us"):
+        return ALONE
     return intra.number("lat_us", above=False) * 1e-6, intra.number("bw_GBps") * 1e9
 
 

@@ -14,6 +14,7 @@ from planner.problem import OBJECTIVES, Problem
 from swarm.command_line import Parser
 from swarm.errors import BadInput
 
+SLO_SECONDS = 10.0  # for a whole request, unless --deadline says otherwise
 MODES = ("reference", "paper", "flow")
 ADDED = re.compile(r"(?:(\d+)x)?([^@]+)@(.+)")
 
@@ -45,7 +46,8 @@ def simulate_parser() -> Parser:
         "--deadline-scale",
         type=_positive,
         default=5.0,
-        help="deadline of a request, as a multiple of its seconds alone on the best pipeline",
+        metavar="SCALE",
+        help="SLO scale: the deadline as a multiple of a request's seconds alone (5)",
     )
     parser.add_argument(
         *("--batching",),
@@ -90,9 +92,8 @@ def _common(parser: Parser) -> None:
     parser.add_argument(
         *("--deadline",),
         type=_positive,
-        default=10.0,
         metavar="S",
-        help="seconds for a whole request, for the objective slo (10)",
+        help="seconds for a whole request; 10 for the objective slo",
     )
     parser.add_argument(
         *("--without",),
@@ -161,9 +162,16 @@ def asked(parser: Parser, arguments: Sequence[str]) -> Asked:
     load = replace(
         problem.workload,
         requests_per_second=options.rate,
-        deadline_seconds=options.deadline if options.objective == "slo" else math.inf,
+        deadline_seconds=deadline_of(options) if options.objective == "slo" else math.inf,
     )
     return Asked(options, replace(instance, problem=replace(problem, workload=load)))
+
+
+def deadline_of(options: argparse.Namespace) -> float:
+    """Seconds that a request may take: as asked for, else those of the objective slo, else any."""
+    if options.deadline is not None:
+        return float(options.deadline)
+    return SLO_SECONDS if options.objective == "slo" else math.inf
 
 
 def _check_stages(options: argparse.Namespace, problem: Problem, file: str) -> None:
@@ -231,5 +239,4 @@ def _added(text: str, number: int) -> dict[str, Any]:
         "gpu": gpu,
         "count": int(count or 1),
         "region": region,
-        "intra": {"kind": "pcie4", "bw_GBps": 16, "lat_us": 10},
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from planner.charts import curves_chart
 from planner.cost import CostModel
 from planner.fields import Fields
-from planner.options import Asked
+from planner.options import Asked, deadline_of
 from planner.problem import Problem
 from planner.simulate import Event, Report, Request, Simulation, poisson_trace, request_seconds
 from swarm.errors import BadInput
@@ -23,13 +24,22 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # times the one asked for
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came out: the report, shares in time by deadline scale, the scale asked for."""
+    """What came out: the report, shares in time by SLO scale, and for the deadline asked for.
+
+    The SLO scale is a deadline as a multiple of the request's seconds alone on the best pipeline.
+    """
 
     report: Report
     attainment: float
     curve: tuple[tuple[float, float], ...]
     rate: float
     scale: float
+    deadline_seconds: float = math.inf  # for every request alike; none unless asked for
+
+    @property
+    def in_time(self) -> float:
+        """The share of requests within the deadline."""
+        return self.report.attainment([self.deadline_seconds] * len(self.report.served))
 
     def share_at(self, scale: float) -> float:
         """The share in time for a deadline scale of the curve, or for the one asked for."""
@@ -46,7 +56,12 @@ class Played:
             "tokens_per_second": self.report.tokens_per_second,
             "slo_attainment": self.attainment,
             "attainment_by_scale": [list(point) for point in self.curve],
-        }
+        } | self._deadline_json()
+
+    def _deadline_json(self) -> dict[str, float]:
+        if self.deadline_seconds == math.inf:
+            return {}
+        return {"deadline_seconds": self.deadline_seconds, "in_time": self.in_time}
 
     def text(self) -> str:
         """The same in lines."""
@@ -56,9 +71,16 @@ class Played:
                 f"{len(report.served)} requests at {self.rate:g}/s",
                 *(f"p{100 * q:.0f} {report.percentile(q):.3f} s" for q in (0.5, 0.9, 0.99)),
                 f"{report.tokens_per_second:.1f} tokens/s",
-                f"{self.attainment:.1%} within {self.scale:g} times a request alone",
+                *self._deadline_lines(),
+                f"{self.attainment:.1%} at SLO scale {self.scale:g}"
+                " (a deadline of so many times the request alone)",
             ]
         )
+
+    def _deadline_lines(self) -> list[str]:
+        if self.deadline_seconds == math.inf:
+            return []
+        return [f"{self.in_time:.1%} within the deadline of {self.deadline_seconds:g} s"]
 
 
 def _finite(value: float) -> float | None:
@@ -77,7 +99,8 @@ def play(problem: Problem, plan: Plan, ask: Asked) -> Played:
     alone = _alone_seconds(cost, plan, trace)
     curve = tuple((s, report.attainment([s * a for a in alone])) for s in SCALES)
     share = report.attainment([options.deadline_scale * a for a in alone])
-    return Played(report, share, curve, options.rate, options.deadline_scale)
+    scale, deadline = options.deadline_scale, deadline_of(options)
+    return Played(report, share, curve, options.rate, scale, deadline)
 
 
 def played_by_rate(problem: Problem, plan: Plan, ask: Asked) -> list[Played]:
@@ -90,7 +113,10 @@ def played_by_rate(problem: Problem, plan: Plan, ask: Asked) -> list[Played]:
 def attainment_by_deadline(played: Sequence[Played]) -> str:
     """A curve for each rate over deadlines; SVG text."""
     curves = {f"{one.rate:g} requests/s": one.curve for one in played}
-    axes = ("deadline, times a request alone on the best pipeline", "requests in time")
+    axes = (
+        "SLO scale: deadline / seconds of the request alone on the best pipeline",
+        "requests in time",
+    )
     return curves_chart("SLO attainment against deadline", axes, curves, shares=True)
 
 
@@ -99,13 +125,13 @@ def attainment_by_rate(played: Sequence[Played], scale: float) -> str:
     curves = {}
     for wanted in sorted({scale, *SCALES_SHOWN}):
         shares = [(one.rate, one.share_at(wanted)) for one in played]
-        curves[f"deadline {wanted:g} times a request alone"] = shares
+        curves[f"SLO scale {wanted:g}"] = shares
     axes = ("requests/s", "requests in time")
     return curves_chart("SLO attainment against rate", axes, curves, shares=True)
 
 
 def _lengths(entry: Fields, problem: Problem) -> tuple[list[float], list[float]]:
-    load = entry.section("workload")
+    load = entry.section_or_empty("workload")
     if load.has("input_tokens"):
         return load.numbers("input_tokens"), load.numbers("output_tokens")
     return [problem.workload.input_tokens], [problem.workload.output_tokens]

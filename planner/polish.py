@@ -1,7 +1,8 @@
 """polished: move units between the shards of a stage while its true seconds fall.
 
 The tables of `shares` bound a stage by the greatest sum of a member's prefill and decode seconds;
-the true seconds are the sum of the two greatest, which unlike members can lower by a trade.
+the true seconds are the sum of the two greatest, which unlike members can lower by a trade, and so
+can equal ones of the last stage, whose leader has the head besides.
 """
 
 import itertools
@@ -41,7 +42,7 @@ def polished(
     problem: Problem, criterion: Criterion, place: Place, shards: tuple[Shard, ...]
 ) -> tuple[Shard, ...]:
     """The shards after every move of KV heads and MLP blocks that lowers the stage's seconds."""
-    if not _is_mixed(problem, shards):
+    if len(shards) > MOST_MEMBERS or not (place.last or _is_mixed(problem, shards)):
         return shards
     for step in STEPS:
         while better := _better(problem, criterion, place, shards, step):
@@ -67,7 +68,7 @@ def _is_mixed(problem: Problem, shards: tuple[Shard, ...]) -> bool:
         round(d.flops * d.compute_efficiency / d.bytes_per_second / d.memory_efficiency, 6)
         for d in devices
     }
-    return len(ratios) > 1 and len(shards) <= MOST_MEMBERS
+    return len(ratios) > 1
 
 
 def _moves(problem: Problem, shards: tuple[Shard, ...], step: int) -> Iterator[tuple[Shard, ...]]:

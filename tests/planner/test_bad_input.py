@@ -48,19 +48,14 @@ def said_of(clusters: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 MISSING = [
-    ("gpu_types",),
-    ("models",),
     ("instances",),
     (*INSTANCE, "machines"),
     (*INSTANCE, "model"),
-    (*INSTANCE, "network"),
     (*INSTANCE, "network", "same_region"),
     (*INSTANCE, "network", "same_region", "lat_ms"),
-    (*INSTANCE, "workload"),
     (*INSTANCE, "workload", "output_tokens"),
     (*INSTANCE, "machines", 1, "id"),
     (*INSTANCE, "machines", 1, "gpu"),
-    (*INSTANCE, "machines", 1, "region"),
     (*INSTANCE, "machines", 1, "intra", "bw_GBps"),
     (*LLAMA, "layers"),
     (*LLAMA, "vocab"),
@@ -73,6 +68,48 @@ def test_a_missing_field_is_named(said_of: Say, path: Sequence[str | int]) -> No
     said = said_of(path, GONE)
     assert f"{path[-1]} is missing" in said
     assert all(str(step) in said for step in path if isinstance(step, str))
+
+
+def test_everything_that_is_missing_is_named_at_once(
+    clusters: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = copy.deepcopy(clusters)
+    data["instances"] = data["instances"][:1]
+    (entry,) = data["instances"]
+    del entry["network"], entry["machines"][1]["gpu"], data["gpu_types"]["A4000"]["mem_GB"]
+    del data["models"]["llama-2-70b"]["vocab"], data["models"]["llama-2-70b"]["ffn"]
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps(data))
+    assert main(["plan", "--instance", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "instances[0].machines[1].gpu, models.llama-2-70b.ffn, models.llama-2-70b.vocab" in said
+    assert "gpu_types.A4000.mem_GB, instances[0].network.same_region." in said
+    assert "docs/cluster-format.md" in said
+
+
+def test_what_goes_without_saying_may_be_left_out(
+    clusters: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"models": clusters["models"]}
+    model = "llama-1-30b"
+    machines = [{"id": "box", "gpu": "A100-80G", "count": 2}]
+    file = tmp_path / "cluster.json"
+    file.write_text(
+        json.dumps(data | {"instances": [{"id": "x", "model": model, "machines": machines}]})
+    )
+    assert main(["plan", "--instance", str(file)]) == 0
+    assert "box/1 A100-80G" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        ("h100-sxm5", "the closest known are H100-SXM, H100, H100-PCIe; describe others"),
+        ("abacus", "known are A100-40G"),
+    ],
+)
+def test_an_unknown_gpu_is_told_from_those_known(said_of: Say, gpu: str, says: str) -> None:
+    assert says in said_of((*INSTANCE, "machines", 1, "gpu"), gpu)
 
 
 WRONG = [

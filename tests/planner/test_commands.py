@@ -9,8 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from planner.charts import curves_chart
 from planner.commands import main
 from planner.cost import CostModel
+from planner.criterion import latency_criterion
+from planner.instances import read_file, read_instance
+from planner.polish import Place, _moves, polished, true_seconds
 from planner.search import make_plan, never
 from planner.simulate import Event, Simulation, poisson_trace
 
@@ -185,7 +189,7 @@ def test_attainment_is_drawn_against_deadline_and_against_rate(
     assert main([*arguments, "--svg", str(files[0]), "--rate-svg", str(files[1])]) == 0
     deadline, rate = (texts_of(file.read_text()) for file in files)
     assert {"100%", "0.5 requests/s", "8 requests/s"} <= set(deadline)
-    assert {"100%", "deadline 5 times a request alone", "requests/s, logarithmic"} <= set(rate)
+    assert {"100%", "SLO scale 5", "requests/s, logarithmic"} <= set(rate)
     assert "tokens/s" in capsys.readouterr().out
 
 
@@ -199,6 +203,51 @@ def test_explaining_names_shares_and_what_each_pipeline_does(
     rows = [line for line in said.splitlines() if "a4000-0/1" in line and "224" in line]
     assert len(rows) == 1
     assert all(len(line) <= 80 for line in rows)
+    assert "pipeline 1: a6000-0/0 holds the embedding, a6000-0/0 the head" in said
+
+
+def test_simulating_says_the_share_within_the_deadline_that_was_asked_for(
+    cluster_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["simulate", "--instance", str(cluster_file), "--id", "hexgen-case-study"]
+    base += ["--requests", "50", "--rate", "0.2"]
+    for flags, shown in (
+        (["--deadline", "9"], "within the deadline of 9 s"),
+        (["--objective", "slo"], "within the deadline of 10 s"),
+        ([], "at SLO scale 5"),
+    ):
+        assert main([*base, *flags]) == 0
+        said = capsys.readouterr().out
+        assert shown in said
+        assert ("within the deadline" in said) == bool(flags)
+    assert main([*base, "--deadline", "9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["deadline_seconds"] == 9
+    assert 0 <= found["in_time"] <= 1
+
+
+def test_a_chart_of_one_point_has_a_tick_at_it() -> None:
+    text = curves_chart("one", ("seconds", "tokens/s"), {"": [(3.25, 40.0)]})
+    assert ">3.25<" in text
+
+
+def test_equal_devices_of_the_last_stage_trade_for_the_head_too(tmp_path: Path) -> None:
+    model = {"layers": 24, "hidden": 4096, "kv_heads": 8, "head_dim": 128, "ffn": 11008}
+    model |= {"ffn_gated": True, "vocab": 128256, "params_per_layer": 177_209_344}
+    machines = [{"id": "box", "gpu": "3060-12G", "count": 2}]
+    file = tmp_path / "cluster.json"
+    entry = {"id": "x", "model": "m", "machines": machines}
+    file.write_text(json.dumps({"models": {"m": model}, "instances": [entry]}))
+    problem = read_instance(read_file(file), "x").problem
+    (pipeline,) = make_plan(problem, never).pipelines
+    (stage,) = pipeline.stages
+    assert len(stage.shards) == 2
+    criterion = latency_criterion(problem)
+    place = Place(stage.layers, first=True, last=True)
+    assert polished(problem, criterion, place, stage.shards) == stage.shards
+    best = true_seconds(problem, criterion, place, stage.shards)
+    for moved in _moves(problem, stage.shards, 1):
+        assert true_seconds(problem, criterion, place, moved) >= best * (1 - 1e-6)
 
 
 def test_events_after_the_last_answer_do_not_thin_the_rate(world: Callable[..., Any]) -> None:
