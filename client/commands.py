@@ -194,5 +194,5 @@ def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None
         type=float,
         default=TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="of no progress",
+        help=f"give up after so long without progress (default: {TIMEOUT_SECONDS:g})",
     )

@@ -110,8 +110,9 @@ def unknown_model(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (remove("count"), "instances[0].machines[1].count"),
-        (remove("intra"), "intra"),
+        (remove("id"), "instances[0].machines[1].id"),
+        (remove("gpu"), "instances[0].machines[1].gpu"),
+        (machine(intra={}), "instances[0].machines[1].intra.lat_us"),
         (machine(count=-2), "machines[1].count"),
         (machine(count="two"), "machines[1].count"),
         (machine(gpu="H900"), "H900"),
@@ -203,7 +204,7 @@ def test_explaining_names_shares_and_what_each_pipeline_does(
     rows = [line for line in said.splitlines() if "a4000-0/1" in line and "224" in line]
     assert len(rows) == 1
     assert all(len(line) <= 80 for line in rows)
-    assert "pipeline 1: a6000-0/0 holds the embedding, a6000-0/0 the head" in said
+    assert "pipeline 1: a6000-0/0 holds the embedding, a4000-0/1 holds the head" in said
 
 
 def test_simulating_says_the_share_within_the_deadline_that_was_asked_for(
