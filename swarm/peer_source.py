@@ -20,6 +20,7 @@ from swarm.errors import (
     RemoteProtocolError,
     SwarmError,
 )
+from swarm.formatting import printable
 from swarm.inventory import (
     MOST_CHUNK,
     Entry,
@@ -156,7 +157,7 @@ class PeerSource:
                 rest = _rest_of(error)
                 rested += rest
                 if not rest or rested > BUSY_SECONDS:
-                    logger.warning("%s does not give weights: %s", peer, error)
+                    logger.warning("%s does not give weights: %s", peer, printable(str(error)))
                     self._misses[peer] += 1
                     return
                 await asyncio.sleep(rest)

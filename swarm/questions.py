@@ -10,6 +10,7 @@ import msgpack
 
 from swarm.channel import ANSWER_CAP, Answer
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.formatting import printable
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.peer_process import PeerProcess
 from swarm.rate_limit import RateLimit
@@ -172,7 +173,7 @@ async def _linger(reader: asyncio.StreamReader) -> None:
 
 def _refusal(peer: str, verdict: Verdict) -> PeerRefused:
     return PeerRefused(
-        f"{verdict.code}: {verdict.text}",
+        f"{printable(verdict.code)}: {printable(verdict.text, TEXT_CAP)}",
         peer=peer,
         retry_after_seconds=verdict.retry_after_seconds,
     )

@@ -62,15 +62,15 @@ def test_malformed_invites(capsys: pytest.CaptureFixture[str], text: str) -> Non
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--temperature", "-1"], "temperature"),
-        (["--top-p", "0"], "top_p"),
-        (["--top-k", "-2"], "top_k"),
-        (["--min-p", "3"], "min_p"),
-        (["--repetition-penalty", "0"], "repetition_penalty"),
-        (["--seed", "-1"], "seed"),
-        (["--max-tokens", "0"], "max_tokens"),
-        (["--stop", ""], "stop"),
-        (["--timeout", "0"], "timeout"),
+        (["--temperature", "-1"], "--temperature "),
+        (["--top-p", "0"], "--top-p "),
+        (["--top-k", "-2"], "--top-k "),
+        (["--min-p", "3"], "--min-p "),
+        (["--repetition-penalty", "0"], "--repetition-penalty "),
+        (["--seed", "-1"], "--seed "),
+        (["--max-tokens", "0"], "--max-tokens "),
+        (["--stop", ""], "--stop "),
+        (["--timeout", "0"], "--timeout "),
     ],
 )
 def test_options_out_of_range(
