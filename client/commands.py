@@ -10,7 +10,7 @@ from client.background import Background
 from client.chat import Chat, run_chat
 from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.invitation import choose_invite, own_environment
-from client.live_plan import find_plan, read_plan
+from client.live_plan import find_plan, read_plan, trust_of
 from client.overview import find_overview, why_idle
 from client.pictures import (
     DrawLayers,
@@ -105,7 +105,9 @@ def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> i
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
         overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
-        why = why_idle(overview, background.run(find_plan(links.board, links.channel)))
+        why = why_idle(
+            overview, background.run(find_plan(links.board, links.channel, trust_of(invite)))
+        )
     if given.json:
         screen.json(overview.to_json() | {"idle": why})
         return 0
@@ -122,7 +124,7 @@ def run_plan(given: argparse.Namespace, screen: Screen, connect: Connect, draw: 
     invite = invite_of(given)
     with Background() as background, background.hold(connect(invite)) as links:
         overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
-        live = background.run(read_plan(links.board, links.channel))
+        live = background.run(read_plan(links.board, links.channel, trust_of(invite)))
     if given.json:
         screen.json(live.document)
         return 0

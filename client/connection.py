@@ -12,7 +12,7 @@ from client.answer import Answer, Progress, end
 from client.directory import Directory
 from client.generation import Generation
 from client.invitation import choose_invite, own_environment, state_folder
-from client.live_plan import find_plan
+from client.live_plan import find_plan, trust_of
 from client.request import LocalModel, Options, Question, Request
 from client.route import Place
 from client.session import Session
@@ -127,7 +127,7 @@ class Client:
         return self
 
     async def _places(self) -> frozenset[Place]:
-        live = await find_plan(self._links.board, self._links.channel)
+        live = await find_plan(self._links.board, self._links.channel, trust_of(self._invite))
         return live.places() if live else frozenset()
 
     async def __aexit__(

@@ -16,7 +16,7 @@ from client.cast import Role, cast_of
 from client.connection import Client, Links, open_links
 from client.crew import Crew
 from client.generation import Generation
-from client.live_plan import LivePlan, read_plan
+from client.live_plan import LivePlan, read_plan, trust_of
 from client.overview import Overview, read_overview
 from client.pictures import DrawLayers, layers_of, route_line, show_peers, show_plan, show_planner
 from client.request import LocalModel, Question
@@ -129,7 +129,7 @@ class Demo:
         while perf_counter() < ends_at:
             overview = await read_overview(links.board, invite)
             with suppress(NoRoute):
-                live = await read_plan(links.board, links.channel)
+                live = await read_plan(links.board, links.channel, trust_of(invite))
                 if _is_served(live, overview, len(crew.members)):
                     return overview, live
             if gone := crew.ended():

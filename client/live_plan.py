@@ -10,13 +10,17 @@ from typing import Any
 from client.refusal import short
 from client.route import Place
 from swarm.board import Board
+from swarm.certificates import PlannerTrust
 from swarm.channel import Channel
+from swarm.election import lease_holders
 from swarm.errors import NoRoute, PeerError, Unreachable
 from swarm.formatting import printable
+from swarm.invites import Invite
 from swarm.network_clock import CLOCK
 from swarm.plan import Plan
 from swarm.records import Lease, PlanRef
 
+HOLDERS_ASKED = 3  # the first that answers counts
 MORE_TIME = "Wait until the peers have elected a planner (`swarm status`)."
 
 
@@ -57,34 +61,37 @@ class LivePlan:
         )
 
 
-async def find_plan(board: Board, channel: Channel) -> LivePlan | None:
+def trust_of(invite: Invite) -> PlannerTrust:
+    """Which peers of an invite's swarm may plan."""
+    return PlannerTrust(invite.swarm, is_private=bool(invite.key))
+
+
+async def find_plan(board: Board, channel: Channel, trust: PlannerTrust) -> LivePlan | None:
     """The plan of the planner that counts, or None if it cannot be had now."""
     try:
-        return await read_plan(board, channel)
+        return await read_plan(board, channel, trust)
     except (NoRoute, Unreachable):
         return None
 
 
-async def read_plan(board: Board, channel: Channel) -> LivePlan:
-    """Fetch the plan of the planner that counts; raises NoRoute if it cannot be had, PeerError.
+async def read_plan(board: Board, channel: Channel, trust: PlannerTrust) -> LivePlan:
+    """Fetch the plan that counts: of the best-ranked peer that may plan, holds the lease, answers.
 
-    What others offer is never asked for: anybody may say that he has a later plan.
+    Raises NoRoute if it cannot be had, Unreachable. What others offer is never asked for: anybody
+    may say that he has a later plan.
     """
     leases, references = await asyncio.gather(board.read(Lease), board.read(PlanRef))
-    planner = planner_of(leases, CLOCK.now())
-    if planner not in references:
-        raise NoRoute("The swarm has no plan yet.", MORE_TIME)
-    try:
-        return await _fetch(channel, planner, references[planner])
-    except (PeerError, ValueError) as error:
-        cause = f"The plan of {short(planner)} cannot be had: {printable(str(error)).rstrip('.')}."
-        raise NoRoute(cause, MORE_TIME) from error
-
-
-def planner_of(leases: Mapping[str, Lease], now: float) -> str:
-    """The peer that plans at a wall-clock second; "" if nobody holds the lease."""
-    held = {peer: lease.term for peer, lease in leases.items() if lease.until > now}
-    return max(held, key=held.__getitem__, default="")
+    problem = NoRoute("The swarm has no plan yet.", MORE_TIME)
+    for planner in lease_holders(leases, trust, CLOCK.now())[:HOLDERS_ASKED]:
+        reference = references.get(planner)
+        if reference is None or reference.term > leases[planner].term:
+            continue
+        try:
+            return await _fetch(channel, planner, reference)
+        except (PeerError, ValueError) as error:
+            why = printable(str(error)).rstrip(".")
+            problem = NoRoute(f"The plan of {short(planner)} cannot be had: {why}.", MORE_TIME)
+    raise problem
 
 
 async def _fetch(channel: Channel, holder: str, reference: PlanRef) -> LivePlan:

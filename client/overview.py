@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.invitation import unknown_swarm
-from client.live_plan import LivePlan, planner_of
+from client.live_plan import LivePlan, trust_of
 from client.refusal import short
 from swarm.board import Board
+from swarm.election import lease_holders
 from swarm.formatting import printable
 from swarm.invites import Invite
 from swarm.network_clock import CLOCK
@@ -62,7 +63,8 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     capabilities, adverts, leases = await asyncio.gather(
         board.read(Capability), board.read(Advert), board.read(Lease)
     )
-    planner = planner_of(leases, CLOCK.now())
+    holders = lease_holders(leases, trust_of(invite), CLOCK.now())
+    planner = next(iter(holders), "")
     stages = [stage for advert in adverts.values() for stage in advert.stages]
     return Overview(
         swarm=invite.swarm,

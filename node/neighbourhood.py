@@ -21,11 +21,11 @@ from planner.election import (
     SKEW_SECONDS,
     candidates,
     is_credible,
-    rank,
 )
 from swarm.board import Board
 from swarm.certificates import PROOF_CAP, PlannerTrust
 from swarm.channel import Channel
+from swarm.election import ERA_SECONDS, rank
 from swarm.errors import PeerError, RemoteProtocolError
 from swarm.network_clock import CLOCK
 from swarm.plan import Pipeline
@@ -35,7 +35,6 @@ from swarm.version import mismatch
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-ERA_SECONDS = 3600.0
 ALIVE_SECONDS = 2.0  # between questions to a peer that matters, and for its answer
 MISSES = 2  # unanswered questions in a row that make a peer lost
 AGAIN_SECONDS = 5.0  # between questions to a lost peer whose record is still there, at first

@@ -1,6 +1,5 @@
 """Election: who plans, for how long, and which of two plans is the later one; pure arithmetic."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
@@ -11,16 +10,6 @@ LEASE_SECONDS = 15.0
 SKEW_SECONDS = 3.0  # clocks may differ by this much
 TERM_JUMP = 64  # a term further above the verified one than this is neither believed nor kept
 COMMON_TERM_CAP = 2**32  # who was away for long catches up with the others as far as this
-
-
-def weight_of(swarm: str, era: int, peer: str) -> bytes:
-    """The peer's weight in an era: SHA-256 over swarm, era and peer id."""
-    return hashlib.sha256(f"{swarm}\0{era}\0{peer}".encode()).digest()
-
-
-def rank(swarm: str, era: int, peers: Iterable[str]) -> list[str]:
-    """Peers by highest random weight, the first of them plans; equal for every observer."""
-    return sorted(set(peers), key=lambda peer: (weight_of(swarm, era, peer), peer), reverse=True)
 
 
 def candidates(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client.connection import Links
-from client.live_plan import LivePlan, read_plan
+from client.live_plan import LivePlan, read_plan, trust_of
 from client.overview import (
     Overview,
     find_overview,
@@ -25,15 +25,18 @@ from client.pictures import (
     show_stages,
 )
 from client.screen import Screen
+from swarm.certificates import founder_proof
+from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
 from swarm.hardware import Device
+from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, StageAdvert
 
 ONE, TWO, ME = peer_named("one"), peer_named("two"), peer_named("me")
-INVITE = Invite((), "forest-abc", "swarm-tiny")
+INVITE = Invite((), "forest-abc", "swarm-tiny", "a key")
 DEVICE = Device(0, "cpu", "CPU", 2_000_000, 1e9, 2e9)
 PLAN = Plan((Pipeline((Stage(0, 6, (Shard(f"{ONE}/0", 1, 1), Shard(f"{TWO}/0", 1, 0))),)),))
 MEMBERS = [Member(ONE, 0, 1, 1), Member(TWO, 0, 1, 0)]
@@ -90,16 +93,63 @@ def test_the_plan_of_the_lease_holder_is_fetched_and_nobody_elses() -> None:
         world = MemoryWorld()
         links = await fill(world)
         with pytest.raises(NoRoute, match="no plan yet"):
-            await read_plan(links.board, links.channel)
+            await read_plan(links.board, links.channel, trust_of(INVITE))
         await offer(world, TWO, 2**40)  # its lease is over
         with pytest.raises(NoRoute, match="no plan yet"):
-            await read_plan(links.board, links.channel)
+            await read_plan(links.board, links.channel, trust_of(INVITE))
         await offer(world, ONE, 3)
-        live = await read_plan(links.board, links.channel)
+        live = await read_plan(links.board, links.channel, trust_of(INVITE))
         assert (live.term, live.planner, live.plan) == (3, ONE, PLAN)
         world.kill(ONE)
         with pytest.raises(NoRoute, match="cannot be had"):
-            await read_plan(links.board, links.channel)
+            await read_plan(links.board, links.channel, trust_of(INVITE))
+
+    asyncio.run(story())
+
+
+def test_in_an_open_swarm_only_a_proven_planner_counts_whatever_the_terms() -> None:
+    async def story() -> None:
+        founder = Identity.throwaway()
+        invite = Invite((), swarm_id("forest", founder.peer), "swarm-tiny")
+        world, until = MemoryWorld(), time.time() + 10
+        links = Links(world.board(ME), world.channel(ME))
+        proof = founder_proof(invite.swarm, founder.peer)
+        await world.board(TWO).publish(Lease(900, until, proof))  # a proof of somebody else
+        await offer(world, TWO, 900)
+        assert (await read_overview(links.board, invite)).planner == ""
+        with pytest.raises(NoRoute, match="no plan yet"):
+            await read_plan(links.board, links.channel, trust_of(invite))
+        await world.board(founder.peer).publish(Lease(3, until, proof))
+        await offer(world, founder.peer, 3)
+        assert (await read_overview(links.board, invite)).planner == founder.peer
+        assert (await read_plan(links.board, links.channel, trust_of(invite))).term == 3
+
+    asyncio.run(story())
+
+
+def test_a_plan_beyond_the_term_of_its_lease_does_not_count() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        await offer(world, ONE, 4)
+        with pytest.raises(NoRoute, match="no plan yet"):
+            await read_plan(links.board, links.channel, trust_of(INVITE))
+
+    asyncio.run(story())
+
+
+def test_of_two_lease_holders_the_better_ranked_that_answers_counts() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        era = int(time.time() // ERA_SECONDS)
+        best, other = rank(INVITE.swarm, era, [ONE, TWO])
+        for peer, term in ((best, 3), (other, 50)):
+            await world.board(peer).publish(Lease(term, time.time() + 10))
+            await offer(world, peer, term)
+        assert (await read_plan(links.board, links.channel, trust_of(INVITE))).planner == best
+        world.kill(best)
+        assert (await read_plan(links.board, links.channel, trust_of(INVITE))).planner == other
 
     asyncio.run(story())
 
@@ -130,7 +180,7 @@ def test_a_plan_document_of_a_liar_is_refused_in_one_sentence(says: bytes) -> No
         data = says.replace(b"%s", ONE.encode())
         await offer(world, ONE, 3, says=data, digest=hashlib.sha256(data).hexdigest())
         with pytest.raises(NoRoute, match="cannot be had"):
-            await read_plan(links.board, links.channel)
+            await read_plan(links.board, links.channel, trust_of(INVITE))
 
     asyncio.run(story())
 
@@ -186,7 +236,7 @@ def test_a_plan_that_is_not_the_announced_one_is_refused(says: bytes) -> None:
         links = await fill(world)
         await offer(world, ONE, 3, says=says)
         with pytest.raises(NoRoute, match="not the one that was announced"):
-            await read_plan(links.board, links.channel)
+            await read_plan(links.board, links.channel, trust_of(INVITE))
 
     asyncio.run(story())
 
@@ -198,7 +248,7 @@ def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]
         await offer(world, ONE, 3)
         overview, live = (
             await read_overview(links.board, INVITE),
-            await read_plan(links.board, links.channel),
+            await read_plan(links.board, links.channel, trust_of(INVITE)),
         )
         screen = Screen()
         for show in (show_planner, show_peers, show_stages):

@@ -9,7 +9,7 @@ import torch
 import client
 from client.background import Background
 from client.connection import open_links
-from client.live_plan import LivePlan, read_plan
+from client.live_plan import LivePlan, read_plan, trust_of
 from client.overview import read_overview
 from node.loaded_shard import LoadedShard
 from swarm.invites import Invite
@@ -70,10 +70,12 @@ def test_a_replay_may_go_on_in_another_dtype() -> None:
 
 def plan_of(invite: str, background: Background) -> tuple[LivePlan, dict[str, str]]:
     """The plan in force, and what the devices of its peers advertise."""
-    with background.hold(open_links(Invite.parse(invite))) as links:
-        seen = background.run(read_overview(links.board, Invite.parse(invite)))
+    parsed = Invite.parse(invite)
+    with background.hold(open_links(parsed)) as links:
+        seen = background.run(read_overview(links.board, parsed))
         dtypes = {peer: each.devices[0].dtype for peer, each in seen.capabilities.items()}
-        return background.run(read_plan(links.board, links.channel)), dtypes
+        plan = background.run(read_plan(links.board, links.channel, trust_of(parsed)))
+        return plan, dtypes
 
 
 @pytest.mark.slow
