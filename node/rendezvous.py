@@ -15,7 +15,7 @@ from swarm.errors import PeerLost, RemoteProtocolError
 PORTS = 65536
 CERTIFICATE_CAP = 4096  # bytes
 NAME_CAP = 255  # characters
-HOSTS_CAP = 8  # of one member
+HOSTS_CAP = 16  # of one member: a machine with containers has many
 LOOPBACK = "127.0.0.1"
 RESOLVE_SECONDS = 3.0
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -168,7 +168,7 @@ def _unreachable(peer: str, known: Sequence[str]) -> PeerLost:
 async def _resolved(hosts: Sequence[str]) -> list[str]:
     """IPv4 addresses, those of names looked up; names that nobody knows are left out."""
     found = await asyncio.gather(*map(_addresses_of, hosts))
-    return [address for each in found for address in each][:HOSTS_CAP]
+    return [address for each in found for address in each][: 2 * HOSTS_CAP]
 
 
 async def _addresses_of(host: str) -> list[str]:

@@ -181,6 +181,13 @@ def test_the_address_that_the_connection_of_the_nodes_proves_comes_first() -> No
     assert dialed(connected=["/ip4/10.0.0.1/tcp/4001/p2p/12D3"]) == ["10.0.0.1", "172.17.0.1"]
 
 
+def test_an_address_that_only_a_connection_shows_is_tried_however_many_are_announced() -> None:
+    many = [f"/ip4/172.{16 + number}.0.1/tcp/4001" for number in range(HOSTS_CAP + 4)]
+    found = dialed(many, ["/ip4/10.0.0.1/tcp/50123"])
+    assert len(found) == HOSTS_CAP + 1
+    assert found[-1] == "10.0.0.1"
+
+
 def test_what_is_announced_comes_before_an_address_that_a_connection_shows() -> None:
     found = dialed(("/ip4/192.0.2.7/tcp/4001",), ["/ip4/10.0.0.1/tcp/50123"])
     assert found == ["192.0.2.7", "10.0.0.1"]
