@@ -21,6 +21,7 @@ from swarm.errors import PeerLost
 CPU = torch.device("cpu")
 Opened = list[CollectiveReducer]
 PATIENCE_SECONDS = 120.0  # for a process to start or end on a busy machine
+PATIENCE = timedelta(seconds=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -55,13 +56,18 @@ def test_every_rank_gets_the_same_bits(
 
 
 def _leave(meeting: Path, is_ready: Event) -> None:
-    is_ready.set()  # torch is imported: from here on both are equally quick
+    collective.DEADLINE = PATIENCE  # of this process only
+    is_ready.set()
     reducer = open_collective(meeting, 1, 2, CPU)
     assert reducer is not None
     reducer.all_reduce(torch.ones(3))
 
 
-def test_a_rank_whose_process_ended_is_lost_for_good(tmp_path: Path) -> None:
+def test_a_rank_whose_process_ended_is_lost_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly it starts; that it has ended shows at once, not at a deadline."""
+    monkeypatch.setattr(collective, "DEADLINE", PATIENCE)
     meeting = tmp_path / "meeting"
     spawn = multiprocessing.get_context("spawn")
     is_ready = spawn.Event()
@@ -73,8 +79,10 @@ def test_a_rank_whose_process_ended_is_lost_for_good(tmp_path: Path) -> None:
     assert float(reducer.all_reduce(torch.ones(3))[0]) == 2
     other.join(PATIENCE_SECONDS)
     assert other.exitcode == 0
+    asked = time.monotonic()
     with pytest.raises(PeerLost, match="is lost"):
         reducer.all_reduce(torch.ones(3))
+    assert time.monotonic() - asked < PATIENCE_SECONDS / 2
     with pytest.raises(PeerLost, match="new one"):
         reducer.all_reduce(torch.ones(3))
 
