@@ -13,7 +13,14 @@ import pytest
 from swarm.checkpoint import read_spec
 from tests.network.conftest import model_of
 from tests.network.hosts import Host, Laboratory, connections_of
-from tests.whole.swarms import NodeProcess, Nodes, Part, environment, shard_bytes
+from tests.whole.swarms import (
+    START_SECONDS,
+    NodeProcess,
+    Nodes,
+    Part,
+    environment,
+    shard_bytes,
+)
 from tests.whole.uncut import expected
 
 pytestmark = pytest.mark.network
@@ -41,7 +48,7 @@ class Pair:
             env=environment(self.tmp),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_SECONDS,
         )
         assert done.returncode == 0, done.stderr
         found: list[int] = json.loads(done.stdout)
