@@ -15,6 +15,7 @@ from swarm.formatting import printable
 
 SECONDS = 5  # to render one chat, on a busy machine, too
 MORE_BYTES = 1 << 30  # of memory, beyond what this process has mapped already
+MOST_FILES = 1 << 16
 LONGEST = 1 << 24  # bytes of a rendered chat
 NEXT_STEP = "Change the messages, or give a prompt."
 STATM = Path("/proc/self/statm")  # sizes of this process, in pages
@@ -46,7 +47,8 @@ def _be_child(render: Render, writes: int) -> None:
     """Render, answer and end, whatever happens: nothing of the parent may run here."""
     try:
         gc.disable()  # or it might finalise what is the parent's
-        os.closerange(0, 3)
+        os.closerange(0, writes)  # or connections would outlive the parent's closing them
+        os.closerange(writes + 1, MOST_FILES)
         _limit_memory()
         answer = _rendered(render)
         while answer:
