@@ -8,14 +8,13 @@ product before. All arrays are float32 and contiguous unless said otherwise.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from node.engine.kernel_cache import kernel
 from node.engine.pages import PAGE_TOKENS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 OPTIONS: dict[str, Any] = {
-    "cache": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"},  # NaN and infinity stay themselves
 }
@@ -36,7 +35,7 @@ NO_SINK, NO_SINKS = np.float32(-np.inf), np.empty(0, np.float32)
 PAGE = np.int64(PAGE_TOKENS)
 
 
-@njit(inline="always", **OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(inline="always", **OPTIONS)
 def _exp_of_negative(value: Any) -> Any:
     """e^value for value <= 0 without a call, so that loops around it run on vectors."""
     exponent = max(value * LOG2_E, LEAST_EXPONENT)
@@ -46,7 +45,7 @@ def _exp_of_negative(value: Any) -> Any:
     return power * np.int32((whole + BIAS) << MANTISSA_BITS).view(np.float32)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def add_norm(hidden: Array, added: Array, weight: Array, epsilon: Any, out: Array) -> None:
     """Add to hidden [rows, width] in place and write its RMS norm to `out`; `added` may be empty.
 
@@ -68,7 +67,7 @@ def add_norm(hidden: Array, added: Array, weight: Array, epsilon: Any, out: Arra
             out[row, at] = hidden[row, at] * factor * weight[at]
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def gate(both: Array, out: Array) -> None:
     """SwiGLU of Shazeer 2020: silu(gate) * up, from [rows, 2 x width] with the gate first."""
     rows, width = out.shape
@@ -80,7 +79,7 @@ def gate(both: Array, out: Array) -> None:
             out[row, at] = value * share * both[row, width + at]
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def quantise(rows: Array, whole: Array, tops: Array) -> None:
     """Round rows [rows, width] to uint8 `whole`, 128 too large each; `tops` [rows, 1] is 127's."""
     count, width = rows.shape
@@ -93,7 +92,7 @@ def quantise(rows: Array, whole: Array, tops: Array) -> None:
             whole[row, at] = np.uint8(LEVELS * rows[row, at] / top + np.float32(128.5))
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _norm_head(head: Array, weight: Array, epsilon: Any) -> None:
     total = ZERO
     for at in range(len(head)):
@@ -103,7 +102,7 @@ def _norm_head(head: Array, weight: Array, epsilon: Any) -> None:
         head[at] *= factor * weight[at]
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _rotate(head: Array, cos: Array, sin: Array, factor: Any, out: Array) -> None:
     """Rotary embedding of one head (Su et al. 2021, eq. 34, halves instead of pairs), scaled."""
     half = len(head) // 2
@@ -113,7 +112,7 @@ def _rotate(head: Array, cos: Array, sin: Array, factor: Any, out: Array) -> Non
         out[half + at] = (high * cos[half + at] + low * sin[half + at]) * factor
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _score(query: Array, keys: Array, pages: Array, span: Any, scores: Array) -> None:
     """Write query x keys for the rows of `span` in their pages; four rows at once."""
     width = len(query)
@@ -141,7 +140,7 @@ def _score(query: Array, keys: Array, pages: Array, span: Any, scores: Array) ->
             at += 1
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _cap(scores: Array, cap: Any, span: Any) -> None:
     """Soft-cap scores in place (Bello et al. 2016, section 5.1): cap x tanh(score / cap)."""
     first, end = span
@@ -149,7 +148,7 @@ def _cap(scores: Array, cap: Any, span: Any) -> None:
         scores[at] = cap * np.tanh(scores[at] / cap)
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _soften(scores: Array, span: Any, sink: Any) -> Any:
     """Exponentials of one head's scores in place, and 1 / their sum; `sink` joins the sum only."""
     first, end = span
@@ -163,7 +162,7 @@ def _soften(scores: Array, span: Any, sink: Any) -> Any:
     return ONE / total
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _weigh(scores: Array, values: Array, pages: Array, span: Any, out: Array) -> None:
     """Write weights x values of the rows of `span`; four rows at once."""
     width = len(out)
@@ -187,7 +186,7 @@ def _weigh(scores: Array, values: Array, pages: Array, span: Any, out: Array) ->
             at += 1
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def _attend_head(
     query: Array,  # [head dim], scaled
     past: Any,  # keys and values of its kv head: [tokens, head dim]
@@ -211,7 +210,7 @@ def _attend_head(
         out[part] *= factor
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def attend_fused(
     heads: Array,  # [rows, query heads + 2 x kv heads, head dim]: queries, keys, values
     where: Any,  # places and pages as in FewRows, cos and sin: [rows, head dim]
@@ -251,7 +250,7 @@ def attend_fused(
                 _attend_head(turned, (keys, values), seen, numbers, scores, out[row, head])
 
 
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@kernel(**OPTIONS)
 def attend(
     rows: Any,  # queries [heads, rows, head dim], keys and values [kv heads, rows, head dim]
     where: Any,  # places and pages as in FewRows

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numba import njit
 
+from node.engine.kernel_cache import kernel
 from node.engine.kernels import Array
 from swarm.errors import NoRoom
 
@@ -181,7 +181,7 @@ def is_known() -> bool:
         return False
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _twist(words: Array, times: int) -> None:
     """Replace all words by the next ones, in place."""
     upper, lower = np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
