@@ -196,12 +196,17 @@ async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
 
 
 def remove_stale_sockets(folder: Path = SOCKETS_FOLDER, age_seconds: float = STALE_SECONDS) -> None:
-    """Remove what killed nodes of this user left: sockets at which nobody listens any more."""
+    """Remove what killed nodes of this user left: sockets of daemons that listen no more.
+
+    Only daemons are tried: a node that lives would take an empty connection for a fault.
+    """
     for path in islice(folder.glob("hivemind-p2p*.sock"), SOCKETS_CAP):
         with suppress(OSError):  # somebody else's, or just gone
             found = path.lstat()
             is_ours = stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
-            if is_ours and time.time() - found.st_mtime > age_seconds and _is_deaf(path):
+            is_old = time.time() - found.st_mtime > age_seconds
+            daemon = path.with_name(path.name.replace("-p2pclient-", "-p2pd-"))
+            if is_ours and is_old and not _is_listening(daemon):
                 path.unlink()
 
 
@@ -211,14 +216,14 @@ def _remove_sockets(p2p: P2P) -> None:
         Path(str(address["unix"])).unlink(missing_ok=True)
 
 
-def _is_deaf(path: Path) -> bool:
+def _is_listening(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(0.1)
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-    return False
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True
 
 
 class _NotFound(PeerLost):

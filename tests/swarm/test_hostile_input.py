@@ -174,7 +174,7 @@ def test_no_question_about_the_board_fails_or_gets_a_liar_in(
     examples: int, loop: asyncio.Runner
 ) -> None:
     protocol, _ = loop.run(open_protocol())
-    protocol._calls.allows = lambda peer: True  # type: ignore[method-assign]
+    protocol._calls.allows = lambda peer: True
     context: Any = SimpleNamespace(remote_id=PeerID.from_base58(STRANGER))
     handlers: dict[type[Any], Any] = {
         dht_pb2.PingRequest: protocol.rpc_ping,
