@@ -18,10 +18,11 @@ from node.neighbourhood import (
     Standing,
 )
 from planner.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
+from swarm.certificates import PlannerTrust
 from swarm.hardware import Link
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
-from tests.node.neighbours import capability_of, look, neighbourhood_of
+from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
 
@@ -284,6 +285,20 @@ def test_records_alone_never_raise_the_term_that_is_trusted(in_street: Run) -> N
             sybil = peer_named(f"sybil {number}")
             await street.publish(sybil, replace(capability_of(), term=TERM_CAP), lease(TERM_CAP))
         await street.look()
+        assert street.own.trusted_term == street.own.term == 0
+        assert street.own.holders() == ()
+
+    in_street(story)
+
+
+def test_answers_of_peers_that_may_not_plan_never_raise_it_either(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        street.own._trust = PlannerTrust(SWARM, is_private=False)
+        for peer in (ANNA, BERT):
+            street.others[peer].own = Standing(50)
+            await street.publish(peer, lease(50))
+        await street.settle_in()
+        assert street.own.has_heard(ANNA)
         assert street.own.trusted_term == street.own.term == 0
         assert street.own.holders() == ()
 
