@@ -1,11 +1,13 @@
 """`python -m swarm.node`: reads the command line, lives as a node, prints what happens."""
 
 import asyncio
+import logging
 import os
 import resource
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import psutil
 import uvloop
@@ -33,6 +35,8 @@ from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.state_folder import remember_model
 from swarm.wire import Message
+
+logger = logging.getLogger(__name__)
 
 FILES = 65536
 LONGEST_LINE = 1 << 16  # characters: invites are long
@@ -72,6 +76,7 @@ class Terminal:
 async def live(config: NodeConfig, terminal: Terminal) -> None:
     """Be a node until SIGINT or SIGTERM; raises SwarmError."""
     stop = asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(hear_loop)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
@@ -121,6 +126,15 @@ def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
         say_error(error)
         return error.exit_code
     return 0
+
+
+def hear_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Pass over streams that a peer opens and drops at once: anybody may, and nothing is wrong."""
+    dropped = isinstance(context.get("exception"), asyncio.IncompleteReadError | ConnectionError)
+    if dropped and "client_connected_cb" in str(context.get("message")):
+        logger.debug("a peer dropped a stream before it said what it wants")
+    else:
+        loop.default_exception_handler(context)
 
 
 def _stop(stop: asyncio.Event) -> None:
