@@ -9,6 +9,7 @@ from node.config import NodeConfig
 from node.home import Links, Served
 from node.life import Life
 from node.story import Story
+from swarm.founders_manifest import ManifestKeeper
 from swarm.identity import Identity
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named
@@ -29,7 +30,8 @@ def life_of(
     invite = Invite((), swarm, "tiny", key)
     board, channel, identity = world.board(me), world.channel(me), Identity.throwaway()
     process: Any = SimpleNamespace(addresses=None, connected=None, ended=asyncio.Event())
-    links = Links(process, board, channel, invite, folder, (), identity)
+    manifests = ManifestKeeper(channel, board, swarm)
+    links = Links(process, board, channel, invite, folder, (), identity, manifests)
     story = Story(lines.append, lambda _fraction: None, SPEC)
     life = Life(NodeConfig(founds=True), Served("tiny", folder, SPEC), links, story)
     life._take_in([])
