@@ -200,6 +200,34 @@ def test_a_peer_that_changes_every_second_keeps_nobody_unplanned(
     assert len(planned) <= 4
 
 
+def test_newcomers_that_join_one_after_the_other_do_not_put_the_plan_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, planned = Hand(), []
+
+    def search(*_: object, **__: object) -> Any:
+        planned.append(hand.now)
+        return Plan(()), f"reason {len(planned)}"
+
+    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.office.time", hand)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        monkeypatch.setattr("node.office.CALM_SECONDS", 1.5)
+        for second in range(15):
+            newcomer = peer_named(f"newcomer {second}")
+            bureau.world.channel(newcomer).answer("alive", _here)
+            await bureau.world.board(newcomer).publish(CAPABILITY)
+            await look(bureau.neighbourhood, everybody=True)
+            await bureau.office.work()
+            hand.now += 1.0
+
+    asyncio.run(story())
+    assert planned == [1000.0 + LATEST_SECONDS]
+
+
 async def _here(_peer: str, _payload: bytes) -> bytes:
     return b""
 
