@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 LOCK = "kernels.lock"  # in the folder of the cache
 
 
-class SharedCache(FunctionCache):  # type: ignore[misc]
+class SharedCache(FunctionCache):
     """numba's cache of one function, for any number of processes."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The code for these arguments, or None: then it is compiled."""
         with self._locked(fcntl.LOCK_SH):
-            found = super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         if found is not None and not _is_for(sig, found):
             logger.warning("the kernel cache in %s holds the wrong code", self.cache_path)
             return None
@@ -38,7 +38,7 @@ class SharedCache(FunctionCache):  # type: ignore[misc]
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep the code for these arguments."""
         with self._locked(fcntl.LOCK_EX):
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -61,12 +61,12 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         compiled = njit(**options)(function)
-        compiled._cache = SharedCache(compiled.py_func)
+        compiled._cache = SharedCache(compiled.py_func)  # type: ignore[no-untyped-call]
         return compiled
 
     return decorate
 
 
 def _is_for(sig: Any, found: Any) -> bool:
-    arguments, _ = sigutils.normalize_signature(sig)
+    arguments, _ = sigutils.normalize_signature(sig)  # type: ignore[no-untyped-call]
     return tuple(found.signature.args) == tuple(arguments)

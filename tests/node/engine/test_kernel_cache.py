@@ -69,7 +69,7 @@ def test_two_that_save_at_once_do_not_take_one_place(monkeypatch: pytest.MonkeyP
     sources = [numba.njit()(doubled) for _ in range(2)]
     for source, values in zip(sources, (FLOATS, INTEGERS), strict=True):
         source(values)
-    compiled = [next(iter(source.overloads.values())) for source in sources]
+    compiled: list[Any] = [next(iter(source.overloads.values())) for source in sources]
     first_is_in, go_on, second_waits = (threading.Event() for _ in range(3))
     save: Callable[..., None] = IndexDataCacheFile._save_index
     flock = fcntl.flock
@@ -87,7 +87,7 @@ def test_two_that_save_at_once_do_not_take_one_place(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(IndexDataCacheFile, "_save_index", slow)
     monkeypatch.setattr(fcntl, "flock", watched)
-    caches = [SharedCache(doubled) for _ in compiled]
+    caches = [another_process()._cache for _ in compiled]
     jobs = [
         threading.Thread(target=cache.save_overload, args=(each.signature.args, each))
         for cache, each in zip(caches, compiled, strict=True)
@@ -124,7 +124,7 @@ def test_a_folder_that_nobody_may_write_costs_the_cache_only(
 def test_the_kernels_of_the_engine_are_kept_like_this() -> None:
     from node.engine import kernels
 
-    found = [
+    found: list[Any] = [
         each
         for each in vars(kernels).values()
         if isinstance(each, numba.core.registry.CPUDispatcher)
