@@ -16,12 +16,14 @@ from node.engine.runner import StageRunner
 from node.engine.spec import StageSpec, StepItem
 from swarm.checkpoint import find_model
 from swarm.model import BUILT_IN
+from swarm.sampling import MOST_SPECULATED
 from swarm.tensors import rows_of_bytes, rows_to_bytes
 
 FOLDER = find_model(BUILT_IN)
 HELDOUT = Path(__file__).parents[3] / "scripts" / "corpus" / "heldout.txt"
 SPANS = ((0, 2), (2, 4), (4, 6), (6, 8))  # three links
 BUDGET = 1 << 25  # bytes
+PIECE = MOST_SPECULATED + 1  # rows of which one step makes logits
 
 
 class Witness:
@@ -53,21 +55,30 @@ def lines() -> list[list[int]]:
 
 def logits_of(stages: list[StageRunner], ids: list[int], *, narrow: bool) -> torch.Tensor:
     """Logits [tokens, vocab] of a line whose rows cross every link as bytes."""
-    rows = torch.tensor(ids)
     for stage in stages:
         stage.open("line", capacity=len(ids))
-        (result,) = stage.step([StepItem("line", 0, rows, True, tuple(ids[1:]))])
+    witness: Any = stages[-1]._samplers["line"]
+    found = []
+    for at in range(0, len(ids), PIECE):
+        _run_piece(stages, ids[at : at + PIECE], at, narrow=narrow)
+        found.append(witness.logits.clone())
+    for stage in stages:
+        stage.close("line")
+    logits = torch.cat(found)
+    assert len(logits) == len(ids)
+    return logits
+
+
+def _run_piece(stages: list[StageRunner], ids: list[int], position: int, *, narrow: bool) -> None:
+    """Run ids as guesses, since the last stage makes logits of all of these."""
+    rows = torch.tensor(ids)
+    for stage in stages:
+        (result,) = stage.step([StepItem("line", position, rows, True, tuple(ids[1:]))])
         assert result.error is None
         if result.rows is not None:
             name, body = rows_to_bytes(result.rows, narrow=narrow)
             assert name == ("i8" if narrow else "f32")
             rows = rows_of_bytes(name, body, len(ids))
-    witness: Any = stages[-1]._samplers["line"]
-    for stage in stages:
-        stage.close("line")
-    found: torch.Tensor = witness.logits.clone()
-    assert len(found) == len(ids)
-    return found
 
 
 def perplexity(logits: torch.Tensor, ids: list[int]) -> float:
