@@ -95,7 +95,9 @@ class BoundedStorage(DHTLocalStorage):  # type: ignore[misc]
         """Drop every record that is not legal (any more)."""
         for key in list(self.data):
             entries = self._entries(key)
-            for subkey, (value, expiration) in list(entries.items() if entries else ()):
+            if entries is None:
+                continue
+            for subkey, (value, expiration) in list(entries.items()):
                 if not is_legal(key, subkey, value, expiration):
                     del entries[subkey]
 
