@@ -261,7 +261,7 @@ def test_budget_bounds_the_sessions(llama: Any, tmp_path: Path) -> None:
     runner.close("a")
     runner.close("a")
     runner.open("c", capacity=129)
-    with pytest.raises(EngineError, match="bytes"):
+    with pytest.raises(EngineError, match="of a budget of"):
         StageRunner.load(spec, budget_bytes=weights + 63 * row)
 
 
