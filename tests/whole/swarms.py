@@ -145,6 +145,11 @@ class Nodes:
         """Start a node that listens as by default, its command line behind this one."""
         return self._start(part, how, prefix, {})
 
+    def start_from(self, source: Path, part: Part, *how: str) -> NodeProcess:
+        """Start a node of the packages in `source`, not of those of this process."""
+        prefix = ("env", f"--chdir={source}", f"PYTHONPATH={source}")
+        return self._start(part, (*how, "--listen", "127.0.0.1"), prefix, {})
+
     def _start(
         self, part: Part, how: Sequence[str], prefix: Sequence[str], variables: dict[str, str]
     ) -> NodeProcess:
