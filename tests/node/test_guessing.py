@@ -197,15 +197,6 @@ def test_an_id_that_ends_the_text_ends_it_inside_a_run_of_guesses(place: int) ->
     assert told.finish == "stop"
 
 
-def test_a_stop_string_ends_a_text_at_the_same_token_with_and_without_guesses() -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(FOLDER)
-    words = {"stop": (tokenizer.decode(whole(GREEDY)[9:11]),)}
-    plain = tell(stages(), GREEDY | words | {"speculate": 0})
-    assert plain.finish == "stop"
-    assert tell(stages(), GREEDY | words, guess=half_right(whole(GREEDY))).ids == plain.ids
-    assert tell(stages(), GREEDY | words).ids == plain.ids
-
-
 @pytest.mark.parametrize("most", range(1, 10))
 def test_no_text_is_longer_than_was_asked_for(most: int) -> None:
     told = tell(stages(), GREEDY | {"max_tokens": most})

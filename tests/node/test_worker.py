@@ -15,10 +15,12 @@ from node.orders import (
     Broken,
     Computed,
     Failed,
+    Given,
     Load,
     Loaded,
     Measure,
     Measured,
+    Need,
     Progress,
     Release,
     Reserve,
@@ -49,8 +51,13 @@ class Worked:
         self.process: WorkerProcess
 
     async def spawn(self) -> "Worked":
-        self.process = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self.answers.append)
+        self.process = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self._hear)
         return self
+
+    def _hear(self, answer: Message) -> None:
+        self.answers.append(answer)
+        if isinstance(answer, Need):  # all weights are in the folder
+            self.process.order(Given(answer.group))
 
     async def ask(self, order: Message, kind: type[Message]) -> Any:
         """Give an order and wait for an answer of a kind."""
@@ -127,6 +134,7 @@ def test_a_dropped_shard_is_freed_before_the_next_one_is_loaded() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         worker = Worker(theirs, device="cpu", slowdown=1.0)
+        worker._supplies.given(Given("g1"))
         worker._control(load_order("g1"))
         assert worker._runner is not None
         model = weakref.ref(worker._runner._skeleton.model)
@@ -140,7 +148,7 @@ def test_a_shard_that_does_not_fit_is_reported_and_the_worker_lives(
     async def story() -> None:
         broken: Broken = await worker.ask(load_order("small", 1000), Broken)
         assert broken.group == "small"
-        assert "bytes" in broken.reason
+        assert "of a budget of" in broken.reason
         loaded: Loaded = await worker.ask(load_order("large"), Loaded)
         assert loaded.group == "large"
         worker.process.order(Unload())
