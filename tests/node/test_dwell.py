@@ -28,7 +28,7 @@ class Bench:
         self.plan: Assignment | None = None
         self.serves = True
         self.unloads = 0
-        self.worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
+        worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
         shelf = SimpleNamespace(
             assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
         )
@@ -42,7 +42,7 @@ class Bench:
             host="127.0.0.1",
             is_serving=lambda _pipeline: self.serves,
         )
-        self.device = OwnDevice(home, 0, 1, self.worker)
+        self.device = OwnDevice(home, 0, 1, worker)
 
     def _order(self, order: object) -> None:
         self.unloads += isinstance(order, Unload)

@@ -185,9 +185,8 @@ async def move_in(world: MemoryWorld, stranger: Stranger) -> None:
     channel.answer("plan", answering(stranger.document))
     digest = hashlib.sha256(stranger.document).hexdigest()
     offer = PlanRef(stranger.offered_term, 0, digest, len(stranger.document))
-    for record in (capability_of(), Lease(stranger.offered_term, CLOCK.now() + 9, b""), offer):
-        world.records[type(record), stranger.peer] = record, world.clock.now() + 15
-    for record in stranger.records:
+    lease = Lease(stranger.offered_term, CLOCK.now() + 9, b"")
+    for record in (capability_of(), lease, offer, *stranger.records):
         world.records[type(record), stranger.peer] = record, world.clock.now() + 15
 
 
