@@ -1,5 +1,6 @@
 """Schedule: orders of many sessions in, one step after the other out; decided without I/O."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ class Schedule:
             *(each for each in heads + over if isinstance(each.order, Release)),
             *(each for each in heads + over if isinstance(each.order, Reserve)),
             *rows,
-            *self._few_of(over, max(LEAST_ROWS, sum(map(_tokens_of, rows)) // 2)),
+            *self._few_of(over, self._part_of(rows)),
         ]
         for each in step:
             session = _session_of(each.order)
@@ -107,6 +108,13 @@ class Schedule:
             if isinstance(each.order, Release) and session not in self._waiting:
                 self._clients.pop(session, None)
         return step
+
+    def _part_of(self, rows: list[Arrived]) -> int:
+        """How many rows clients that are behind others may have beside these: as one of them."""
+        if not rows:
+            return LEAST_ROWS
+        clients = {self._clients.get(_session_of(each.order), "") for each in rows}
+        return math.ceil(sum(map(_tokens_of, rows)) / len(clients))
 
     def _few_of(self, over: list[Arrived], most_tokens: int) -> list[Arrived]:
         """So many rows of clients that are behind others; a prompt is cut, its rest waits."""

@@ -59,10 +59,10 @@ def test_a_client_that_is_over_gets_few_rows_and_the_others_all_of_theirs() -> N
     for order in [decode("g0", 256), decode("g1", 8), decode("h0", 1), decode("h1", 200)]:
         schedule.add(Arrived(order, 1.0))
     taken = {each.order.session: each.order.tokens for each in schedule.next_step()}  # type: ignore[attr-defined]
-    assert taken["g0"] == 100
+    assert taken["g0"] == 101  # as many as one of the others has on the average
     assert taken["h0"] == 1
     assert taken["h1"] == 200
-    assert sum(taken.get(name, 0) for name in ("g0", "g1")) <= 100
+    assert sum(taken.get(name, 0) for name in ("g0", "g1")) <= 101
     later = schedule.next_step()
     assert sum(each.order.tokens for each in later if isinstance(each.order, Compute)) <= LEAST_ROWS
     assert schedule.decoding == []
@@ -71,6 +71,22 @@ def test_a_client_that_is_over_gets_few_rows_and_the_others_all_of_theirs() -> N
     while schedule:
         schedule.next_step()
     assert schedule._clients == {}
+
+
+def test_a_client_that_is_over_gets_one_row_beside_clients_of_one_row_each() -> None:
+    schedule = Schedule()
+    sessions = {f"g{number}": "greedy" for number in range(50)}
+    sessions |= {f"h{number}": f"honest {number}" for number in range(HONEST)}
+    for session, client in sessions.items():
+        schedule.add(Arrived(Reserve(session, 900, 0, {}, client=client), 0.0))
+    schedule.next_step()
+    for step in range(100):
+        schedule.ran([decode("g0", 300), decode("h0", 1)], 0.1, step * 0.1)
+    for session in sessions:
+        schedule.add(Arrived(decode(session, 1), 1.0))
+    taken = [each.order.session for each in schedule.next_step()]  # type: ignore[attr-defined]
+    assert sum(name.startswith("g") for name in taken) == 1
+    assert sum(name.startswith("h") for name in taken) == HONEST
 
 
 def decode(session: str, tokens: int, position: int = 0) -> Compute:
