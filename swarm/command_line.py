@@ -4,8 +4,11 @@ import argparse
 import errno
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any, NoReturn
@@ -14,6 +17,7 @@ from swarm.errors import BadInput, SwarmError
 from swarm.formatting import accept_any_text, printable
 
 INTERRUPTED = 130
+AGAIN_SECONDS = 0.01  # after which a lost Ctrl-C is raised again
 LONGEST_ERROR = 4000  # characters of one refusal
 # A full disk, a quota, a broken device or a closed descriptor: no file of ours, the output itself.
 OUTPUT_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
@@ -72,7 +76,8 @@ def carry_out(command: Callable[[], int], *, needs_output: bool = True) -> int:
     """Run a command; returns its exit code; says errors, and output that fails, in one sentence."""
     try:
         _open_streams(needs_output=needs_output)
-        code = command()
+        with _no_interrupt_lost():
+            code = command()
         sys.stdout.flush()
     except SwarmError as error:
         say_error(error)
@@ -116,6 +121,35 @@ def as_text(word: str, what: str) -> str:
                 f"The {what} '{printable(word, 60)}' is not valid UTF-8.", "Give UTF-8 text."
             ) from error
     return word
+
+
+@contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Raise a Ctrl-C again that came where no exception leaves, such as in a destructor.
+
+    Python would print a traceback there and let the command go on.
+    """
+    before, done = sys.unraisablehook, threading.Event()
+    main = threading.get_ident()
+
+    def again() -> None:
+        if not done.is_set():
+            signal.pthread_kill(main, signal.SIGINT)  # a waiting thread wakes for a real one alone
+
+    def hear(lost: Any) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        timer = threading.Timer(AGAIN_SECONDS, again)
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        done.set()
 
 
 def _open_streams(*, needs_output: bool) -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from swarm.command_line import Parser, carry_out, read_arguments, say_error, seconds_of
+from swarm.command_line import INTERRUPTED, Parser, carry_out, read_arguments, say_error, seconds_of
 from swarm.errors import BadInput, SwarmError
 
 HELP = [sys.executable, "-c", "from swarm.cli import run; run()", "--help"]
@@ -108,3 +110,25 @@ def test_a_closed_output_is_refused_before_anything_is_done() -> None:
     done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("error: Standard output is closed.")
+
+
+class Interrupted:
+    """Ctrl-C reaches the process while this is destroyed."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_in_a_destructor_ends_the_command_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hook = sys.unraisablehook
+
+    def command() -> int:
+        Interrupted()
+        threading.Event().wait(30)
+        return 0
+
+    assert carry_out(command) == INTERRUPTED
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is hook
