@@ -132,7 +132,7 @@ class Office:
     ) -> tuple[Plan, str]:
         """Search in a thread and keep the lease meanwhile: a large swarm may outlast it."""
         search = asyncio.create_task(
-            asyncio.to_thread(self._best_plan, choice, current, may_move=may_move)
+            asyncio.to_thread(best_plan, self._spec, choice, current, may_move=may_move)
         )
         try:
             while not (await asyncio.wait([search], timeout=RENEW_SECONDS))[0]:
@@ -140,16 +140,6 @@ class Office:
             return search.result()
         finally:
             search.cancel()
-
-    def _best_plan(
-        self, choice: Choice, current: Plan | None, *, may_move: bool
-    ) -> tuple[Plan, str]:
-        """The plan for the peers that keep their word; with the others only if there is none."""
-        plan, reason = next_plan(self._spec, choice.able, current, may_move=may_move)
-        if plan.pipelines or not choice.doubtful:
-            return plan, reason
-        everybody = choice.able | choice.doubtful
-        return next_plan(self._spec, everybody, current, may_move=may_move)
 
     async def _announce(self, plan: Plan, reason: str, *, followed: int = 0) -> None:
         self._shelf.require_disk()
@@ -169,3 +159,20 @@ class Office:
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)
         self._published_at = time.monotonic()
+
+
+def best_plan(
+    spec: ModelSpec, choice: Choice, current: Plan | None, *, may_move: bool
+) -> tuple[Plan, str]:
+    """The plan for the peers that keep their word; with the others only if there is none.
+
+    Peers on trial get what is left beside a plan without them, if there is one.
+    """
+    if choice.on_trial:
+        safe, _ = next_plan(spec, choice.proven, current, may_move=may_move)
+        if safe.pipelines:
+            current, may_move = safe, False
+    plan, reason = next_plan(spec, choice.able, current, may_move=may_move)
+    if plan.pipelines or not choice.doubtful:
+        return plan, reason
+    return next_plan(spec, choice.able | choice.doubtful, current, may_move=may_move)

@@ -2,7 +2,8 @@
 
 Records say what a peer claims. A peer whose record changes again and again is left out until it
 has calmed down, so that it cannot keep the others unplanned; the peers of a stage that is not
-served in time are left out for a while, which doubles each time.
+served in time are left out for a while, which doubles each time. After that they are on trial:
+until they have served what they were given, no pipeline that serves is given up for them.
 """
 
 import math
@@ -40,6 +41,12 @@ class Choice:
 
     able: Snapshot
     doubtful: Snapshot
+    on_trial: frozenset[str] = frozenset()  # able, but they served nothing since they failed
+
+    @property
+    def proven(self) -> Snapshot:
+        """Those who have not failed, or have served since."""
+        return {peer: each for peer, each in self.able.items() if peer not in self.on_trial}
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -90,7 +97,8 @@ class Roster:
         self._note_changes(there, now)
         calm = {p: c for p, c in there.items() if not self._conduct[p].is_restless(now)}
         able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}
-        return Choice(able, {p: c for p, c in calm.items() if p not in able})
+        on_trial = frozenset(peer for peer in able if self._conduct[peer].failures)
+        return Choice(able, {p: c for p, c in calm.items() if p not in able}, on_trial)
 
     def _note_changes(self, there: Snapshot, now: float) -> None:
         for peer in there.keys() | self._conduct.keys():

@@ -11,15 +11,17 @@ import pytest
 
 from node.candidacy import Candidacy
 from node.neighbourhood import Neighbourhood, Standing
-from node.office import LATEST_SECONDS, Office
+from node.office import LATEST_SECONDS, Office, best_plan
 from node.plan_shelf import PlanShelf
+from node.roster import Choice
 from swarm.clock import settle
 from swarm.hardware import Device
 from swarm.memory import MemoryWorld, peer_named
 from swarm.model import ModelSpec
 from swarm.plan import Plan
 from swarm.records import Capability, Lease, PlanRef
-from tests.node.neighbours import MEMBERS, look
+from tests.node.neighbours import LAYER_BYTES, MEMBERS, WHOLE, capability_of, look
+from tests.node.neighbours import SPEC as EIGHT_LAYERS
 from tests.node.stands import STRANGER, until
 
 ME = peer_named("me")
@@ -277,3 +279,35 @@ def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(
         assert (await bureau.plans())[0].term == 31
 
     asyncio.run(story())
+
+
+HONEST = {name: capability_of(5 * LAYER_BYTES, host=name) for name in ("anna", "bert", "carl")}
+
+
+def peers_of(plan: Plan) -> list[set[str]]:
+    """Who has a part in each pipeline."""
+    return [{shard.peer for s in each.stages for shard in s.shards} for each in plan.pipelines]
+
+
+@pytest.mark.parametrize("may_move", [True, False])
+def test_no_pipeline_that_serves_is_given_up_for_a_fast_peer_that_has_failed(
+    may_move: bool,
+) -> None:
+    serving, _ = best_plan(EIGHT_LAYERS, Choice(HONEST, {}), None, may_move=False)
+    eve = capability_of(10 * LAYER_BYTES, speed=4e13, host="eve")
+    able = HONEST | {"eve": eve}
+    new, _ = best_plan(EIGHT_LAYERS, Choice(able, {}), serving, may_move=True)
+    assert "eve" in peers_of(new)[0]
+    trial = Choice(able, {}, frozenset({"eve"}))
+    plan, _ = best_plan(EIGHT_LAYERS, trial, serving, may_move=may_move)
+    assert plan.pipelines[0] == serving.pipelines[0]
+    assert "eve" not in peers_of(plan)[0]
+
+
+def test_who_has_failed_gets_a_part_beside_what_serves_or_where_nothing_does() -> None:
+    serving, _ = best_plan(EIGHT_LAYERS, Choice(HONEST, {}), None, may_move=False)
+    trial = Choice(HONEST | {"dora": capability_of(WHOLE)}, {}, frozenset({"dora"}))
+    plan, _ = best_plan(EIGHT_LAYERS, trial, serving, may_move=True)
+    assert peers_of(plan) == [HONEST.keys(), {"dora"}]
+    plan, _ = best_plan(EIGHT_LAYERS, Choice(HONEST, {}, frozenset(HONEST)), None, may_move=True)
+    assert peers_of(plan) == [HONEST.keys()]

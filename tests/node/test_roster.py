@@ -120,7 +120,10 @@ def test_who_serves_as_planned_is_forgiven() -> None:
     watch = Watch()
     watch.look(PEERS, {})
     assert watch.look(PEERS, {}, after=SERVE_SECONDS + 2).doubtful.keys() == {"anna", "bert"}
-    watch.look(PEERS, SERVED, after=OUT_SECONDS + 1)
+    back = watch.look(PEERS, {}, after=OUT_SECONDS)
+    assert back.on_trial == {"anna", "bert"}
+    assert back.proven.keys() == {"carl"}
+    assert not watch.look(PEERS, SERVED).on_trial
     assert all(conduct.failures == 0 for conduct in watch.roster._conduct.values())
 
 
