@@ -18,8 +18,9 @@ from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 from tests.whole.uncut import expected
 
 ROOT = Path(__file__).resolve().parents[2]
-BEFORE = "03bfe3d2c8ec0efc8882e4f3b4ac41b51e5f16db"
+BEFORE = "27c01c01ae00d9719e4d90370c5f9cd12afd5b05"
 PACKAGES = ("swarm", "node", "client", "planner")
+OLD, NEW_HOSTS = "old hosts", "new hosts"
 STORY, NEW = "Once upon a time", 24
 HALF = shard_bytes(SPEC, SPEC.layers // 2, *WHOLE, ends=1)
 
@@ -47,12 +48,12 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["old hosts", "new hosts"])
+@pytest.fixture(scope="module", params=[pytest.param(OLD, marks=pytest.mark.slow), NEW_HOSTS])
 def mixed(
     request: pytest.FixtureRequest, before: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mixed]:
     """Two nodes with half of the model each; one of them is of the version before."""
-    first, second = (before, ROOT) if request.param == "old hosts" else (ROOT, before)
+    first, second = (before, ROOT) if request.param == OLD else (ROOT, before)
     with nodes_in(tmp_path_factory.mktemp("mixed")) as nodes:
         host = nodes.start_from(first, Part("first", HALF), "--host")
         invite = host.line("invite:")
