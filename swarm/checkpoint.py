@@ -106,8 +106,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     raw = read_json(path)
     architecture = raw.get("model_type")
     if architecture not in SUPPORTED_ARCHITECTURES:
+        cause = f"The architecture {str(architecture)[:40]!r} is not supported."
+        if architecture is None:
+            cause = f"A model is not supported without a model_type in config.json of {folder}."
         raise BadModel(
-            f"The architecture {str(architecture)[:40]!r} is not supported.",
+            cause,
             f"Supported are {', '.join(sorted(SUPPORTED_ARCHITECTURES))}.",
         )
     if any(raw.get(key) for key in QUANTISED_KEYS):

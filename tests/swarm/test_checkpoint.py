@@ -196,7 +196,7 @@ def test_only_files_that_transformers_would_load_count(
         (put("config.json", b"[]"), "not a JSON map"),
         (put("config.json", b"\xff"), "not valid JSON"),
         (edit_config(model_type="bloom"), "'bloom' is not supported. Supported are .*qwen3"),
-        (edit_config(model_type=None), "not supported"),
+        (edit_config(model_type=None), "not supported without a model_type"),
         (edit_config(quantization_config={"quant_method": "gptq"}), "quantised"),
         (edit_config(hidden_size="wide"), "not valid"),
         (edit_config(num_attention_heads=0), "not valid"),
