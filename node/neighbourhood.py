@@ -251,6 +251,10 @@ class Neighbourhood:
         seen += [ref.term for peer, ref in self._plans.items() if self.may_plan(peer)]
         return max([verified, *(term for term in seen if is_credible(term, verified))])
 
+    def followers_of(self, term: int) -> list[str]:
+        """The peers that answer and say they follow the plan of this term."""
+        return [p for p, c in self._contacts.items() if c.term == term and self.has_heard(p)]
+
     @property
     def followed_term(self) -> int:
         """The highest term that any peer which answers says it follows; it may be a lie."""

@@ -67,6 +67,8 @@ class Office:
             return False
 
     async def _work(self) -> bool:
+        if self._planned is None:  # newly elected, perhaps after a restart
+            await self._shelf.recall(self._neighbourhood)
         now = time.monotonic()
         accepted = self._shelf.accepted
         plan = accepted.plan if accepted else None
@@ -106,7 +108,7 @@ class Office:
         accepted = self._shelf.accepted
         if followed > reference.term and accepted and accepted.planner == self._neighbourhood.me:
             logger.info("others follow term %d, ours is %d", followed, reference.term)
-            await self._announce(accepted.plan, accepted.reason, followed=followed)
+            await self._announce(accepted.plan, accepted.reason)
             return True
         await self._publish(reference)
         return False
@@ -121,10 +123,12 @@ class Office:
             plan, reason = await self._searched(choice, current, may_move=may_move)
         except SEARCH_ERRORS:  # others' records: they may cost a plan, not the node
             logger.exception("no plan could be made for these peers")
+            self._reconsider_at = time.monotonic() + DWELL_SECONDS
             return False
         if accepted and (plan, reason) == (accepted.plan, accepted.reason) and self._reference:
             return False
         await self._announce(plan, reason)
+        self._reconsider_at = time.monotonic() + DWELL_SECONDS
         return True
 
     async def _searched(
@@ -141,10 +145,10 @@ class Office:
         finally:
             search.cancel()
 
-    async def _announce(self, plan: Plan, reason: str, *, followed: int = 0) -> None:
+    async def _announce(self, plan: Plan, reason: str) -> None:
         self._shelf.require_disk()
         trusted = self._neighbourhood.trusted_term
-        term = await self._candidacy.raise_term(followed)
+        term = await self._candidacy.raise_term(self._neighbourhood.followed_term)
         me, rank = self._neighbourhood.me, self._candidacy.rank
         document = PlanDocument(plan, term, me, self._spec.digest, reason=reason[:REASON_CAP])
         reference = self._shelf.propose(document, rank, common_term=trusted)
@@ -152,7 +156,6 @@ class Office:
         pipelines = len(plan.pipelines)
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference
-        self._reconsider_at = time.monotonic() + DWELL_SECONDS
         await self._publish(reference)
         await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
 

@@ -1,12 +1,14 @@
 """The plan shelf: fetches the latest plan, accepts it under the ledger's fence, hands copies on."""
 
+import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from node.duties import Assignment
 from node.ledger import Ledger
-from node.neighbourhood import Neighbourhood
+from node.neighbourhood import ALIVE_SECONDS, Neighbourhood
 from node.planning import PlanDocument, digest_of
 from planner.election import PlanOrder
 from swarm.channel import Channel
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 COPIES = 8  # documents kept for others
 DOCUMENT_CAP = 1 << 20  # bytes
+RECALL_PEERS = 8  # asked at a time for the plan that we followed before a restart
 
 
 class PlanShelf:
@@ -95,6 +98,40 @@ class PlanShelf:
         if found is None or not self._is_wanted(_order_of(found[1])):
             return False
         return await self._adopt(*found, neighbourhood)
+
+    async def recall(self, neighbourhood: Neighbourhood) -> None:
+        """Take up the plan that we voted for before a restart, from one of those that follow it.
+
+        Its digest is in our ledger, so it does not matter who hands it on.
+        """
+        order = self._ledger.order_of(self._swarm)
+        if self.accepted is not None or order is None:
+            return
+        followers = neighbourhood.followers_of(order.term)
+        asked = random.sample(followers, min(RECALL_PEERS, len(followers)))
+        copies = await asyncio.gather(*(self._copy_of(order, peer) for peer in asked))
+        if data := next(filter(None, copies), b""):
+            self._take_up(order, data, neighbourhood)
+
+    async def _copy_of(self, order: PlanOrder, peer: str) -> bytes:
+        name = order.digest.encode()
+        try:
+            data = await self._channel.ask(peer, "plan", name, timeout_seconds=ALIVE_SECONDS)
+        except (PeerError, RemoteProtocolError) as error:
+            logger.debug("%s does not hand on the plan: %s", peer, error)
+            return b""
+        return data if digest_of(data) == order.digest else b""
+
+    def _take_up(self, order: PlanOrder, data: bytes, neighbourhood: Neighbourhood) -> None:
+        try:
+            document = PlanDocument.of_bytes(data)
+        except ValueError as error:  # of another version of the program
+            logger.info("the plan of term %d cannot be taken up again: %s", order.term, error)
+            return
+        if not self._problem_of(document, neighbourhood.known):
+            logger.info("took up the plan of term %d again", order.term)
+            self.put(data)
+            self.accepted, self._taken = document, order
 
     def _is_wanted(self, order: PlanOrder) -> bool:
         known = self._ledger.order_of(self._swarm)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from swarm.clock import settle
 from swarm.hardware import Device
 from swarm.memory import MemoryWorld, peer_named
 from swarm.model import ModelSpec
-from swarm.plan import Plan
+from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Lease, PlanRef
 from tests.node.neighbours import LAYER_BYTES, MEMBERS, WHOLE, capability_of, look
 from tests.node.neighbours import SPEC as EIGHT_LAYERS
@@ -33,8 +33,8 @@ CAPABILITY = Capability(SPEC.digest, [DEVICE], [], "host", True, 0.0)
 class Bureau:
     """An office whose node holds the lease."""
 
-    def __init__(self, folder: Path) -> None:
-        self.world = MemoryWorld()
+    def __init__(self, folder: Path, world: MemoryWorld | None = None) -> None:
+        self.world = world or MemoryWorld()
         self.board = self.world.board(ME)
         channel = self.world.channel(ME)
         self.neighbourhood = Neighbourhood("swarm", SPEC.digest, self.board, channel, MEMBERS)
@@ -254,6 +254,49 @@ def test_a_planner_whose_disk_is_full_resigns_before_it_raises_the_term(
         assert await bureau.plans() == []
 
     asyncio.run(story())
+
+
+def test_a_planner_that_restarts_goes_on_from_the_plan_that_the_others_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan((Pipeline((Stage(0, 1, (Shard(f"{ME}/0", 2, 2),)),)),))
+    gone_on_from: list[Plan | None] = []
+
+    def search(
+        _spec: ModelSpec, _peers: object, current: Plan | None, **_: object
+    ) -> tuple[Plan, str]:
+        gone_on_from.append(current)
+        return plan, ""
+
+    monkeypatch.setattr("node.office.next_plan", search)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        assert await bureau.office.work()
+        await bureau.neighbourhood.refresh()
+        assert await bureau.shelf.adopt_latest(bureau.neighbourhood)
+        await bureau.candidacy.resign()
+        follower = bureau.world.channel(STRANGER)
+        copy, term = bureau.shelf.accepted, bureau.shelf.term
+        assert copy is not None
+        follower.answer("alive", _says(Standing(term).to_bytes()))
+        follower.answer("plan", _says(copy.to_bytes()))
+        await bureau.world.board(STRANGER).publish(replace(CAPABILITY, devices=[]))
+        restarted = Bureau(tmp_path, bureau.world)
+        await restarted.open(monkeypatch)
+        await look(restarted.neighbourhood)
+        assert await restarted.office.work()
+
+    asyncio.run(story())
+    assert gone_on_from == [None, plan]
+
+
+def _says(answer: bytes) -> Callable[[str, bytes], Awaitable[bytes]]:
+    async def say(_peer: str, _payload: bytes) -> bytes:
+        return answer
+
+    return say
 
 
 def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(

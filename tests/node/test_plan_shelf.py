@@ -178,6 +178,48 @@ def test_a_restart_takes_up_the_plan_that_it_knows_by_name(with_shelves: Run) ->
     with_shelves(story)
 
 
+async def _recalled(shelves: Shelves, *, followed: int, copy: bytes | None = None) -> Plan | None:
+    """What we take up after a restart as the planner, while another peer follows a term."""
+    document = PlanDocument(PLAN, 4, ME, SPEC.digest)
+    shelves.own.propose(document, 0)
+    shelves.restart()
+    shelves.shelves[OTHER].put(document.to_bytes())
+    if copy is not None:
+        shelves.shelves[OTHER]._copies = dict.fromkeys(shelves.shelves[OTHER]._copies, copy)
+    shelves.views[OTHER].own = Standing(followed)
+    await shelves.world.board(OTHER).publish(capability_of())
+    await look(shelves.views[ME])
+    await shelves.own.recall(shelves.views[ME])
+    return shelves.own.accepted.plan if shelves.own.accepted else None
+
+
+def test_a_planner_that_restarts_takes_up_its_plan_from_those_that_follow_it(
+    with_shelves: Run,
+) -> None:
+    async def story(shelves: Shelves) -> None:
+        assert await _recalled(shelves, followed=4) == PLAN
+        assert shelves.own.term == 4
+
+    with_shelves(story)
+
+
+@pytest.mark.parametrize("copy", [b"{}", PlanDocument(PLAN, 4, OTHER, SPEC.digest).to_bytes()])
+def test_nobody_can_pass_another_plan_off_as_the_one_before_a_restart(
+    with_shelves: Run, copy: bytes
+) -> None:
+    async def story(shelves: Shelves) -> None:
+        assert await _recalled(shelves, followed=4, copy=copy) is None
+
+    with_shelves(story)
+
+
+def test_only_those_that_follow_our_plan_are_asked_for_it(with_shelves: Run) -> None:
+    async def story(shelves: Shelves) -> None:
+        assert await _recalled(shelves, followed=3) is None
+
+    with_shelves(story)
+
+
 def test_our_own_plan_is_voted_for_before_it_is_announced(with_shelves: Run) -> None:
     async def story(shelves: Shelves) -> None:
         reference = shelves.own.propose(PlanDocument(PLAN, 5, ME, SPEC.digest), 1)
