@@ -30,6 +30,7 @@ from node.weights_desk import WeightsDesk
 from swarm.certificates import PlannerTrust
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.network_clock import CLOCK
+from swarm.plan import Plan
 from swarm.rate_limit import Budget
 from swarm.records import Capability
 from swarm.version import PROTOCOL_VERSION
@@ -205,13 +206,20 @@ class Life:
                 await neighbourhood.refresh()  # we follow our own plan as soon as others do
         elif not self._candidacy.holds:
             self._office.forget()
+        plan = self._plan
         adopted = await self._shelf.adopt_latest(neighbourhood)
         if adopted:
             await self._tell_plan()
+        adopted = adopted and plan != self._plan  # a later term alone calls for nothing
         changed = before != set(neighbourhood.capabilities) or neighbourhood.has_misses
         if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._tell_planner()
+
+    @property
+    def _plan(self) -> Plan | None:
+        accepted = self._shelf.accepted
+        return accepted.plan if accepted else None
 
     def _note_standing(self) -> None:
         """Let the neighbourhood know what we may and what we want to know."""

@@ -251,6 +251,11 @@ class Neighbourhood:
         seen += [ref.term for peer, ref in self._plans.items() if self.may_plan(peer)]
         return max([verified, *(term for term in seen if is_credible(term, verified))])
 
+    def most_follow_later(self, term: int) -> bool:
+        """Whether most peers that answer say they follow a later plan than that of a term."""
+        followed = [c.term for p, c in self._contacts.items() if self.has_heard(p)]
+        return sum(each > term for each in followed) > len(followed) / 2
+
     def followers_of(self, term: int) -> list[str]:
         """The peers that answer and say they follow the plan of this term."""
         return [p for p, c in self._contacts.items() if c.term == term and self.has_heard(p)]

@@ -23,6 +23,7 @@ CALM_SECONDS = 1.5  # peers that join together are planned together
 LATEST_SECONDS = 10.0  # after the first change, however many follow it
 DWELL_SECONDS = 300.0  # what works is left alone for so long
 REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
+CATCH_UP_SECONDS = 2.0  # between terms, while most peers follow a later one than ours
 SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 
 Shapes = dict[str, Shape]
@@ -80,9 +81,17 @@ class Office:
             is_new = await self._plan(choice)
             self._planned = choice.shapes
             return is_new
-        if self._reference and now - self._published_at > REPUBLISH_SECONDS:
+        if self._reference and now - self._published_at > self._pause(self._reference):
             return await self._say_again(self._reference)
         return False
+
+    def _pause(self, reference: PlanRef) -> float:
+        """Until the plan is said again: soon if most peers cannot follow it, for want of a term.
+
+        A single peer that says it is ahead, which may be a lie, hurries nobody.
+        """
+        is_behind = self._neighbourhood.most_follow_later(reference.term)
+        return CATCH_UP_SECONDS if is_behind else REPUBLISH_SECONDS
 
     def forget(self) -> None:
         """No longer elected: plan afresh next time."""

@@ -24,7 +24,7 @@ from swarm.hardware import Device
 from swarm.memory import peer_named
 from swarm.model import ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import Capability, Lease, PlanRef, Record
+from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.wire import Message
 from tests.node.neighbours import MEMBERS
 
@@ -255,6 +255,21 @@ class Node:
             return
         if await self.shelf.adopt_latest(neighbourhood):
             self._spoken_at = -HEARTBEAT_SECONDS
+        await self._advertise()
+
+    async def _advertise(self) -> None:
+        """Serve at once what the plan gives us to lead."""
+        accepted = self.shelf.accepted
+        plan = accepted.plan if accepted else Plan(())
+        stages = [
+            StageAdvert(
+                s.start, s.end, [Member(e.peer, e.index, e.kv, e.mlp) for e in s.shards], 1, 1, 0
+            )
+            for pipeline in plan.pipelines
+            for s in pipeline.stages
+            if s.shards[0].peer == self.peer
+        ]
+        await self.board.publish(Advert(SPEC.digest, stages, self.shelf.term))
 
     async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
         self._world.news.add(self.peer)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.election import LEASE_SECONDS
+from node.ledger import Ledger
+from planner.election import LEASE_SECONDS, PlanOrder
+from swarm.certificates import PlannerTrust
 from swarm.memory import peer_named
 from swarm.records import Capability
-from tests.node.election_world import LOOK_SECONDS, Node, World
+from tests.node.election_world import LOOK_SECONDS, SWARM, Node, World
 
 NAMES = ("anna", "bert", "carl", "dora", "emil")
 PEERS = tuple(map(peer_named, NAMES))
@@ -195,6 +197,31 @@ def test_a_planner_that_comes_back_alone_never_gives_one_term_two_plans(
         await simulation.pass_seconds(30.0)
         assert planner.acts
         await simulation.calm_down()
+
+    asyncio.run(story())
+    assert_one_planner_and_one_plan(simulation)
+
+
+class OnlyAnna(PlannerTrust):
+    """An open swarm in which nobody but its founder may plan yet."""
+
+    def accepts(self, peer: str, proof: bytes) -> bool:
+        return peer == PEERS[0]
+
+
+def test_a_lone_planner_whose_ledger_is_lost_is_followed_again_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.node.election_world.MEMBERS", OnlyAnna(SWARM, is_private=False))
+    simulation = Simulation(tmp_path, 3, monkeypatch)
+
+    async def story() -> None:
+        for name in NAMES[1:3]:
+            (tmp_path / name).mkdir()
+            Ledger(tmp_path / name).accept(SWARM, PlanOrder(1000, 0, "ab"), common_term=1000)
+        for number in range(3):
+            simulation.join(number, 0.0)
+        await simulation.pass_seconds(60.0)
 
     asyncio.run(story())
     assert_one_planner_and_one_plan(simulation)

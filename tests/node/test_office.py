@@ -303,7 +303,7 @@ def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
-    monkeypatch.setattr("node.office.REPUBLISH_SECONDS", -1.0)
+    monkeypatch.setattr("node.office.CATCH_UP_SECONDS", -1.0)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
