@@ -347,17 +347,20 @@ class Neighbourhood:
 
     async def _ask(self, peer: str) -> None:
         contact = self._contacts.setdefault(peer, Contact())
+        is_early = contact.is_lost and not contact.is_due(_now())  # who holds a lease always is
         contact.asked_at = _now()
         try:
             answer = await self._channel.ask(peer, "alive", b"", timeout_seconds=ALIVE_SECONDS)
         except (PeerError, RemoteProtocolError):
-            contact.misses += 1
+            contact.misses += not is_early
             return
         standing = Standing.of_bytes(answer)
         contact.misses, contact.heard_at = 0, _now()
         contact.term, contact.proof = standing.term, standing.proof
 
-    async def _say_alive(self, _peer: str, _payload: bytes) -> bytes:
+    async def _say_alive(self, peer: str, _payload: bytes) -> bytes:
+        if (contact := self._contacts.get(peer)) and contact.is_lost:
+            contact.misses = MISSES  # it is back, or the way to it is: ask it soon
         return self.own.to_bytes()
 
     def _speaks_alike(self, peer: str, capability: Capability) -> bool:

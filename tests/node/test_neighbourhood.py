@@ -407,6 +407,63 @@ def test_who_never_answers_is_asked_ever_more_seldom(
     in_street(story)
 
 
+@pytest.mark.parametrize("holds_lease", [False, True])
+def test_a_lost_peer_that_asks_us_something_is_asked_again_soon(
+    in_street: Run, monkeypatch: pytest.MonkeyPatch, holds_lease: bool
+) -> None:
+    async def story(street: Street) -> None:
+        await street.settle_in()
+        seconds = time.monotonic()
+        monkeypatch.setattr("node.neighbourhood._now", lambda: seconds)
+        street.world.kill(ANNA)
+        for _ in range(200):
+            seconds += 1.0
+            if holds_lease:
+                await street.publish(ANNA, lease(1))
+            await street.look()
+        street.others[ANNA] = neighbourhood_of(street.world, "anna")
+        await street.others[ANNA].ask_whether_alive([ME])
+        seconds += AGAIN_SECONDS + 1.0
+        street.world.records.pop((Lease, ANNA), None)
+        await street.look()
+        assert street.own.has_heard(ANNA)
+
+    in_street(story)
+
+
+def test_a_lease_holder_that_is_silent_is_not_left_alone_for_longer_than_others(
+    in_street: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(street: Street) -> None:
+        await street.settle_in()
+        seconds = time.monotonic()
+        monkeypatch.setattr("node.neighbourhood._now", lambda: seconds)
+        street.world.kill(ANNA)
+        for _ in range(20):
+            seconds += 1.0
+            await street.publish(ANNA, lease(1))
+            await street.look()
+        neighbourhood_of(street.world, "anna")
+        street.world.records.pop((Lease, ANNA), None)
+        seconds += 4 * AGAIN_SECONDS
+        await street.look()
+        assert street.own.has_heard(ANNA)
+
+    in_street(story)
+
+
+def test_a_peer_hurries_nobody_with_a_later_term_that_it_alone_follows(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        street.others[ANNA].own, street.others[BERT].own = Standing(50), Standing(4)
+        await street.settle_in()
+        assert street.own.followed_term == 50
+        assert not street.own.most_follow_later(4)
+        assert street.own.most_follow_later(3)
+        assert street.own.followers_of(50) == [ANNA]
+
+    in_street(story)
+
+
 def test_a_record_missing_for_a_moment_costs_no_peer_that_answers(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
