@@ -278,6 +278,8 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         peer = str(peer_id)
         self._strikes[peer] += 1
         if self._strikes[peer] < DISTRUST_STRIKES:
+            if len(self._strikes) > DISTRUSTED_CAP:
+                del self._strikes[next(iter(self._strikes))]  # the one that came first
             return
         del self._strikes[peer]
         self._distrusted[peer] = time.monotonic() + DISTRUST_SECONDS

@@ -16,6 +16,7 @@ from hivemind.proto import dht_pb2
 from swarm.board import plain_key
 from swarm.dht.protocol import (
     DISTRUST_STRIKES,
+    DISTRUSTED_CAP,
     FIND_CAP,
     STORE_CAP,
     SwarmProtocol,
@@ -119,6 +120,19 @@ def test_a_peer_that_takes_records_and_shows_none_is_left_alone() -> None:
         assert board.neighbours == 0
         await liar.call_ping(protocol.p2p.peer_id)
         assert board.neighbours == 0
+        await board.close()
+
+    run(story)
+
+
+def test_strikes_of_peers_that_are_never_met_again_are_not_kept_for_ever() -> None:
+    async def story() -> None:
+        world = DhtWorld()
+        board = await world.board()
+        protocol: SwarmProtocol = board._node.protocol
+        for number in range(DISTRUSTED_CAP + 10):
+            protocol.strike(PeerID.from_base58(peer_named(f"liar {number}")))
+        assert len(protocol._strikes) <= DISTRUSTED_CAP
         await board.close()
 
     run(story)
