@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import msgpack
 
@@ -315,7 +316,8 @@ class Neighbourhood:
         not only those that might plan. Strangers that never answered wait for their turn.
         """
         now = _now()
-        holders = [peer for peer in self._leases if peer in self._capabilities][:ASKED_AT_ONCE]
+        able_holders = (p for p in self._leases if p in self._capabilities and self.may_plan(p))
+        holders = list(islice(able_holders, ASKED_AT_ONCE))  # of whom no stranger takes a place
         there = {
             peer: self._contacts.get(peer, Contact())
             for peer, capability in self._capabilities.items()

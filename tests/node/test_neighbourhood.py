@@ -13,6 +13,7 @@ from node.duties import Holder
 from node.neighbourhood import (
     ABSENT_SECONDS,
     AGAIN_SECONDS,
+    ASKED_AT_ONCE,
     HEARTBEAT_SECONDS,
     MISSES,
     Standing,
@@ -25,6 +26,13 @@ from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
 from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
+
+
+class OnlyAnna(PlannerTrust):
+    """Nobody else may plan."""
+
+    def accepts(self, peer: str, proof: bytes) -> bool:
+        return peer == ANNA
 
 
 class Street:
@@ -448,6 +456,19 @@ def test_a_lease_holder_that_is_silent_is_not_left_alone_for_longer_than_others(
         seconds += 4 * AGAIN_SECONDS
         await street.look()
         assert street.own.has_heard(ANNA)
+
+    in_street(story)
+
+
+def test_leases_of_strangers_do_not_keep_the_planner_from_being_asked(in_street: Run) -> None:
+    async def story(street: Street) -> None:
+        street.own._trust = OnlyAnna(SWARM, is_private=False)
+        for number in range(3 * ASKED_AT_ONCE):
+            sybil = peer_named(f"sybil {number}")
+            await street.publish(sybil, capability_of(), lease(1))
+        await street.publish(ANNA, capability_of(), lease(1))
+        await street.own.refresh()
+        assert street.own.due()[0] == ANNA
 
     in_street(story)
 
