@@ -7,7 +7,9 @@ swarm outlives its founder. In a private swarm every member may plan, and nothin
 import asyncio
 import logging
 import os
+import random
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from node.neighbourhood import ALIVE_SECONDS, Neighbourhood
@@ -66,14 +68,19 @@ class Certification:
         """Whether there is anything to watch: we might be asked for a certificate."""
         return self.may_plan and not self._trust.is_private
 
-    def note_service(self, neighbourhood: Neighbourhood) -> None:
-        """See who serves a stage and answers, and for how long it has."""
+    def note_service(self, neighbourhood: Neighbourhood, planned: Container[str]) -> None:
+        """See which of the planned peers serve a stage and answer, and for how long they have.
+
+        Whoever is in no plan serves nobody, whatever he or another says of him.
+        """
         now = time.monotonic()
         members = {
             member.peer
-            for advert in neighbourhood.adverts.values()
+            for leader, advert in neighbourhood.adverts.items()
             for stage in advert.stages
+            if stage.members[0].peer == leader and not advert.leaving
             for member in stage.members
+            if member.peer in planned
         }
         for peer in members:
             if neighbourhood.has_heard(peer):
@@ -102,7 +109,8 @@ class Certification:
         """Who may certify us, the founder first."""
         able = [peer for peer in neighbourhood.present if neighbourhood.may_plan(peer)]
         others = [peer for peer in able if peer != self._identity.peer]
-        return sorted(others, key=lambda peer: (not is_founder(self._trust.swarm, peer), peer))
+        random.shuffle(others)  # some cannot, or will not: not the same ones for ever
+        return sorted(others, key=lambda peer: not is_founder(self._trust.swarm, peer))
 
     async def _ask(self, peer: str) -> bool:
         try:

@@ -231,7 +231,9 @@ class Life:
 
     async def _see_to_certificates(self) -> None:
         if self._certification.certifies:
-            self._certification.note_service(self._neighbourhood)
+            plan = self._plan or Plan(())
+            planned = {shard.peer for _, shard in plan.shards()}
+            self._certification.note_service(self._neighbourhood, planned)
         await self._certification.seek(self._neighbourhood)
 
     def _tell_planner(self) -> None:

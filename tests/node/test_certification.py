@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.certification import (
+    ASKED,
     FOUNDER_SERVED_SECONDS,
     GAP_SECONDS,
     OTHERS_SERVED_SECONDS,
@@ -18,7 +19,7 @@ from node.neighbourhood import Neighbourhood, Standing
 from swarm.certificates import PlannerTrust, depth_of
 from swarm.errors import PeerRefused
 from swarm.identity import Identity, swarm_id
-from swarm.memory import MemoryWorld
+from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Advert, Member, StageAdvert
 from tests.node.neighbours import SPEC, capability_of, look
 
@@ -52,6 +53,7 @@ class Town:
         self.trust = PlannerTrust(self.swarm, is_private=False, clock=self.clock.now)
         self.views: dict[str, Neighbourhood] = {}
         self.papers: dict[str, Certification] = {}
+        self.planned = {identity.peer for identity in self.people.values()}
         for name in self.people:
             self.move_in(name)
 
@@ -87,7 +89,7 @@ class Town:
                 view.own = Standing(0, papers.proof)
                 await look(view, everybody=True)
                 if papers.certifies:
-                    papers.note_service(view)
+                    papers.note_service(view, self.planned)
                 await papers.seek(view)
 
 
@@ -131,6 +133,41 @@ def test_who_stopped_serving_begins_anew(in_town: Run) -> None:
         await town.live(GAP_SECONDS + LOOK_SECONDS)
         await town.live(FOUNDER_SERVED_SECONDS - LOOK_SECONDS, "anna")
         assert not town.papers["anna"].may_plan
+
+    in_town(story)
+
+
+def test_a_peer_without_a_part_in_the_plan_is_not_certified_whatever_it_advertises(
+    in_town: Run,
+) -> None:
+    async def story(town: Town) -> None:
+        town.planned.discard(town.people["bert"].peer)
+        await town.live(FOUNDER_SERVED_SECONDS + SEEK_SECONDS + 2 * LOOK_SECONDS, "anna", "bert")
+        assert town.papers["anna"].may_plan
+        assert not town.papers["bert"].may_plan
+
+    in_town(story)
+
+
+def test_planners_that_refuse_do_not_keep_others_from_being_asked(
+    in_town: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(town: Town) -> None:
+        asked: set[str] = set()
+        papers, view = town.papers["bert"], town.views["bert"]
+        planners = [peer_named(f"planner {number}") for number in range(2 * ASKED)]
+        monkeypatch.setattr(Neighbourhood, "present", dict.fromkeys(planners))
+        monkeypatch.setattr(Neighbourhood, "may_plan", lambda _self, _peer: True)
+
+        async def refuse(peer: str, *_: object, **__: object) -> bytes:
+            asked.add(peer)
+            raise PeerRefused("A chain of certificates has at most 3 links.")
+
+        monkeypatch.setattr(papers._channel, "ask", refuse)
+        for _ in range(100):
+            town.clock.seconds += SEEK_SECONDS
+            await papers.seek(view)
+        assert asked == set(planners)
 
     in_town(story)
 
