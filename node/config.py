@@ -111,6 +111,15 @@ def worker_environment() -> dict[str, str]:
 def parser(program: str = PROGRAM) -> Parser:
     """The command line of a node."""
     made = Parser(prog=program, description="Share this machine's devices with a swarm.")
+    _add_swarm(made)
+    _add_devices(made)
+    _add_network(made)
+    made.add_argument("--state", type=Path, metavar="FOLDER", help="keys, terms, last invite")
+    return made
+
+
+def _add_swarm(made: Parser) -> None:
+    """Which swarm, and what it serves."""
     role = made.add_mutually_exclusive_group(required=True)
     role.add_argument("--host", action="store_true", help="start a new swarm, print its invite")
     role.add_argument(
@@ -134,6 +143,10 @@ def parser(program: str = PROGRAM) -> Parser:
     made.add_argument(
         *("--key-file",), metavar="FILE", help="read the secret from there, else from $SWARM_KEY"
     )
+
+
+def _add_devices(made: Parser) -> None:
+    """What this machine gives."""
     made.add_argument(
         *("--memory",),
         metavar="SIZE",
@@ -156,6 +169,10 @@ def parser(program: str = PROGRAM) -> Parser:
         help="rows to other machines: full, int8, or auto: int8 on slow links",
     )
     made.add_argument("--sessions-per-step", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _add_network(made: Parser) -> None:
+    """Under which name and address others find this node, and whom it trusts."""
     made.add_argument("--name", default="", help="what others see, besides the peer id")
     made.add_argument(
         *("--listen",),
@@ -181,8 +198,6 @@ def parser(program: str = PROGRAM) -> Parser:
         metavar="PEER",
         help="certify this peer as a planner when it asks, without having seen it serve",
     )
-    made.add_argument("--state", type=Path, metavar="FOLDER", help="keys, terms, last invite")
-    return made
 
 
 def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
