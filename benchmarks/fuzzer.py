@@ -10,7 +10,7 @@ import os
 import resource
 import struct
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
@@ -34,7 +34,7 @@ from swarm.wire import KINDS, Codec, Open, Step
 
 SEND_SECONDS = 1.0
 RENEW_SECONDS = 5.0  # between looks at who is there
-STREAMS = 32  # silent ones, kept open as long as they are let
+STREAMS = 1  # silent ones: with two at a peer it takes no further stream of ours
 KEY = b"k" * 16
 QUESTIONS = (
     *("plan", "weights", "probe", "group", "alive", "news", "nobody", ""),
@@ -60,6 +60,7 @@ class Stranger:
         self._draw = Random(seed)
         self._codec = Codec()
         self._writers: dict[str, asyncio.StreamWriter] = {}
+        self._opening = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self._silent: list[asyncio.StreamWriter] = []
         self._adverts: dict[str, Advert] = {}
         self._capabilities: dict[str, Capability] = {}
@@ -93,14 +94,14 @@ class Stranger:
     async def act(self) -> None:
         """Send one message of a kind drawn by lot."""
         kinds: dict[Callable[[], Awaitable[None]], int] = {
-            self._noise: 2,
-            self._mutated_frame: 6,
-            self._session: 6,
-            self._question: 3,
-            self._record: 4,
-            self._lease_and_plan: 1,
-            self._credible_plan: 1,
-            self._brimful: 3,
+            self._noise: 1,
+            self._mutated_frame: 18,
+            self._session: 18,
+            self._question: 9,
+            self._record: 8,
+            self._lease_and_plan: 2,
+            self._credible_plan: 2,
+            self._brimful: 9,
             self._silent_stream: 1,
         }
         act = self._draw.choices(list(kinds), list(kinds.values()))[0]
@@ -108,14 +109,16 @@ class Stranger:
             async with asyncio.timeout(SEND_SECONDS):
                 await act()
                 self.sent[act.__name__.strip("_")] += 1
-        except (SwarmError, OSError, EOFError, ValueError, TimeoutError):
-            self.sent["refused"] += 1
+        except (SwarmError, OSError, EOFError, ValueError, TimeoutError) as error:
+            what = act.__name__.strip("_")
+            self.sent[f"not taken: {type(error).__name__}, {what}"] += 1
 
     # ------------------------------------------------------------------ frames
 
     async def _noise(self) -> None:
-        await self._write(self._peer(), [self._draw.randbytes(self._draw.choice((1, 90, 5000)))])
-        self._forget()
+        peer = self._peer()
+        await self._write(peer, [self._draw.randbytes(self._draw.choice((1, 90, 5000)))])
+        self._writers.pop(peer).close()
 
     async def _mutated_frame(self) -> None:
         kind = self._draw.choice(list(KINDS))
@@ -174,24 +177,25 @@ class Stranger:
         await self._write(peer, self._codec.encode(message))
 
     async def _write(self, peer: str, buffers: list[Any]) -> None:
-        writer = self._writers.get(peer)
-        if writer is None or writer.is_closing():
-            _, writer = await self._process.open_stream(peer, self._channel._frames)
-            writer.write(self._channel._proof(self._process.peer, peer))
-            self._writers[peer] = writer
-        writer.writelines(buffers)
-        await writer.drain()
-
-    def _forget(self) -> None:
-        for writer in self._writers.values():
+        async with self._opening[peer]:  # a second stream would end the first one
+            writer = self._writers.get(peer)
+            if writer is None or writer.is_closing():
+                _, writer = await self._process.open_stream(peer, self._channel._frames)
+                writer.write(self._channel._proof(self._process.peer, peer))
+                self._writers[peer] = writer
+        try:
+            writer.writelines(buffers)
+            await writer.drain()
+        except OSError:  # the peer has had enough of this stream: the next one is a new one
+            self._writers.pop(peer, None)
             writer.close()
-        self._writers.clear()
+            raise
 
     async def _silent_stream(self) -> None:
+        if len(self._silent) >= STREAMS:
+            self._silent.pop(0).close()
         _, writer = await self._process.open_stream(self._peer(), self._channel._frames)
         self._silent.append(writer)
-        if len(self._silent) > STREAMS:
-            self._silent.pop(0).close()
 
     # ------------------------------------------------------------------ questions, records
 
