@@ -5,9 +5,9 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
 
 import psutil
 import uvloop
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 FILES = 65536
 LONGEST_LINE = 1 << 16  # characters: invites are long
 LEAVE_SECONDS = 4.5  # from the signal to the end, whatever happens
+T = TypeVar("T")
 
 
 class Terminal:
@@ -106,11 +107,30 @@ async def serve(
     if config.founds:
         story.invite(links.invite.encode())
         story.asked(links.invite.swarm, links.last_swarm)
-    async with open_equipment(config, served, on_answer) as equipment:
+    async with AsyncExitStack() as stack:
+        opening = stack.enter_async_context(open_equipment(config, served, on_answer))
+        equipment = await unless_stopped(opening, stop)
+        if equipment is None:
+            return
         for each in equipment:
             limits = config.memory_bytes, config.memory_share
             story.offer(each.device, memory_words(each.device, *limits))
         await life.run(equipment, stop)
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """What `work` returns, or None if `stop` is set before it ends: then it is cancelled."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        return None
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 def main(arguments: Sequence[str], program: str = PROGRAM) -> int:

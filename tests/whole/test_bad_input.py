@@ -151,7 +151,7 @@ def test_damaged_weights_are_refused(run: Run) -> None:
     assert_one_sentence(*run("--host", "--model", str(folder)), "cannot be read")
 
 
-@pytest.mark.parametrize("architecture", ["bert", "mamba", "", None, 7])
+@pytest.mark.parametrize("architecture", ["bert", "mamba", "", 7])
 def test_an_unsupported_architecture_is_refused_by_name_with_the_list(
     run: Run, architecture: object
 ) -> None:
@@ -160,6 +160,11 @@ def test_an_unsupported_architecture_is_refused_by_name_with_the_list(
     assert_one_sentence(code, out, error, repr(str(architecture)))
     assert "llama" in error
     assert "qwen3" in error
+
+
+def test_a_config_without_the_type_of_its_model_is_refused(run: Run) -> None:
+    folder = run.model(model_type=None)
+    assert_one_sentence(*run("--host", "--model", str(folder)), "model_type")
 
 
 def test_a_config_that_is_no_json_is_refused(run: Run) -> None:
