@@ -19,6 +19,7 @@ from typing import Any
 
 import msgpack
 import uvloop
+from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
 from swarm.channel import Channel
@@ -27,6 +28,7 @@ from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.invites import Invite
 from swarm.libp2p_channel import LibP2PChannel
+from swarm.network_clock import CLOCK
 from swarm.peer_process import Network, PeerProcess, open_p2p
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
 from swarm.tensors import ids_to_bytes
@@ -47,7 +49,6 @@ INTEGERS = (
 FLOATS = (0.0, -0.0, 1e-300, 1e300, -1.0, float("nan"), float("inf"), 1e12, 0.5)
 TEXTS = ("", "a", "\ud800", "\x1b[2J\x1b]52;c;AAAA\x07", "[/]", "[link=x]y", "\u202e", "x" * 300)
 DTYPES = ("i32", "f32", "f16", "bf16", "i8", "", "f64")
-FIGURES = ("step_seconds", "free_tokens", "term", "rank", "since", "until", "capacity")
 
 
 class Stranger:
@@ -220,7 +221,7 @@ class Stranger:
 
     async def _lease_and_plan(self) -> None:
         term = self._draw.choice((1, 2, 60, 1000, 2**31, 2**63, 2**64 - 1))
-        await self._store(Lease, [term, _now() + 15])
+        await self._store(Lease, [term, CLOCK.now() + 15])
         await self._store(PlanRef, [term, 0, self._draw.choice(("0" * 64, "x")), 300])
 
     async def _credible_plan(self) -> None:
@@ -239,13 +240,13 @@ class Stranger:
         self._documents[digest] = data
         like = self._draw.choice(list(self._capabilities.values()))
         await self._store(Capability, record_to_list(like))
-        await self._store(Lease, [changed["term"], _now() + 15])
+        await self._store(Lease, [changed["term"], CLOCK.now() + 15])
         await self._store(PlanRef, [changed["term"], 0, digest, len(data)])
 
     async def _store(self, kind: type[Record], values: list[Any]) -> None:
         """Hand a signed record to one peer, whatever it says."""
         name = f"{self._board._swarm}/{kind.KEY}"
-        expiration = _now() + self._draw.choice((1.0, kind.TTL_SECONDS, 4000.0))
+        expiration = CLOCK.now() + self._draw.choice((1.0, kind.TTL_SECONDS, 4000.0))
         for each in self.peers:
             await self._store_at(PeerID.from_base58(each), name, values, expiration)
 
@@ -254,7 +255,11 @@ class Stranger:
         signed = validator.signed_record(name, self._process.peer, values, expiration)
         protocol = self._board._node.protocol
         taken = await protocol.call_store(
-            peer, [_id_of(signed.key)], [signed.value], expiration, subkeys=[self._process.peer]
+            peer,
+            [DHTID.from_bytes(signed.key)],
+            [signed.value],
+            expiration,
+            subkeys=[self._process.peer],
         )
         self.sent["records taken"] += any(taken or [])
 
@@ -330,18 +335,6 @@ def _names_of(kind: str) -> list[str]:
 def _frame(values: dict[str, Any], body: bytes) -> list[bytes]:
     header = msgpack.packb(values, default=str)
     return [struct.pack("!IQ", len(header), len(body)), header, body]
-
-
-def _id_of(key: bytes) -> Any:
-    from hivemind.dht.routing import DHTID
-
-    return DHTID.from_bytes(key)
-
-
-def _now() -> float:
-    from hivemind.utils.timed_storage import get_dht_time
-
-    return float(get_dht_time())
 
 
 async def be_strange(invite: Invite, seconds: float, rate: float, seed: int) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from client.live_plan import LivePlan
 from client.overview import Overview
 from client.refusal import short
 from client.screen import Screen
-from swarm.formatting import printable
+from swarm.formatting import bytes_text, printable
 from swarm.hardware import Device
 from swarm.plan import Plan, Stage
 from swarm.records import StageAdvert
 
-UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 UNNAMED = "-"  # its id stands beside it
 DrawLayers = Callable[[Plan, Mapping[str, str]], str]  # the planner's picture of layers by device
 
@@ -24,9 +23,9 @@ def show_peers(screen: Screen, overview: Overview) -> None:
             overview.name_of(peer) if capability.name else UNNAMED,
             short(peer),
             device.name,
-            amount(device.memory_bytes),
+            bytes_text(device.memory_bytes),
             device.dtype,
-            f"{amount(device.bytes_per_second)}/s",
+            f"{bytes_text(device.bytes_per_second)}/s",
             f"{device.flops / 1e9:.1f} GFLOP/s",
             _role_of(peer, device, overview),
         )
@@ -108,14 +107,6 @@ def route_line(route: Sequence[StageAdvert], overview: Overview | None = None) -
 def layers_of(stage: StageAdvert | Stage | StageTiming) -> str:
     """First and last layer, as people count them in pictures and tables alike."""
     return f"{stage.start}-{stage.end - 1}"
-
-
-def amount(size: float) -> str:
-    """Bytes for people."""
-    for factor, unit in UNITS:
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size:.0f} B"
 
 
 def _labels_of(plan: Plan, overview: Overview) -> dict[str, str]:

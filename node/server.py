@@ -9,7 +9,6 @@ from node.onward import ids_onward, rows_onward
 from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.outbox import Outbox
 from node.row_forms import IsNarrow, always_full
-from node.serving.byte_budget import ByteBudget
 from node.serving.room_share import giving_way, tokens_of
 from node.sessions import (
     CAPACITY_CAP,
@@ -27,7 +26,7 @@ from node.worker_process import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import WIDEST
-from swarm.rate_limit import RateLimit
+from swarm.rate_limit import Budget, RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
 
@@ -79,10 +78,8 @@ class Server:
         self._seats = Seats()
         self._rate = RateLimit(opens_per_second)
         self.tally = Tally()
-        self._budget = ByteBudget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
-        self._waiting: dict[
-            str, float
-        ] = {}  # clients that found no room, and until when it is kept
+        self._budget = Budget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
+        self._waiting: dict[str, float] = {}  # clients without room: until when it is kept
         self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
         channel.listen(self.on_message, self.on_lost)
 
@@ -190,7 +187,7 @@ class Server:
             return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
         if old:
             self._free(old)
-        if not self._rate.allows(peer) or not self._budget.allows(peer, len(message.body)):
+        if not self._rate.allows(peer) or not self._budget.takes(peer, len(message.body)):
             return self._busy(peer, message, "You open sessions too quickly.")
         known = len(message.body) // ID_BYTES
         seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)

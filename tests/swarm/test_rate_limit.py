@@ -35,3 +35,25 @@ def test_a_budget_remembers_a_bounded_number_of_peers() -> None:
     for number in range(PEERS_REMEMBERED + 10):
         assert budget.takes(str(number))
     assert len(budget._left) == PEERS_REMEMBERED
+
+
+def test_bytes_are_counted_by_peer_and_come_back_with_time() -> None:
+    now = [0.0]
+    budget = Budget(100, 1000, lambda: now[0])
+    assert budget.takes("a", 900)
+    assert not budget.takes("a", 200)
+    assert budget.takes("a", 100)  # what was refused is not counted
+    assert budget.takes("b", 1000)
+    now[0] += 2.0
+    assert not budget.takes("a", 201)
+    assert budget.takes("a", 200)
+    now[0] += 1000.0
+    assert not budget.takes("a", 1001)  # nobody saves up more than the burst
+
+
+def test_peers_are_forgotten_in_the_order_of_their_last_word() -> None:
+    budget = Budget(1, 10, lambda: 0.0)
+    for number in range(PEERS_REMEMBERED + 1):
+        assert budget.takes(str(number), 10)
+    assert budget.takes("0", 10)
+    assert not budget.takes(str(PEERS_REMEMBERED), 1)
