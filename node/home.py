@@ -200,7 +200,13 @@ async def open_links(config: NodeConfig, founded: Manifest | None) -> AsyncItera
         stack.push_async_callback(channel.close)
         manifests = ManifestKeeper(channel, board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
-        own = (*await process.addresses(), *_seen_from_here(config, identity.peer))[:8]
+        seen = (*await process.addresses(), *_seen_from_here(config, identity.peer))
+        own = tuple(dict.fromkeys(seen))[:8]
+        if not own:
+            raise Unreachable(
+                "The network daemon listens at no address of this machine.",
+                "Bring a network interface up, or name an address of yours with --listen.",
+            )
         model = founded.model if founded else invite.model if invite else ""
         fresh = Invite((*own, *known)[:8], swarm, model, key)
         before = _last_swarm(config.state)

@@ -83,11 +83,9 @@ class PeerProcess:
 
     async def addresses(self) -> tuple[str, ...]:
         """The multiaddrs for an invite: direct ones, each with our peer id; empty for a client."""
-        try:
-            found = await _in_time(self.p2p.get_visible_maddrs(latest=True))
-        except ValueError:  # hivemind's word for a peer that does not listen
-            return ()
-        return tuple(str(address) for address in found if "p2p-circuit" not in str(address))
+        _, found = await _in_time(self.p2p._client.identify())
+        shown = map(str, found)  # hivemind's own call takes every fault for "does not listen"
+        return tuple(f"{each}/p2p/{self.peer}" for each in shown if "p2p-circuit" not in each)
 
     async def connect(self, address: str) -> None:
         """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable."""

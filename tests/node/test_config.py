@@ -1,5 +1,6 @@
 """The node's command line: what a person may type, and the sentence for what cannot work."""
 
+import asyncio
 import errno
 import os
 import shutil
@@ -14,13 +15,16 @@ from node.home import (
     _seen_from_here,
     invite_of,
     open_identity,
+    open_links,
     read_founded,
     read_model,
 )
-from swarm.errors import BadInput, BadInvite, BadModel
+from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.memory import peer_named
 from swarm.model import BUILT_IN
+from swarm.peer_process import PeerProcess
+from swarm.records import Manifest
 
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
 
@@ -239,6 +243,23 @@ def test_the_host_of_an_announced_swarm_is_also_known_by_its_own_addresses() -> 
     config = read_config(["--host", "--announce", "203.0.113.7:4001", "--listen", "localhost"])
     assert _seen_from_here(config, "me") == ("/ip4/127.0.0.1/tcp/4001/p2p/me",)
     assert _seen_from_here(read_config(["--host"]), "me") == ()
+
+
+def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_can_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serving = Manifest(BUILT_IN, "0" * 64, "f32", 0.0)
+
+    async def nowhere(process: PeerProcess) -> tuple[str, ...]:
+        return ()
+
+    async def open_it() -> None:
+        async with open_links(read_config(["--host", "--listen", "localhost"]), serving):
+            pytest.fail("there is no address to invite to")
+
+    monkeypatch.setattr(PeerProcess, "addresses", nowhere)
+    with pytest.raises(Unreachable, match="listens at no address"):
+        asyncio.run(open_it())
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:

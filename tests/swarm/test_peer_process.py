@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.identity import Identity
@@ -36,6 +37,24 @@ def test_p2pd_takes_our_ed25519_key_and_listens_on_loopback_only(tmp_path: Path)
         assert addresses[0].startswith("/ip4/127.0.0.1/tcp/")
         assert addresses[0].endswith(f"/p2p/{identity.peer}")
         assert process.ended.is_set()
+
+    asyncio.run(story())
+
+
+def test_addresses_are_known_where_hiveminds_own_codec_of_peer_ids_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*given: object) -> object:
+        raise ValueError("a package that it takes for granted is missing")
+
+    async def story() -> None:
+        process = await opened(Network())
+        monkeypatch.setattr(Multiaddr, "encapsulate", fails)
+        try:
+            (address,) = await process.addresses()
+        finally:
+            await process.close()
+        assert address.endswith(f"/p2p/{process.peer}")
 
     asyncio.run(story())
 
