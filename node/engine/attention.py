@@ -113,12 +113,12 @@ def attend_chunk(
         )
     else:
         scores = grouped.reshape(kv_heads, -1, head_dim) @ keys.transpose(-1, -2)
-        scores = scores.view(kv_heads, -1, tokens, keys.shape[1])
+        scores = scores.reshape(kv_heads, -1, tokens, keys.shape[1])
         sinks = None if options.sinks is None else options.sinks.view(kv_heads, -1, 1, 1)
         scores = scores * options.scale_for(head_dim)
         weights = _weights_of(scores, mask, options.softcap, sinks)
-        rows = weights.to(values.dtype).view(kv_heads, -1, keys.shape[1]) @ values
-    return rows.view(heads, tokens, -1).transpose(0, 1)
+        rows = weights.to(values.dtype).reshape(kv_heads, -1, keys.shape[1]) @ values
+    return rows.reshape(heads, tokens, -1).transpose(0, 1)  # on a GPU tokens may lie outside heads
 
 
 def attend_padded(

@@ -95,7 +95,7 @@ def attend_paged(
     singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session where its rows lie, or portably if that fails here."""
-    if not paged.is_broken():
+    if paged.takes(parts[0]) and not paged.is_broken():
         try:
             return paged.attend(singles, arenas, parts[0], options)
         except paged.ERRORS as error:

@@ -18,12 +18,15 @@ from node.engine.attention import Options
 from node.engine.cache import Arenas
 from node.engine.pages import PAGE_TOKENS
 from node.engine.singles import NO_PAGE, Singles
+from swarm.formatting import printable
 
 logger = logging.getLogger(__name__)
 
 QUERY_BLOCK = 128  # of the block mask: one token is a part of one
 BUCKET = 4  # sessions are filled up to its next power: each number of them is compiled for itself
 COMPILED_KINDS = 64  # numbers of sessions x kinds of layers, before the next shard is loaded
+LEAST_HEAD_DIM = 16  # of torch's kernel: a product of fewer columns does not exist in Triton
+LONGEST_CAUSE = 300  # characters
 ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
 
 
@@ -37,9 +40,15 @@ def is_broken() -> bool:
     return bool(_failures)
 
 
+def takes(heads: torch.Tensor) -> bool:
+    """Whether heads [.., head dim] are wide enough for what flex attention is on their device."""
+    return heads.shape[-1] >= LEAST_HEAD_DIM or not is_compiled(heads.device)
+
+
 def give_up(error: Exception) -> None:
     """Do without flex attention until the next shard."""
-    logger.warning("flex attention cannot be compiled here: %s", error)
+    cause = printable(str(error), LONGEST_CAUSE)  # torch adds all of the graph
+    logger.warning("flex attention cannot be compiled here: %s", cause)
     _failures.append(error)
 
 

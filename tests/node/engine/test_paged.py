@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention
 
 from node.engine import paged
 from node.engine.attention import Options
-from node.engine.backend import attend_gathered
+from node.engine.backend import attend_gathered, attend_paged
 from node.engine.cache import KVStore
 from node.engine.pages import PAGE_TOKENS as PAGE
 from node.engine.singles import Chunk, Singles
@@ -92,3 +92,31 @@ def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Opt
             parts = (query, unused, unused)
             expected = attend_gathered(singles, 0, store.arena(0), parts, options)
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paged, "is_compiled", lambda device: True)
+    assert paged.takes(torch.empty(HEADS, 1, 16))
+    assert not paged.takes(torch.empty(HEADS, 1, 12))
+    monkeypatch.setattr(paged, "attend", lambda *given: pytest.fail("the kernel refuses these"))
+    store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * PAGE, torch.empty(0))
+    slot = store.open("narrow", 4, known=4)
+    store.grow("narrow", 0, 4)
+    singles = Singles(store, [Chunk(slot, 3, 1, 0)], torch.empty(0))
+    row = torch.ones(KV_HEADS, 1, 12)
+    parts = (torch.ones(HEADS, 1, 12), row, row)
+    assert attend_paged(singles, 0, store.arena(0), parts, Options()).shape == (1, HEADS, 12)
+
+
+def test_a_failed_compilation_is_told_in_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
+    paged.give_up(RuntimeError("not here\n" + "  args: TensorBox(...)\n" * 1000))
+    try:
+        (line,) = caplog.messages
+        assert "not here" in line
+        assert "\n" not in line
+        assert len(line) < 400
+        assert paged.is_broken()
+    finally:
+        paged.start_afresh()
