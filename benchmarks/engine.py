@@ -63,12 +63,12 @@ class Bench:
         for name in names:
             self.runner.close(name)
 
-    def prefill(self, tokens: int) -> None:
+    def prefill(self, tokens: int, chunk: int = CHUNK) -> None:
         """Compute a prompt chunk by chunk."""
         ids = torch.tensor(prompt_ids(tokens))
         self.runner.open("prompt", capacity=tokens)
-        for at in range(0, tokens, CHUNK):
-            self.runner.step([StepItem("prompt", at, ids[at : at + CHUNK])])
+        for at in range(0, tokens, chunk):
+            self.runner.step([StepItem("prompt", at, ids[at : at + chunk])])
         self.runner.close("prompt")
 
 

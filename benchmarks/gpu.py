@@ -28,6 +28,7 @@ from swarm.tensors import DTYPES
 
 SESSIONS = (1, 4, 16, 64)
 PROMPTS = (512, 2048)
+LONG_CHUNK = 2048  # in one step, which nodes never do: what the limit of a step's rows costs
 CONTEXT = 512  # rows that every decoding session has
 STREAM_TOKENS = 64
 CPU_BYTES = 3 << 30
@@ -134,6 +135,9 @@ def measure_model(report: Report, bench: GpuBench, rounds: int) -> None:
         for tokens in PROMPTS:
             seconds = bench.seconds(partial(bench.prefill, tokens), max(3, rounds // 4))
             report.add(name, f"prefill {tokens}, {backend}", tokens / seconds, "tokens/s")
+        seconds = bench.seconds(partial(bench.prefill, LONG_CHUNK, LONG_CHUNK), max(3, rounds // 4))
+        rate = LONG_CHUNK / seconds
+        report.add(name, f"prefill {LONG_CHUNK} in one step, {backend}", rate, "tokens/s")
     measure_generate(report, bench, rounds)
 
 
