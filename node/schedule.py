@@ -30,6 +30,7 @@ class Schedule:
 
     A session is in a step at most once, so its open and close are never beside its rows. Clients
     that have had more than their part get a few rows of each step, until the others have caught up.
+    Those far over it pause between steps of their rows alone, as long as the others are there.
     """
 
     def __init__(self, most_tokens: int = MOST_TOKENS, most_sessions: int = 0) -> None:
@@ -38,7 +39,13 @@ class Schedule:
         self._waiting: dict[str, deque[Arrived]] = {}  # whose turn is next comes first
         self._clients: dict[str, str] = {}  # by session
         self._shares = FairShare()
+        self._held_until = 0.0  # rows of clients far over, unless beside those of others
         self._has_passed_over = False  # the chunk whose turn it was
+
+    def serves(self, share: float) -> None:
+        """A shard with so large a part of the model's layers runs from now on."""
+        self._shares = FairShare(share)
+        self._held_until = 0.0
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -74,10 +81,24 @@ class Schedule:
             client = self._clients.get(order.session, "")
             rows[client] = rows.get(client, 0) + order.tokens
         self._shares.ran(rows, seconds, now)
+        if rows and all(map(self._shares.is_far_over, rows)):
+            self._held_until = now + self._shares.pause_seconds(seconds, now)
 
     def is_over(self, session: str) -> bool:
         """Whether a session's client has had more than its part."""
         return self._shares.is_over(self._clients.get(session, ""))
+
+    def held_seconds(self, now: float) -> float:
+        """How long nothing of what waits may run, unless something else comes; 0 if it may."""
+        if now >= self._held_until or not self._waiting:
+            return 0.0
+        heads = (orders[0] for orders in self._waiting.values())
+        return self._held_until - now if all(map(self._may_be_held, heads)) else 0.0
+
+    def _may_be_held(self, arrived: Arrived) -> bool:
+        order = arrived.order
+        client = self._clients.get(_session_of(order), "")
+        return isinstance(order, Compute) and self._shares.is_far_over(client)
 
     def _heads(self, *, is_over: bool) -> list[Arrived]:
         """What sessions wait with: of those clients that have had more than their part, or not."""
@@ -85,11 +106,15 @@ class Schedule:
         return [orders[0] for name, orders in waiting if self.is_over(name) == is_over]
 
     def next_step(
-        self, most_decodes: int | None = None, chunk_tokens: int = CHUNK_TOKENS
+        self,
+        most_decodes: int | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+        now: float = math.inf,
     ) -> list[Arrived]:
         """Return what runs now, room given back before room taken; nothing if nothing waits.
 
-        At most `chunk_tokens` rows of prompts: what is longer is cut, its rest waits.
+        At most `chunk_tokens` rows of prompts: what is longer is cut, its rest waits. So do rows
+        that are held back, unless `now` is left out.
         """
         over = self._heads(is_over=True)
         heads = self._heads(is_over=False)[: self._most_sessions]
@@ -100,7 +125,7 @@ class Schedule:
             *(each for each in heads + over if isinstance(each.order, Release)),
             *(each for each in heads + over if isinstance(each.order, Reserve)),
             *rows,
-            *self._few_of(over, self._part_of(rows)),
+            *self._few_of(self._not_held(over, rows, now), self._part_of(rows)),
         ]
         for each in step:
             session = _session_of(each.order)
@@ -108,6 +133,12 @@ class Schedule:
             if isinstance(each.order, Release) and session not in self._waiting:
                 self._clients.pop(session, None)
         return step
+
+    def _not_held(self, over: list[Arrived], rows: list[Arrived], now: float) -> list[Arrived]:
+        """What clients that are behind others may run beside these rows."""
+        if rows or now >= self._held_until:
+            return over
+        return [each for each in over if not self._may_be_held(each)]
 
     def _part_of(self, rows: list[Arrived]) -> int:
         """How many rows clients that are behind others may have beside these: as one of them."""

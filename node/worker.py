@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import queue
 import socket
@@ -86,8 +87,9 @@ class Worker:
         while True:
             for each in self._take():
                 self._handle(each)
+            self._await_others()
             self._await_company()
-            self._step()
+            self._step(self._now())
 
     @property
     def step_seconds(self) -> float:
@@ -126,6 +128,21 @@ class Worker:
         while len(taken) + len(self._schedule) < MOST_WAITING and not self._inbox.empty():
             taken += self._inbox.get_nowait()
         return taken
+
+    def _await_others(self) -> None:
+        """Hold back rows of clients far over their part, while those of others may come."""
+        while seconds := self._schedule.held_seconds(self._now()):
+            try:
+                arrived = self._inbox.get(timeout=seconds)
+            except queue.Empty:
+                return
+            for each in arrived:
+                self._handle(each)
+
+    def _now(self) -> float:
+        """The time; the end of all time if what waits leaves no room for others to come."""
+        is_full = len(self._schedule) >= MOST_WAITING
+        return math.inf if is_full else time.perf_counter()
 
     def _await_company(self) -> None:
         """Let decodes wait a moment for those of other sessions."""
@@ -208,6 +225,7 @@ class Worker:
         config = load_config(spec.folder)
         share = (spec.end - spec.start) / int(config.num_hidden_layers)
         self._company = Company(share, self._most_sessions)
+        self._schedule.serves(share)
         self._chunk_size = ChunkSize()
         place = Place(spec.rank, spec.ranks, int(config.hidden_size))
         return LoadedShard(runner, place, link, self._slowdown)
@@ -259,9 +277,9 @@ class Worker:
         self._group = ""
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
-    def _step(self) -> None:
+    def _step(self, now: float = math.inf) -> None:
         most_decodes = self._company.at_most(self._schedule.decoding)
-        step = self._schedule.next_step(most_decodes, self._chunk_size.tokens)
+        step = self._schedule.next_step(most_decodes, self._chunk_size.tokens, now)
         batch = [each.order for each in step]
         if self._shard is None or not self._shard.leads:
             self._answer(*refusals(batch))
