@@ -32,6 +32,7 @@ from swarm.errors import (
 from swarm.formatting import printable
 from swarm.tensors import ids_to_bytes
 from swarm.wire import (
+    KEY_BYTES,
     Busy,
     Cancel,
     Close,
@@ -65,7 +66,7 @@ class Session:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
         self.transcript = Transcript(request.ids, sampling.max_tokens, sampling.stop_ids)
-        self._key = secrets.token_bytes(16)
+        self._key = b""  # of the epoch
         self._channel, self._routes, self._listener = channel, routes, listener
         self._request, self._patience = request, patience
         self._clock = asyncio.get_running_loop().time
@@ -153,6 +154,7 @@ class Session:
 
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
+        self._key = secrets.token_bytes(KEY_BYTES)  # those of earlier routes know the one before
         self._route = route
         self._routes.enter(route)
         self._lost.clear()

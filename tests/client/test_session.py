@@ -424,6 +424,31 @@ def test_a_busy_stage_is_asked_again_after_a_while(in_swarm: Run) -> None:
     in_swarm(story)
 
 
+def test_stages_of_an_earlier_route_do_not_know_the_key_of_the_next(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        earlier = await swarm.stage("earlier", 0, LAYERS)
+        later = await swarm.stage("later", 0, LAYERS, step_seconds=1.0)
+
+        def leave(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Open):
+                stage.spawn(stage.channel.send(peer, Moved(message.session, message.epoch)))
+            return isinstance(message, Open)
+
+        earlier.hook = leave
+        await swarm.session(PROMPT, max_tokens=3).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+        one, other = (
+            next(message for message in stage.heard if isinstance(message, Open))
+            for stage in (earlier, later)
+        )
+        assert one.session == other.session
+        assert one.key != other.key
+        goodbye = next(message for message in earlier.heard if isinstance(message, Cancel))
+        assert (goodbye.epoch, goodbye.key) == (one.epoch, one.key)
+
+    in_swarm(story)
+
+
 def test_another_stage_is_asked_at_once_while_one_is_busy(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         busy = await swarm.stage("busy", 0, LAYERS)
