@@ -140,17 +140,22 @@ def said(kind: Any, facts: dict[str, Any], fence: str, opened: Open) -> Message:
 
 def behaviour(lies: Lies) -> Callable[[ScriptedStage, str, Message], bool]:
     """The hook of a lying stage."""
+    claimed = max((facts.get("held", 0) for (_, facts), _ in lies.at_open), default=0)
 
     def lie(stage: ScriptedStage, client: str, message: Message) -> bool:
         if isinstance(message, Open):
             tell(stage, client, message, lies.at_open)
             return not lies.opens
         opened = stage.opened.get(message.session) if isinstance(message, Step) else None
-        if opened is None:
+        if opened is None or not isinstance(message, Step):
             return False
         tell(stage, stage.clients[opened.session], opened, lies.at_step)
         if lies.leaves:
             stage.spawn(stage.channel.close())
+        if len(stage.ids[opened.session]) < message.position <= claimed:
+            gap = (Fail, {"code": "bad_frame", "reason": "A gap.", "peer": "liar"}), "right"
+            tell(stage, stage.clients[opened.session], opened, [gap])
+            return True  # nobody can work on rows that are not there
         return not lies.works
 
     def tell(stage: ScriptedStage, client: str, opened: Open, moves: Sequence[Any]) -> None:
@@ -254,6 +259,7 @@ async def ask_among_liars(lies: Lies) -> None:
 
 @given(lies_of)
 @example(Lies("whole", at_step=[((Token, {"position": 3, "ids": [2**62 - 1]}), "right")]))
+@example(Lies("whole", at_open=[((Opened, {"stage": 0, "held": 1}), "right")], works=True))
 @example(Lies("last", at_step=[((Busy, {"stage": 1, "retry_after_seconds": 1e11}), "right")]))
 @settings(max_examples=400, deadline=None)
 def test_a_liar_costs_a_session_time_but_neither_its_life_nor_a_token(lies: Lies) -> None:
