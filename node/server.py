@@ -170,12 +170,12 @@ class Server:
 
     def _open(self, peer: str, message: Open) -> None:
         try:
-            check_open(message)
+            check_open(message, peer)
             route = route_of(message)
         except RemoteProtocolError as error:
             return self._fail(peer, message, "bad_frame", str(error))
-        old = self._seats.get(message.session, message.stage)
-        if old and not old.gives_way_to(message, peer):
+        old = self._seats.get(peer, message.session, message.stage)
+        if old and message.epoch <= old.message.epoch:
             return self._fail(peer, message, "stale_epoch", "A newer epoch is open.")
         if message.model != self._digest:
             return self._fail(peer, message, "wrong_model", "This swarm serves another model.")
@@ -249,14 +249,15 @@ class Server:
         return self._is_narrow(leader, stage.step_seconds, stage.dtype)
 
     def _step(self, peer: str, step: Step) -> None:
-        seat = self._seats.get(step.session, step.stage)
+        seat = self._seats.meant_by(step, peer)
         trouble = trouble_with(step, seat, peer)
         if trouble == "seen":
             return
         if seat is None or trouble:
-            if seat is None or trouble not in ("stale_epoch", "wrong_sender"):
+            if trouble != "stale_epoch":
                 reason = f"A step at {step.position} does not fit the session."
-                self._fail(seat.client if seat else peer, step, trouble, reason)
+                to_tell = seat.client if seat and trouble != "wrong_sender" else peer
+                self._fail(to_tell, step, trouble, reason)
             return
         worker = self._stages[seat.device].worker
         if worker.is_behind:
@@ -351,7 +352,11 @@ class Server:
 
     def _end_own(self, peer: str, message: Open | Step) -> None:
         """End the session that a message is about, if it is the sender's."""
-        seat = self._seats.get(message.session, message.stage)
+        seat = (
+            self._seats.meant_by(message, peer)
+            if isinstance(message, Step)
+            else self._seats.get(peer, message.session, message.stage)
+        )
         if seat and seat.is_meant(message, peer):
             self._end(seat, *INTERNAL)
         else:
@@ -361,7 +366,7 @@ class Server:
         """End the session that cannot hear what follows from its step."""
         if isinstance(message, Step | Token | Opened):
             for seat in self._seats:
-                if (seat.message.session, seat.message.epoch) == (message.session, message.epoch):
+                if seat.is_of(message):
                     self._end(seat, *INTERNAL)
 
     def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:

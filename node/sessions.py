@@ -19,6 +19,7 @@ ROW_CAP = 1 << 17  # bytes of one hidden row
 ID_BYTES = 4
 REASON_CAP = 300  # characters of what a stranger wrote
 HOP_FIGURES = 3  # queue, compute, network
+MARK_DIGITS = 16  # of a client, in the names of its sessions
 Hops = list[list[int]]
 
 
@@ -61,13 +62,13 @@ class Seat:
     narrow: bool = False  # its rows go on as int8
     pending: dict[int, Pending] = field(default_factory=dict)  # by position
     speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
-    name: str = field(init=False)  # what the worker calls the session: unlike epochs never mix
+    name: str = field(init=False)  # what the worker calls it: unlike clients, epochs never mix
     is_last: bool = field(init=False)  # the session's tokens are sampled here
     next_stage: int = field(init=False)  # after the last one the ring begins again
 
     def __post_init__(self) -> None:
         stage, stages = self.message.stage, len(self.route)
-        self.name = _name_of(self.message)
+        self.name = name_of(self.message, self.client)
         self.is_last = stage == stages - 1
         self.next_stage = (stage + 1) % stages
 
@@ -86,10 +87,15 @@ class Seat:
         """Whether `peer` is the client or the hop before this one."""
         return peer in (self.client, self.route[self.message.stage - 1].leader)
 
+    def is_of(self, message: SessionMessage) -> bool:
+        """Whether a message names this very session: its id, epoch and key."""
+        own = self.message
+        named = message.session, message.epoch, message.key
+        return named == (own.session, own.epoch, own.key)
+
     def is_meant(self, message: SessionMessage, peer: str) -> bool:
         """Whether a message is about this very session, from one of those who may speak of it."""
-        is_same = (message.epoch, message.key) == (self.message.epoch, self.message.key)
-        return is_same and self.may_send(peer)
+        return self.is_of(message) and self.may_send(peer)
 
     def accept(self, step: Step, network_seconds: float, now_seconds: float) -> None:
         """Note a step that goes to the worker."""
@@ -102,17 +108,17 @@ class Seat:
             spent_us = sum(hop[0] + hop[1] for hop in step.hops)
             self.speculation.returned(now_seconds, spent_us / 1e6)
 
-    def gives_way_to(self, message: Open, peer: str) -> bool:
-        """Whether an OPEN replaces this seat: only its client's may, though stages know the key."""
-        is_later = message.epoch > self.message.epoch
-        return is_later and message.key == self.message.key and peer == self.client
-
 
 class Seats:
-    """Every session at this node, by session id; the newest epoch wins."""
+    """Every session at this node, by client and session id; the newest epoch wins.
+
+    A client's sessions are its own: whoever opens one by the same id has another beside it. So
+    nobody who has learnt an id, as every stage of a route does, can take it before its client.
+    """
 
     def __init__(self) -> None:
-        self._seats: dict[tuple[str, int], Seat] = {}
+        self._seats: dict[tuple[str, str, int], Seat] = {}
+        self._alike: dict[tuple[str, int], dict[str, Seat]] = {}  # of one id, by client
         self._by_name: dict[tuple[str, int], Seat] = {}  # and by device
 
     def __len__(self) -> int:
@@ -126,9 +132,15 @@ class Seats:
         """Whether another session would exceed the cap."""
         return len(self._seats) >= SESSIONS_CAP
 
-    def get(self, session: str, stage: int) -> Seat | None:
-        """The seat of a session at one hop of its route."""
-        return self._seats.get((session, stage))
+    def get(self, client: str, session: str, stage: int) -> Seat | None:
+        """The seat of a client's session at one hop of its route."""
+        return self._seats.get((client, session, stage))
+
+    def meant_by(self, step: Step, peer: str) -> Seat | None:
+        """The seat that a step is for; if it is for none, another one by its session id."""
+        alike = self._alike.get((step.session, step.stage), {})
+        meant = (seat for seat in alike.values() if seat.is_meant(step, peer))
+        return next(meant, None) or next(iter(alike.values()), None)
 
     def named(self, name: str, device: int) -> Seat | None:
         """The seat that a worker speaks of."""
@@ -147,26 +159,31 @@ class Seats:
 
     def add(self, seat: Seat) -> None:
         """Seat a session."""
-        key = seat.message.session, seat.message.stage
-        if old := self._seats.get(key):
+        session, stage = seat.message.session, seat.message.stage
+        if old := self.get(seat.client, session, stage):
             self.remove(old)
-        self._seats[key] = self._by_name[seat.name, seat.device] = seat
+        self._alike.setdefault((session, stage), {})[seat.client] = seat
+        self._seats[seat.client, session, stage] = self._by_name[seat.name, seat.device] = seat
 
     def remove(self, seat: Seat) -> None:
         """Forget a session; does nothing if it is gone."""
-        key = seat.message.session, seat.message.stage
-        if self._seats.get(key) is seat:
-            del self._seats[key]
-            self._by_name.pop((seat.name, seat.device), None)
+        session, stage = seat.message.session, seat.message.stage
+        if self.get(seat.client, session, stage) is not seat:
+            return
+        del self._seats[seat.client, session, stage]
+        del self._alike[session, stage][seat.client]
+        if not self._alike[session, stage]:
+            del self._alike[session, stage]
+        self._by_name.pop((seat.name, seat.device), None)
 
     def idle(self, now_seconds: float) -> list[Seat]:
         """The seats that nobody has used for IDLE_SECONDS."""
         return [seat for seat in self if now_seconds - seat.seen_seconds > IDLE_SECONDS]
 
 
-def check_open(message: Open) -> None:
+def check_open(message: Open, client: str) -> None:
     """Refuse an OPEN that our worker could not be told or would choke on: RemoteProtocolError."""
-    if len(_name_of(message)) > SESSION_CAP:
+    if len(name_of(message, client)) > SESSION_CAP:
         raise RemoteProtocolError("The name of a session is too long.")
     if len(message.key) != KEY_BYTES or message.epoch > COUNT_CAP:
         raise RemoteProtocolError(f"A session has a key of {KEY_BYTES} bytes and a small epoch.")
@@ -185,8 +202,10 @@ def _is_plain(value: object) -> bool:
     return not any(isinstance(each, nested) for each in (value if type(value) is list else [value]))
 
 
-def _name_of(message: Open) -> str:
-    return f"{message.session}:{message.epoch}"
+def name_of(message: Open, client: str) -> str:
+    """What our worker calls a client's session; what comes before the epoch outlasts it."""
+    mark = hashlib.sha256(client.encode()).hexdigest()[:MARK_DIGITS]
+    return f"{message.session}.{mark}:{message.epoch}"
 
 
 def route_of(message: Open) -> tuple[Hop, ...]:
@@ -212,12 +231,12 @@ def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
     """The FAIL code that a STEP deserves; "" if it may be computed, "seen" if it is a repeat."""
     if seat is None:
         return "unknown_session"
+    if step.key != seat.message.key or not seat.may_send(peer):
+        return "wrong_sender"
     if step.epoch < seat.message.epoch:
         return "stale_epoch"
     if step.epoch > seat.message.epoch:
         return "unknown_session"
-    if step.key != seat.message.key or not seat.may_send(peer):
-        return "wrong_sender"
     is_first = seat.next_position == 0
     expected = min(step.position, seat.held) if is_first else seat.next_position
     is_rewind = step.rewinds > seat.rewinds and step.position >= seat.known

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from node.orders import Computed, Reserve, Reserved
 from node.server import LedStage, Server
+from node.sessions import name_of
 from node.worker_process import WorkerProcess
 from swarm.clock import settle
 from swarm.memory import MemoryWorld, peer_named
@@ -132,10 +133,16 @@ class Stand:
         order = self.worker.last(Reserve)
         await self.answer(Reserved(order.session, 900))
 
+    @staticmethod
+    def name(session: str = "s", epoch: int = 1, client: str = CLIENT) -> str:
+        """What the worker calls a session."""
+        opened = Open(session, epoch, KEY, stage=0, route=ROUTE, model=DIGEST, capacity=1)
+        return name_of(opened, client)
+
     def computed(self, position: int = 0, tokens: int = 3, token: int | None = None) -> Computed:
         """The worker's answer to a step: hidden rows, or a sampled token."""
         return Computed(
-            "s:1",
+            self.name(),
             position,
             tokens,
             sample=True,

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from node import orders
@@ -19,20 +19,21 @@ from swarm.errors import RemoteProtocolError
 from swarm.plan import Shard, Stage
 from swarm.tensors import ids_to_bytes
 from swarm.wire import Message, Token
-from tests.node.stands import LAST, STRANGER, Stand
+from tests.node.stands import KEY, LAST, STRANGER, Stand
 
 EVIL_KEY = b"e" * 16
+NAMES = [Stand.name(session, client=STRANGER) for session in ("evil", "beside")]
 ORDINARY = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(ORDINARY, max_examples=20_000)
 COUNTS = st.sampled_from([0, 1, 2, 3, 4, 15, 16, 255, 256, 1000, 2**31, 2**31 + 1, 2**62 - 1])
-WORDS = st.sampled_from(["", "s", "evil", "evil:1", "beside", "g", "i32", "f32", "x" * 64, "\x1b["])
+WORDS = st.sampled_from(["", "s", "evil", *NAMES, "beside", "g", "i32", "f32", "x" * 64, "\x1b["])
 PLAIN = st.one_of(COUNTS, WORDS, st.floats(allow_nan=True), st.booleans(), st.none())
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: COUNTS,
     str: WORDS,
     bool: st.booleans(),
     float: st.floats(0, 1e11),
-    bytes: st.sampled_from([b"", EVIL_KEY, b"x" * 60_000]),
+    bytes: st.sampled_from([b"", EVIL_KEY, KEY, b"x" * 60_000]),
     list[int]: st.lists(COUNTS, max_size=4) | st.just([1] * 512),
     list[list[int]]: st.lists(st.lists(COUNTS, max_size=4), max_size=4) | st.just([[9] * 3] * 512),
     list[list[Any]]: st.lists(st.lists(PLAIN, max_size=4), max_size=4),
@@ -109,7 +110,7 @@ def attack(stand: Stand, device: OwnDevice, items: Attack) -> None:
                 stand.server.on_message(STRANGER, message)
             except RemoteProtocolError:
                 continue
-        elif how == "answer" and getattr(message, "session", "") != "beside:1":
+        elif how == "answer" and getattr(message, "session", "") != stand.name("beside"):
             stand.server.on_answer(0, message)
         elif how == "other device":
             device.on_answer(message)
@@ -122,14 +123,14 @@ async def live_through(attacks: list[Attack]) -> None:
     device = other_device_of(stand)
     attack(stand, device, attacks[0])
     await stand.send(stand.open(session="beside"))
-    await stand.answer(orders.Reserved("beside:1", 900))
+    await stand.answer(orders.Reserved(stand.name("beside"), 900))
     for position, token, hostile in ((0, 9, attacks[1]), (3, 11, attacks[2])):
         attack(stand, device, hostile)
         await settle(3)
         tokens = 1 if position else 3
         await stand.send(replace(stand.step(position, tokens), session="beside"))
         computed = stand.computed(position, tokens, token)
-        await stand.answer(replace(computed, session="beside:1"))
+        await stand.answer(replace(computed, session=stand.name("beside")))
         told = stand.client.last(Token)
         assert (told.session, told.position, told.ids) == ("beside", position + tokens, [token])
     stand.server.adverts()
@@ -140,8 +141,14 @@ async def live_through(attacks: list[Attack]) -> None:
 ATTACKS = st.lists(HOSTILE, min_size=3, max_size=3)
 
 
+def namesake(stand: Stand) -> Message:
+    """An OPEN by the name of the honest session, before its client's."""
+    return stand.open(session="beside", key=EVIL_KEY)
+
+
 @ORDINARY
 @given(ATTACKS)
+@example([[("frame", namesake)], [], []])
 def test_an_honest_session_ends_well_whatever_others_send_and_workers_answer(
     attacks: list[Attack],
 ) -> None:

@@ -46,7 +46,7 @@ def test_what_the_worker_made_goes_on_as_it_is(at_stand: RunStand) -> None:
         told(stand)
         await stand.seat()
         await stand.send(stand.step(), sender=FIRST)
-        answer = Computed("s:1", 0, 3, True, dtype="i8", body=b"narrow")
+        answer = Computed(stand.name(), 0, 3, True, dtype="i8", body=b"narrow")
         await stand.answer(answer)
         passed = stand.ears[LAST].last(Step)
         assert (passed.dtype, bytes(passed.body)) == ("i8", b"narrow")

@@ -9,7 +9,7 @@ from node.sessions import Seat, route_of, trouble_with
 from swarm.tensors import ids_of_bytes
 from swarm.wire import Open, Step, Token
 from tests.node.conftest import RunStand
-from tests.node.stands import FIRST, LAST, MIDDLE, Stand
+from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, Stand
 
 ROUTE: list[list[object]] = [["a", 0, 3], ["b", 3, 5], ["c", 5, 8]]
 OPEN = Open("s", 1, b"key", stage=1, route=ROUTE, model="m", capacity=20)
@@ -126,7 +126,7 @@ def test_a_session_without_a_wish_gets_the_guesses_that_pay(at_stand: RunStand) 
     async def story(stand: Stand) -> None:
         await stand.send(stand.open())
         await stand.send(stand.step(), sender=MIDDLE)
-        seat = stand.server._seats.get("s", 2)
+        seat = stand.server._seats.get(CLIENT, "s", 2)
         assert seat is not None
         seat.speculation.acceptance, seat.speculation.away_seconds = 1.0, 1.0
         await stand.answer(drawn(stand, 0, 3, [42], [50, 51]))

@@ -16,7 +16,7 @@ async def hold(stand: Stand, sender: str, names: list[str]) -> None:
     for name in names:
         opened = replace(stand.open(session=name), capacity=250)
         await stand.send(opened, sender=sender)
-        await stand.answer(Reserved(f"{name}:1", 900))
+        await stand.answer(Reserved(stand.name(name, client=sender), 900))
 
 
 async def ask(stand: Stand, sender: str, name: str, *, has_room: bool) -> None:
@@ -25,7 +25,9 @@ async def ask(stand: Stand, sender: str, name: str, *, has_room: bool) -> None:
     await stand.send(replace(stand.open(session=name), capacity=250), sender=sender)
     if stand.worker.count(Reserve) > before:
         code = "" if has_room else "no_room"
-        await stand.answer(Reserved(f"{name}:1", 0, code, "full" if code else ""))
+        await stand.answer(
+            Reserved(stand.name(name, client=sender), 0, code, "full" if code else "")
+        )
 
 
 def sessions_of(stand: Stand) -> list[str]:
@@ -38,7 +40,7 @@ def test_the_latest_session_of_the_greedy_client_gives_way_to_a_newcomer(
     async def story(stand: Stand) -> None:
         await hold(stand, STRANGER, ["g0", "g1", "g2", "g3"])
         await ask(stand, CLIENT, "h", has_room=False)
-        assert stand.worker.last(Release).session == "g3:1"
+        assert stand.worker.last(Release).session == stand.name("g3", client=STRANGER)
         assert stand.ears[STRANGER].last(Busy).session == "g3"
         assert stand.client.last(Busy).session == "h"
         await ask(stand, STRANGER, "g4", has_room=True)  # room is kept for the other one
@@ -70,7 +72,7 @@ def test_a_session_that_finds_no_room_to_grow_makes_the_greedy_client_give_way(
     async def story(stand: Stand) -> None:
         await hold(stand, STRANGER, ["g0", "g1", "g2"])
         await hold(stand, CLIENT, ["h"])
-        await stand.answer(Failed("h:1", "no_room", "No room to grow."))
+        await stand.answer(Failed(stand.name("h"), "no_room", "No room to grow."))
         assert stand.client.last(Busy).session == "h"
         assert sessions_of(stand) == ["g0", "g1"]
 

@@ -26,10 +26,10 @@ def test_an_open_is_reserved_and_then_answered(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.send(stand.open())
         order = stand.worker.last(Reserve)
-        assert (order.session, order.capacity, order.generated) == ("s:1", 64, 0)
+        assert (order.session, order.capacity, order.generated) == (stand.name(), 64, 0)
         assert ids_of_bytes(order.body) == [5, 6, 7]
         assert stand.client.heard == []
-        await stand.answer(Reserved("s:1", 900))
+        await stand.answer(Reserved(stand.name(), 900))
         assert stand.client.heard == [Opened("s", 1, KEY, 1)]
         assert stand.server.sessions == 1
         (advert,) = stand.server.adverts()
@@ -54,7 +54,12 @@ def test_a_step_is_computed_and_its_rows_go_to_the_next_stage(at_stand: RunStand
         await stand.seat()
         await stand.send(stand.step(), sender=FIRST)
         order = stand.worker.last(Compute)
-        assert (order.session, order.position, order.tokens, order.sample) == ("s:1", 0, 3, True)
+        assert (order.session, order.position, order.tokens, order.sample) == (
+            stand.name(),
+            0,
+            3,
+            True,
+        )
         assert ids_of_bytes(order.body) == [0, 1, 2]
         await stand.answer(stand.computed())
         passed = stand.ears[LAST].last(Step)
@@ -96,7 +101,7 @@ def test_a_prefill_chunk_that_is_not_sampled_ends_at_the_last_stage(at_stand: Ru
     async def story(stand: Stand) -> None:
         await stand.seat()
         await stand.send(replace(stand.step(), sample=False), sender=MIDDLE)
-        await stand.answer(Computed("s:1", 0, 3, False, free_tokens=850))
+        await stand.answer(Computed(stand.name(), 0, 3, False, free_tokens=850))
         assert [type(message) for message in stand.client.heard] == [Opened]
         assert stand.ears[FIRST].heard == []
 
@@ -110,12 +115,13 @@ def test_a_stranger_can_neither_step_nor_end_a_session(at_stand: RunStand) -> No
         await stand.send(replace(stand.step(), key=b"g" * 16), sender=FIRST)
         await stand.send(Close("s", 1, KEY), sender=STRANGER)
         await stand.send(Cancel("s", 1, b"g" * 16), sender=CLIENT)
-        await stand.send(replace(stand.open(2), key=b"g" * 16), sender=STRANGER)
+        await stand.send(Close("s", 1, b"g" * 16), sender=FIRST)
         assert stand.worker.count(Compute) == 0
         assert stand.worker.count(Release) == 0
         assert stand.server.sessions == 1
         assert stand.client.last(Opened).session == "s"
-        assert stand.ears[STRANGER].last(Fail).code == "stale_epoch"
+        assert stand.ears[STRANGER].last(Fail).code == "wrong_sender"
+        assert not any(isinstance(message, Fail) for message in stand.client.heard)
 
     at_stand(story)
 
@@ -163,15 +169,15 @@ def test_a_newer_epoch_replaces_the_session_and_an_older_one_is_refused(
     async def story(stand: Stand) -> None:
         await stand.seat(epoch=2)
         await stand.seat(epoch=3)
-        assert stand.worker.last(Release).session == "s:2"
-        assert stand.worker.last(Reserve).session == "s:3"
+        assert stand.worker.last(Release).session == stand.name(epoch=2)
+        assert stand.worker.last(Reserve).session == stand.name(epoch=3)
         assert stand.server.sessions == 1
         await stand.send(stand.open(epoch=2))
         assert stand.client.last(Fail).code == "stale_epoch"
         await stand.send(stand.step(epoch=2), sender=FIRST)
         assert stand.worker.count(Compute) == 0
         await stand.send(stand.step(epoch=3), sender=FIRST)
-        assert stand.worker.last(Compute).session == "s:3"
+        assert stand.worker.last(Compute).session == stand.name(epoch=3)
 
     at_stand(story)
 
@@ -212,7 +218,7 @@ def test_no_room_is_answered_busy_before_and_after_the_worker_is_asked(
         assert busy.retry_after_seconds > 0
         assert stand.worker.orders == []
         await stand.send(stand.open())
-        await stand.answer(Reserved("s:1", 0, "no_room", "full"))
+        await stand.answer(Reserved(stand.name(), 0, "no_room", "full"))
         assert stand.client.last(Busy).reason == "full"
         assert stand.server.sessions == 0
 
@@ -222,7 +228,7 @@ def test_no_room_is_answered_busy_before_and_after_the_worker_is_asked(
 def test_a_refusal_of_the_worker_reaches_the_client(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.send(stand.open())
-        await stand.answer(Reserved("s:1", 900, "bad_frame", "temperature is -1"))
+        await stand.answer(Reserved(stand.name(), 900, "bad_frame", "temperature is -1"))
         fail = stand.client.last(Fail)
         assert (fail.code, fail.reason) == ("bad_frame", "temperature is -1")
         assert stand.server.sessions == 0
@@ -246,9 +252,9 @@ def test_a_failed_step_fails_its_session_alone(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.seat()
         await stand.send(replace(stand.open(), session="t"))
-        await stand.answer(Failed("s:1", "bad_frame", "rows do not fit"))
+        await stand.answer(Failed(stand.name(), "bad_frame", "rows do not fit"))
         assert stand.client.last(Fail).session == "s"
-        assert stand.worker.last(Release).session == "s:1"
+        assert stand.worker.last(Release).session == stand.name()
         assert stand.server.sessions == 1
 
     at_stand(story)
@@ -257,11 +263,11 @@ def test_a_failed_step_fails_its_session_alone(at_stand: RunStand) -> None:
 def test_a_session_that_finds_no_room_to_grow_is_asked_to_come_again(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.seat()
-        await stand.answer(Failed("s:1", "no_room", "no room for another 64 tokens"))
+        await stand.answer(Failed(stand.name(), "no_room", "no room for another 64 tokens"))
         busy = stand.client.last(Busy)
         assert (busy.session, busy.stage, busy.reason) == ("s", 1, "no room for another 64 tokens")
         assert busy.retry_after_seconds > 0
-        assert stand.worker.last(Release).session == "s:1"
+        assert stand.worker.last(Release).session == stand.name()
         assert stand.server.sessions == 0
 
     at_stand(story)
@@ -283,7 +289,7 @@ def test_close_and_cancel_free_the_session(at_stand: RunStand) -> None:
         for epoch, kind in ((1, Close), (2, Cancel)):
             await stand.seat(epoch)
             await stand.send(kind("s", epoch, KEY))
-            assert stand.worker.last(Release).session == f"s:{epoch}"
+            assert stand.worker.last(Release).session == stand.name(epoch=epoch)
             assert stand.server.sessions == 0
 
     at_stand(story)
@@ -295,7 +301,7 @@ def test_answers_for_a_session_that_is_gone_are_dropped(at_stand: RunStand) -> N
         await stand.send(stand.step(), sender=FIRST)
         await stand.send(Close("s", 1, KEY))
         await stand.answer(stand.computed())
-        await stand.answer(Failed("s:1", "bad_frame", "late"))
+        await stand.answer(Failed(stand.name(), "bad_frame", "late"))
         assert stand.ears[LAST].heard == []
         assert [type(message) for message in stand.client.heard] == [Opened]
 

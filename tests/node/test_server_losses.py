@@ -55,7 +55,7 @@ def test_a_lost_client_frees_its_sessions_and_no_others(at_stand: RunStand) -> N
         await stand.send(replace(stand.open(), session="t"), sender=STRANGER)
         stand.world.kill(CLIENT)
         await settle()
-        assert stand.worker.last(Release).session == "s:1"
+        assert stand.worker.last(Release).session == stand.name()
         assert stand.server.sessions == 1
 
     at_stand(story)
@@ -76,8 +76,8 @@ def test_a_client_that_cannot_be_reached_frees_its_session(at_stand: RunStand) -
     async def story(stand: Stand) -> None:
         stand.server.on_message(CLIENT, stand.open())
         del stand.world.channels[CLIENT]
-        await stand.answer(Reserved("s:1", 900))
-        assert stand.worker.last(Release).session == "s:1"
+        await stand.answer(Reserved(stand.name(), 900))
+        assert stand.worker.last(Release).session == stand.name()
         assert stand.server.sessions == 0
 
     at_stand(story)
@@ -102,7 +102,7 @@ def test_a_session_that_nobody_uses_is_freed(
         now += 1
         stand.server.free_idle()
         assert stand.server.sessions == 0
-        assert stand.worker.last(Release).session == "s:1"
+        assert stand.worker.last(Release).session == stand.name()
 
     at_stand(story)
 
@@ -159,7 +159,7 @@ def test_a_new_session_goes_to_the_device_with_the_most_room(at_stand: RunStand)
     async def story(stand: Stand) -> None:
         stand.serve(device=1, free_tokens=2000)
         await stand.send(stand.open())
-        await stand.answer(Reserved("s:1", 1936), device=1)
+        await stand.answer(Reserved(stand.name(), 1936), device=1)
         assert [advert.sessions for advert in stand.server.adverts()] == [0, 1]
         assert stand.client.last(Opened).session == "s"
 
@@ -174,8 +174,8 @@ def test_a_peer_that_leads_two_stages_passes_rows_to_itself(at_stand: RunStand) 
         opened: Open = replace(stand.open(), route=route)
         await stand.send(replace(opened, stage=0))
         await stand.send(opened)
-        await stand.answer(Reserved("s:1", 900), device=1)
-        await stand.answer(Reserved("s:1", 900), device=0)
+        await stand.answer(Reserved(stand.name(), 900), device=1)
+        await stand.answer(Reserved(stand.name(), 900), device=0)
         await stand.send(replace(stand.step(tokens=1), stage=0, hops=[]))
         await stand.answer(stand.computed(tokens=1), device=1)
         assert bytes(stand.worker.last(Compute).body) == b"rows"

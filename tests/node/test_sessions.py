@@ -126,6 +126,31 @@ def test_unlike_epochs_have_unlike_names_at_the_worker() -> None:
     assert one.name != other.name
 
 
+def test_unlike_clients_have_unlike_names_at_the_worker_that_end_in_the_epoch() -> None:
+    one, other = seat_of(), seat_of(client="other")
+    assert one.name != other.name
+    assert one.name.endswith(":2")
+
+
+def test_a_step_finds_its_seat_among_those_that_others_have_by_the_same_id() -> None:
+    seats, seat = Seats(), seat_of()
+    strangers = [
+        seat_of(replace(OPEN, key=b"other"), client="stranger"),
+        seat_of(replace(OPEN, epoch=3), client="another"),
+        seat_of(replace(OPEN, route=[["x", 0, 3], *ROUTE[1:]]), client="third"),
+    ]
+    for each in (*strangers[:2], seat, *strangers[2:]):
+        seats.add(each)
+    assert seats.meant_by(STEP, "a") is seat
+    assert seats.meant_by(STEP, "client") is seat
+    seats.remove(seat)
+    assert trouble_with(STEP, seats.meant_by(STEP, "a"), "a") == "wrong_sender"
+    for each in strangers:
+        seats.remove(each)
+    assert seats.meant_by(STEP, "a") is None
+    assert not seats._alike
+
+
 def test_close_and_cancel_end_only_the_own_session_of_that_epoch_or_older() -> None:
     seats = Seats()
     seats.add(seat_of())
@@ -153,12 +178,12 @@ def test_a_worker_speaks_of_the_seat_on_its_own_device() -> None:
     seats = Seats()
     seat = seat_of()
     seats.add(seat)
-    assert seats.named("s:2", 0) is seat
-    assert seats.named("s:2", 1) is None
-    assert seats.named("s:1", 0) is None
+    assert seats.named(seat.name, 0) is seat
+    assert seats.named(seat.name, 1) is None
+    assert seats.named(seat_of(replace(OPEN, epoch=1)).name, 0) is None
     seats.remove(seat)
     seats.remove(seat)
-    assert seats.named("s:2", 0) is None
+    assert seats.named(seat.name, 0) is None
 
 
 def test_a_seat_that_nobody_used_for_a_minute_is_idle() -> None:

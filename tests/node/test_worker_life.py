@@ -130,7 +130,7 @@ def test_rows_for_a_worker_that_is_behind_send_the_client_elsewhere(at_stand: Ru
         assert stand.worker.count(Release) == 1
         stand.worker.is_behind = False
         await stand.send(stand.open(epoch=2), sender=CLIENT)
-        await stand.answer(Reserved("s:2", 900))
+        await stand.answer(Reserved(stand.name(epoch=2), 900))
         assert stand.server.sessions == 1
 
     at_stand(story)
