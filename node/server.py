@@ -254,10 +254,10 @@ class Server:
         if trouble == "seen":
             return
         if seat is None or trouble:
-            if trouble != "stale_epoch":
+            # A FAIL names no key: of a step for nobody it would end whose id the step has, too.
+            if trouble != "stale_epoch" and (seat or not self._seats.knows(step.session)):
                 reason = f"A step at {step.position} does not fit the session."
-                to_tell = seat.client if seat and trouble != "wrong_sender" else peer
-                self._fail(to_tell, step, trouble, reason)
+                self._fail(seat.client if seat else peer, step, trouble, reason)
             return
         worker = self._stages[seat.device].worker
         if worker.is_behind:

@@ -118,7 +118,7 @@ class Seats:
 
     def __init__(self) -> None:
         self._seats: dict[tuple[str, str, int], Seat] = {}
-        self._alike: dict[tuple[str, int], dict[str, Seat]] = {}  # of one id, by client
+        self._alike: dict[str, dict[tuple[str, int], Seat]] = {}  # of one id, by client and stage
         self._by_name: dict[tuple[str, int], Seat] = {}  # and by device
 
     def __len__(self) -> int:
@@ -137,10 +137,19 @@ class Seats:
         return self._seats.get((client, session, stage))
 
     def meant_by(self, step: Step, peer: str) -> Seat | None:
-        """The seat that a step is for; if it is for none, another one by its session id."""
-        alike = self._alike.get((step.session, step.stage), {})
-        meant = (seat for seat in alike.values() if seat.is_meant(step, peer))
-        return next(meant, None) or next(iter(alike.values()), None)
+        """The seat that a step is for, by its stage, key and sender; its epoch may be another."""
+        fits = [
+            seat
+            for seat in self._alike.get(step.session, {}).values()
+            if (seat.message.stage, seat.message.key) == (step.stage, step.key)
+            and seat.may_send(peer)
+        ]
+        now = (seat for seat in fits if seat.message.epoch == step.epoch)
+        return next(now, fits[0] if fits else None)
+
+    def knows(self, session: str) -> bool:
+        """Whether anybody has a session by this id here."""
+        return session in self._alike
 
     def named(self, name: str, device: int) -> Seat | None:
         """The seat that a worker speaks of."""
@@ -162,7 +171,7 @@ class Seats:
         session, stage = seat.message.session, seat.message.stage
         if old := self.get(seat.client, session, stage):
             self.remove(old)
-        self._alike.setdefault((session, stage), {})[seat.client] = seat
+        self._alike.setdefault(session, {})[seat.client, stage] = seat
         self._seats[seat.client, session, stage] = self._by_name[seat.name, seat.device] = seat
 
     def remove(self, seat: Seat) -> None:
@@ -171,9 +180,9 @@ class Seats:
         if self.get(seat.client, session, stage) is not seat:
             return
         del self._seats[seat.client, session, stage]
-        del self._alike[session, stage][seat.client]
-        if not self._alike[session, stage]:
-            del self._alike[session, stage]
+        del self._alike[session][seat.client, stage]
+        if not self._alike[session]:
+            del self._alike[session]
         self._by_name.pop((seat.name, seat.device), None)
 
     def idle(self, now_seconds: float) -> list[Seat]:

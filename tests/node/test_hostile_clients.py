@@ -175,6 +175,22 @@ def test_who_opens_a_session_by_the_name_of_another_before_it_has_one_beside_it(
     at_stand(story)
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_of_a_namesake_makes_no_stage_before_this_one_fail_the_honest_session(
+    at_stand: RunStand, stage: int
+) -> None:
+    """FIRST would hand a FAIL on to every client that has a session by that name there."""
+
+    async def story(stand: Stand) -> None:
+        await stand.seat()
+        await stand.send(replace(stand.step(), stage=stage, key=b"g" * 16), sender=FIRST)
+        assert stand.ears[FIRST].heard == []
+        await stand.send(stand.step(), sender=FIRST)
+        assert stand.worker.count(Compute) == 1
+
+    at_stand(story)
+
+
 def test_what_a_worker_says_late_of_one_client_reaches_no_other(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.send(stand.open(), sender=STRANGER)

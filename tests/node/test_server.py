@@ -120,8 +120,8 @@ def test_a_stranger_can_neither_step_nor_end_a_session(at_stand: RunStand) -> No
         assert stand.worker.count(Release) == 0
         assert stand.server.sessions == 1
         assert stand.client.last(Opened).session == "s"
-        assert stand.ears[STRANGER].last(Fail).code == "wrong_sender"
-        assert not any(isinstance(message, Fail) for message in stand.client.heard)
+        ears = stand.client, stand.ears[FIRST], stand.ears[STRANGER]
+        assert not any(isinstance(message, Fail) for ear in ears for message in ear.heard)
 
     at_stand(story)
 

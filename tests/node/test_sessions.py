@@ -144,11 +144,13 @@ def test_a_step_finds_its_seat_among_those_that_others_have_by_the_same_id() -> 
     assert seats.meant_by(STEP, "a") is seat
     assert seats.meant_by(STEP, "client") is seat
     seats.remove(seat)
-    assert trouble_with(STEP, seats.meant_by(STEP, "a"), "a") == "wrong_sender"
+    assert seats.meant_by(replace(STEP, key=b"none"), "a") is None
+    assert seats.meant_by(STEP, "a") is strangers[1]
+    assert trouble_with(STEP, strangers[1], "a") == "stale_epoch"
     for each in strangers:
+        assert seats.knows("s")
         seats.remove(each)
-    assert seats.meant_by(STEP, "a") is None
-    assert not seats._alike
+    assert not seats.knows("s")
 
 
 def test_close_and_cancel_end_only_the_own_session_of_that_epoch_or_older() -> None:
