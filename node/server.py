@@ -33,6 +33,7 @@ from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5  # at least, and at most twice that: those who wait together part
+SESSIONS_PER_RETRY = 16  # of a client here: with every so many it is told to wait once more as long
 LEAVE_SECONDS = 1.0
 OPENS_PER_SECOND = 200  # of one client
 OPEN_BYTES_PER_SECOND = 1 << 20  # of one client: each OPEN brings all ids so far
@@ -380,8 +381,14 @@ class Server:
 
     def _busy(self, peer: str, opened: Open, reason: str) -> None:
         common = (opened.session, opened.epoch, opened.key, opened.stage)
-        seconds = RETRY_SECONDS * random.uniform(1, 2)
+        seconds = RETRY_SECONDS * random.uniform(1, 2) * self._patience_of(peer)
         self._outbox.refuse(peer, Busy(*common, seconds, reason))
+
+    def _patience_of(self, peer: str) -> float:
+        """How much longer than others a client waits: one that holds much, unless room is kept."""
+        if self._waiting.get(peer, 0.0) > _now():
+            return 1.0
+        return 1 + sum(seat.client == peer for seat in self._seats) / SESSIONS_PER_RETRY
 
     def _dismiss(self, seat: Seat, code: str) -> None:
         opened = seat.message

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from node.orders import Failed, Release, Reserve, Reserved
-from node.server import WAIT_SECONDS
+from node.server import RETRY_SECONDS, SESSIONS_PER_RETRY, WAIT_SECONDS
 from swarm.wire import Busy, Opened
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, STRANGER, Stand
@@ -62,6 +62,23 @@ def test_nobody_gives_way_to_a_client_that_would_hold_as_much(at_stand: RunStand
         await ask(stand, STRANGER, "b2", has_room=False)
         assert sessions_of(stand) == ["a0", "a1", "b0", "b1"]
         assert stand.worker.count(Release) == 0
+
+    at_stand(story)
+
+
+def test_a_client_that_holds_much_asks_less_often_for_more_unless_room_is_kept_for_it(
+    at_stand: RunStand,
+) -> None:
+    async def story(stand: Stand) -> None:
+        stand.serve(free_tokens=1_000_000)
+        await hold(stand, STRANGER, [f"g{number}" for number in range(4 * SESSIONS_PER_RETRY)])
+        await ask(stand, STRANGER, "more", has_room=False)
+        told = stand.ears[STRANGER].last(Busy).retry_after_seconds
+        assert 5 * RETRY_SECONDS <= told <= 10 * RETRY_SECONDS
+        await hold(stand, CLIENT, [f"h{number}" for number in range(2 * SESSIONS_PER_RETRY)])
+        await ask(stand, CLIENT, "h", has_room=False)  # the other one gives way
+        told = stand.client.last(Busy).retry_after_seconds
+        assert RETRY_SECONDS <= told <= 2 * RETRY_SECONDS < WAIT_SECONDS
 
     at_stand(story)
 
