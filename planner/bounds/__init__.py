@@ -1,0 +1,1 @@
+"""What no plan can beat: throughput from above, latency from below."""

@@ -1,0 +1,1 @@
+"""The commands `swarm plan` and `swarm simulate`, and what they draw."""

@@ -1,0 +1,1 @@
+"""What a plan costs on given devices and links, and whether it fits them."""

@@ -1,0 +1,1 @@
+"""Cluster files: devices, links, model and workload as a person writes them down."""

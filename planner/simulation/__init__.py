@@ -1,0 +1,1 @@
+"""Requests played through a plan: throughput, latency, and attainment of deadlines."""
