@@ -15,8 +15,8 @@ from node.duties import (
     next_election_duty,
 )
 from node.neighbourhood import Neighbourhood
-from planner.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.board import Board
+from swarm.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.errors import SwarmError
 from swarm.network_clock import CLOCK
 from swarm.records import Lease

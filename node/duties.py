@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from planner.election import LEASE_SECONDS, may_act
+from swarm.election import LEASE_SECONDS, may_act
 from swarm.plan import Stage
 
 RENEW_SECONDS = 4.0

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from planner.election import PlanOrder, is_credible
+from swarm.election import PlanOrder, is_credible
 from swarm.errors import BadInput
 from swarm.records import TERM_CAP
 

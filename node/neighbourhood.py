@@ -16,17 +16,18 @@ from itertools import islice
 import msgpack
 
 from node.duties import Holder
-from planner.election import (
+from swarm.board import Board
+from swarm.certificates import PROOF_CAP, PlannerTrust
+from swarm.channel import Channel
+from swarm.election import (
     COMMON_TERM_CAP,
+    ERA_SECONDS,
     LEASE_SECONDS,
     SKEW_SECONDS,
     candidates,
     is_credible,
+    rank,
 )
-from swarm.board import Board
-from swarm.certificates import PROOF_CAP, PlannerTrust
-from swarm.channel import Channel
-from swarm.election import ERA_SECONDS, rank
 from swarm.errors import PeerError, RemoteProtocolError
 from swarm.network_clock import CLOCK
 from swarm.plan import Pipeline

@@ -10,8 +10,8 @@ from node.duties import Assignment
 from node.ledger import Ledger
 from node.neighbourhood import ALIVE_SECONDS, Neighbourhood
 from node.planning import PlanDocument, digest_of
-from planner.election import PlanOrder
 from swarm.channel import Channel
+from swarm.election import PlanOrder
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.plan import Pipeline
 from swarm.records import Capability, PlanRef

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from planner.cost import CostModel
-from planner.live import live_problem, unmixed, widened, with_dtypes
+from planner.cost.cost_model import CostModel
+from planner.live_problem import live_problem, unmixed, widened, with_dtypes
+from planner.make_plan import StopRule, make_plan
 from planner.problem import Problem
-from planner.replan import replan
-from planner.search import StopRule, make_plan
+from planner.replanning.replan import replan
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDEST, WIDTHS, Device
 from swarm.model import PLANNED_TOKENS, ModelSpec

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from planner.cost import CostModel
-from planner.fit import require_room
-from planner.hexgen import hexgen_start
-from planner.latency import least_latency, local_plans, next_latency
-from planner.partition import Goal, best_partition
-from planner.pool import Pool
+from planner.cost.cost_model import CostModel
+from planner.cost.feasibility import require_room
+from planner.hexgen.genetic_search import hexgen_start
 from planner.problem import Problem
-from planner.reorder import reordered_plan
-from planner.rivals import RIVALS, plan_value
-from planner.slo import attainment
+from planner.search.baselines import RIVALS, plan_value
+from planner.search.group_pool import Pool
+from planner.search.latency_search import least_latency, local_plans, next_latency
+from planner.search.local_search import Goal, best_partition
+from planner.search.stage_order import reordered_plan
+from planner.simulation.slo import attainment
 from planner.stop import StopRule as StopRule
 from planner.stop import never as never
 from swarm.plan import Pipeline, Plan

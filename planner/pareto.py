@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from planner.cost import CostModel
-from planner.partition import Goal, starts_of
-from planner.pool import Pool
+from planner.cost.cost_model import CostModel
+from planner.make_plan import latency_plan, throughput_plan
 from planner.problem import Problem
-from planner.rivals import RIVALS
-from planner.search import latency_plan, throughput_plan
+from planner.search.baselines import RIVALS
+from planner.search.group_pool import Pool
+from planner.search.local_search import Goal, starts_of
 from planner.stop import StopRule
 from swarm.plan import Plan
 

@@ -4,18 +4,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.bounds import Bound
-from planner.cost import CostModel
-from planner.counted_bound import certificate
-from planner.hexgen import HexGen
-from planner.instances import Instance
-from planner.latency_bound import latency_bound
-from planner.pool import Pool
+from planner.bounds.latency_bound import latency_bound
+from planner.bounds.layer_flow_bound import Bound
+from planner.bounds.throughput_bound import certificate
+from planner.cost.cost_model import CostModel
+from planner.hexgen.genetic_search import HexGen
+from planner.instance.cluster_file import Instance
+from planner.make_plan import make_plan
 from planner.problem import Problem
-from planner.rivals import RIVALS
-from planner.search import make_plan
-from planner.segments import segment_plan
-from planner.slo import attainment, slo_bound
+from planner.search.baselines import RIVALS
+from planner.search.group_pool import Pool
+from planner.search.helix_flow import segment_plan
+from planner.simulation.slo import attainment, slo_bound
 from planner.stop import StopRule, never
 from swarm.errors import BadInput, DoesNotFit
 from swarm.plan import Plan

@@ -55,10 +55,10 @@ def _call(command: str, given: list[str]) -> int:
     if command == "node":
         return int(open_room("node.main").main(rest, "swarm node"))
     if command == "plan" and not HELP.isdisjoint(rest):
-        return int(open_room("planner.commands").main([command, "--help"]))
+        return int(open_room("planner.cli.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):
-        return int(open_room("planner.commands").main(given))
-    draw = open_room("planner.picture").layers_picture
+        return int(open_room("planner.cli.commands").main(given))
+    draw = open_room("planner.cli.text_chart").layers_picture
     if command == "demo":
         return int(open_room("client.demo").main(rest, draw))
     return int(open_room("client.commands").main(given, draw))

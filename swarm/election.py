@@ -1,12 +1,18 @@
-"""Election: the order of peers for the planner's office, and who holds it for one who only asks."""
+"""Election: who plans and for how long, and which of two plans is the later one; pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import total_ordering
 
 from swarm.certificates import PlannerTrust
-from swarm.records import Lease
+from swarm.records import Capability, Lease
 
-ERA_SECONDS = 3600.0  # after which the order is drawn anew
+ERA_SECONDS = 3600.0  # after which the order of peers is drawn anew
+LEASE_SECONDS = 15.0
+SKEW_SECONDS = 3.0  # clocks may differ by this much
+TERM_JUMP = 64  # a term further above the verified one than this is neither believed nor kept
+COMMON_TERM_CAP = 2**32  # who was away for long catches up with the others as far as this
 
 
 def weight_of(swarm: str, era: int, peer: str) -> bytes:
@@ -31,3 +37,71 @@ def lease_holders(leases: Mapping[str, Lease], trust: PlannerTrust, now: float) 
         if lease.until > now and trust.accepts(peer, lease.proof)
     ]
     return rank(trust.swarm, int(now // ERA_SECONDS), held)
+
+
+def candidates(
+    now: float, capabilities: Mapping[str, Capability], heartbeat_seconds: float
+) -> list[str]:
+    """Peers that may plan at wall-clock second `now`, sorted by id.
+
+    Live, directly reachable and older than two heartbeats; in a swarm younger than that, whoever
+    is reachable, and failing that whoever is there.
+    """
+    live = {peer: c for peer, c in sorted(capabilities.items()) if not c.leaving}
+    reachable = [peer for peer, c in live.items() if c.reachable]
+    settled = [peer for peer in reachable if now - live[peer].since >= 2 * heartbeat_seconds]
+    return settled or reachable or list(live)
+
+
+def may_act(
+    now_monotonic: float,
+    confirmed_monotonic: float,
+    lease_seconds: float = LEASE_SECONDS,
+    skew_seconds: float = SKEW_SECONDS,
+) -> bool:
+    """Whether a planner still holds its lease, by its own monotonic clock since the last renewal.
+
+    `confirmed_monotonic` is when the last confirmed renewal was *sent*.
+    """
+    return 0 <= now_monotonic - confirmed_monotonic < lease_seconds - skew_seconds
+
+
+def is_credible(term: int, verified: int) -> bool:
+    """Whether a term seen on the board may follow the highest verified one."""
+    return 0 <= term <= verified + TERM_JUMP
+
+
+def next_term(verified: int, seen: Iterable[int]) -> int:
+    """One above the highest credible term seen; absurd terms are ignored.
+
+    Never so far above the verified one that others would not believe it.
+    """
+    highest = max([verified, *(term for term in seen if is_credible(term, verified))])
+    return min(highest + 1, verified + TERM_JUMP)
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class PlanOrder:
+    """Which plan is later: higher term, then better (lower) rank, then higher digest."""
+
+    term: int
+    rank: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.term < 0 or self.rank < 0:
+            raise ValueError("term and rank of a plan cannot be negative")
+
+    def __lt__(self, other: "PlanOrder") -> bool:
+        return self._key() < other._key()
+
+    def _key(self) -> tuple[int, int, str]:
+        return self.term, -self.rank, self.digest
+
+
+def is_later(new: PlanOrder, accepted: PlanOrder | None) -> bool:
+    """Whether a node that accepted one plan may accept another: later, and of a credible term."""
+    if accepted is None:
+        return True
+    return new > accepted and is_credible(new.term, accepted.term)

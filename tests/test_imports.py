@@ -31,7 +31,7 @@ NETWORK_FILES = {
     "swarm.peer_process",
 }
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
-PLANNER_COMMANDS = {"planner.commands"}
+PLANNER_COMMANDS = {"planner.cli.commands"}
 READS_ENVIRONMENT = {"node.config", "node.main", "client.invitation", "swarm.cli"}
 
 

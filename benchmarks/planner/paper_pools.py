@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from planner.charts import curves_chart
-from planner.cost import CostModel
-from planner.hexgen import HexGen
-from planner.instances import read_file, read_instance
-from planner.paper import PaperRules
-from planner.pool import Pool
+from planner.cli.svg_charts import curves_chart
+from planner.cost.cost_model import CostModel
+from planner.hexgen.genetic_search import HexGen
+from planner.hexgen.paper_cost import PaperRules
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan
 from planner.problem import Problem
-from planner.rivals import RIVALS
-from planner.search import make_plan
-from planner.simulate import Request, Simulation, poisson_trace, request_seconds
+from planner.search.baselines import RIVALS
+from planner.search.group_pool import Pool
+from planner.simulation.simulator import Request, Simulation, poisson_trace, request_seconds
 from planner.stop import never
 from swarm.plan import Pipeline, Plan
 

@@ -23,16 +23,16 @@ from paper_pools import compare  # noqa: E402
 from sensitivity import sensitivity  # noqa: E402
 from volunteers import write_volunteers  # noqa: E402
 
-from planner.charts import curves_chart, layers_chart  # noqa: E402
-from planner.cost import CostModel  # noqa: E402
-from planner.instances import instance_ids, read_file, read_instance  # noqa: E402
-from planner.moved import least_moved_bytes  # noqa: E402
-from planner.options import changed_file  # noqa: E402
-from planner.outcome import SEARCH_NAMES, Outcome, solve, solve_segments  # noqa: E402
+from planner.cli.options import changed_file  # noqa: E402
+from planner.cli.svg_charts import curves_chart, layers_chart  # noqa: E402
+from planner.cost.cost_model import CostModel  # noqa: E402
+from planner.instance.cluster_file import instance_ids, read_file, read_instance  # noqa: E402
+from planner.make_plan import make_plan, never  # noqa: E402
 from planner.pareto import pareto_front  # noqa: E402
 from planner.problem import Problem  # noqa: E402
-from planner.replan import Replanned, replan  # noqa: E402
-from planner.search import make_plan, never  # noqa: E402
+from planner.replanning.migration import least_moved_bytes  # noqa: E402
+from planner.replanning.replan import Replanned, replan  # noqa: E402
+from planner.result import SEARCH_NAMES, Outcome, solve, solve_segments  # noqa: E402
 from planner.stop import Deadline  # noqa: E402
 from swarm.plan import Plan  # noqa: E402
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from paper_pools import LENGTHS, POOLS, RATES, SCALES, Base, Setup, best_ratios, paper_alone
 
-from planner.atoms import even_shards
-from planner.cost import CostModel
-from planner.hexgen import HexGen
-from planner.instances import read_file, read_instance
-from planner.paper import PaperRules
-from planner.pool import Pool
+from planner.cost.cost_model import CostModel
+from planner.hexgen.genetic_search import HexGen
+from planner.hexgen.paper_cost import PaperRules
+from planner.instance.cluster_file import read_file, read_instance
 from planner.problem import Problem
-from planner.simulate import Request
+from planner.search.device_group import even_shards
+from planner.search.group_pool import Pool
+from planner.simulation.simulator import Request
 from swarm.plan import Pipeline, Plan, Stage
 
 GENERATIONS = 40  # of a search repeated for one row

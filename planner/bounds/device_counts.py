@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.bound_rates import Kind, kind_of
+from planner.bounds.device_rates import Kind, kind_of
 from planner.problem import Problem
 
 FAR = 3.0  # times the shortest way between machines: there another region begins

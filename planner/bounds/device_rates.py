@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.cost import BATCH_CAP
+from planner.cost.cost_model import BATCH_CAP
 from planner.problem import Numbers, PlanDevice, Problem
 
 MOST_KINDS = 48  # beyond that, speeds and memory are rounded up

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bound_boxes import Boxes, NDBool
-from planner.bound_groups import Groups
-from planner.bound_tail import PRICES, Tail
+from planner.bounds.flow_boxes import Boxes, NDBool
+from planner.bounds.group_rates import Groups
+from planner.bounds.large_groups import PRICES, Tail
 from planner.problem import Numbers
 
 TINY = 1e-9

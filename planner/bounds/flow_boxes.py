@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from planner.cost import BATCH_CAP, GROUPS_PER_STAGE
+from planner.cost.cost_model import BATCH_CAP, GROUPS_PER_STAGE
 from planner.problem import Numbers
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]

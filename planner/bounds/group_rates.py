@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bound_rates import NEVER, Kind
-from planner.bound_stock import Counts, Stock, regions_of
+from planner.bounds.device_counts import Counts, Stock, regions_of
+from planner.bounds.device_rates import NEVER, Kind
 from planner.problem import Numbers, Problem
 
 MOST_GROUPS = 40  # told apart; larger groups over machines are bounded together

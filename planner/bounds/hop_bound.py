@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from planner.bound_rates import kinds_of
-from planner.layer_floor import (
+from planner.bounds.device_rates import kinds_of
+from planner.bounds.layer_time import (
     LARGEST_GROUP,
     Link,
     Speeds,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from planner.bound_boxes import Boxes
-from planner.bound_groups import FarGroups, Groups, decode_parts, prefill_parts
+from planner.bounds.flow_boxes import Boxes
+from planner.bounds.group_rates import FarGroups, Groups, decode_parts, prefill_parts
 from planner.problem import Numbers
 
 _PRICES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)

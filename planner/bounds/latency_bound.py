@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from planner.bound_rates import Kind, kinds_of
-from planner.bounds import Bound
-from planner.layer_floor import Speeds, alone_seconds, group_floors
-from planner.machine_bound import least_machine_seconds
+from planner.bounds.device_rates import Kind, kinds_of
+from planner.bounds.hop_bound import least_machine_seconds
+from planner.bounds.layer_flow_bound import Bound
+from planner.bounds.layer_time import Speeds, alone_seconds, group_floors
 from planner.problem import Problem
 
 

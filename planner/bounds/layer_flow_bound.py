@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bound_rates import Rates, rates_of
+from planner.bounds.device_rates import Rates, rates_of
 from planner.problem import Numbers, Problem
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]

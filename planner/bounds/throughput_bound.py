@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.bound_boxes import Boxes, NDBool, first_boxes, joined
-from planner.bound_groups import Groups, groups_of
-from planner.bound_rates import kinds_of
-from planner.bound_shares import Shares, shares_of
-from planner.bound_stock import stock_of
-from planner.bounds import Bound, highest_flow, most_pipelines, throughput_bound
+from planner.bounds.device_counts import stock_of
+from planner.bounds.device_rates import kinds_of
+from planner.bounds.dual_values import Shares, shares_of
+from planner.bounds.flow_boxes import Boxes, NDBool, first_boxes, joined
+from planner.bounds.group_rates import Groups, groups_of
+from planner.bounds.layer_flow_bound import Bound, highest_flow, most_pipelines, throughput_bound
 from planner.problem import Numbers, Problem
 from planner.stop import StopRule, never
 

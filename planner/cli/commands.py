@@ -10,20 +10,25 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-from planner.bounds import Bound
-from planner.charts import curves_chart, layers_chart
-from planner.cost import CostModel
-from planner.explain import explain_table, pipeline_lines
-from planner.hexgen import HexGen
-from planner.options import Asked, asked, plan_parser, simulate_parser
-from planner.outcome import OUR_SEARCH, Outcome, bound_of, solve, solve_segments, value_of
-from planner.paper import PaperRules
+from planner.bounds.layer_flow_bound import Bound
+from planner.cli.explain import explain_table, pipeline_lines
+from planner.cli.options import Asked, asked, plan_parser, simulate_parser
+from planner.cli.simulate_report import (
+    attainment_by_deadline,
+    attainment_by_rate,
+    play,
+    played_by_rate,
+)
+from planner.cli.svg_charts import curves_chart, layers_chart
+from planner.cli.text_chart import layers_picture
+from planner.cost.cost_model import CostModel
+from planner.hexgen.genetic_search import HexGen
+from planner.hexgen.paper_cost import PaperRules
 from planner.pareto import pareto_front
-from planner.picture import layers_picture
-from planner.played import attainment_by_deadline, attainment_by_rate, play, played_by_rate
-from planner.pool import Pool
 from planner.problem import Problem
-from planner.staged import staged_plan
+from planner.result import OUR_SEARCH, Outcome, bound_of, solve, solve_segments, value_of
+from planner.search.fixed_stage_count import staged_plan
+from planner.search.group_pool import Pool
 from planner.stop import Deadline, StopRule, never
 from swarm.command_line import say_error
 from swarm.errors import BadInput, DoesNotFit, SwarmError

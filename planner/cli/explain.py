@@ -6,9 +6,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from planner.cost import CostModel
+from planner.cost.cost_model import CostModel
+from planner.cost.stage_cost import StageForm
 from planner.problem import Problem
-from planner.stage_form import StageForm
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from planner.fields import Fields
-from planner.instances import Instance, instance_ids, read_file, read_instance
-from planner.outcome import OUR_SEARCH, SEARCH_NAMES
+from planner.instance.cluster_file import Instance, instance_ids, read_file, read_instance
+from planner.instance.fields import Fields
 from planner.problem import OBJECTIVES, Problem
+from planner.result import OUR_SEARCH, SEARCH_NAMES
 from swarm.command_line import Parser
 from swarm.errors import BadInput
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planner.charts import curves_chart
-from planner.cost import CostModel
-from planner.fields import Fields
-from planner.options import Asked, deadline_of
+from planner.cli.options import Asked, deadline_of
+from planner.cli.svg_charts import curves_chart
+from planner.cost.cost_model import CostModel
+from planner.instance.fields import Fields
 from planner.problem import Problem
-from planner.simulate import Event, Report, Request, Simulation, poisson_trace, request_seconds
+from planner.simulation.simulator import (
+    Event,
+    Report,
+    Request,
+    Simulation,
+    poisson_trace,
+    request_seconds,
+)
 from swarm.errors import BadInput
 from swarm.plan import Plan
 

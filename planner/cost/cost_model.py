@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planner.cost.stage_cost import StageForm, chain_seconds, form_stage
 from planner.problem import Numbers, Problem
-from planner.stage_form import StageForm, chain_seconds, form_stage
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 Shards = tuple[Shard, ...]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.cost.stage_cost import StageForm
 from planner.problem import Numbers, PlanDevice, Problem
-from planner.stage_form import StageForm
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from planner.atoms import Atom, atom_with, even_shards
-from planner.chains import Chains, Link, best_chain
-from planner.classes import Classes, classes_of
-from planner.criterion import Criterion, latency_criterion
-from planner.exact import back_seconds, hop_seconds
-from planner.pool import Pool, value_of
+from planner.cost.criterion import Criterion, latency_criterion
+from planner.device_classes import Classes, classes_of
 from planner.problem import Numbers
-from planner.stage_table import Row
+from planner.search.chain_dp import Chains, Link, best_chain
+from planner.search.device_group import Atom, atom_with, even_shards
+from planner.search.exact_latency import back_seconds, hop_seconds
+from planner.search.group_pool import Pool, value_of
+from planner.search.stage_table import Row
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan, Stage
 

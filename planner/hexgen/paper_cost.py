@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.atoms import BATCHES, SEQUENCES, Atom, even_shards
-from planner.criterion import Criterion
+from planner.cost.criterion import Criterion
 from planner.problem import Problem
+from planner.search.device_group import BATCHES, SEQUENCES, Atom, even_shards
 from swarm.plan import Pipeline, Plan, Stage
 
 

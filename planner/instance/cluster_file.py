@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.fields import NEXT, Fields
-from planner.gpus import GPUS
-from planner.missing_fields import require_fields
-from planner.model_config import BYTES_16BIT, model_fields
+from planner.instance.fields import NEXT, Fields
+from planner.instance.gpu_catalog import GPUS
+from planner.instance.model_config import BYTES_16BIT, model_fields
+from planner.instance.required_fields import require_fields
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
 from swarm.errors import BadInput
 from swarm.plan import COLUMNS_PER_BLOCK

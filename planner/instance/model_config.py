@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from planner.fields import Fields
+from planner.instance.fields import Fields
 
 BYTES_16BIT = 2
 UNGATED = frozenset({"gpt2", "gpt_neox", "phi", "starcoder2"})  # MLPs of two matrices, not three

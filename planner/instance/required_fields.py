@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from planner.fields import NEXT, Fields
+from planner.instance.fields import NEXT, Fields
 from swarm.errors import BadInput
 
 GPU_FIELDS = ("mem_GB", "hbm_GBps", "tflops_dense_16bit")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from planner.atoms import BATCHES, SEQUENCES, SHARE_BATCH, Atom
-from planner.balance import pipeline_of
 from planner.problem import Numbers
+from planner.search.device_group import BATCHES, SEQUENCES, SHARE_BATCH, Atom
+from planner.search.layer_balance import pipeline_of
 from swarm.plan import Pipeline
 
 EXCHANGES = 3  # rounds of changing places and dealing again

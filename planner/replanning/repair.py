@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from planner.criterion import latency_criterion
-from planner.division import Remnant, pipelines_over
-from planner.moved import lacking_bytes
-from planner.pool import Pool, value_of
-from planner.shares import Group, share_out
+from planner.cost.criterion import latency_criterion
+from planner.replanning.layer_assignment import Remnant, pipelines_over
+from planner.replanning.migration import lacking_bytes
+from planner.search.group_pool import Pool, value_of
+from planner.search.tensor_split import Group, share_out
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 # Price of loading one model's bytes, as a share of what a pipeline is worth at best.

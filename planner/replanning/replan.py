@@ -9,15 +9,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.cost import CostModel
-from planner.fit import needed_bytes
-from planner.latency_bound import latency_bound
-from planner.moved import load_seconds, moved_bytes, settled_in_place
-from planner.pool import Pool, value_of
+from planner.bounds.latency_bound import latency_bound
+from planner.cost.cost_model import CostModel
+from planner.cost.feasibility import needed_bytes
+from planner.make_plan import latency_plan, make_plan, throughput_plan, without
 from planner.problem import Problem
-from planner.repair import repairs
-from planner.rivals import plan_value
-from planner.search import latency_plan, make_plan, throughput_plan, without
+from planner.replanning.migration import load_seconds, moved_bytes, settled_in_place
+from planner.replanning.repair import repairs
+from planner.search.baselines import plan_value
+from planner.search.group_pool import Pool, value_of
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.plan import Pipeline, Plan

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from planner.atoms import Atom, atom_with, even_shards
-from planner.balance import pipeline_of
-from planner.cost import CostModel
-from planner.pool import Pool, value_of
+from planner.cost.cost_model import CostModel
+from planner.search.device_group import Atom, atom_with, even_shards
+from planner.search.group_pool import Pool, value_of
+from planner.search.layer_balance import pipeline_of
 from swarm.plan import Pipeline, Plan
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.classes import Classes
+from planner.device_classes import Classes
 from planner.problem import Numbers
-from planner.stage_table import Row
+from planner.search.stage_table import Row
 
 NDInt = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 States = dict[int, tuple[list[int], Numbers]]  # used code -> last groups, seconds [group, layers]

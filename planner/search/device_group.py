@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.criterion import batch_criterion
+from planner.cost.criterion import batch_criterion
+from planner.cost.stage_cost import StageForm, form_stage
 from planner.problem import Numbers, Problem
-from planner.shares import Group, share_out
-from planner.stage_form import StageForm, form_stage
+from planner.search.tensor_split import Group, share_out
 from swarm.plan import Shard
 
 BATCHES = np.unique(np.round(np.geomspace(1, 4096, 29)))  # batch sizes tried

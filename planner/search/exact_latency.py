@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from planner.chains import Chains, Link, best_chain
-from planner.classes import Classes, Counts, classes_of
-from planner.cost import CostModel
-from planner.criterion import Criterion, latency_criterion
-from planner.polish import Place, polished, true_seconds
+from planner.cost.cost_model import CostModel
+from planner.cost.criterion import Criterion, latency_criterion
+from planner.device_classes import Classes, Counts, classes_of
 from planner.problem import Numbers, Problem
-from planner.shares import SLACK, Group, share_out
-from planner.stage_table import Row, Tables, corrected, floor_seconds, led_by, row_of
+from planner.search.chain_dp import Chains, Link, best_chain
+from planner.search.stage_table import Row, Tables, corrected, floor_seconds, led_by, row_of
+from planner.search.tensor_split import SLACK, Group, share_out
+from planner.search.tensor_split_polish import Place, polished, true_seconds
 from swarm.plan import Pipeline, Stage
 
 MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.fit import needed_bytes, require_room
-from planner.pool import NEAR_SECONDS, Pool, tour_of
+from planner.cost.feasibility import needed_bytes, require_room
 from planner.problem import Numbers
+from planner.search.group_pool import NEAR_SECONDS, Pool, tour_of
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 

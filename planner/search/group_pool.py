@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.atoms import Atom, atom_of, atom_with
-from planner.balance import latency_layers, pipeline_of, throughput_layers
-from planner.cost import CostModel
-from planner.criterion import latency_criterion
+from planner.cost.cost_model import CostModel
+from planner.cost.criterion import latency_criterion
 from planner.problem import Problem
-from planner.stage_table import Tables
+from planner.search.device_group import Atom, atom_of, atom_with
+from planner.search.layer_balance import latency_layers, pipeline_of, throughput_layers
+from planner.search.stage_table import Tables
 from swarm.plan import Pipeline, Shard
 
 Atoms = Sequence[Atom]

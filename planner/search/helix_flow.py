@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from planner.bounds import Bound
+from planner.bounds.layer_flow_bound import Bound
 from planner.problem import Problem
 from planner.stop import StopRule
 from swarm.errors import BadInput

@@ -3,12 +3,12 @@
 import random
 from collections.abc import Iterator, Sequence
 
-from planner.atoms import Atom
-from planner.classes import classes_of
-from planner.exact import FEW_DEVICES, is_small, least_latency_pipeline
-from planner.moves import Layout
-from planner.partition import Goal, tilings
-from planner.pool import Pool
+from planner.device_classes import classes_of
+from planner.search.device_group import Atom
+from planner.search.exact_latency import FEW_DEVICES, is_small, least_latency_pipeline
+from planner.search.group_pool import Pool
+from planner.search.local_search import Goal, tilings
+from planner.search.operators import Layout
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 

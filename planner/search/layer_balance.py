@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.atoms import BATCHES, SEQUENCES, Atom
-from planner.cost import GROUPS_PER_STAGE, CostModel
+from planner.cost.cost_model import GROUPS_PER_STAGE, CostModel
 from planner.problem import Numbers
+from planner.search.device_group import BATCHES, SEQUENCES, Atom
 from swarm.plan import Pipeline, Stage
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]

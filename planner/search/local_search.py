@@ -4,10 +4,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from planner.atoms import Atom
-from planner.moves import MOVES, Change, Layout, Part
-from planner.pool import Pool
-from planner.regroup import regrouped
+from planner.search.device_group import Atom
+from planner.search.group_pool import Pool
+from planner.search.operators import MOVES, Change, Layout, Part
+from planner.search.regroup import regrouped
 from planner.stop import StopRule
 from swarm.plan import Plan
 

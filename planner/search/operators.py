@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.atoms import Atom
-from planner.pool import Pool
+from planner.search.device_group import Atom
+from planner.search.group_pool import Pool
 
 Part = tuple[Atom, ...]
 

@@ -6,9 +6,9 @@ only groups of all of them together round to whole layers better.
 
 from collections.abc import Callable
 
-from planner.atoms import Atom
-from planner.moves import Layout, Part
-from planner.pool import Pool
+from planner.search.device_group import Atom
+from planner.search.group_pool import Pool
+from planner.search.operators import Layout, Part
 
 SIZES = (1, 2, 3, 4)
 SWEEPS = 2

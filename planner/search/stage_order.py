@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from planner.cost import CostModel
-from planner.pool import value_of
+from planner.cost.cost_model import CostModel
+from planner.search.group_pool import value_of
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan, Stage
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.classes import Classes, Counts
-from planner.criterion import Criterion, allreduce_seconds, unit_rates
-from planner.polish import Place
+from planner.cost.criterion import Criterion, allreduce_seconds, unit_rates
+from planner.cost.stage_cost import worst_link
+from planner.device_classes import Classes, Counts
 from planner.problem import Numbers, Problem
-from planner.shares import Group, least_seconds
-from planner.stage_form import worst_link
+from planner.search.tensor_split import Group, least_seconds
+from planner.search.tensor_split_polish import Place
 
 FEW_KINDS = 4  # unlike members among whom every leader is tried
 

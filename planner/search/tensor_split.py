@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from planner.criterion import Criterion, allreduce_seconds, head_seconds, unit_rates
+from planner.cost.criterion import Criterion, allreduce_seconds, head_seconds, unit_rates
+from planner.cost.stage_cost import end_bytes_of, worst_link
 from planner.problem import Numbers, Problem
-from planner.stage_form import end_bytes_of, worst_link
 from swarm.plan import Shard
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planner.criterion import Criterion, stage_seconds
+from planner.cost.criterion import Criterion, stage_seconds
+from planner.cost.stage_cost import form_stage
 from planner.problem import Problem
-from planner.stage_form import form_stage
 from swarm.plan import Shard
 
 STEPS = (64, 16, 4, 1)

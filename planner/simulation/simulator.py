@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planner.cost import BATCH_CAP, CostModel
+from planner.cost.cost_model import BATCH_CAP, CostModel
 from planner.problem import Problem
 from swarm.plan import Pipeline, Plan
 

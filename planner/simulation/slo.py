@@ -2,11 +2,11 @@
 
 import math
 
-from planner.bounds import Bound
-from planner.cost import CostModel
-from planner.latency_bound import latency_bound
+from planner.bounds.latency_bound import latency_bound
+from planner.bounds.layer_flow_bound import Bound
+from planner.cost.cost_model import CostModel
 from planner.problem import Problem
-from planner.simulate import Simulation, poisson_trace
+from planner.simulation.simulator import Simulation, poisson_trace
 from swarm.plan import Plan
 
 REQUESTS = 200

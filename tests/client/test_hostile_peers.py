@@ -14,7 +14,7 @@ from client.live_plan import LivePlan
 from client.overview import Overview, why_idle
 from client.pictures import show_idle, show_peers, show_plan, show_plan_table, show_stages
 from client.screen import Screen
-from planner.picture import layers_picture
+from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device, Link
 from swarm.memory import peer_named
 from swarm.records import Advert, Capability, Member, Record, StageAdvert

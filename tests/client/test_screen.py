@@ -13,7 +13,7 @@ from client.live_plan import LivePlan
 from client.overview import Overview
 from client.pictures import show_peers, show_plan, show_plan_table, show_planner, show_stages
 from client.screen import Screen, wrapped
-from planner.picture import layers_picture
+from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device
 from swarm.memory import peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage

@@ -17,8 +17,8 @@ from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood, Standing
 from node.office import Office
 from node.plan_shelf import PlanShelf
 from node.planning import digest_of
-from planner.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.channel import Answer, OnLost, OnMessage
+from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
 from swarm.hardware import Device
 from swarm.memory import peer_named

@@ -9,9 +9,8 @@ import pytest
 from node.candidacy import AWAY_SECONDS, Candidacy
 from node.duties import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
 from node.neighbourhood import LATELY_SECONDS
-from planner.election import LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.certificates import PlannerTrust
-from swarm.election import ERA_SECONDS
+from swarm.election import ERA_SECONDS, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.errors import SwarmError, Unreachable
 from swarm.memory import MemoryBoard, MemoryWorld, peer_named
 from swarm.records import Lease, Record

@@ -30,7 +30,7 @@ from node.duties import (
     next_election_duty,
     next_shard_duty,
 )
-from planner.election import LEASE_SECONDS, SKEW_SECONDS
+from swarm.election import LEASE_SECONDS, SKEW_SECONDS
 from swarm.plan import Shard, Stage
 
 FREE = ElectionFacts("me", 100.0, 0, (), 7, None, 0.0, vacant_since=0.0)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.ledger import Ledger
-from planner.election import LEASE_SECONDS, PlanOrder
 from swarm.certificates import PlannerTrust
+from swarm.election import LEASE_SECONDS, PlanOrder
 from swarm.memory import peer_named
 from swarm.records import Capability
 from tests.node.election_world import LOOK_SECONDS, SWARM, Node, World

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from node.life import Life
-from planner.election import LEASE_SECONDS
+from swarm.election import LEASE_SECONDS
 from swarm.errors import Unreachable
 from swarm.memory import MemoryWorld, peer_named
 from swarm.network_clock import CLOCK

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from node.life import Life
 from node.planning import PlanDocument
-from planner.election import TERM_JUMP
 from swarm.certificates import PROOF_CAP, founder_proof
+from swarm.election import TERM_JUMP
 from swarm.errors import PeerRefused, SwarmError
 from swarm.hardware import Device, Link
 from swarm.identity import Identity, swarm_id

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.ledger import Ledger
-from planner.election import TERM_JUMP, PlanOrder
+from swarm.election import TERM_JUMP, PlanOrder
 from swarm.errors import BadInput
 from swarm.records import TERM_CAP
 

@@ -18,8 +18,8 @@ from node.neighbourhood import (
     MISSES,
     Standing,
 )
-from planner.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.certificates import PlannerTrust
+from swarm.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.hardware import Link
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record

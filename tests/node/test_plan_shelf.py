@@ -14,7 +14,7 @@ from node.ledger import Ledger
 from node.neighbourhood import Neighbourhood, Standing
 from node.plan_shelf import COPIES, PlanShelf
 from node.planning import PlanDocument, digest_of
-from planner.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
+from swarm.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
 from swarm.errors import PeerRefused, SwarmError
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage

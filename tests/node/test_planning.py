@@ -14,8 +14,8 @@ from node.planning import (
     digest_of,
     next_plan,
 )
-from planner.cost import CostModel
-from planner.live import live_problem
+from planner.cost.cost_model import CostModel
+from planner.live_problem import live_problem
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import TERM_CAP, Capability

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from node.planning import PlanDocument, problem_with
-from planner.election import TERM_JUMP
+from swarm.election import TERM_JUMP
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Lease

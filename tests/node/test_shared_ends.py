@@ -9,8 +9,8 @@ import pytest
 from node.orders import Load
 from node.planning import PlanDocument, next_plan, problem_of
 from node.worker import _spec_of
-from planner.cost import CostModel
-from planner.stage_form import end_bytes_of
+from planner.cost.cost_model import CostModel
+from planner.cost.stage_cost import end_bytes_of
 from swarm.model import BYTES_PER_VALUE
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.sampling import Sampling

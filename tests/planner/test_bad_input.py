@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from planner.commands import main
+from planner.cli.commands import main
 
 Say = Callable[[Sequence[str | int], Any], str]
 GONE = object()

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.bounds import throughput_bound
-from planner.cost import CostModel
-from planner.instances import instance_ids, read_file, read_instance
-from planner.latency_bound import latency_bound
+from planner.bounds.latency_bound import latency_bound
+from planner.bounds.layer_flow_bound import throughput_bound
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import instance_ids, read_file, read_instance
+from planner.make_plan import make_plan, never
 from planner.problem import Problem
-from planner.search import make_plan, never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.commands import main
-from planner.gpus import GPUS
+from planner.cli.commands import main
+from planner.instance.gpu_catalog import GPUS
 from tests.planner.test_model_config import LLAMA
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster-format.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_table_of_gpus_is_that_of_the_planner() -> None:
 def test_every_field_that_is_read_is_described() -> None:
     source = "".join(
         (Path(__file__).parents[2] / "planner" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("instances", "played", "missing_fields")
+        for name in ("instance/cluster_file", "cli/simulate_report", "instance/required_fields")
     )
     read = re.findall(
         r"\.(?:text|text_or|number|numbers|count|optional|section|section_or_empty"

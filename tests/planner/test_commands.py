@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from planner.charts import curves_chart
-from planner.commands import main
-from planner.cost import CostModel
-from planner.criterion import latency_criterion
-from planner.instances import read_file, read_instance
-from planner.polish import Place, _moves, polished, true_seconds
-from planner.search import make_plan, never
-from planner.simulate import Event, Simulation, poisson_trace
+from planner.cli.commands import main
+from planner.cli.svg_charts import curves_chart
+from planner.cost.cost_model import CostModel
+from planner.cost.criterion import latency_criterion
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
+from planner.search.tensor_split_polish import Place, _moves, polished, true_seconds
+from planner.simulation.simulator import Event, Simulation, poisson_trace
 
 Mend = Callable[[dict[str, Any]], None]
 

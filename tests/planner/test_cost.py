@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cost import CostModel
-from planner.instances import instance_ids, read_file, read_instance
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import instance_ids, read_file, read_instance
 from planner.problem import Problem
 from swarm.plan import Plan
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import planner.counted_bound as counted_bound_module
-from planner import bound_groups
-from planner.bound_stock import stock_of
-from planner.bounds import highest_flow, throughput_bound
-from planner.cost import CostModel
-from planner.counted_bound import best_sums, certificate, counted_bound
-from planner.instances import read_file, read_instance
+import planner.bounds.throughput_bound as counted_bound_module
+from planner.bounds import group_rates as bound_groups
+from planner.bounds.device_counts import stock_of
+from planner.bounds.layer_flow_bound import highest_flow, throughput_bound
+from planner.bounds.throughput_bound import best_sums, certificate, counted_bound
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
 from planner.problem import PlanDevice, PlanModel, Problem, Workload
-from planner.search import make_plan, never
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 RandomPlan = Callable[[Problem, random.Random], Plan]

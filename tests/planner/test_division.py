@@ -10,10 +10,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from planner.cost import CostModel
-from planner.division import EVENNESS, Case, Remnant, divided, pipelines_over, settled
-from planner.pool import Pool, value_of
+from planner.cost.cost_model import CostModel
 from planner.problem import Problem
+from planner.replanning.layer_assignment import (
+    EVENNESS,
+    Case,
+    Remnant,
+    divided,
+    pipelines_over,
+    settled,
+)
+from planner.search.group_pool import Pool, value_of
 
 World = Callable[..., Problem]
 LAYERS = 6

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from planner.classes import classes_of
-from planner.cost import CostModel
-from planner.criterion import latency_criterion
-from planner.live import live_problem, unmixed, widened, with_dtypes
-from planner.moved import settled_in_place
-from planner.pool import Pool
+from planner.cost.cost_model import CostModel
+from planner.cost.criterion import latency_criterion
+from planner.device_classes import classes_of
+from planner.live_problem import live_problem, unmixed, widened, with_dtypes
+from planner.make_plan import make_plan, never
 from planner.problem import Problem
-from planner.search import make_plan, never
-from planner.shares import Group, share_out
+from planner.replanning.migration import settled_in_place
+from planner.search.group_pool import Pool
+from planner.search.tensor_split import Group, share_out
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDTHS, Device, common_dtype

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from planner.cost import CostModel
-from planner.exact import least_latency_pipeline
-from planner.instances import read_file, read_instance
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
 from planner.problem import Problem
+from planner.search.exact_latency import least_latency_pipeline
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 

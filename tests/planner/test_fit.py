@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from planner.fit import smallest_unit_bytes
+from planner.cost.feasibility import smallest_unit_bytes
+from planner.make_plan import make_plan
 from planner.problem import Problem
-from planner.search import make_plan
 from planner.stop import never
 from swarm.errors import DoesNotFit
 from tests.planner.conftest import random_world

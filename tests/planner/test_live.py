@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from planner.cost import CostModel
-from planner.live import FAR, SAME_HOST, live_problem
-from planner.picture import layers_picture
+from planner.cli.text_chart import layers_picture
+from planner.cost.cost_model import CostModel
+from planner.live_problem import FAR, SAME_HOST, live_problem
+from planner.make_plan import make_plan, never
 from planner.problem import Problem
-from planner.search import make_plan, never
 from swarm.errors import DoesNotFit
 from swarm.hardware import Device, Link
 from swarm.model import ModelSpec

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
-from planner.latency_bound import latency_bound
-from planner.machine_bound import least_machine_seconds
+from planner.bounds.hop_bound import least_machine_seconds
+from planner.bounds.latency_bound import latency_bound
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
 from planner.problem import Problem, Workload
-from planner.search import make_plan, never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
 

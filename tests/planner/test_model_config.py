@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from planner.commands import main
-from planner.fields import Fields
-from planner.instances import read_file, read_instance
-from planner.model_config import model_fields
+from planner.cli.commands import main
+from planner.instance.cluster_file import read_file, read_instance
+from planner.instance.fields import Fields
+from planner.instance.model_config import model_fields
 from swarm.errors import BadInput
 
 LLAMA = {  # Llama 2 70B

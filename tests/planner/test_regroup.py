@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
-from planner.moves import Layout
-from planner.partition import Goal
-from planner.pool import Pool
-from planner.regroup import regrouped
-from planner.search import make_plan, never
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
+from planner.search.group_pool import Pool
+from planner.search.local_search import Goal
+from planner.search.operators import Layout
+from planner.search.regroup import regrouped
 
 
 def one_pipeline_of_single_devices(goal: Goal) -> Layout:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
-from planner.moved import least_moved_bytes, moved_bytes
-from planner.options import changed_file
-from planner.pool import Pool
+from planner.cli.options import changed_file
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import never
 from planner.problem import Problem
-from planner.repair import repairs
-from planner.replan import replan
-from planner.search import never
+from planner.replanning.migration import least_moved_bytes, moved_bytes
+from planner.replanning.repair import repairs
+from planner.replanning.replan import replan
+from planner.search.group_pool import Pool
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 NAME = "hexgen-churn-4-offline"

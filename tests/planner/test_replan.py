@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
-from planner.moved import load_seconds, moved_bytes, settled_in_place
-from planner.options import changed_file
-from planner.pool import Pool
+from planner.cli.options import changed_file
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import never
 from planner.problem import Problem
-from planner.replan import replan, thin_layers
-from planner.rivals import symmetric_plan
-from planner.search import never
+from planner.replanning.migration import load_seconds, moved_bytes, settled_in_place
+from planner.replanning.replan import replan, thin_layers
+from planner.search.baselines import symmetric_plan
+from planner.search.group_pool import Pool
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 NAME = "hexgen-churn-4-offline"

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cost import CostModel
-from planner.hexgen import WORK_TO_START, HexGen, hexgen_start
-from planner.instances import read_file, read_instance
-from planner.outcome import solve
+from planner.cost.cost_model import CostModel
+from planner.hexgen.genetic_search import WORK_TO_START, HexGen, hexgen_start
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
 from planner.pareto import pareto_front
-from planner.pool import Pool
 from planner.problem import Problem
-from planner.rivals import RIVALS, plan_value
-from planner.search import make_plan, never
+from planner.result import solve
+from planner.search.baselines import RIVALS, plan_value
+from planner.search.group_pool import Pool
 from swarm.errors import DoesNotFit
 
 World = Callable[..., Problem]

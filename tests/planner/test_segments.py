@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.instances import read_file, read_instance
-from planner.segments import Nodes, best_segments, flow_cap, segment_plan
+from planner.instance.cluster_file import read_file, read_instance
+from planner.search.helix_flow import Nodes, best_segments, flow_cap, segment_plan
 from planner.stop import never
 from swarm.plan import Plan
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.criterion import latency_criterion
+from planner.cost.criterion import latency_criterion
 from planner.problem import Problem
-from planner.shares import Group, least_seconds, share_out
+from planner.search.tensor_split import Group, least_seconds, share_out
 
 World = Callable[..., Problem]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
 from planner.problem import Problem
-from planner.search import make_plan, never
-from planner.simulate import Event, Request, Simulation, cycle_seconds, poisson_trace
+from planner.simulation.simulator import Event, Request, Simulation, cycle_seconds, poisson_trace
 from swarm.plan import Plan
 
 

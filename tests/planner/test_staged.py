@@ -6,12 +6,12 @@ from types import ModuleType
 
 import pytest
 
-from planner.commands import main
-from planner.cost import CostModel
-from planner.instances import read_file, read_instance
-from planner.pool import Pool
-from planner.search import make_plan, never
-from planner.staged import staged_plan
+from planner.cli.commands import main
+from planner.cost.cost_model import CostModel
+from planner.instance.cluster_file import read_file, read_instance
+from planner.make_plan import make_plan, never
+from planner.search.fixed_stage_count import staged_plan
+from planner.search.group_pool import Pool
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "slo"])

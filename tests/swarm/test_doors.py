@@ -106,7 +106,7 @@ def test_a_foreign_module_under_our_name_is_refused(monkeypatch: pytest.MonkeyPa
     stranger.__spec__ = ModuleSpec("planner", None, origin=stranger.__file__)
     monkeypatch.setitem(sys.modules, "planner", stranger)
     with pytest.raises(BadInput, match=r"/elsewhere/planner\.py was loaded in place of"):
-        open_room("planner.picture")
+        open_room("planner.cli.text_chart")
 
 
 def test_only_what_lies_beside_swarm_is_ours() -> None:

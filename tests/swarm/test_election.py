@@ -3,8 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.election import TERM_JUMP, PlanOrder, candidates, is_later, may_act, next_term
-from swarm.election import rank
+from swarm.election import TERM_JUMP, PlanOrder, candidates, is_later, may_act, next_term, rank
 from swarm.records import Capability
 
 peers = st.lists(st.text(min_size=1, max_size=6), unique=True, min_size=1, max_size=8)
