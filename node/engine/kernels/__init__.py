@@ -1,0 +1,1 @@
+"""Compiled kernels for CPUs, and the products of matrices that they stand between."""
