@@ -15,9 +15,9 @@ from transformers import LlamaConfig
 from benchmarks.models import add_options, model_folder, prompt_ids
 from benchmarks.ranks import Decode, together
 from benchmarks.report import Gate, Report, cpu_seconds_of, median_seconds, ratio_of, seconds_of
-from node.engine.runner import StageRunner
-from node.engine.skeleton import build_skeleton
-from node.engine.spec import StageSpec, StepItem
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_model import build_skeleton
+from node.engine.stage_runner import StageRunner
 from swarm.checkpoint import load_config, read_spec
 from swarm.model import BUILT_IN
 

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 from benchmarks.engine import Bench
 from benchmarks.models import SHAPES, add_options, model_folder, prompt_ids
 from benchmarks.report import Report, seconds_of
-from node.engine.backend import BACKENDS
-from node.engine.graphs import DecodeGraphs
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine.attention.backends import BACKENDS
+from node.engine.cuda_graphs import DecodeGraphs
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 from swarm.tensors import DTYPES
 

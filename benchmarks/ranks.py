@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.models import add_options, model_folder, prompt_ids
 from benchmarks.report import Report, median_seconds
-from node.engine.allreduce import Reducer
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine.parallel.allreduce import Reducer
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from node.group import GroupListener
 from node.handshakes import Rank
 from node.near import join_group

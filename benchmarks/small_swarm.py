@@ -14,7 +14,7 @@ from client.cast import Role, shard_bytes
 from client.connection import Client
 from client.crew import Crew, CrewMember
 from client.generation import Generation
-from node.engine.quantise import bytes_per_weight
+from node.engine.throughput import bytes_per_weight
 from swarm.errors import SwarmError
 from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 

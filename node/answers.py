@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from node.engine.measure import measure
-from node.engine.quantise import bytes_per_weight
+from node.engine.throughput import bytes_per_weight, measure
 from node.orders import (
     CODEC,
     Broken,

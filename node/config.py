@@ -21,7 +21,7 @@ KEY_BYTES = 24  # of a secret that is made: beyond every word list
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 SIZE_FORM = "Write it like 8GB, 512MiB or 50%."
-KERNELS = Path(__file__).parent / "engine"
+KERNELS = Path(__file__).parent / "engine" / "kernels"
 
 
 @dataclass(frozen=True, slots=True)

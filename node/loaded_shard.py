@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from node.engine.prefixes import Prompt
-from node.engine.runner import StageRunner
-from node.engine.spec import StepItem, StepResult
+from node.engine.kv_cache.prefix_cache import Prompt
+from node.engine.shard_io import StepItem, StepResult
+from node.engine.stage_runner import StageRunner
 from node.group import GroupLink
 from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError

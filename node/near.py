@@ -27,9 +27,9 @@ from pathlib import Path
 
 import torch
 
-from node.engine.allreduce import Reducer, SocketReducer
-from node.engine.collective import CollectiveReducer, gpu_of, open_collective
-from node.engine.shared_reduce import MEMORY_BYTES, SharedReducer
+from node.engine.parallel.allreduce import Reducer, SocketReducer
+from node.engine.parallel.nccl_allreduce import CollectiveReducer, gpu_of, open_collective
+from node.engine.parallel.shm_allreduce import MEMORY_BYTES, SharedReducer
 from node.group import GroupLink
 
 logger = logging.getLogger(__name__)

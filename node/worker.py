@@ -18,11 +18,11 @@ import torch
 from node.answers import frame_of, measured, refusals, with_queue
 from node.chunk_size import ChunkSize
 from node.company import Company
-from node.engine.allreduce import Reducer
-from node.engine.kept import KeptLayers
-from node.engine.loading import Supply
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec
+from node.engine.model_loader.layer_reuse import KeptLayers
+from node.engine.model_loader.load_shard import Supply
+from node.engine.parallel.allreduce import Reducer
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
 from node.group import GroupLink, GroupListener
 from node.handshakes import Rank
 from node.loaded_shard import LoadedShard, Place

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from node.engine.backend import Backend
-from node.engine.batch import Batch
-from node.engine.cache import KVStore
-from node.engine.pages import PAGE_TOKENS
-from node.engine.singles import Chunk, Singles, pages_of
-from node.engine.skeleton import Skeleton
+from node.engine.attention.backends import Backend
+from node.engine.attention.decode_batch import Chunk, Singles, pages_of
+from node.engine.attention.ragged_batch import Batch
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.stage_model import Skeleton
 
 logger = logging.getLogger(__name__)
 

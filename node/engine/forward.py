@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from node.engine import paged
-from node.engine.attention import Options, attend_few
-from node.engine.backend import backend_of
-from node.engine.batch import Batch
-from node.engine.direct import DirectStage
-from node.engine.few_rows import MOST_ROWS, MOST_VALUES, FewRows, has_kernels, places_of
-from node.engine.graphs import DecodeGraphs
-from node.engine.loading import LoadedParts
-from node.engine.singles import Chunk
-from node.engine.spec import StageSpec
+from node.engine.attention import flex_paged
+from node.engine.attention.backends import backend_of
+from node.engine.attention.decode_batch import Chunk
+from node.engine.attention.interface import Options, attend_few
+from node.engine.attention.ragged_batch import Batch
+from node.engine.cuda_graphs import DecodeGraphs
+from node.engine.fused_forward import DirectStage
+from node.engine.kernels.small_batch import MOST_ROWS, MOST_VALUES, FewRows, has_kernels, places_of
+from node.engine.model_loader.load_shard import LoadedParts
+from node.engine.shard_io import StageSpec
 
 Kept = Mapping[str, range]  # rows whose logits are wanted, by session
 Logits = dict[str, torch.Tensor]  # [rows, vocab] by session
@@ -29,7 +29,7 @@ class Forward:
         self._is_first = spec.start == 0
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._has_kernels = has_kernels(device, spec.torch_dtype)
-        paged.start_afresh()
+        flex_paged.start_afresh()
         self.backend = backend_of(device, spec.torch_dtype)
         self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None

@@ -9,11 +9,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from node.engine import kinds
-from node.engine.few_rows import FewRows
-from node.engine.fused import FusedLayer, normed, weight_and_epsilon_of
-from node.engine.kernels import Array
-from node.engine.skeleton import Skeleton
+from node.engine.kernels.small_batch import FewRows
+from node.engine.layers import module_matching
+from node.engine.layers.fused_layer import FusedLayer, normed, weight_and_epsilon_of
+from node.engine.shard_io import Array
+from node.engine.stage_model import Skeleton
 
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # others' angles may change with the length
 MOST_ANGLES = 1 << 15  # positions whose rotary embedding is kept
@@ -56,8 +56,8 @@ class DirectStage:
     @classmethod
     def of(cls, skeleton: Skeleton) -> "DirectStage | None":
         """The stage of a loaded skeleton, if it can be run so."""
-        is_known = kinds.is_of(skeleton.base, kinds.PLAIN_MODELS)
-        is_known = is_known and kinds.is_of(skeleton.model, kinds.PLAIN_HEADS)
+        is_known = module_matching.is_of(skeleton.base, module_matching.PLAIN_MODELS)
+        is_known = is_known and module_matching.is_of(skeleton.model, module_matching.PLAIN_HEADS)
         layers = [skeleton.layers[index] for index in skeleton.owned]
         if not is_known or not all(isinstance(each, FusedLayer) for each in layers):
             return None

@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from node.engine.kernel_cache import kernel
-from node.engine.kernels import Array
+from node.engine.kernels.kernel_cache import kernel
+from node.engine.shard_io import Array
 from swarm.errors import NoRoom
 
 STATE_WORDS, MIDDLE = 624, 397  # of MT19937

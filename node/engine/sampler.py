@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from node.engine.lookup import MOST_DRAFTS, Lookup
+from node.engine.prompt_lookup import MOST_DRAFTS, Lookup
 from node.engine.random_stream import RandomStream, Walker
 from swarm.errors import EngineError
 from swarm.sampling import Sampling

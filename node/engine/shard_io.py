@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from swarm.errors import EngineError
 from swarm.tensors import DTYPES
 
 QUANTS = ("", "int8")
+Array = np.ndarray[Any, np.dtype[Any]]  # of the compiled kernels; may share memory with a tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from node.engine.attention import NAME, RunningStep, Seat, register_attention
+from node.engine.attention.interface import NAME, RunningStep, Seat, register_attention
 from swarm.errors import EngineError
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")

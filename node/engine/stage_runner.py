@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from node.engine.admission import Admission
-from node.engine.allreduce import Reducer
+from node.engine.attention.decode_batch import Chunk
 from node.engine.forward import Forward
-from node.engine.kept import KeptLayers
-from node.engine.loading import (
+from node.engine.kv_cache.admission import Admission
+from node.engine.kv_cache.prefix_cache import Prompt
+from node.engine.model_loader.layer_reuse import KeptLayers
+from node.engine.model_loader.load_shard import (
     NO_SUPPLY,
     LoadedParts,
     Loader,
@@ -20,12 +21,11 @@ from node.engine.loading import (
     load_parts,
     weight_bytes_of,
 )
-from node.engine.prefixes import Prompt
+from node.engine.parallel.allreduce import Reducer
+from node.engine.parallel.vocab_parallel import candidates_of
 from node.engine.random_stream import Walker, is_known
 from node.engine.sampler import Sampler
-from node.engine.singles import Chunk
-from node.engine.spec import StageSpec, StepItem, StepResult
-from node.engine.vocabulary import candidates_of
+from node.engine.shard_io import StageSpec, StepItem, StepResult
 from swarm.checkpoint import context_of
 from swarm.errors import EngineError, NoRoom, SwarmError
 from swarm.sampling import GREEDY, MOST_SPECULATED, Sampling

@@ -7,12 +7,15 @@ bound by arithmetic. Both are the medians of a bounded run over one MLP matrix o
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from node.engine.packing import pack_layer
-from node.engine.quantise import quantise_layer
+from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
+from node.engine.kernels.packed_linear import pack_layer
+from node.engine.stage_model import build_skeleton
+from swarm.checkpoint import load_config
 from swarm.hardware import WIDEST
 from swarm.model import ModelSpec
 from swarm.tensors import DTYPES
@@ -22,6 +25,8 @@ CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache
 PREFILL_BYTES = 16 << 20  # of the matrix that prefill multiplies by, at most
 PREFILL_TOKENS = 128
 FEWEST_ROUNDS = 3
+WIDTH = 4.0  # bytes of a float32
+SLICE_SHARE = 4 / 128  # of a weight: every rank has scales of its own for blocks of 128 columns
 
 
 def measure(
@@ -90,3 +95,18 @@ def _median_seconds(run: Callable[[], None], seconds: float, device: torch.devic
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def bytes_per_weight(folder: Path, quant: str) -> float:
+    """Bytes of a weight in the layer of a model that shrinks least; raises BadModel."""
+    if quant != "int8":
+        return WIDTH
+    config = load_config(folder)
+    every = range(int(config.num_hidden_layers))
+    skeleton = build_skeleton(config, every, torch.float32, has_head=False)
+    return max(_width_of(layer) for layer in skeleton.layer_names().values())
+
+
+def _width_of(layer: nn.Module) -> float:
+    weights = sum(each.numel() for each in layer.parameters())
+    return min(WIDTH, WIDTH - saved_bytes(layer) / weights + SLICE_SHARE)

@@ -8,8 +8,8 @@ from itertools import accumulate
 from socket import socket
 from threading import Lock
 
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
 from node.group import GroupLink, GroupListener
 from node.handshakes import Rank
 from node.loaded_shard import LoadedShard, Place

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.engine.pages import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from node.loaded_shard import LoadedShard
 from node.orders import Computed, Failed, Release, Reserved
 from swarm.errors import PeerError

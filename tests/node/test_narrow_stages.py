@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from node.answers import measured
-from node.engine.runner import StageRunner
-from node.engine.spec import StepItem
+from node.engine.shard_io import StepItem
+from node.engine.stage_runner import StageRunner
 from node.loaded_shard import LoadedShard
 from node.orders import Compute, Computed, Measure
 from swarm.checkpoint import read_spec

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from node import near
-from node.engine.allreduce import Reducer, SocketReducer, sum_in_order
-from node.engine.collective import CollectiveReducer
-from node.engine.shared_reduce import MEMORY_BYTES, PIECE_BYTES, SharedReducer
+from node.engine.parallel.allreduce import Reducer, SocketReducer, sum_in_order
+from node.engine.parallel.nccl_allreduce import CollectiveReducer
+from node.engine.parallel.shm_allreduce import MEMORY_BYTES, PIECE_BYTES, SharedReducer
 from node.group import GroupLink
 from swarm.errors import EngineError, PeerLost
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planner.bounds.throughput_bound as counted_bound_module
-from planner.bounds import group_rates as bound_groups
+from planner.bounds import group_rates
 from planner.bounds.device_counts import stock_of
 from planner.bounds.layer_flow_bound import highest_flow, throughput_bound
 from planner.bounds.throughput_bound import best_sums, certificate, counted_bound
@@ -142,7 +142,7 @@ def test_no_plan_at_all_beats_it_on_few_devices(seed: int, devices: int) -> None
 def test_groups_that_are_not_listed_are_bounded_too(seed: int, listed: int) -> None:
     problem = tight_world(seed, 3, layers=3)
     best = most_tokens_per_second(problem)
-    with patch.object(bound_groups, "MOST_GROUPS", listed):
+    with patch.object(group_rates, "MOST_GROUPS", listed):
         bound = counted_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
@@ -150,7 +150,7 @@ def test_groups_that_are_not_listed_are_bounded_too(seed: int, listed: int) -> N
 
 def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
     problem = tight_world(5, 4)
-    groups = bound_groups.groups_of(problem, stock_of(problem))
+    groups = group_rates.groups_of(problem, stock_of(problem))
     sizes = [range(count + 1) for count in groups.stock.counts]
     counts = list(itertools.product(*sizes))
     draw = random.Random(0)

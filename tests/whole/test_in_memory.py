@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import Client, Generation, NoRoute
-from node.engine import cache as cache_module
-from node.engine.pages import PAGE_TOKENS
+from node.engine.kv_cache import block_manager
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from node.orders import Broken
 from swarm.clock import settle
 from swarm.memory import peer_named
@@ -249,7 +249,7 @@ def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "client.session")
-    monkeypatch.setattr(cache_module, "HEADROOM_TOKENS", 16)  # of the answer, that are promised
+    monkeypatch.setattr(block_manager, "HEADROOM_TOKENS", 16)  # of the answer, that are promised
     prompts = ["Once upon a time " * 4, "The sea was calm that day. " * 5]
     many = 150  # three pages and four are needed in the end, one and two to begin
     whole = [expected(prompt, many) for prompt in prompts]

@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
-from node.engine import paged
-from node.engine.attention import Options, attend_chunk, attend_few, attend_padded
-from node.engine.cache import Arenas
-from node.engine.few_rows import MOST_VALUES, has_kernels
-from node.engine.singles import Singles
+from node.engine.attention import flex_paged
+from node.engine.attention.decode_batch import Singles
+from node.engine.attention.interface import Options, attend_chunk, attend_few, attend_padded
+from node.engine.kernels.small_batch import MOST_VALUES, has_kernels
+from node.engine.kv_cache.block_manager import Arenas
 
 Attend = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Options], torch.Tensor
@@ -95,11 +95,11 @@ def attend_paged(
     singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session where its rows lie, or portably if that fails here."""
-    if paged.takes(parts[0]) and not paged.is_broken():
+    if flex_paged.takes(parts[0]) and not flex_paged.is_broken():
         try:
-            return paged.attend(singles, arenas, parts[0], options)
-        except paged.ERRORS as error:
-            paged.give_up(error)
+            return flex_paged.attend(singles, arenas, parts[0], options)
+        except flex_paged.ERRORS as error:
+            flex_paged.give_up(error)
     return attend_gathered(singles, layer, arenas, parts, options)
 
 
@@ -114,4 +114,4 @@ def backend_of(device: torch.device, dtype: torch.dtype) -> Backend:
     """What is fastest on a device."""
     if device.type != "cuda":
         return KERNEL if has_kernels(device, dtype) else PADDED
-    return PAGED if paged.is_compiled(device) else FUSED
+    return PAGED if flex_paged.is_compiled(device) else FUSED

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from node.engine.cache import KVStore
-from node.engine.few_rows import FewRows, places_of
-from node.engine.pages import PAGE_TOKENS, pages_for
-from node.engine.slots import Slot
+from node.engine.kernels.small_batch import FewRows, places_of
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS, pages_for
+from node.engine.kv_cache.block_table import Slot
 
 T = TypeVar("T")
 Here = slice | torch.Tensor

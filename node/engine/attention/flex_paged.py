@@ -14,10 +14,10 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
-from node.engine.attention import Options
-from node.engine.cache import Arenas
-from node.engine.pages import PAGE_TOKENS
-from node.engine.singles import NO_PAGE, Singles
+from node.engine.attention.decode_batch import NO_PAGE, Singles
+from node.engine.attention.interface import Options
+from node.engine.kv_cache.block_manager import Arenas
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from swarm.formatting import printable
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from node.engine import kernels
-from node.engine.few_rows import FewRows
-from node.engine.kernels import NO_SINKS
+from node.engine.kernels import numba_kernels
+from node.engine.kernels.numba_kernels import NO_SINKS
+from node.engine.kernels.small_batch import FewRows
 
 NAME = "swarm"
 
@@ -153,7 +153,7 @@ def attend_few(
     out = torch.empty(query.shape[1], query.shape[0], value.shape[2])
     sinks = NO_SINKS if options.sinks is None else options.sinks.detach().numpy()
     factor, cap = options.scale_for(query.shape[2]), options.softcap or 0.0
-    kernels.attend(
+    numba_kernels.attend(
         tuple(each.contiguous().numpy() for each in (query, key, value)),
         (few.places, few.pages),
         few.arenas(layer),

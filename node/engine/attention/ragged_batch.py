@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from node.engine.attention import Options
-from node.engine.backend import Backend, Parts, backend_of
-from node.engine.cache import Arenas, KVStore
-from node.engine.singles import Chunk, Singles, mask_of
+from node.engine.attention.backends import Backend, Parts, backend_of
+from node.engine.attention.decode_batch import Chunk, Singles, mask_of
+from node.engine.attention.interface import Options
+from node.engine.kv_cache.block_manager import Arenas, KVStore
 
 
 class Batch:

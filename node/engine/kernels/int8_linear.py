@@ -4,28 +4,23 @@ Sums of int8 products are exact integers, so a row's result does not depend on t
 """
 
 import math
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import nn
 
-from node.engine.few_rows import MOST_ROWS
-from node.engine.kernels import quantise
-from node.engine.packing import (
+from node.engine.kernels.numba_kernels import quantise
+from node.engine.kernels.packed_linear import (
     ZERO,
     can_multiply_integers,
     linears_of,
     multiply_integers,
     pack_integers,
 )
-from node.engine.skeleton import build_skeleton
-from swarm.checkpoint import load_config
+from node.engine.kernels.small_batch import MOST_ROWS
 
 LEVELS = 127
 MOST_KEPT = 64  # rows
-WIDTH = 4.0  # bytes of a float32
-SLICE_SHARE = 4 / 128  # of a weight: every rank has scales of its own for blocks of 128 columns
 
 
 class Quantised:
@@ -116,18 +111,3 @@ def saved_bytes(layer: nn.Module) -> int:
         each.weight.numel() * (each.weight.element_size() - 1) - 4 * each.out_features
         for each in linears_of(layer)
     )
-
-
-def bytes_per_weight(folder: Path, quant: str) -> float:
-    """Bytes of a weight in the layer of a model that shrinks least; raises BadModel."""
-    if quant != "int8":
-        return WIDTH
-    config = load_config(folder)
-    every = range(int(config.num_hidden_layers))
-    skeleton = build_skeleton(config, every, torch.float32, has_head=False)
-    return max(_width_of(layer) for layer in skeleton.layer_names().values())
-
-
-def _width_of(layer: nn.Module) -> float:
-    weights = sum(each.numel() for each in layer.parameters())
-    return min(WIDTH, WIDTH - saved_bytes(layer) / weights + SLICE_SHARE)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from node.engine.kernel_cache import kernel
-from node.engine.pages import PAGE_TOKENS
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from node.engine.kernels.kernel_cache import kernel
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.shard_io import Array
 
 OPTIONS: dict[str, Any] = {
     "error_model": "numpy",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from node.engine.padding import FEWEST_ROWS, rows_to_pad
+from node.engine.kernels.row_padding import FEWEST_ROWS, rows_to_pad
 
 SMALLEST = 16  # rows and columns; smaller linears (gates) stay as they are
 ROWS = 8  # that the layout is best for; it serves every number of rows

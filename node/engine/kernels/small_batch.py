@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from node.engine.kernels import Array
-from node.engine.pages import PAGE_TOKENS
-from node.engine.slots import Slot
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_table import Slot
+from node.engine.shard_io import Array
 
 MOST_ROWS = 32  # more rows are a prompt: its products pay for torch's operations around them
 MOST_VALUES = 1 << 19  # of keys, read by one thread; above it several threads are faster

@@ -7,9 +7,9 @@ in.
 
 from collections.abc import Callable
 
-from node.engine.cache import HEADROOM_TOKENS, KVStore
-from node.engine.pages import pages_for
-from node.engine.slots import Slot
+from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
+from node.engine.kv_cache.block_pool import pages_for
+from node.engine.kv_cache.block_table import Slot
 
 NEWCOMERS_LEAVE = pages_for(HEADROOM_TOKENS)  # pages, to each session that may want them
 OTHERS_LEAVE = 1

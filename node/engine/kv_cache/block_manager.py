@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from node.engine.kernels import Array
-from node.engine.pages import PAGE_TOKENS, Pages, pages_for, runs_of
-from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
-from node.engine.slots import Kept, Slot
+from node.engine.kv_cache.block_pool import PAGE_TOKENS, Pages, pages_for, runs_of
+from node.engine.kv_cache.block_table import Kept, Slot
+from node.engine.kv_cache.prefix_cache import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
+from node.engine.shard_io import Array
 from swarm.errors import EngineError, NoRoom
 
 MOST_TOKENS = 1 << 20  # in one store

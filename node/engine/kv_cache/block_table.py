@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from node.engine.kernels import Array
-from node.engine.pages import PAGE_TOKENS, pages_for
-from node.engine.prefixes import NOBODYS, Prompt
+from node.engine.kv_cache.block_pool import PAGE_TOKENS, pages_for
+from node.engine.kv_cache.prefix_cache import NOBODYS, Prompt
+from node.engine.shard_io import Array
 
 NOWHERE: Array = np.empty(0, np.int64)
 

@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from node.engine import kernels, kinds
-from node.engine.attention import Options, Seat
-from node.engine.few_rows import FewRows
-from node.engine.kernels import Array
+from node.engine.attention.interface import Options, Seat
+from node.engine.kernels import numba_kernels
+from node.engine.kernels.small_batch import FewRows
+from node.engine.layers import module_matching
+from node.engine.shard_io import Array
 
 EMPTY = np.empty(0, np.float32)
 NOTHING = np.empty((0, 0), np.float32)
@@ -37,10 +38,10 @@ class FusedAttention(nn.Module):
         self.heads, self.kv_heads = (each.out_features // self.head_dim for each in projections[:2])
         self.qkv_proj = _joined(*projections)
         self.o_proj: nn.Linear = attention.o_proj
-        has_norms = kinds.is_of(attention, kinds.NORMED_HEADS)
+        has_norms = module_matching.is_of(attention, module_matching.NORMED_HEADS)
         self.q_norm = attention.q_norm if has_norms else None
         self.k_norm = attention.k_norm if has_norms else None
-        window, scaling = kinds.window_of(attention), float(attention.scaling)
+        window, scaling = module_matching.window_of(attention), float(attention.scaling)
         self._options = Options(scaling, window or None)
         self._shape = (self.kv_heads, window, np.float32(scaling))
         self.seal()
@@ -69,7 +70,7 @@ class FusedAttention(nn.Module):
         """Attend few normed rows: [tokens, hidden]."""
         projected = self._project(rows).numpy()
         out = torch.empty(len(rows), self.heads * self.head_dim)
-        kernels.attend_fused(
+        numba_kernels.attend_fused(
             projected.reshape(len(rows), -1, self.head_dim),
             step.where,
             step.arenas(self.swarm_seat.layer),
@@ -161,25 +162,27 @@ def normed(
     """Add to hidden [tokens, hidden] in place; returns its norm, from weight and epsilon."""
     out = torch.empty_like(hidden)
     more = NOTHING if added is None else added.numpy()
-    kernels.add_norm(hidden.numpy(), more, *norm, out.numpy())
+    numba_kernels.add_norm(hidden.numpy(), more, *norm, out.numpy())
     return out
 
 
 def gated(both: torch.Tensor) -> torch.Tensor:
     """SwiGLU of gate and up side by side: [tokens, width] from [tokens, 2 x width]."""
     out = torch.empty(len(both), both.shape[-1] // 2)
-    kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.gate(both.numpy(), out.numpy())
     return out
 
 
 def fused(layer: nn.Module) -> "FusedLayer | None":
     """A layer that computes the same, from the loaded parts of this one, or None."""
     attention: Any = getattr(layer, "self_attn", nn.Identity())
-    is_known = kinds.is_of(layer, kinds.PLAIN_LAYERS)
-    if not is_known or not kinds.is_of(attention, kinds.PLAIN_ATTENTIONS):
+    is_known = module_matching.is_of(layer, module_matching.PLAIN_LAYERS)
+    if not is_known or not module_matching.is_of(attention, module_matching.PLAIN_ATTENTIONS):
         return None
     norms = [each for each in layer.modules() if type(each).__name__.endswith("RMSNorm")]
-    if not kinds.rotates_halves(attention) or not all(map(kinds.is_rms_norm, norms)):
+    if not module_matching.rotates_halves(attention) or not all(
+        map(module_matching.is_rms_norm, norms)
+    ):
         return None
     return FusedLayer(layer)
 
@@ -192,7 +195,9 @@ def weight_and_epsilon_of(norm: Any) -> tuple[Array, Any]:
 
 
 def _is_gated(mlp: Any) -> bool:
-    return kinds.is_of(mlp, kinds.GATED_MLP) and type(mlp.act_fn).__name__ in SILU
+    return (
+        module_matching.is_of(mlp, module_matching.GATED_MLP) and type(mlp.act_fn).__name__ in SILU
+    )
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:

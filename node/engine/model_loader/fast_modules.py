@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from node.engine.fused import FusedLayer
-from node.engine.kinds import is_rms_norm
-from node.engine.skeleton import Skeleton
+from node.engine.layers.fused_layer import FusedLayer
+from node.engine.layers.module_matching import is_rms_norm
+from node.engine.stage_model import Skeleton
 
 
 class Layers(nn.ModuleList):

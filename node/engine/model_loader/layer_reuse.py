@@ -4,9 +4,9 @@ from collections.abc import Hashable
 
 from torch import nn
 
-from node.engine.skeleton import Skeleton
-from node.engine.spec import StageSpec
-from node.engine.tensor_split import TensorSplit
+from node.engine.parallel.tensor_parallel import TensorSplit
+from node.engine.shard_io import StageSpec
+from node.engine.stage_model import Skeleton
 
 Forms = dict[int, Hashable]  # by layer: equal ones hold the same numbers
 

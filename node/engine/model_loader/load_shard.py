@@ -9,21 +9,21 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from node.engine.allreduce import Reducer
-from node.engine.cache import MOST_TOKENS, KVStore
-from node.engine.few_rows import has_kernels
-from node.engine.fused import fused
-from node.engine.kept import Forms, KeptLayers, bytes_of, forms_of
-from node.engine.packing import pack_layer
-from node.engine.pages import PAGE_TOKENS
-from node.engine.pieces import Provide
-from node.engine.quantise import quantise_layer, saved_bytes
-from node.engine.quicken import quicken
-from node.engine.skeleton import Skeleton, build_skeleton
-from node.engine.spec import StageSpec
-from node.engine.tensor_split import TensorSplit
-from node.engine.vocabulary import Vocabulary
-from node.engine.weights import Source, load_weights
+from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
+from node.engine.kernels.packed_linear import pack_layer
+from node.engine.kernels.small_batch import has_kernels
+from node.engine.kv_cache.block_manager import MOST_TOKENS, KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.layers.fused_layer import fused
+from node.engine.model_loader.fast_modules import quicken
+from node.engine.model_loader.layer_reuse import Forms, KeptLayers, bytes_of, forms_of
+from node.engine.model_loader.pieces import Provide
+from node.engine.model_loader.weight_loader import Source, load_weights
+from node.engine.parallel.allreduce import Reducer
+from node.engine.parallel.tensor_parallel import TensorSplit
+from node.engine.parallel.vocab_parallel import Vocabulary
+from node.engine.shard_io import StageSpec
+from node.engine.stage_model import Skeleton, build_skeleton
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
 from swarm.formatting import bytes_text

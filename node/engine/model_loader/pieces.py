@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from node.engine.tensor_split import Cut
+from node.engine.parallel.tensor_parallel import Cut
 from swarm.errors import BadModel
 from swarm.headers import TensorHeader
 from swarm.ranges import Range, Ranges, merged

@@ -22,9 +22,9 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
-from node.engine.pieces import Group, Provide, require_bytes
-from node.engine.skeleton import Skeleton
-from node.engine.tensor_split import Cut, TensorSplit
+from node.engine.model_loader.pieces import Group, Provide, require_bytes
+from node.engine.parallel.tensor_parallel import Cut, TensorSplit
+from node.engine.stage_model import Skeleton
 from swarm.checkpoint import LAYER, lone_head
 from swarm.errors import BadModel
 from swarm.headers import TensorHeader, read_headers

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 from torch import distributed
 
-from node.engine.allreduce import sum_in_order
+from node.engine.parallel.allreduce import sum_in_order
 from swarm.errors import PeerLost
 
 DEADLINE = timedelta(seconds=10)

@@ -9,7 +9,7 @@ from socket import socket
 
 import torch
 
-from node.engine.allreduce import HEAD, sum_in_order
+from node.engine.parallel.allreduce import HEAD, sum_in_order
 from swarm.errors import EngineError, PeerLost
 
 PIECE_BYTES = 256 * 1024  # larger tensors pass piece by piece, so that they stay in the cache

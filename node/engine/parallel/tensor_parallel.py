@@ -29,8 +29,8 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from node.engine.skeleton import Skeleton
-from node.engine.spec import StageSpec
+from node.engine.shard_io import StageSpec
+from node.engine.stage_model import Skeleton
 from swarm.checkpoint import ffn_of, head_dims_of, is_attention, kv_heads_of
 from swarm.errors import EngineError
 from swarm.plan import COLUMNS_PER_BLOCK

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from node.engine.skeleton import Skeleton
-from node.engine.tensor_split import Cut
+from node.engine.parallel.tensor_parallel import Cut
+from node.engine.stage_model import Skeleton
 from swarm.sampling import Sampling
 
 WHOLE = 0  # a session needs all logits

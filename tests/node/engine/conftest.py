@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from node.engine.allreduce import LocalReducer, Reducer
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem, StepResult
+from node.engine.parallel.allreduce import LocalReducer, Reducer
+from node.engine.shard_io import StageSpec, StepItem, StepResult
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 
 BUDGET = 1 << 25  # bytes of a runner: small models, small caches

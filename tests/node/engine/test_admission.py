@@ -2,9 +2,14 @@
 
 import torch
 
-from node.engine.admission import MOST_AWAITED, NEWCOMERS_LEAVE, RESERVED_SECONDS, Admission
-from node.engine.cache import HEADROOM_TOKENS, KVStore
-from node.engine.pages import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.admission import (
+    MOST_AWAITED,
+    NEWCOMERS_LEAVE,
+    RESERVED_SECONDS,
+    Admission,
+)
+from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)

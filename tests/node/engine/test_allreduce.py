@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from node.engine.allreduce import LocalReducer, Reducer, SocketReducer, sum_in_order
+from node.engine.parallel.allreduce import LocalReducer, Reducer, SocketReducer, sum_in_order
 from swarm.errors import EngineError, PeerLost
 
 Mesh = Callable[..., list[SocketReducer]]

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.exc import TorchDynamoException
 
-from node.engine import paged
-from node.engine.attention import Options
-from node.engine.backend import BACKENDS, Backend
-from node.engine.batch import Batch
-from node.engine.cache import KVStore
-from node.engine.pages import PAGE_TOKENS
-from node.engine.singles import Chunk, Singles
-from node.engine.slots import Slot
+from node.engine.attention import flex_paged
+from node.engine.attention.backends import BACKENDS, Backend
+from node.engine.attention.decode_batch import Chunk, Singles
+from node.engine.attention.interface import Options
+from node.engine.attention.ragged_batch import Batch
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_table import Slot
 
 HEADS, KV_HEADS, DIM = 6, 3, 4
 ROWS = 200  # per session
@@ -139,13 +139,13 @@ def test_where_flex_attention_fails_its_steps_are_computed_portably(
     def refuse(*_: object, **__: object) -> None:
         raise TorchDynamoException("no compiler")
 
-    monkeypatch.setattr(paged, "_flex", lambda device: refuse)
-    monkeypatch.setattr(paged, "_failures", [])
+    monkeypatch.setattr(flex_paged, "_flex", lambda device: refuse)
+    monkeypatch.setattr(flex_paged, "_failures", [])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 1024, torch.empty(0))
     slots = [store.open(f"s{n}", 100) for n in range(2)]
     torch.manual_seed(0)
     rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
     for _ in range(3):
         check_step(store, slots, rows, {0: 1, 1: 1}, (Options(), BACKENDS["paged"]))
-    (own,) = [each.message for each in caplog.records if each.name == paged.__name__]
+    (own,) = [each.message for each in caplog.records if each.name == flex_paged.__name__]
     assert own == "flex attention cannot be compiled here: no compiler"

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.cache import HEADROOM_TOKENS, KVStore
-from node.engine.pages import PAGE_TOKENS as PAGE
-from node.engine.pages import pages_for
+from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.block_pool import pages_for
 from swarm.errors import EngineError, NoRoom
 
 LIKE = torch.empty(0)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from node import near
-from node.engine import collective
-from node.engine.allreduce import sum_in_order
-from node.engine.collective import CollectiveReducer, gpu_of, open_collective
+from node.engine.parallel import nccl_allreduce
+from node.engine.parallel.allreduce import sum_in_order
+from node.engine.parallel.nccl_allreduce import CollectiveReducer, gpu_of, open_collective
 from swarm.errors import PeerLost
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_every_rank_gets_the_same_bits(
 
 
 def _leave(meeting: Path, is_ready: Event) -> None:
-    collective.DEADLINE = PATIENCE  # of this process only
+    nccl_allreduce.DEADLINE = PATIENCE  # of this process only
     is_ready.set()
     reducer = open_collective(meeting, 1, 2, CPU)
     assert reducer is not None
@@ -67,7 +67,7 @@ def test_a_rank_whose_process_ended_is_lost_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However slowly it starts; that it has ended shows at once, not at a deadline."""
-    monkeypatch.setattr(collective, "DEADLINE", PATIENCE)
+    monkeypatch.setattr(nccl_allreduce, "DEADLINE", PATIENCE)
     meeting = tmp_path / "meeting"
     spawn = multiprocessing.get_context("spawn")
     is_ready = spawn.Event()
@@ -90,7 +90,7 @@ def test_a_rank_whose_process_ended_is_lost_for_good(
 def test_a_rank_that_nobody_meets_gets_nothing_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collective, "DEADLINE", timedelta(seconds=0.5))
+    monkeypatch.setattr(nccl_allreduce, "DEADLINE", timedelta(seconds=0.5))
     start = time.monotonic()
     assert open_collective(tmp_path / "meeting", 0, 2, CPU) is None
     assert time.monotonic() - start < 5

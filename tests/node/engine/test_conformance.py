@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine import runner as runner_module
+from node.engine import stage_runner
 from swarm.checkpoint import read_spec
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import (
@@ -31,7 +31,7 @@ def test_split_model_has_the_logits_of_the_whole(
     stage: Callable[..., Any],
     ring: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr(runner_module, "Sampler", Recorder)
+    monkeypatch.setattr(stage_runner, "Sampler", Recorder)
     whole = save(tmp_path, architecture, OPTIONS.get(architecture, {}))
     spec = read_spec(tmp_path, architecture)
     assert (spec.kv_heads, spec.mlp_blocks) == (8, 8)

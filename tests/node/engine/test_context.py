@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.runner import StageRunner
-from node.engine.spec import StepItem
+from node.engine.shard_io import StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.errors import EngineError
 
 FROM_GPT2 = {

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine import few_rows, forward
-from node.engine.few_rows import FewRows
-from node.engine.fused import FusedLayer
-from node.engine.quantise import Int8Linear
-from node.engine.runner import StageRunner
-from node.engine.singles import Chunk
-from node.engine.spec import StageSpec, StepItem
+from node.engine import forward
+from node.engine.attention.decode_batch import Chunk
+from node.engine.kernels import small_batch
+from node.engine.kernels.int8_linear import Int8Linear
+from node.engine.kernels.small_batch import FewRows
+from node.engine.layers.fused_layer import FusedLayer
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import OPTIONS, TWO_WAYS
 
@@ -108,7 +109,7 @@ def assert_few_run_like_many(runner: StageRunner, tolerance: float = 2e-5) -> No
     """Compare a prompt in one piece, row by row, and by four."""
     runner.open("many", capacity=64)
     (whole,) = runner.step([StepItem("many", 0, IDS, sample=False)])
-    assert len(IDS) > few_rows.MOST_ROWS
+    assert len(IDS) > small_batch.MOST_ROWS
     assert whole.rows is not None
     for size in (1, 4):
         name = f"by {size}"

@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks import gpu
-from node.engine import paged
-from node.engine.attention import Options, attend_chunk
-from node.engine.backend import BACKENDS, FUSED, KERNEL, PADDED, PAGED, backend_of
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec
+from node.engine.attention import flex_paged
+from node.engine.attention.backends import BACKENDS, FUSED, KERNEL, PADDED, PAGED, backend_of
+from node.engine.attention.interface import Options, attend_chunk
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import OPTIONS
 from tests.node.engine.conftest import BUDGET, WHOLE
@@ -62,9 +62,9 @@ def on_both(spec: StageSpec) -> list[StageRunner]:
 def test_each_device_gets_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_of(torch.device("cpu"), torch.float32) is KERNEL
     assert backend_of(torch.device("cpu"), torch.bfloat16) is PADDED
-    monkeypatch.setattr(paged, "has_triton", lambda: False)
+    monkeypatch.setattr(flex_paged, "has_triton", lambda: False)
     assert backend_of(torch.device("cuda:0"), torch.bfloat16) is FUSED
-    monkeypatch.setattr(paged, "has_triton", lambda: True)
+    monkeypatch.setattr(flex_paged, "has_triton", lambda: True)
     assert backend_of(torch.device("cuda:0"), torch.bfloat16) is PAGED
 
 
@@ -115,4 +115,4 @@ def test_a_gpu_draws_the_same_with_every_backend(
     runners[1].forward.backend = BACKENDS[backend]
     found = [ring([[runner]]).generate(PROMPT, SAMPLING)[0] for runner in runners]
     assert found[0] == found[1]
-    assert backend != "paged" or not paged.is_broken()
+    assert backend != "paged" or not flex_paged.is_broken()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from node.engine.backend import BACKENDS
-from node.engine.graphs import (
+from node.engine.attention.backends import BACKENDS
+from node.engine.cuda_graphs import (
     GRAPHS_KEPT,
     LEAST_LIMIT,
     REPEATS,
@@ -20,7 +20,7 @@ from node.engine.graphs import (
     Record,
     Replay,
 )
-from node.engine.runner import StageRunner
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import OPTIONS
 

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from node.engine import runner as runner_module
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine import stage_runner
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.checkpoint import find_model
 from swarm.model import BUILT_IN
 from swarm.sampling import MOST_SPECULATED
@@ -41,7 +41,7 @@ class Witness:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[StageRunner]:
-    monkeypatch.setattr(runner_module, "Sampler", Witness)
+    monkeypatch.setattr(stage_runner, "Sampler", Witness)
     specs = [StageSpec(FOLDER, *span, 0, (0, 8), (0, 8)) for span in SPANS]
     return [StageRunner.load(spec, budget_bytes=BUDGET) for spec in specs]
 

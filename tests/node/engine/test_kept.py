@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.allreduce import LocalReducer
-from node.engine.kept import KeptLayers
-from node.engine.loading import Supply
-from node.engine.runner import StageRunner
-from node.engine.singles import Chunk
-from node.engine.spec import StageSpec
+from node.engine.attention.decode_batch import Chunk
+from node.engine.model_loader.layer_reuse import KeptLayers
+from node.engine.model_loader.load_shard import Supply
+from node.engine.parallel.allreduce import LocalReducer
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
 from swarm.sampling import Sampling
 
 BUDGET = 1 << 26

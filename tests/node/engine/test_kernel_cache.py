@@ -13,7 +13,7 @@ import pytest
 from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from node.engine.kernel_cache import LOCK, SharedCache, kernel
+from node.engine.kernels.kernel_cache import LOCK, SharedCache, kernel
 
 SECONDS = 30.0
 FLOATS, INTEGERS = np.arange(3, dtype=np.float64), np.arange(3, dtype=np.int8)
@@ -122,11 +122,11 @@ def test_a_folder_that_nobody_may_write_costs_the_cache_only(
 
 
 def test_the_kernels_of_the_engine_are_kept_like_this() -> None:
-    from node.engine import kernels
+    from node.engine.kernels import numba_kernels
 
     found: list[Any] = [
         each
-        for each in vars(kernels).values()
+        for each in vars(numba_kernels).values()
         if isinstance(each, numba.core.registry.CPUDispatcher)
     ]
     assert len(found) > 8

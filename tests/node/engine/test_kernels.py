@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from node.engine import kernels
-from node.engine.cache import KVStore
-from node.engine.few_rows import places_of
-from node.engine.kernels import Array
-from node.engine.packing import ZERO
-from node.engine.quantise import LEVELS, Quantised
+from node.engine.kernels import numba_kernels
+from node.engine.kernels.int8_linear import LEVELS, Quantised
+from node.engine.kernels.packed_linear import ZERO
+from node.engine.kernels.small_batch import places_of
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.shard_io import Array
 
 EMPTY = np.empty(0, np.float32)
 EPSILON = np.float32(1e-5)
@@ -27,12 +27,12 @@ def rows(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 def test_norm_adds_in_place_and_normalises(width: int) -> None:
     hidden, added, weight = rows(3, width), rows(3, width, seed=1), rows(width, seed=2)
     total, out = hidden + added, torch.empty(3, width)
-    kernels.add_norm(hidden.numpy(), added.numpy(), weight.numpy(), EPSILON, out.numpy())
+    numba_kernels.add_norm(hidden.numpy(), added.numpy(), weight.numpy(), EPSILON, out.numpy())
     torch.testing.assert_close(hidden, total)
     expected = functional.rms_norm(total, (width,), weight, 1e-5)
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-6)
     nothing = np.empty((0, 0), np.float32)
-    kernels.add_norm(hidden.numpy(), nothing, weight.numpy(), EPSILON, out.numpy())
+    numba_kernels.add_norm(hidden.numpy(), nothing, weight.numpy(), EPSILON, out.numpy())
     torch.testing.assert_close(hidden, total)
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-6)
 
@@ -40,17 +40,17 @@ def test_norm_adds_in_place_and_normalises(width: int) -> None:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 1e4])
 def test_gate_is_silu_times_up(scale: float) -> None:
     both, out = rows(4, 2 * 37, scale=scale), torch.empty(4, 37)
-    kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.gate(both.numpy(), out.numpy())
     expected = functional.silu(both[:, :37].double()) * both[:, 37:].double()
     torch.testing.assert_close(out.double(), expected, rtol=3e-5, atol=1e-25)
 
 
 def test_nan_is_not_hidden_by_the_gate_or_the_norm() -> None:
     both, out = torch.full((1, 8), torch.nan), torch.zeros(1, 4)
-    kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.gate(both.numpy(), out.numpy())
     assert bool(out.isnan().all())
     nothing, weight = np.empty((0, 0), np.float32), np.ones(4, np.float32)
-    kernels.add_norm(both[:, :4].clone().numpy(), nothing, weight, EPSILON, out.numpy())
+    numba_kernels.add_norm(both[:, :4].clone().numpy(), nothing, weight, EPSILON, out.numpy())
     assert bool(out.isnan().all())
 
 
@@ -59,7 +59,7 @@ def test_nan_is_not_hidden_by_the_gate_or_the_norm() -> None:
 def test_few_rows_are_rounded_like_many(
     scale: float, is_packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.engine.quantise.can_multiply_integers", lambda: is_packed)
+    monkeypatch.setattr("node.engine.kernels.int8_linear.can_multiply_integers", lambda: is_packed)
     many = rows(64, 96, scale=scale)
     whole, tops = Quantised().of(many)
     few, few_tops = Quantised().of(many[:5].clone())
@@ -124,7 +124,7 @@ def test_rows_of_any_sessions_see_their_own_past_only(
         )
         out = torch.empty(len(heads), 4, head_dim)
         cos, sin = angles[where].cos().numpy(), angles[where].sin().numpy()
-        kernels.attend_fused(
+        numba_kernels.attend_fused(
             heads.clone().numpy(),
             (*places, cos, sin),
             store.flat(1),

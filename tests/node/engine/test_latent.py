@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from node.engine.cache import KVStore
-from node.engine.pages import PAGE_TOKENS
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from swarm.checkpoint import read_spec
 from swarm.errors import BadModel
 from swarm.sampling import Sampling

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.lookup import LONGEST_GRAM, Lookup
+from node.engine.prompt_lookup import LONGEST_GRAM, Lookup
 
 
 def guess(ids: list[int], most: int = 8) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.measure import measure
+from node.engine.throughput import measure
 from swarm.model import ModelSpec
 
 SIZES: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "vocab": 100, "context": 64}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from node.engine import packing
-from node.engine.packing import (
+from node.engine.kernels import packed_linear
+from node.engine.kernels.packed_linear import (
     CACHED_WEIGHTS,
     PackedLinear,
     can_multiply_integers,
@@ -42,7 +42,7 @@ def test_products_are_those_of_the_plain_layer(rows: int, inputs: int, outputs: 
 def test_few_rows_are_padded_where_that_is_faster(
     rows: int, padded: frozenset[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: padded)
+    monkeypatch.setattr(packed_linear, "rows_to_pad", lambda *_: padded)
     plain, layer = packed(*LARGE, bias=False)
     multiplied: list[int] = []
 
@@ -58,14 +58,14 @@ def test_few_rows_are_padded_where_that_is_faster(
 
 @torch.inference_mode()
 def test_a_padded_row_is_what_it_is_among_three_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: frozenset({1, 2, 3}))
+    monkeypatch.setattr(packed_linear, "rows_to_pad", lambda *_: frozenset({1, 2, 3}))
     _, layer = packed(*LARGE, bias=False)
     hidden = torch.randn(4, LARGE[0])
     assert torch.equal(layer(hidden[:1]), layer(torch.cat([hidden[:1], hidden[1:] * 0]))[:1])
 
 
 def test_a_weight_that_the_cache_holds_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "rows_to_pad", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(packed_linear, "rows_to_pad", lambda *_: pytest.fail("measured"))
     _, layer = packed(512, CACHED_WEIGHTS // 512, bias=False)
     assert layer(torch.ones(1, 512)).shape == (1, CACHED_WEIGHTS // 512)
 
@@ -83,7 +83,7 @@ def test_other_dtypes_and_small_gates_stay_plain() -> None:
 
 
 def test_without_onednn_everything_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_has_onednn", lambda: False)
+    monkeypatch.setattr(packed_linear, "_has_onednn", lambda: False)
     layer = nn.Linear(64, 64)
     pack_layer(layer)
     assert type(layer) is nn.Linear
@@ -95,6 +95,6 @@ def test_integer_products_are_exact() -> None:
     weight = torch.randint(-127, 128, (48, 33), dtype=torch.int8)
     rows = torch.randint(-127, 128, (5, 33))
     scale, zeros = torch.rand(48), torch.zeros(48, dtype=torch.int64)
-    moved = (rows + packing.ZERO).to(torch.uint8)
+    moved = (rows + packed_linear.ZERO).to(torch.uint8)
     found = multiply_integers(moved, pack_integers(weight), scale, zeros)
     assert torch.equal(found, (rows @ weight.t().long()).float() * scale)

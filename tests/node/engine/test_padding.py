@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from node.engine import padding
-from node.engine.padding import rows_to_pad, slower_than_padded
+from node.engine.kernels import row_padding
+from node.engine.kernels.row_padding import rows_to_pad, slower_than_padded
 
 
 class Machine:
@@ -26,8 +26,8 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(padding, "_known", {})
-    monkeypatch.setattr(padding, "CACHE_BYTES", 1 << 12)
+    monkeypatch.setattr(row_padding, "_known", {})
+    monkeypatch.setattr(row_padding, "CACHE_BYTES", 1 << 12)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_rows_that_take_longer_than_four_are_padded(
 ) -> None:
     assert slower_than_padded(seconds) == padded
     machine = Machine(seconds)
-    monkeypatch.setattr(padding, "time", machine)
+    monkeypatch.setattr(row_padding, "time", machine)
     assert rows_to_pad(machine.multiply, 64, 64) == padded
 
 
 def test_a_shape_is_measured_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(dict.fromkeys(range(1, 5), 1.0))
-    monkeypatch.setattr(padding, "time", machine)
+    monkeypatch.setattr(row_padding, "time", machine)
     rows_to_pad(machine.multiply, 1000, 600)
     first = machine.products
     rows_to_pad(machine.multiply, 1010, 520)  # alike
@@ -61,7 +61,7 @@ def test_a_shape_is_measured_once_in_a_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_moment_in_which_others_compute_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine({1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})
-    monkeypatch.setattr(padding, "time", machine)
+    monkeypatch.setattr(row_padding, "time", machine)
 
     def multiply(rows: torch.Tensor) -> torch.Tensor:
         if machine.products < 2:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
-from node.engine import paged
-from node.engine.attention import Options
-from node.engine.backend import attend_gathered, attend_paged
-from node.engine.cache import KVStore
-from node.engine.pages import PAGE_TOKENS as PAGE
-from node.engine.singles import Chunk, Singles
+from node.engine.attention import flex_paged
+from node.engine.attention.backends import attend_gathered, attend_paged
+from node.engine.attention.decode_batch import Chunk, Singles
+from node.engine.attention.interface import Options
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
 
 HEADS, KV_HEADS, DIM = 8, 4, 32
 PAGES = 31
@@ -39,7 +39,7 @@ def test_listed_pages_are_those_that_hold_what_is_seen(ends: list[int], window: 
     store, chunks = decoding(ends)
     bucket = 4 if len(ends) <= 4 else 16
     singles = Singles(store, chunks, torch.empty(0))
-    mask = paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
+    mask = flex_paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
     begun = Chunk(chunks[0].slot, 0, 1, 0)  # what the rest is filled with
     for number, chunk in enumerate([*chunks, *[begun] * (bucket - len(chunks))]):
         first = 0 if window is None else max(0, chunk.end - window)
@@ -68,7 +68,7 @@ def listed(counts: torch.Tensor | None, indices: torch.Tensor | None, session: i
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", False)
     compiled = torch.compile(flex_attention.flex_attention, dynamic=False, fullgraph=True)
-    monkeypatch.setattr(paged, "_flex", lambda device: compiled)
+    monkeypatch.setattr(flex_paged, "_flex", lambda device: compiled)
     yield
     torch.compiler.reset()
 
@@ -88,7 +88,7 @@ def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Opt
         query, unused = torch.randn(HEADS, len(some), DIM), torch.empty(0)
         with torch.inference_mode():
             singles = Singles(store, some, torch.empty(0))
-            found = paged.attend(singles, store.arena(0), query, options)
+            found = flex_paged.attend(singles, store.arena(0), query, options)
             parts = (query, unused, unused)
             expected = attend_gathered(singles, 0, store.arena(0), parts, options)
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
@@ -97,10 +97,12 @@ def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Opt
 def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(paged, "is_compiled", lambda device: True)
-    assert paged.takes(torch.empty(HEADS, 1, 16))
-    assert not paged.takes(torch.empty(HEADS, 1, 12))
-    monkeypatch.setattr(paged, "attend", lambda *given: pytest.fail("the kernel refuses these"))
+    monkeypatch.setattr(flex_paged, "is_compiled", lambda device: True)
+    assert flex_paged.takes(torch.empty(HEADS, 1, 16))
+    assert not flex_paged.takes(torch.empty(HEADS, 1, 12))
+    monkeypatch.setattr(
+        flex_paged, "attend", lambda *given: pytest.fail("the kernel refuses these")
+    )
     store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * PAGE, torch.empty(0))
     slot = store.open("narrow", 4, known=4)
     store.grow("narrow", 0, 4)
@@ -111,12 +113,12 @@ def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
 
 
 def test_a_failed_compilation_is_told_in_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
-    paged.give_up(RuntimeError("not here\n" + "  args: TensorBox(...)\n" * 1000))
+    flex_paged.give_up(RuntimeError("not here\n" + "  args: TensorBox(...)\n" * 1000))
     try:
         (line,) = caplog.messages
         assert "not here" in line
         assert "\n" not in line
         assert len(line) < 400
-        assert paged.is_broken()
+        assert flex_paged.is_broken()
     finally:
-        paged.start_afresh()
+        flex_paged.start_afresh()

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.pages import PAGE_TOKENS, Pages, pages_for, runs_of
+from node.engine.kv_cache.block_pool import PAGE_TOKENS, Pages, pages_for, runs_of
 
 COUNT = 12
 

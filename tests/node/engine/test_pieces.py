@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.allreduce import LocalReducer
-from node.engine.loading import Supply
-from node.engine.pieces import ranges_of
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec
-from node.engine.tensor_split import Cut
+from node.engine.model_loader.load_shard import Supply
+from node.engine.model_loader.pieces import ranges_of
+from node.engine.parallel.allreduce import LocalReducer
+from node.engine.parallel.tensor_parallel import Cut
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
 from swarm.errors import BadModel
 from swarm.headers import PREFIX_BYTES, TensorHeader, header_end, weight_files
 from swarm.ranges import Ranges, size_of

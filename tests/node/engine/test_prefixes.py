@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.cache import KVStore
-from node.engine.pages import PAGE_TOKENS as PAGE
-from node.engine.prefixes import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
+from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.prefix_cache import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)

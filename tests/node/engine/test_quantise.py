@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from node.engine.quantise import Int8Linear, quantise_layer, saved_bytes
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine.kernels.int8_linear import Int8Linear, quantise_layer, saved_bytes
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.errors import EngineError
 from swarm.sampling import Sampling
 
@@ -84,7 +84,7 @@ def test_int8_counts_its_own_bytes_against_the_budget(
 @torch.inference_mode()
 def test_packed_and_plain_integers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     _, first = quantised(64, 128, bias=True)
-    monkeypatch.setattr("node.engine.quantise.can_multiply_integers", lambda: False)
+    monkeypatch.setattr("node.engine.kernels.int8_linear.can_multiply_integers", lambda: False)
     _, second = quantised(64, 128, bias=True)
     assert type(second) is Int8Linear
     for rows in (1, 7, 100):

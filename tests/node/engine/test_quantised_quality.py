@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.engine.quantise import bytes_per_weight, quantise_layer
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec
+from node.engine.kernels.int8_linear import quantise_layer
+from node.engine.shard_io import StageSpec
+from node.engine.stage_runner import StageRunner
+from node.engine.throughput import bytes_per_weight
 from swarm.checkpoint import find_model
 from swarm.model import BUILT_IN
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from node.engine.allreduce import SocketReducer
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem
+from node.engine.parallel.allreduce import SocketReducer
+from node.engine.shard_io import StageSpec, StepItem
+from node.engine.stage_runner import StageRunner
 from swarm.checkpoint import find_model
 from swarm.errors import BadModel, EngineError, NoRoom, PeerLost
 from swarm.sampling import MOST_SPECULATED, Sampling
@@ -351,6 +351,6 @@ def test_logits_of_many_sessions_are_made_in_bounded_memory(
         return forward(rows, chunks, kept, wanted)
 
     monkeypatch.setattr(runner.forward, "run", spy)
-    monkeypatch.setattr("node.engine.runner.MOST_LOGIT_BYTES", 2 * 4 * 96)
+    monkeypatch.setattr("node.engine.stage_runner.MOST_LOGIT_BYTES", 2 * 4 * 96)
     assert tokens() == at_once
     assert drawn == [2, 2, 1]

@@ -21,12 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from node.engine import cache as cache_module
-from node.engine.admission import Admission
-from node.engine.pages import PAGE_TOKENS
-from node.engine.prefixes import Prompt
-from node.engine.runner import StageRunner
-from node.engine.spec import StageSpec, StepItem, StepResult
+from node.engine.kv_cache import block_manager
+from node.engine.kv_cache.admission import Admission
+from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.prefix_cache import Prompt
+from node.engine.shard_io import StageSpec, StepItem, StepResult
+from node.engine.stage_runner import StageRunner
 from swarm.errors import EngineError, NoRoom
 from swarm.sampling import Sampling
 from tests.node.engine.conftest import save_model
@@ -207,7 +207,7 @@ class Sessions(RuleBasedStateMachine):
 def run(examples: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for prompt, sampling in itertools.product(PROMPTS, WAYS):  # while there is room for sure
         expected(prompt, sampling)
-    monkeypatch.setattr(cache_module, "HEADROOM_TOKENS", HEADROOM)
+    monkeypatch.setattr(block_manager, "HEADROOM_TOKENS", HEADROOM)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     limits = settings(
         max_examples=examples,

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from node.engine import runner as runner_module
-from node.engine.allreduce import LocalReducer
+from node.engine import stage_runner
+from node.engine.parallel.allreduce import LocalReducer
+from node.engine.parallel.vocab_parallel import MOST_MERGED, WHOLE, Vocabulary, candidates_of
 from node.engine.sampler import Sampler
-from node.engine.spec import StageSpec, StepItem
-from node.engine.vocabulary import MOST_MERGED, WHOLE, Vocabulary, candidates_of
+from node.engine.shard_io import StageSpec, StepItem
 from swarm.errors import EngineError
 from swarm.sampling import Sampling
 from tests.node.engine.architectures import (
@@ -52,7 +52,7 @@ def test_cut_ends_have_the_logits_of_the_whole(
     stage: Callable[..., Any],
     ring: Callable[..., Any],
 ) -> None:
-    monkeypatch.setattr(runner_module, "Sampler", Recorder)
+    monkeypatch.setattr(stage_runner, "Sampler", Recorder)
     whole = save(tmp_path, architecture, OPTIONS.get(architecture, {}))
     stages = ring(
         [
