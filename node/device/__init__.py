@@ -1,0 +1,1 @@
+"""Each device of this machine, driven to the shard that the plan assigns to it."""
