@@ -16,9 +16,9 @@ from benchmarks.report import Report, median_seconds
 from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from node.group import GroupListener
-from node.handshakes import Rank
-from node.near import join_group
+from node.worker.group_handshakes import Rank
+from node.worker.group_sockets import GroupListener
+from node.worker.local_group import join_group
 from swarm.checkpoint import read_spec
 
 HOST = "127.0.0.1"

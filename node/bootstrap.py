@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.config import NodeConfig
-from node.orders import Measure, Measured
 from node.probe import Detected, chosen_dtype, detect
-from node.worker_process import WorkerPlace, WorkerProcess
+from node.worker.messages import Measure, Measured
+from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.addresses import own_multiaddrs
 from swarm.board import Board
 from swarm.channel import Channel

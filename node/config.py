@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.row_forms import AUTO, FORMS
 from swarm.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
 from swarm.command_line import Parser
 from swarm.errors import BadInput
@@ -21,6 +20,7 @@ KEY_BYTES = 24  # of a secret that is made: beyond every word list
 QUANTS = ("", "int8")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 SIZE_FORM = "Write it like 8GB, 512MiB or 50%."
+AUTO, FULL, INT8 = FORMS = ("auto", "full", "int8")  # of hidden rows on their way
 KERNELS = Path(__file__).parent / "engine" / "kernels"
 
 

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from node.config import PROGRAM, NodeConfig, read_config
-from node.home import (
+from node.bootstrap import (
     Links,
     Served,
     detected_devices,
@@ -27,9 +26,10 @@ from node.home import (
     open_links,
     read_founded,
 )
-from node.life import Life
+from node.config import PROGRAM, NodeConfig, read_config
+from node.node import Life
 from node.probe import memory_words
-from node.story import Story, reach_of
+from node.status_lines import Story, reach_of
 from swarm.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable

@@ -10,23 +10,23 @@ from typing import Any
 
 import msgpack
 
-from node.candidacy import Candidacy
-from node.certification import Certification
+from node.bootstrap import Equipment, Links, Served, manifest_of
 from node.config import NodeConfig
-from node.herald import Herald
-from node.home import Equipment, Links, Served, manifest_of
-from node.neighbourhood import Neighbourhood, Standing
-from node.office import Office
-from node.own_device import Home, OwnDevice
-from node.plan_shelf import PlanShelf
-from node.planning import problem_with
+from node.control.announcer import Herald
+from node.control.certification import Certification
+from node.control.leader_election import Candidacy
+from node.control.membership import Neighbourhood, Standing
+from node.control.next_plan import problem_with
+from node.control.plan_store import PlanShelf
+from node.control.planner_loop import Office
+from node.device.group_rendezvous import Reach
+from node.device.local_device import Home, OwnDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
-from node.rendezvous import Reach
-from node.row_forms import RowForms
-from node.server import Server
-from node.story import Story
+from node.serving.activation_format import RowForms
+from node.serving.stage_server import Server
+from node.serving.weight_server import WeightsDesk
+from node.status_lines import Story
 from node.supervisor import supervise
-from node.weights_desk import WeightsDesk
 from swarm.certificates import PlannerTrust
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
 from swarm.network_clock import CLOCK

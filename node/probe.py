@@ -12,7 +12,7 @@ from statistics import median
 import psutil
 import torch
 
-from node.row_forms import AUTO
+from node.config import AUTO
 from swarm.channel import Channel
 from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError
 from swarm.formatting import bytes_text

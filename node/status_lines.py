@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from node.duties import Assignment
-from node.orders import Loaded
+from node.worker.messages import Loaded
 from swarm.addresses import is_loopback, readable
 from swarm.formatting import bytes_text, printable
 from swarm.hardware import WIDTHS, Device
 from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.plan import Assignment
 from swarm.records import Capability
 
 Say = Callable[[str], None]

@@ -171,3 +171,16 @@ def _name(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.40} does not name a device")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A device's part in a plan: its stage, and its rank in the stage's tensor-parallel group."""
+
+    stage: Stage
+    rank: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether the device receives the stage's frames."""
+        return self.rank == 0

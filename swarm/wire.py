@@ -15,6 +15,7 @@ import msgpack
 from swarm.errors import LocalProtocolError, RemoteProtocolError
 from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX, FrameBuffer
 
+CHUNK_CAP = 256  # tokens in one STEP: a long prompt never holds the others up for longer
 SESSION_CAP = 64  # characters in a session id
 ROUTE_CAP = 512  # stages in a route
 TEXT_CAP = 2048  # characters in a reason

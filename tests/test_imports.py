@@ -229,8 +229,8 @@ def test_only_main_config_and_doors_read_the_environment() -> None:
 
 
 def test_worker_processes_import_no_network() -> None:
-    reached = reached_from("node.worker", arrows())
-    assert "node.loaded_shard" in reached
+    reached = reached_from("node.worker.__main__", arrows())
+    assert "node.worker.shard" in reached
     assert reached.isdisjoint(BOARD_FILES | NETWORK_FILES)
 
 

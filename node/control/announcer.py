@@ -4,9 +4,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
-from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood
-from node.plan_shelf import PlanShelf
-from node.server import Server
+from node.control.membership import HEARTBEAT_SECONDS, Neighbourhood
+from node.control.plan_store import PlanShelf
+from node.serving.stage_server import Server
 from swarm.board import Board
 from swarm.hardware import Link
 from swarm.network_clock import CLOCK

@@ -12,7 +12,7 @@ import time
 from collections.abc import Container
 from pathlib import Path
 
-from node.neighbourhood import ALIVE_SECONDS, Neighbourhood
+from node.control.membership import ALIVE_SECONDS, Neighbourhood
 from swarm.certificates import (
     CERTIFICATE_SECONDS,
     PlannerTrust,

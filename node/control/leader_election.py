@@ -4,7 +4,7 @@ import logging
 import math
 import time
 
-from node.duties import (
+from node.control.election_policy import (
     Act,
     Claim,
     ElectionDuty,
@@ -14,7 +14,7 @@ from node.duties import (
     Yield,
     next_election_duty,
 )
-from node.neighbourhood import Neighbourhood
+from node.control.membership import Neighbourhood
 from swarm.board import Board
 from swarm.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.errors import SwarmError

@@ -15,7 +15,7 @@ from itertools import islice
 
 import msgpack
 
-from node.duties import Holder
+from node.control.election_policy import Holder
 from swarm.board import Board
 from swarm.certificates import PROOF_CAP, PlannerTrust
 from swarm.channel import Channel

@@ -6,14 +6,13 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from node.duties import Assignment
-from node.ledger import Ledger
-from node.neighbourhood import ALIVE_SECONDS, Neighbourhood
-from node.planning import PlanDocument, digest_of
+from node.control.ledger import Ledger
+from node.control.membership import ALIVE_SECONDS, Neighbourhood
+from node.control.next_plan import PlanDocument, digest_of
 from swarm.channel import Channel
 from swarm.election import PlanOrder
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
-from swarm.plan import Pipeline
+from swarm.plan import Assignment, Pipeline
 from swarm.records import Capability, PlanRef
 
 logger = logging.getLogger(__name__)

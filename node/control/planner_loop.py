@@ -5,12 +5,12 @@ import logging
 import math
 import time
 
-from node.candidacy import Candidacy
-from node.duties import RENEW_SECONDS
-from node.neighbourhood import Neighbourhood
-from node.plan_shelf import PlanShelf
-from node.planning import REASON_CAP, PlanDocument, next_plan
-from node.roster import Choice, Roster, Shape
+from node.control.election_policy import RENEW_SECONDS
+from node.control.leader_election import Candidacy
+from node.control.membership import Neighbourhood
+from node.control.next_plan import REASON_CAP, PlanDocument, next_plan
+from node.control.plan_store import PlanShelf
+from node.control.roster import Choice, Roster, Shape
 from swarm.board import Board
 from swarm.errors import BadInput
 from swarm.model import ModelSpec

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from node.neighbourhood import Neighbourhood
+from node.control.membership import Neighbourhood
 from swarm.hardware import Device
 from swarm.model import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Plan, Stage

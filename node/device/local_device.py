@@ -12,18 +12,18 @@ from typing import Any
 
 import msgpack
 
-from node.duties import Assignment, Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
-from node.orders import Broken, Load, Loaded, Need, Progress, Unload
-from node.plan_shelf import PlanShelf
-from node.provisions import Provisions
-from node.rendezvous import Door, Reach, door_of, doors_of
-from node.server import LedStage, Server
-from node.worker_process import WorkerProcess
+from node.control.plan_store import PlanShelf
+from node.device.group_rendezvous import Door, Reach, door_of, doors_of
+from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
+from node.device.weight_fetch import Provisions
+from node.serving.stage_server import LedStage, Server
+from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
+from node.worker.worker_handle import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST
-from swarm.plan import Pipeline, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Member
 from swarm.store import Store
 from swarm.wire import Message

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from node.orders import Given, Need
-from node.supplies import wanted_of
-from node.worker_process import WorkerProcess
+from node.worker.messages import Given, Need
+from node.worker.weight_requests import wanted_of
+from node.worker.worker_handle import WorkerProcess
 from swarm.errors import SwarmError
 from swarm.store import Store, Watch
 

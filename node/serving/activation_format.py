@@ -7,10 +7,10 @@ our own step, behind which sending would hide. A chunk takes a device at least a
 
 from collections.abc import Callable
 
-from node.sessions import CHUNK_CAP
+from node.config import AUTO, FORMS, INT8
 from swarm.hardware import WIDEST, WIDTHS
+from swarm.wire import CHUNK_CAP
 
-AUTO, FULL, INT8 = FORMS = ("auto", "full", "int8")
 CHUNK_SECONDS = 0.25  # 1 Gbit/s is within it for rows of up to 16,384 float32
 LINKS_REMEMBERED = 1024  # the oldest is forgotten
 RETURN_SHARE = 0.5  # of the limit: a link about as slow as the limit must not flap

@@ -1,7 +1,7 @@
 """What follows from a computed step: rows for the next stage, or ids for client and ring."""
 
-from node.orders import Computed
-from node.sessions import Hops, Pending, Seat
+from node.serving.session_table import Hops, Pending, Seat
+from node.worker.messages import Computed
 from swarm.tensors import ids_to_bytes
 from swarm.wire import Step, Token
 

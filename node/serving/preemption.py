@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from node.sessions import Seat
+from node.serving.session_table import Seat
 
 HEADROOM_TOKENS = 256  # of its answer, that a session is promised besides what it has
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from node.speculation import Speculation
+from node.serving.draft_length import Speculation
 from swarm.errors import BadSampling, RemoteProtocolError
 from swarm.sampling import MOST_SPECULATED, Sampling
-from swarm.wire import COUNT_CAP, KEY_BYTES, SESSION_CAP, Open, SessionMessage, Step
+from swarm.wire import CHUNK_CAP, COUNT_CAP, KEY_BYTES, SESSION_CAP, Open, SessionMessage, Step
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
 SESSIONS_CAP = 1024
 CAPACITY_CAP = 1 << 20  # tokens
-CHUNK_CAP = 256  # tokens in one STEP: a long prompt never holds the others up for longer
 ROW_CAP = 1 << 17  # bytes of one hidden row
 ID_BYTES = 4
 REASON_CAP = 300  # characters of what a stranger wrote

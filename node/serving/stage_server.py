@@ -5,12 +5,11 @@ import logging
 import random
 from dataclasses import dataclass, field, replace
 
-from node.onward import ids_onward, rows_onward
-from node.orders import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
-from node.outbox import Outbox
-from node.row_forms import IsNarrow, always_full
-from node.serving.room_share import giving_way, tokens_of
-from node.sessions import (
+from node.serving.activation_format import IsNarrow, always_full
+from node.serving.forwarding import ids_onward, rows_onward
+from node.serving.outbox import Outbox
+from node.serving.preemption import giving_way, tokens_of
+from node.serving.session_table import (
     CAPACITY_CAP,
     ID_BYTES,
     Hop,
@@ -21,8 +20,9 @@ from node.sessions import (
     route_of,
     trouble_with,
 )
-from node.tally import Tally
-from node.worker_process import WorkerProcess
+from node.serving.tally import Tally
+from node.worker.messages import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
+from node.worker.worker_handle import WorkerProcess
 from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import WIDEST

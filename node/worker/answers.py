@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from node.engine.throughput import bytes_per_weight, measure
-from node.orders import (
+from node.worker.messages import (
     CODEC,
     Broken,
     Compute,

@@ -4,7 +4,7 @@ Whoever comes meanwhile waits for the step, so it should be short; but a step of
 reads all weights for little. A fast device takes all that a client sends at once.
 """
 
-from node.schedule import CHUNK_TOKENS
+from node.worker.scheduler import CHUNK_TOKENS
 
 STEP_SECONDS = 0.03
 LEAST_TOKENS = 64  # a core's products are nearly as quick a row as with 256

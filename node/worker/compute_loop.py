@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 
-from node.answers import frame_of, measured, refusals, with_queue
-from node.chunk_size import ChunkSize
-from node.company import Company
 from node.engine.model_loader.layer_reuse import KeptLayers
 from node.engine.model_loader.load_shard import Supply
 from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from node.group import GroupLink, GroupListener
-from node.handshakes import Rank
-from node.loaded_shard import LoadedShard, Place
-from node.near import join_group
-from node.orders import (
+from node.worker.answers import frame_of, measured, refusals, with_queue
+from node.worker.batching import Company
+from node.worker.chunk_size import ChunkSize
+from node.worker.group_handshakes import Rank
+from node.worker.group_sockets import GroupLink, GroupListener
+from node.worker.heartbeat import answer_beats, end_with_parent
+from node.worker.local_group import join_group
+from node.worker.messages import (
     CODEC,
     Broken,
     Compute,
@@ -42,9 +42,9 @@ from node.orders import (
     Reserve,
     Unload,
 )
-from node.schedule import DECODE_TOKENS, Arrived, Schedule
-from node.supplies import Supplies
-from node.worker_pulse import answer_beats, end_with_parent
+from node.worker.scheduler import DECODE_TOKENS, Arrived, Schedule
+from node.worker.shard import LoadedShard, Place
+from node.worker.weight_requests import Supplies
 from swarm.checkpoint import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
@@ -341,7 +341,3 @@ def main() -> None:
     worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))
     answer_beats(socket.socket(fileno=int(pulse)), lambda: worker.step_seconds)
     worker.run()
-
-
-if __name__ == "__main__":
-    main()

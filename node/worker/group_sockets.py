@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from node.handshakes import Meeting, Rank
+from node.worker.group_handshakes import Meeting, Rank
 from swarm.errors import Deadline, PeerLost
 from swarm.frames import BODY_CAP, PREFIX
 

@@ -30,7 +30,7 @@ import torch
 from node.engine.parallel.allreduce import Reducer, SocketReducer
 from node.engine.parallel.nccl_allreduce import CollectiveReducer, gpu_of, open_collective
 from node.engine.parallel.shm_allreduce import MEMORY_BYTES, SharedReducer
-from node.group import GroupLink
+from node.worker.group_sockets import GroupLink
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from node.fair_share import FairShare
-from node.orders import Compute, Release, Reserve
-from node.sessions import CHUNK_CAP
-from swarm.wire import Message
+from node.worker.fair_share import FairShare
+from node.worker.messages import Compute, Release, Reserve
+from swarm.wire import CHUNK_CAP, Message
 
 MOST_TOKENS = 512  # rows in one step
 CHUNK_TOKENS = CHUNK_CAP  # rows of prompts in one step: what a decode waits for at most

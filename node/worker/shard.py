@@ -11,8 +11,8 @@ import torch
 from node.engine.kv_cache.prefix_cache import Prompt
 from node.engine.shard_io import StepItem, StepResult
 from node.engine.stage_runner import StageRunner
-from node.group import GroupLink
-from node.orders import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
+from node.worker.group_sockets import GroupLink
+from node.worker.messages import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError
 from swarm.sampling import Sampling
 from swarm.tensors import ids_array, rows_of_bytes, rows_to_bytes

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from node.orders import Given, Need
+from node.worker.messages import Given, Need
 from swarm.errors import EngineError, RemoteProtocolError
 from swarm.ranges import Ranges, merged
 from swarm.wire import Message

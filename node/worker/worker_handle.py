@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.config import worker_environment
-from node.orders import CODEC, Broken, Measure, Measured, Prepare, Prepared
-from node.worker_pulse import Pulse
+from node.worker.heartbeat import Pulse
+from node.worker.messages import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.gathering import Gathering
 from swarm.inlet import Inlet

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from client.cast import cast_of
-from node.planning import next_plan
+from node.control.next_plan import next_plan
 from swarm.checkpoint import find_model, read_spec
 from swarm.errors import BadModel
 from swarm.hardware import Device, Link

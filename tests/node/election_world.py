@@ -11,12 +11,12 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from node.candidacy import Candidacy
-from node.ledger import Ledger
-from node.neighbourhood import HEARTBEAT_SECONDS, Neighbourhood, Standing
-from node.office import Office
-from node.plan_shelf import PlanShelf
-from node.planning import digest_of
+from node.control.leader_election import Candidacy
+from node.control.ledger import Ledger
+from node.control.membership import HEARTBEAT_SECONDS, Neighbourhood, Standing
+from node.control.next_plan import digest_of
+from node.control.plan_store import PlanShelf
+from node.control.planner_loop import Office
 from swarm.channel import Answer, OnLost, OnMessage
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError

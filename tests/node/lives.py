@@ -5,10 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from node.bootstrap import Links, Served
 from node.config import NodeConfig
-from node.home import Links, Served
-from node.life import Life
-from node.story import Story
+from node.node import Life
+from node.status_lines import Story
 from swarm.founders_manifest import ManifestKeeper
 from swarm.identity import Identity
 from swarm.invites import Invite

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from node.neighbourhood import Neighbourhood
+from node.control.membership import Neighbourhood
 from swarm.certificates import PlannerTrust
 from swarm.hardware import Device, Link
 from swarm.memory import MemoryWorld, peer_named

@@ -10,11 +10,11 @@ from threading import Lock
 
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from node.group import GroupLink, GroupListener
-from node.handshakes import Rank
-from node.loaded_shard import LoadedShard, Place
-from node.near import join_group
-from node.orders import Compute, Computed, Release, Reserve, Reserved
+from node.worker.group_handshakes import Rank
+from node.worker.group_sockets import GroupLink, GroupListener
+from node.worker.local_group import join_group
+from node.worker.messages import Compute, Computed, Release, Reserve, Reserved
+from node.worker.shard import LoadedShard, Place
 from swarm.checkpoint import find_model, load_config
 from swarm.errors import EngineError, PeerError
 from swarm.model import BUILT_IN

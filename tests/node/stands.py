@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from node.orders import Computed, Reserve, Reserved
-from node.server import LedStage, Server
-from node.sessions import name_of
-from node.worker_process import WorkerProcess
+from node.serving.session_table import name_of
+from node.serving.stage_server import LedStage, Server
+from node.worker.messages import Computed, Reserve, Reserved
+from node.worker.worker_handle import WorkerProcess
 from swarm.clock import settle
 from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Member

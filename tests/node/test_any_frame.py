@@ -10,13 +10,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from node import orders
-from node.duties import Assignment
-from node.own_device import Holding, Home, OwnDevice
+from node.device.local_device import Holding, Home, OwnDevice
+from node.worker.compute_loop import messages
 from swarm import wire
 from swarm.clock import settle
 from swarm.errors import RemoteProtocolError
-from swarm.plan import Shard, Stage
+from swarm.plan import Assignment, Shard, Stage
 from swarm.tensors import ids_to_bytes
 from swarm.wire import Message, Token
 from tests.node.stands import KEY, LAST, STRANGER, Stand
@@ -78,9 +77,11 @@ def nearly_right(draw: st.DrawFn) -> Change:
 
 
 FRAMES = some_of(list(wire.KINDS.values()))
-SPOKEN = [orders.Computed, orders.Reserved, orders.Failed]
-ANSWERS = some_of([*SPOKEN, orders.Measured, orders.Prepared, orders.Progress, orders.Loaded])
-OF_ANOTHER_DEVICE = some_of([*SPOKEN, orders.Progress, orders.Loaded, orders.Broken])
+SPOKEN = [messages.Computed, messages.Reserved, messages.Failed]
+ANSWERS = some_of(
+    [*SPOKEN, messages.Measured, messages.Prepared, messages.Progress, messages.Loaded]
+)
+OF_ANOTHER_DEVICE = some_of([*SPOKEN, messages.Progress, messages.Loaded, messages.Broken])
 HOSTILE = st.lists(
     st.one_of(
         st.tuples(st.just("frame"), FRAMES),
@@ -123,7 +124,7 @@ async def live_through(attacks: list[Attack]) -> None:
     device = other_device_of(stand)
     attack(stand, device, attacks[0])
     await stand.send(stand.open(session="beside"))
-    await stand.answer(orders.Reserved(stand.name("beside"), 900))
+    await stand.answer(messages.Reserved(stand.name("beside"), 900))
     for position, token, hostile in ((0, 9, attacks[1]), (3, 11, attacks[2])):
         attack(stand, device, hostile)
         await settle(3)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from node.orders import Compute, Computed, Failed, Release, Reserve, Reserved
+from node.worker.messages import Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.sampling import Sampling
 from swarm.tensors import rows_to_bytes
 from tests.node.shards import (

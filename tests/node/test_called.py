@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from node.life import Life, _report
+from node.node import Life, _report
 from swarm.errors import PeerRefused
 from tests.node.stands import STRANGER
 

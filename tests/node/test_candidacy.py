@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from node.candidacy import AWAY_SECONDS, Candidacy
-from node.duties import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
-from node.neighbourhood import LATELY_SECONDS
+from node.control.election_policy import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
+from node.control.leader_election import AWAY_SECONDS, Candidacy
+from node.control.membership import LATELY_SECONDS
 from swarm.certificates import PlannerTrust
 from swarm.election import ERA_SECONDS, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.errors import SwarmError, Unreachable
@@ -54,9 +54,9 @@ class Office:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.hand = Hand()
-        for room in ("candidacy", "neighbourhood"):
-            monkeypatch.setattr(f"node.{room}.time", self.hand)
-            monkeypatch.setattr(f"node.{room}.CLOCK", self.hand)
+        for name in ("leader_election", "membership"):
+            monkeypatch.setattr(f"node.control.{name}.time", self.hand)
+            monkeypatch.setattr(f"node.control.{name}.CLOCK", self.hand)
         self.world = MemoryWorld(clock=self.hand)
         self.neighbourhood = neighbourhood_of(self.world, "me")
         self.board = FailingBoard(self.world, ME)

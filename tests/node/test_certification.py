@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.certification import (
+from node.control.certification import (
     ASKED,
     FOUNDER_SERVED_SECONDS,
     GAP_SECONDS,
@@ -15,7 +15,7 @@ from node.certification import (
     SEEK_SECONDS,
     Certification,
 )
-from node.neighbourhood import Neighbourhood, Standing
+from node.control.membership import Neighbourhood, Standing
 from swarm.certificates import PlannerTrust, depth_of
 from swarm.errors import PeerRefused
 from swarm.identity import Identity, swarm_id
@@ -44,9 +44,9 @@ class Town:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
-        for room in ("certification", "neighbourhood"):
-            monkeypatch.setattr(f"node.{room}.time", self.clock)
-            monkeypatch.setattr(f"node.{room}.CLOCK", self.clock)
+        for name in ("certification", "membership"):
+            monkeypatch.setattr(f"node.control.{name}.time", self.clock)
+            monkeypatch.setattr(f"node.control.{name}.CLOCK", self.clock)
         self.folder, self.world = folder, MemoryWorld()
         self.people = {name: Identity.throwaway() for name in ("founder", "anna", "bert")}
         self.swarm = swarm_id("tiny", self.people["founder"].peer)

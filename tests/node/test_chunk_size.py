@@ -1,7 +1,7 @@
 """How many rows of a prompt go into a step."""
 
-from node.chunk_size import LEAST_TOKENS, STEP_SECONDS, ChunkSize
-from node.schedule import CHUNK_TOKENS
+from node.worker.chunk_size import LEAST_TOKENS, STEP_SECONDS, ChunkSize
+from node.worker.scheduler import CHUNK_TOKENS
 
 
 def test_a_device_that_nobody_knows_starts_with_few_rows() -> None:

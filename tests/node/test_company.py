@@ -1,6 +1,6 @@
 """A step waits for the sessions that will be here in a moment, and for no others."""
 
-from node.company import MEMORY_STEPS, Company
+from node.worker.batching import MEMORY_STEPS, Company
 
 
 def test_a_lone_session_never_waits() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.config import NodeConfig, default_state, read_config, worker_environment
-from node.home import (
+from node.bootstrap import (
     LAST_INVITE,
     _remember,
     _seen_from_here,
@@ -19,6 +18,7 @@ from node.home import (
     read_founded,
     read_model,
 )
+from node.config import NodeConfig, default_state, read_config, worker_environment
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.memory import peer_named
@@ -309,7 +309,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("node.home.write_private", full)
+    monkeypatch.setattr("node.bootstrap.write_private", full)
     with pytest.raises(BadInput, match="No space left") as caught:
         _remember(INVITE, tmp_path / LAST_INVITE)
     assert "--state" in caught.value.next_step

@@ -11,18 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.config import read_config
-from node.duties import Assignment
-from node.orders import Load
-from node.own_device import Holding, Home, OwnDevice
-from node.planning import PlanDocument, next_plan
+from node.control.next_plan import PlanDocument, next_plan
+from node.device.local_device import Holding, Home, OwnDevice
 from node.probe import Detected, chosen_dtype, detect
-from node.worker import _spec_of
-from node.worker_process import WorkerProcess
+from node.worker.compute_loop import _spec_of
+from node.worker.messages import Load
+from node.worker.worker_handle import WorkerProcess
 from swarm.errors import BadInput, PeerRefused
 from swarm.hardware import WIDTHS, Device, bytes_of
 from swarm.memory import MemoryWorld, peer_named
 from swarm.model import PLANNED_TOKENS, ModelSpec
-from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
 from tests.node.shards import FOLDER

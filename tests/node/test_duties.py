@@ -7,31 +7,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.duties import (
-    ALIKE,
-    BACK_OFF_SECONDS,
+from node.control.election_policy import (
     JITTER_SECONDS,
-    LOAD_SECONDS,
     PATIENCE_CAP_SECONDS,
     RENEW_SECONDS,
     SETTLE_SECONDS,
     Act,
-    Assignment,
     Claim,
-    Drop,
     ElectionFacts,
     Holder,
-    Keep,
-    Lead,
     Renew,
-    ShardFacts,
     StandBy,
     Yield,
     next_election_duty,
+)
+from node.device.shard_policy import (
+    ALIKE,
+    BACK_OFF_SECONDS,
+    LOAD_SECONDS,
+    Drop,
+    Keep,
+    Lead,
+    ShardFacts,
     next_shard_duty,
 )
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS
-from swarm.plan import Shard, Stage
+from swarm.plan import Assignment, Shard, Stage
 
 FREE = ElectionFacts("me", 100.0, 0, (), 7, None, 0.0, vacant_since=0.0)
 HELD = replace(FREE, claimed_at=90.0, confirmed_at=99.0)

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from node.duties import Assignment
-from node.orders import Loaded, Unload
-from node.own_device import DWELL_SECONDS, OwnDevice
+from node.device.local_device import DWELL_SECONDS, OwnDevice
+from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
 from swarm.memory import MemoryWorld, peer_named
-from swarm.plan import Pipeline, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
 from tests.node.neighbours import SPEC, capability_of, look, neighbourhood_of
 
@@ -66,7 +65,9 @@ def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPa
             assert await bench.follow(plan) == PLANS[1]
         assert bench.unloads == 1
         later = time.monotonic() + DWELL_SECONDS + 1
-        monkeypatch.setattr("node.own_device.time", SimpleNamespace(monotonic=lambda: later))
+        monkeypatch.setattr(
+            "node.device.local_device.time", SimpleNamespace(monotonic=lambda: later)
+        )
         assert await bench.follow(PLANS[3]) == PLANS[3]
 
     asyncio.run(story())

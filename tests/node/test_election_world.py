@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.ledger import Ledger
+from node.control.ledger import Ledger
 from swarm.certificates import PlannerTrust
 from swarm.election import LEASE_SECONDS, PlanOrder
 from swarm.memory import peer_named
@@ -42,11 +42,11 @@ class Simulation:
 
     def __init__(self, folder: Path, seed: int, patch: pytest.MonkeyPatch) -> None:
         self.world = World(folder, Random(seed))
-        for room in ("candidacy", "neighbourhood", "office"):
-            patch.setattr(f"node.{room}.time", self.world)
-        for room in ("candidacy", "neighbourhood"):
-            patch.setattr(f"node.{room}.CLOCK", SimpleNamespace(now=self.world.time))
-        patch.setattr("node.office.next_plan", self.world.next_plan)
+        for name in ("leader_election", "membership", "planner_loop"):
+            patch.setattr(f"node.control.{name}.time", self.world)
+        for name in ("leader_election", "membership"):
+            patch.setattr(f"node.control.{name}.CLOCK", SimpleNamespace(now=self.world.time))
+        patch.setattr("node.control.planner_loop.next_plan", self.world.next_plan)
         self.due = dict.fromkeys(PEERS, 0.0)
 
     @property

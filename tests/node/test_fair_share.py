@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from node.company import Company
-from node.fair_share import FREE_SECONDS, IDLE_SECONDS, MOMENT_SECONDS, MOMENT_STEPS, FairShare
-from node.orders import Compute, Release, Reserve, Unload
-from node.schedule import DECODE_TOKENS, LEAST_ROWS, Arrived, Schedule
-from node.worker import Worker
+from node.worker.batching import Company
+from node.worker.compute_loop import Worker
+from node.worker.fair_share import (
+    FREE_SECONDS,
+    IDLE_SECONDS,
+    MOMENT_SECONDS,
+    MOMENT_STEPS,
+    FairShare,
+)
+from node.worker.messages import Compute, Release, Reserve, Unload
+from node.worker.scheduler import DECODE_TOKENS, LEAST_ROWS, Arrived, Schedule
 
 HONEST = 8
 STEP_SECONDS, ROW_SECONDS = 0.004, 0.0003  # of swarm-sized models on one core

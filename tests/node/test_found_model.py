@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from node import home
-from node.home import Links, Served, find_served, read_model
-from node.weights_desk import WeightsDesk
+from node import bootstrap
+from node.bootstrap import Links, Served, find_served, read_model
+from node.serving.weight_server import WeightsDesk
 from swarm.board import Board
 from swarm.channel import Channel
 from swarm.errors import BadModel, Unreachable
@@ -43,7 +43,7 @@ class Ways:
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(home, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(bootstrap, "KNOWN_SECONDS", 0.0)
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -57,7 +57,7 @@ async def found(world: MemoryWorld, folder: Path) -> Manifest:
     desk = WeightsDesk(world.channel(FOUNDER.peer), folder)
     await desk.open_as_founder()
     served = await asyncio.to_thread(read_model, str(folder))
-    manifest = home.manifest_of(served, desk.digest)
+    manifest = bootstrap.manifest_of(served, desk.digest)
     await board.publish(manifest)
     return manifest
 
@@ -133,7 +133,7 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
         with pytest.raises(BadModel, match="not the model that the swarm serves"):
             await find("some/model", world)
 
-    monkeypatch.setattr(home, "read_model", read)
+    monkeypatch.setattr(bootstrap, "read_model", read)
     run(story())
     assert asked == [("some/model", "c" * 40)] * 3
 
@@ -141,6 +141,6 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
 def test_without_the_founders_word_nothing_is_taken_by_its_name_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(home, "read_model", lambda *_: pytest.fail("taken by its name alone"))
+    monkeypatch.setattr(bootstrap, "read_model", lambda *_: pytest.fail("taken by its name alone"))
     with pytest.raises(Unreachable, match="no peer knows what it serves"):
         asyncio.run(find("some/model", MemoryWorld()))

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from node.group import GroupLink, GroupListener
-from node.handshakes import STRANGERS_CAP, Rank
+from node.worker.group_handshakes import STRANGERS_CAP, Rank
+from node.worker.group_sockets import GroupLink, GroupListener
 from swarm.errors import Deadline, PeerError, PeerLost
 from swarm.frames import BODY_CAP, PREFIX
 
@@ -128,7 +128,7 @@ def test_a_silent_rank_is_a_deadline_inside_a_step(
     listen: Callable[[], GroupListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.group.STEP_SECONDS", 0.1)
+    monkeypatch.setattr("node.worker.group_sockets.STEP_SECONDS", 0.1)
     links = connect_all(pool, [listen(), listen()])
     with pytest.raises(Deadline, match="silent"):
         GroupLink(links[1]).receive(0)
@@ -170,7 +170,7 @@ def test_a_leader_that_shows_another_certificate_is_not_joined(
 def test_a_rank_that_never_comes_is_a_deadline(
     listen: Callable[[], GroupListener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.group.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("node.worker.group_sockets.CONNECT_SECONDS", 0.2)
     leader, absent = listen(), listen()
     with pytest.raises(Deadline, match="did not connect"):
         leader.connect([rank_of(leader), rank_of(absent)], 0)
@@ -209,7 +209,7 @@ def flood(port: int) -> Iterator[None]:
 def test_strangers_do_not_extend_the_deadline(
     listen: Callable[[], GroupListener], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.group.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("node.worker.group_sockets.CONNECT_SECONDS", 0.3)
     leader, absent = listen(), listen()
     begin = time.monotonic()
     with flood(leader.port), pytest.raises(Deadline, match="Rank 1 of the group did not connect"):
@@ -222,7 +222,7 @@ def test_a_member_does_not_wait_behind_silent_strangers(
     listen: Callable[[], GroupListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.handshakes.HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr("node.worker.group_handshakes.HANDSHAKE_SECONDS", 600.0)
     leader, follower = listen(), listen()
     ranks = [rank_of(leader), rank_of(follower)]
     with ExitStack() as strangers:
@@ -242,7 +242,7 @@ def test_strangers_hold_a_few_places_only(
     listen: Callable[[], GroupListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.handshakes.HANDSHAKE_SECONDS", 600.0)
+    monkeypatch.setattr("node.worker.group_handshakes.HANDSHAKE_SECONDS", 600.0)
     leader, follower = listen(), listen()
     waiting = pool.submit(leader.connect, [rank_of(leader), rank_of(follower)], 0)
     with ExitStack() as strangers:
@@ -278,7 +278,7 @@ def test_addresses_are_tried_until_one_leads_to_the_rank(
     listen: Callable[[], GroupListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.handshakes.STAGGER_SECONDS", 0.01)
+    monkeypatch.setattr("node.worker.group_handshakes.STAGGER_SECONDS", 0.01)
     leader, follower = listen(), listen()
     refused, silent = "127.0.2.1", "127.0.2.2"
     hosts = (refused, silent, HOST)
@@ -295,7 +295,7 @@ def test_of_two_addresses_of_one_rank_both_sides_keep_the_same(
     listen: Callable[[], GroupListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.handshakes.STAGGER_SECONDS", 0.0)
+    monkeypatch.setattr("node.worker.group_handshakes.STAGGER_SECONDS", 0.0)
     leader, follower = GroupListener("0.0.0.0"), listen()
     hosts = tuple(f"127.0.3.{number + 1}" for number in range(6))
     ranks = [Rank(hosts, leader.port, leader.certificate), rank_of(follower)]

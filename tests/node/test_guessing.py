@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.loaded_shard import LoadedShard
-from node.orders import Compute, Computed, Failed, Release, Reserve
+from node.worker.messages import Compute, Computed, Failed, Release, Reserve
+from node.worker.shard import LoadedShard
 from swarm.sampling import Sampling
 from swarm.tensors import ids_to_bytes
 from tests.node.shards import FOLDER, computed, lone_shard, passed_on, shard_group

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from node.herald import Herald
-from node.neighbourhood import Neighbourhood
-from node.plan_shelf import PlanShelf
+from node.control.announcer import Herald
+from node.control.membership import Neighbourhood
+from node.control.plan_store import PlanShelf
 from swarm.errors import Unreachable
 from swarm.hardware import Device
 from swarm.records import PENDING, Advert, Capability, Manifest, Record
@@ -20,7 +20,7 @@ CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "hos
 def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.herald.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("node.control.announcer.RETRY_SECONDS", 0.0)
 
     async def story() -> None:
         stand = Stand()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.orders import Compute, Release, Reserve, Reserved
+from node.worker.messages import Compute, Release, Reserve, Reserved
 from swarm.clock import settle
 from swarm.tensors import ids_of_bytes
 from swarm.wire import Close, Fail, Opened, Step, Token
@@ -259,7 +259,7 @@ def test_the_client_hears_that_the_next_stage_does_not_know_its_session(
 def test_a_flood_of_bad_frames_does_not_pile_up(
     at_stand: RunStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.outbox.REFUSALS_CAP", 10)
+    monkeypatch.setattr("node.serving.outbox.REFUSALS_CAP", 10)
 
     async def story(stand: Stand) -> None:
         for _ in range(100):

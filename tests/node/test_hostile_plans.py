@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from node.life import Life
+from node.node import Life
 from swarm.election import LEASE_SECONDS
 from swarm.errors import Unreachable
 from swarm.memory import MemoryWorld, peer_named

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.life import Life
-from node.planning import PlanDocument
+from node.control.next_plan import PlanDocument
+from node.node import Life
 from swarm.certificates import PROOF_CAP, founder_proof
 from swarm.election import TERM_JUMP
 from swarm.errors import PeerRefused, SwarmError
@@ -258,9 +258,14 @@ async def plan_among(crowd: list[Stranger], folder: Path) -> None:
 @given(st.lists(strangers, max_size=2))
 def test_no_record_of_a_member_ends_the_look_of_a_planner(crowd: list[Stranger]) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name in ("node.duties.SETTLE_SECONDS", "node.office.CALM_SECONDS"):
+        for name in (
+            "node.control.election_policy.SETTLE_SECONDS",
+            "node.control.planner_loop.CALM_SECONDS",
+        ):
             patch.setattr(name, 0.0)
-        patch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
+        patch.setattr(
+            "node.control.planner_loop.next_plan", lambda *_, **__: (Plan(()), "a reason")
+        )
         asyncio.run(plan_among(crowd, Path(folder)))
 
 

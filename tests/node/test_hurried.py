@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from node.life import HURRIES_BURST
+from node.node import HURRIES_BURST
 from swarm.memory import MemoryWorld, peer_named
 from tests.node.lives import life_of
 

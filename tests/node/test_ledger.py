@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.ledger import Ledger
+from node.control.ledger import Ledger
 from swarm.election import TERM_JUMP, PlanOrder
 from swarm.errors import BadInput
 from swarm.records import TERM_CAP
@@ -88,7 +88,7 @@ def test_a_full_disk_accepts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("node.ledger.os.fsync", full)
+        patched.setattr("node.control.ledger.os.fsync", full)
         with pytest.raises(BadInput, match="No space left"):
             ledger.accept("s", PlanOrder(5, 1, "aa"))
     assert ledger.order_of("s") == Ledger(tmp_path).order_of("s") == PlanOrder(4, 1, "aa")

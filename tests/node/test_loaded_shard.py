@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from node.engine.kv_cache.block_pool import PAGE_TOKENS
-from node.loaded_shard import LoadedShard
-from node.orders import Computed, Failed, Release, Reserved
+from node.worker.messages import Computed, Failed, Release, Reserved
+from node.worker.shard import LoadedShard
 from swarm.errors import PeerError
 from swarm.sampling import Sampling
 from tests.node.shards import (

@@ -2,8 +2,8 @@
 
 import torch
 
-from node.orders import Compute, Computed, Failed, Release
-from node.schedule import Arrived, Schedule
+from node.worker.messages import Compute, Computed, Failed, Release
+from node.worker.scheduler import Arrived, Schedule
 from swarm.records import Member
 from swarm.sampling import Sampling
 from swarm.tensors import rows_of_bytes, rows_to_bytes

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from node.answers import measured
 from node.engine.shard_io import StepItem
 from node.engine.stage_runner import StageRunner
-from node.loaded_shard import LoadedShard
-from node.orders import Compute, Computed, Measure
+from node.worker.answers import measured
+from node.worker.messages import Compute, Computed, Measure
+from node.worker.shard import LoadedShard
 from swarm.checkpoint import read_spec
 from swarm.sampling import Sampling
 from swarm.tensors import DTYPES, rows_of_bytes, rows_to_bytes

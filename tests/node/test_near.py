@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from node import near
 from node.engine.parallel.allreduce import Reducer, SocketReducer, sum_in_order
 from node.engine.parallel.nccl_allreduce import CollectiveReducer
 from node.engine.parallel.shm_allreduce import MEMORY_BYTES, PIECE_BYTES, SharedReducer
-from node.group import GroupLink
+from node.worker import local_group
+from node.worker.group_sockets import GroupLink
 from swarm.errors import EngineError, PeerLost
 
 Joined = list[tuple[GroupLink, Reducer]]
@@ -35,7 +35,7 @@ def join() -> Iterator[Join]:
             for each in [each for sockets in peers for each in sockets.values()]:
                 stack.callback(each.close)
             futures = [
-                pool.submit(near.join_group, sockets, rank, near=rank not in far)
+                pool.submit(local_group.join_group, sockets, rank, near=rank not in far)
                 for rank, sockets in enumerate(peers)
             ]
             found = [future.result(20) for future in futures]
@@ -105,15 +105,15 @@ def test_one_rank_elsewhere_leaves_all_on_tls(far: tuple[int, ...], join: Join) 
 def test_a_rank_that_only_claims_to_be_here_leaves_all_on_tls(
     join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = near.Door.greeting
+    real = local_group.Door.greeting
 
-    def lie(door: near.Door, rank: int) -> bytes:
+    def lie(door: local_group.Door, rank: int) -> bytes:
         greeting = real(door, rank)
-        token = bytes(near.TOKEN_BYTES) if door._own == 0 else greeting[32:48]
+        token = bytes(local_group.TOKEN_BYTES) if door._own == 0 else greeting[32:48]
         return greeting[:32] + token + greeting[48:]
 
-    monkeypatch.setattr(near, "MEET_SECONDS", 0.3)
-    monkeypatch.setattr(near.Door, "greeting", lie)
+    monkeypatch.setattr(local_group, "MEET_SECONDS", 0.3)
+    monkeypatch.setattr(local_group.Door, "greeting", lie)
     assert all(isinstance(reducer, SocketReducer) for _, reducer in join(3))
 
 
@@ -121,9 +121,9 @@ def test_a_rank_that_only_claims_to_be_here_leaves_all_on_tls(
 def test_a_stranger_at_the_door_costs_the_memory_but_not_the_group(
     words: bytes, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, came = near.Door.gather, threading.Event()
+    real, came = local_group.Door.gather, threading.Event()
 
-    def visited(door: near.Door, greetings: dict[int, bytes]) -> object:
+    def visited(door: local_group.Door, greetings: dict[int, bytes]) -> object:
         if door._own:
             came.wait(5)
         else:
@@ -133,8 +133,8 @@ def test_a_stranger_at_the_door_costs_the_memory_but_not_the_group(
             came.set()
         return real(door, greetings)
 
-    monkeypatch.setattr(near, "MEET_SECONDS", 0.5)
-    monkeypatch.setattr(near.Door, "gather", visited)
+    monkeypatch.setattr(local_group, "MEET_SECONDS", 0.5)
+    monkeypatch.setattr(local_group.Door, "gather", visited)
     joined = join(2)
     assert all(isinstance(reducer, SocketReducer) for _, reducer in joined)
     assert torch.equal(sums(joined, [torch.ones(2), torch.ones(2)])[1], torch.full((2,), 2.0))
@@ -158,7 +158,7 @@ def test_memory_that_could_shrink_is_not_mapped() -> None:
         socket.send_fds(theirs, [b"\1"], [memory])
         os.close(memory)
         with pytest.raises(ValueError, match="shrink"):
-            near._received(ours, 1)
+            local_group._received(ours, 1)
 
 
 def test_ranks_at_different_steps_notice(join: Join) -> None:
@@ -182,7 +182,7 @@ def test_a_closed_link_ends_a_rank_that_waits_for_a_sum(join: Join) -> None:
 
 
 def _follow(sockets: dict[int, socket.socket]) -> None:
-    _, reducer = near.join_group(sockets, 1)
+    _, reducer = local_group.join_group(sockets, 1)
     with suppress(PeerLost):
         while True:
             reducer.all_reduce(torch.ones(8))
@@ -193,7 +193,7 @@ def test_a_killed_or_stalled_process_is_lost_within_the_deadline(stop: signal.Si
     ours, theirs = mesh(2)
     other = multiprocessing.get_context("spawn").Process(target=_follow, args=(theirs,))
     other.start()
-    link, reducer = near.join_group(ours, 0)
+    link, reducer = local_group.join_group(ours, 0)
     assert isinstance(reducer, SharedReducer)
     reducer._deadline_seconds = 0.5
     for _ in range(3):
@@ -215,8 +215,8 @@ def test_gpus_of_one_machine_meet_and_use_their_own_collective(
     join: Join, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     names = iter(["gpu a", "gpu b"])
-    monkeypatch.setattr(near, "gpu_of", lambda device: next(names).replace(" ", "-"))
-    monkeypatch.setattr(near, "own_folder", lambda: tmp_path)
+    monkeypatch.setattr(local_group, "gpu_of", lambda device: next(names).replace(" ", "-"))
+    monkeypatch.setattr(local_group, "own_folder", lambda: tmp_path)
     joined = join(2)
     assert all(isinstance(reducer, CollectiveReducer) for _, reducer in joined)
     parts = [torch.randn(9) for _ in range(2)]
@@ -228,7 +228,7 @@ def test_ranks_without_a_gpu_each_sum_through_memory(
     names: list[str], join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter(names)
-    monkeypatch.setattr(near, "gpu_of", lambda device: next(left))
+    monkeypatch.setattr(local_group, "gpu_of", lambda device: next(left))
     assert all(isinstance(reducer, SharedReducer) for _, reducer in join(2))
 
 
@@ -239,6 +239,6 @@ def test_gpus_that_do_not_meet_sum_through_memory(
         raise PermissionError("another user was here first")
 
     names = iter(["a", "b"])
-    monkeypatch.setattr(near, "gpu_of", lambda device: next(names))
-    monkeypatch.setattr(near, "own_folder", refuse)
+    monkeypatch.setattr(local_group, "gpu_of", lambda device: next(names))
+    monkeypatch.setattr(local_group, "own_folder", refuse)
     assert all(isinstance(reducer, SharedReducer) for _, reducer in join(2))

@@ -9,8 +9,8 @@ from dataclasses import replace
 import msgpack
 import pytest
 
-from node.duties import Holder
-from node.neighbourhood import (
+from node.control.election_policy import Holder
+from node.control.membership import (
     ABSENT_SECONDS,
     AGAIN_SECONDS,
     ASKED_AT_ONCE,
@@ -181,7 +181,7 @@ def test_a_lost_peer_that_answers_again_is_back(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+    monkeypatch.setattr("node.control.membership._now", lambda: now)
 
     async def story(street: Street) -> None:
         nonlocal now
@@ -236,7 +236,7 @@ def test_the_office_is_vacant_since_the_last_holder_was_seen(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+    monkeypatch.setattr("node.control.membership._now", lambda: now)
 
     async def story(street: Street) -> None:
         nonlocal now
@@ -397,7 +397,7 @@ def test_who_never_answers_is_asked_ever_more_seldom(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, asked = 0.0, []
-    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+    monkeypatch.setattr("node.control.membership._now", lambda: now)
 
     async def story(street: Street) -> None:
         nonlocal now
@@ -422,7 +422,7 @@ def test_a_lost_peer_that_asks_us_something_is_asked_again_soon(
     async def story(street: Street) -> None:
         await street.settle_in()
         seconds = time.monotonic()
-        monkeypatch.setattr("node.neighbourhood._now", lambda: seconds)
+        monkeypatch.setattr("node.control.membership._now", lambda: seconds)
         street.world.kill(ANNA)
         for _ in range(200):
             seconds += 1.0
@@ -445,7 +445,7 @@ def test_a_lease_holder_that_is_silent_is_not_left_alone_for_longer_than_others(
     async def story(street: Street) -> None:
         await street.settle_in()
         seconds = time.monotonic()
-        monkeypatch.setattr("node.neighbourhood._now", lambda: seconds)
+        monkeypatch.setattr("node.control.membership._now", lambda: seconds)
         street.world.kill(ANNA)
         for _ in range(20):
             seconds += 1.0
@@ -489,7 +489,7 @@ def test_a_record_missing_for_a_moment_costs_no_peer_that_answers(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+    monkeypatch.setattr("node.control.membership._now", lambda: now)
 
     async def story(street: Street) -> None:
         nonlocal now
@@ -514,7 +514,7 @@ def test_a_lease_that_nobody_renews_is_over_whatever_it_says(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("node.neighbourhood._now", lambda: now)
+    monkeypatch.setattr("node.control.membership._now", lambda: now)
 
     async def story(street: Street) -> None:
         nonlocal now

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from node.candidacy import Candidacy
-from node.neighbourhood import Neighbourhood, Standing
-from node.office import LATEST_SECONDS, Office, best_plan
-from node.plan_shelf import PlanShelf
-from node.roster import Choice
+from node.control.leader_election import Candidacy
+from node.control.membership import Neighbourhood, Standing
+from node.control.plan_store import PlanShelf
+from node.control.planner_loop import LATEST_SECONDS, Office, best_plan
+from node.control.roster import Choice
 from swarm.clock import settle
 from swarm.hardware import Device
 from swarm.memory import MemoryWorld, peer_named
@@ -43,8 +43,8 @@ class Bureau:
         self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
 
     async def open(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("node.duties.SETTLE_SECONDS", 0.0)
-        monkeypatch.setattr("node.office.CALM_SECONDS", 0.0)
+        monkeypatch.setattr("node.control.election_policy.SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr("node.control.planner_loop.CALM_SECONDS", 0.0)
         await self.board.publish(CAPABILITY)
         await self.neighbourhood.refresh()
         await self.candidacy.pursue()
@@ -65,7 +65,7 @@ def test_a_record_with_a_device_twice_is_planned_without(
         planned.append(set(peers))
         return Plan(()), "a reason"
 
-    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
@@ -95,7 +95,7 @@ def test_a_peer_whose_devices_hold_something_else_is_planned_for_again(
         planned.append([device for each in peers.values() for device in each.devices])
         return Plan(()), f"reason {len(planned)}"
 
-    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
@@ -119,7 +119,7 @@ def test_a_search_that_fails_costs_the_plan_only_and_is_not_tried_again_at_once(
         tries.append(1)
         raise ValueError("a record makes no sense")
 
-    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
@@ -137,14 +137,14 @@ def test_the_lease_is_renewed_while_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = threading.Event()
-    for room in ("office", "duties"):
-        monkeypatch.setattr(f"node.{room}.RENEW_SECONDS", 0.01)
+    for name in ("planner_loop", "election_policy"):
+        monkeypatch.setattr(f"node.control.{name}.RENEW_SECONDS", 0.01)
 
     def search(*_: object, **__: object) -> object:
         done.wait(5)
         return Plan(()), "a reason"
 
-    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
@@ -179,13 +179,13 @@ def test_a_peer_that_changes_every_second_keeps_nobody_unplanned(
         planned.append((hand.now, set(peers)))
         return Plan(()), f"reason {len(planned)}"
 
-    monkeypatch.setattr("node.office.next_plan", search)
-    monkeypatch.setattr("node.office.time", hand)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.time", hand)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        monkeypatch.setattr("node.office.CALM_SECONDS", 1.5)
+        monkeypatch.setattr("node.control.planner_loop.CALM_SECONDS", 1.5)
         stranger = bureau.world.channel(STRANGER)
         stranger.answer("alive", _here)
         for second in range(60):
@@ -211,13 +211,13 @@ def test_newcomers_that_join_one_after_the_other_do_not_put_the_plan_off(
         planned.append(hand.now)
         return Plan(()), f"reason {len(planned)}"
 
-    monkeypatch.setattr("node.office.next_plan", search)
-    monkeypatch.setattr("node.office.time", hand)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.time", hand)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        monkeypatch.setattr("node.office.CALM_SECONDS", 1.5)
+        monkeypatch.setattr("node.control.planner_loop.CALM_SECONDS", 1.5)
         for second in range(15):
             newcomer = peer_named(f"newcomer {second}")
             bureau.world.channel(newcomer).answer("alive", _here)
@@ -237,7 +237,9 @@ async def _here(_peer: str, _payload: bytes) -> bytes:
 def test_a_planner_whose_disk_is_full_resigns_before_it_raises_the_term(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
+    monkeypatch.setattr(
+        "node.control.planner_loop.next_plan", lambda *_, **__: (Plan(()), "a reason")
+    )
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -245,7 +247,7 @@ def test_a_planner_whose_disk_is_full_resigns_before_it_raises_the_term(
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        monkeypatch.setattr("node.ledger.os.fsync", full)
+        monkeypatch.setattr("node.control.ledger.os.fsync", full)
         for _ in range(5):
             assert not await bureau.office.work()
             assert not await bureau.candidacy.pursue()
@@ -268,7 +270,7 @@ def test_a_planner_that_restarts_goes_on_from_the_plan_that_the_others_follow(
         gone_on_from.append(current)
         return plan, ""
 
-    monkeypatch.setattr("node.office.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)
@@ -302,8 +304,10 @@ def _says(answer: bytes) -> Callable[[str, bytes], Awaitable[bytes]]:
 def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.office.next_plan", lambda *_, **__: (Plan(()), "a reason"))
-    monkeypatch.setattr("node.office.CATCH_UP_SECONDS", -1.0)
+    monkeypatch.setattr(
+        "node.control.planner_loop.next_plan", lambda *_, **__: (Plan(()), "a reason")
+    )
+    monkeypatch.setattr("node.control.planner_loop.CATCH_UP_SECONDS", -1.0)
 
     async def story() -> None:
         bureau = Bureau(tmp_path)

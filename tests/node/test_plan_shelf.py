@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from node.duties import Assignment
-from node.ledger import Ledger
-from node.neighbourhood import Neighbourhood, Standing
-from node.plan_shelf import COPIES, PlanShelf
-from node.planning import PlanDocument, digest_of
+from node.control.ledger import Ledger
+from node.control.membership import Neighbourhood, Standing
+from node.control.next_plan import PlanDocument, digest_of
+from node.control.plan_store import COPIES, PlanShelf
 from swarm.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
 from swarm.errors import PeerRefused, SwarmError
 from swarm.memory import MemoryWorld, peer_named
-from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Lease, PlanRef
 from tests.node.neighbours import SPEC, SWARM, capability_of, look, neighbourhood_of
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.planning import (
+from node.control.next_plan import (
     PIPELINES_CAP,
     REASON_CAP,
     WORD_CAP,

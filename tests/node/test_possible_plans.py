@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from node.planning import PlanDocument, problem_with
+from node.control.next_plan import PlanDocument, problem_with
 from swarm.election import TERM_JUMP
 from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from node.orders import Given
-from node.provisions import Provisions
-from node.supplies import need_of
+from node.device.weight_fetch import Provisions
+from node.worker.messages import Given
+from node.worker.weight_requests import need_of
 from swarm.errors import Unreachable
 from swarm.store import Store
 from tests.node.stands import ScriptedWorker, until

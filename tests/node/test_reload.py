@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from node.orders import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
-from node.provisions import Provisions
-from node.supplies import need_of, wanted_of
-from node.worker_process import WorkerPlace, WorkerProcess
+from node.device.weight_fetch import Provisions
+from node.worker.messages import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
+from node.worker.weight_requests import need_of, wanted_of
+from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.errors import EngineError, RemoteProtocolError
 from swarm.headers import PREFIX_BYTES, header_end
 from swarm.ranges import Ranges, size_of

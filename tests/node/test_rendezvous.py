@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.duties import Assignment
-from node.orders import Load, Prepared
-from node.own_device import Home, OwnDevice
-from node.rendezvous import (
+from node.device.group_rendezvous import (
     CERTIFICATE_CAP,
     HOSTS_CAP,
     Door,
@@ -22,10 +19,12 @@ from node.rendezvous import (
     doors_of,
     hosts_in,
 )
-from node.worker_process import WorkerProcess
+from node.device.local_device import Home, OwnDevice
+from node.worker.messages import Load, Prepared
+from node.worker.worker_handle import WorkerProcess
 from swarm.errors import PeerLost, RemoteProtocolError
 from swarm.memory import MemoryWorld, peer_named
-from swarm.plan import Shard, Stage
+from swarm.plan import Assignment, Shard, Stage
 from tests.node.stands import ScriptedWorker
 
 DOOR = Door(("10.0.0.1", "node.example.org"), "abc", 4000, b"der")

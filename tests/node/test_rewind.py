@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.orders import Compute, Computed
-from node.sessions import Seat, route_of, trouble_with
+from node.serving.session_table import Seat, route_of, trouble_with
+from node.worker.messages import Compute, Computed
 from swarm.tensors import ids_of_bytes
 from swarm.wire import Open, Step, Token
 from tests.node.conftest import RunStand

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.orders import Failed, Release, Reserve, Reserved
-from node.server import RETRY_SECONDS, SESSIONS_PER_RETRY, WAIT_SECONDS
+from node.serving.stage_server import RETRY_SECONDS, SESSIONS_PER_RETRY, WAIT_SECONDS
+from node.worker.messages import Failed, Release, Reserve, Reserved
 from swarm.wire import Busy, Opened
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, STRANGER, Stand
@@ -99,7 +99,7 @@ def test_a_session_that_finds_no_room_to_grow_makes_the_greedy_client_give_way(
 def test_all_seats_taken_by_one_client_leave_one_for_another(
     at_stand: RunStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.sessions.SESSIONS_CAP", 4)
+    monkeypatch.setattr("node.serving.session_table.SESSIONS_CAP", 4)
 
     async def story(stand: Stand) -> None:
         await hold(stand, STRANGER, ["g0", "g1", "g2", "g3"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.roster import (
+from node.control.roster import (
     BYTES_PER_SECOND_CAP,
     CALMED_SECONDS,
     OUT_SECONDS,

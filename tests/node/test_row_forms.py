@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.row_forms import CHUNK_SECONDS, LINKS_REMEMBERED, RowForms, always_full
+from node.serving.activation_format import CHUNK_SECONDS, LINKS_REMEMBERED, RowForms, always_full
 
 HIDDEN = 4096
 CHUNK_BYTES = 256 * HIDDEN * 4

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.orders import Compute, Release, Reserve
-from node.schedule import CHUNK_TOKENS, DECODE_TOKENS, MOST_TOKENS, Arrived, Schedule
+from node.worker.messages import Compute, Release, Reserve
+from node.worker.scheduler import CHUNK_TOKENS, DECODE_TOKENS, MOST_TOKENS, Arrived, Schedule
 from swarm.wire import Message
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.orders import Compute, Computed, Failed, Release, Reserve, Reserved
-from node.sessions import SESSIONS_CAP
+from node.serving.session_table import SESSIONS_CAP
+from node.worker.messages import Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.rate_limit import RateLimit
 from swarm.tensors import ids_of_bytes
 from swarm.wire import Busy, Cancel, Close, Fail, Moved, Opened, Ping, Step, Token

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.orders import Broken, Compute, Release, Reserved
-from node.sessions import IDLE_SECONDS
+from node.serving.session_table import IDLE_SECONDS
+from node.worker.messages import Broken, Compute, Release, Reserved
 from swarm.clock import settle
 from swarm.tensors import ids_of_bytes, ids_to_bytes
 from swarm.wire import Fail, Moved, Open, Opened, Step, Token
@@ -87,7 +87,7 @@ def test_a_session_that_nobody_uses_is_freed(
     at_stand: RunStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("node.server._now", lambda: now)
+    monkeypatch.setattr("node.serving.stage_server._now", lambda: now)
 
     async def story(stand: Stand) -> None:
         nonlocal now

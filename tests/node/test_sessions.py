@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.sessions import (
+from node.serving.session_table import (
     CAPACITY_CAP,
     IDLE_SECONDS,
     SESSIONS_CAP,

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from node.orders import Load
-from node.planning import PlanDocument, next_plan, problem_of
-from node.worker import _spec_of
+from node.control.next_plan import PlanDocument, next_plan, problem_of
+from node.worker.compute_loop import _spec_of
+from node.worker.messages import Load
 from planner.cost.cost_model import CostModel
 from planner.cost.stage_cost import end_bytes_of
 from swarm.model import BYTES_PER_VALUE

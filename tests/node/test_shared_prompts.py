@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from node.loaded_shard import LoadedShard
-from node.orders import Compute, Release, Reserve, Reserved
-from node.sessions import Seat, route_of, trouble_with
+from node.serving.session_table import Seat, route_of, trouble_with
+from node.worker.messages import Compute, Release, Reserve, Reserved
+from node.worker.shard import LoadedShard
 from swarm.clock import settle
 from swarm.sampling import Sampling
 from swarm.tensors import rows_to_bytes

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.speculation import LEAST_GAIN, ROW_COST, Speculation, worthwhile
+from node.serving.draft_length import LEAST_GAIN, ROW_COST, Speculation, worthwhile
 
 
 def learned(rounds: int, *, hits: bool, away: float, compute: float) -> Speculation:

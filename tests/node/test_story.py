@@ -1,12 +1,11 @@
 """The story of a node's start: short lines, each said once, in the order in which it happens."""
 
-from node.duties import Assignment
-from node.orders import Loaded
-from node.story import Story, name_of, reach_of, short
+from node.status_lines import Story, name_of, reach_of, short
+from node.worker.messages import Loaded
 from swarm.formatting import bytes_text
 from swarm.hardware import Device
 from swarm.memory import peer_named
-from swarm.plan import Shard, Stage
+from swarm.plan import Assignment, Shard, Stage
 from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
 
 ME, PLANNER = peer_named("me"), peer_named("planner")

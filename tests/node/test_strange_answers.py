@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from node.neighbourhood import MISSES, Neighbourhood
+from node.control.membership import MISSES, Neighbourhood
 from node.probe import measure_link
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device

@@ -1,6 +1,6 @@
 """A node's tally: a volunteer reads whether he is of use, and a quiet hour is told once an hour."""
 
-from node.tally import QUIET_SECONDS, Tally
+from node.serving.tally import QUIET_SECONDS, Tally
 
 
 def test_what_was_served_is_told_once() -> None:

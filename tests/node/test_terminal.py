@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from node.main import Terminal
-from node.story import Story
+from node.status_lines import Story
 from tests.node.neighbours import SPEC
 
 HOSTILE = "\x1b]52;c;cm0gLXJmIH4K\x07\x1b[2J[link=x]:smile:\ud800"

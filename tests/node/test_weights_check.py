@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from node.weights_desk import WeightsDesk
+from node.serving.weight_server import WeightsDesk
 from swarm import chunk_digests
 from swarm.chunk_digests import ChunkDigests
 from swarm.errors import BadModel

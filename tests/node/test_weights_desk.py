@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from client.connection import Links
 from client.request import LocalModel
-from node.weights_desk import WeightsDesk
+from node.serving.weight_server import WeightsDesk
 from swarm import peer_source
 from swarm.checkpoint import read_spec
 from swarm.errors import BadModel, EngineError, PeerError, PeerRefused, SwarmError

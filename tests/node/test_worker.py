@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from node.orders import (
+from node.worker.compute_loop import Worker
+from node.worker.messages import (
     Broken,
     Computed,
     Failed,
@@ -27,8 +28,7 @@ from node.orders import (
     Reserved,
     Unload,
 )
-from node.worker import Worker
-from node.worker_process import WorkerPlace, WorkerProcess
+from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.checkpoint import read_spec
 from swarm.errors import EngineError
 from swarm.sampling import Sampling

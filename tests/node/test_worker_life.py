@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from node.orders import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
-from node.worker_process import WorkerPlace, WorkerProcess
+from node.worker.messages import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
+from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.errors import EngineError
 from swarm.wire import Busy, Message
 from tests.node.conftest import RunStand
@@ -86,7 +86,7 @@ def test_whoever_waits_for_a_group_that_is_lost_hears_it_at_once() -> None:
 
 
 def test_a_worker_that_reads_nothing_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.worker_process.BACKLOG_BYTES", 1 << 20)
+    monkeypatch.setattr("node.worker.worker_handle.BACKLOG_BYTES", 1 << 20)
 
     async def story() -> None:
         async with Puppet.held([]) as worker:

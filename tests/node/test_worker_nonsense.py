@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import pytest
 
-from node.orders import (
+from node.worker.compute_loop import Worker
+from node.worker.messages import (
     CODEC,
     Broken,
     Computed,
@@ -20,8 +21,7 @@ from node.orders import (
     Reserved,
     Unload,
 )
-from node.schedule import Arrived
-from node.worker import Worker
+from node.worker.scheduler import Arrived
 from swarm.wire import TEXT_CAP, Decoder, Message
 from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from node import worker_pulse
-from node.orders import Broken
-from node.worker_pulse import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Pulse
+from node.worker import heartbeat
+from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Pulse
+from node.worker.messages import Broken
 from swarm.wire import Fail
 from tests.node.conftest import RunStand
 from tests.node.stands import Stand, until
@@ -20,7 +20,7 @@ from tests.node.test_worker import SECONDS, Worked, pid_of
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pulse, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.001)
 
 
 class Patient:
@@ -109,7 +109,7 @@ def test_nobody_is_sent_to_a_silent_worker(at_stand: RunStand) -> None:
 def test_a_stopped_worker_is_avoided_then_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_pulse, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.2)
 
     async def story() -> None:
         worked = await Worked().spawn()
@@ -127,7 +127,7 @@ def test_a_stopped_worker_is_avoided_then_killed(
 
 ORPHAN = """
 import socket, sys, threading
-from node.worker_pulse import answer_beats
+from node.worker.heartbeat import answer_beats
 answer_beats(socket.socket(fileno=int(sys.argv[1])), lambda: 0.0)
 print("ready", flush=True)
 threading.Event().wait()  # the compute thread hangs

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from client.connection import Links
-from node.loaded_shard import LoadedShard
-from node.orders import Broken, Unload
-from node.schedule import Arrived, Schedule
-from node.server import LedStage, Server
-from node.worker_process import WorkerProcess
+from node.serving.stage_server import LedStage, Server
+from node.worker.messages import Broken, Unload
+from node.worker.scheduler import Arrived, Schedule
+from node.worker.shard import LoadedShard
+from node.worker.worker_handle import WorkerProcess
 from swarm.errors import EngineError, PeerError
 from swarm.invites import Invite
 from swarm.memory import MemoryWorld, peer_named

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import client
 from client.background import Background
 from client.connection import open_links
-from node import home
+from node import bootstrap
 from node.main import main
 from swarm.checkpoint import read_spec
 from swarm.invites import Invite
@@ -107,7 +107,7 @@ def test_a_foreign_invite_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(home, "KNOWN_SECONDS", 1.0)  # nothing will come
+    monkeypatch.setattr(bootstrap, "KNOWN_SECONDS", 1.0)  # nothing will come
     changed: dict[str, Any] = {field: value}
     foreign = replace(Invite.parse(swarm.invite), **changed).encode()
     code = main(["--join", foreign, "--state", str(tmp_path), "--listen", "127.0.0.1"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from client import Client, Generation, NoRoute
 from node.engine.kv_cache import block_manager
 from node.engine.kv_cache.block_pool import PAGE_TOKENS
-from node.orders import Broken
+from node.worker.messages import Broken
 from swarm.clock import settle
 from swarm.memory import peer_named
 from tests.node.shards import lone_shard

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from node.row_forms import RowForms
+from node.serving.activation_format import RowForms
 from tests.whole.memory_swarm import MemorySwarm
 from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
 from tests.whole.uncut import expected

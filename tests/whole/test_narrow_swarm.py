@@ -11,7 +11,7 @@ from client.background import Background
 from client.connection import open_links
 from client.live_plan import LivePlan, read_plan, trust_of
 from client.overview import read_overview
-from node.loaded_shard import LoadedShard
+from node.worker.shard import LoadedShard
 from swarm.invites import Invite
 from swarm.sampling import Sampling
 from tests.node.shards import generate as generate_here

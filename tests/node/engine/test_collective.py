@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from node import near
 from node.engine.parallel import nccl_allreduce
 from node.engine.parallel.allreduce import sum_in_order
 from node.engine.parallel.nccl_allreduce import CollectiveReducer, gpu_of, open_collective
+from node.worker import local_group
 from swarm.errors import PeerLost
 
 CPU = torch.device("cpu")
@@ -102,13 +102,13 @@ def test_a_cpu_has_no_place_in_a_group_of_gpus() -> None:
 
 def test_the_meeting_place_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = near.own_folder()
+    folder = local_group.own_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert near.own_folder() == folder
+    assert local_group.own_folder() == folder
     folder.chmod(0o755)
     with pytest.raises(PermissionError, match="ours alone"):
-        near.own_folder()
+        local_group.own_folder()
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(PermissionError, match="ours alone"):
-        near.own_folder()
+        local_group.own_folder()
