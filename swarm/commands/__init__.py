@@ -1,0 +1,1 @@
+"""What all commands share: parsing, entry points, and where our packages lie."""

@@ -1,0 +1,1 @@
+"""Who is who and who may do what: keys, certificates, and the founder's word."""

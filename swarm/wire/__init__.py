@@ -1,0 +1,1 @@
+"""What travels between peers: messages, their encoding, and the version of both."""
