@@ -18,8 +18,8 @@ from benchmarks.report import Gate, Report, cpu_seconds_of, median_seconds, rati
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_model import build_skeleton
 from node.engine.stage_runner import StageRunner
-from swarm.checkpoint import load_config, read_spec
-from swarm.model import BUILT_IN
+from swarm.checkpoint.folder import load_config, read_spec
+from swarm.model_spec import BUILT_IN
 
 CHUNK = 256  # prompt tokens in one step
 CONTEXT = 96  # rows that every decoding session has

@@ -22,17 +22,17 @@ import uvloop
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 
-from swarm.channel import Channel
-from swarm.dht_board import DhtBoard
+from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError
-from swarm.identity import Identity
 from swarm.invites import Invite
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.network_clock import CLOCK
-from swarm.peer_process import Network, PeerProcess, open_p2p
+from swarm.p2p.channel import Channel
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
-from swarm.tensors import ids_to_bytes
-from swarm.wire import KINDS, Codec, Open, Step
+from swarm.trust.identity import Identity
+from swarm.trust.network_clock import CLOCK
+from swarm.wire.messages import KINDS, Codec, Open, Step
+from swarm.wire.tensor_codec import ids_to_bytes
 
 SEND_SECONDS = 1.0
 RENEW_SECONDS = 5.0  # between looks at who is there

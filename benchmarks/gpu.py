@@ -23,8 +23,8 @@ from node.engine.attention.backends import BACKENDS
 from node.engine.cuda_graphs import DecodeGraphs
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
-from swarm.tensors import DTYPES
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import DTYPES
 
 SESSIONS = (1, 4, 16, 64)
 PROMPTS = (512, 2048)

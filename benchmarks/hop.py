@@ -8,10 +8,10 @@ from time import perf_counter
 
 import uvloop
 
-from swarm.identity import Identity
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.peer_process import Network, open_p2p
-from swarm.wire import Message, Step
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network, open_p2p
+from swarm.trust.identity import Identity
+from swarm.wire.messages import Message, Step
 
 SWARM = "benchmark"
 BODY = bytes(16 * 1024)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from swarm.checkpoint import find_model
-from swarm.model import BUILT_IN
+from swarm.checkpoint.folder import find_model
+from swarm.model_spec import BUILT_IN
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mid": {

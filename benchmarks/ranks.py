@@ -19,7 +19,7 @@ from node.engine.stage_runner import StageRunner
 from node.worker.group_handshakes import Rank
 from node.worker.group_sockets import GroupListener
 from node.worker.local_group import join_group
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 
 HOST = "127.0.0.1"
 SIZES = {"4 KiB": 4 << 10, "16 KiB": 16 << 10, "64 KiB": 64 << 10, "1 MiB": 1 << 20}

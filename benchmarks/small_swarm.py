@@ -16,7 +16,7 @@ from client.crew import Crew, CrewMember
 from client.generation import Generation
 from node.engine.throughput import bytes_per_weight
 from swarm.errors import SwarmError
-from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 
 READY_SECONDS = 120.0
 SESSIONS_MEMORY = "512MiB"

@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM
 from benchmarks.models import model_folder, prompt_ids
 from benchmarks.report import Gate, Report, ratio_of
 from benchmarks.small_swarm import SmallSwarm, small_swarm
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 from swarm.errors import SwarmError
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
 
 CLIENTS = 8
 PROMPT = 16

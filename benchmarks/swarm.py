@@ -17,8 +17,8 @@ from benchmarks.hop import hop_seconds
 from benchmarks.models import add_options, model_folder, prompt_ids
 from benchmarks.report import Gate, Report, ratio_of, seconds_of
 from benchmarks.small_swarm import SmallSwarm, small_swarm
-from swarm.checkpoint import read_spec
-from swarm.model import BUILT_IN, ModelSpec
+from swarm.checkpoint.folder import read_spec
+from swarm.model_spec import BUILT_IN, ModelSpec
 
 PROMPT = 32
 NEW = 64

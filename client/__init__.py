@@ -21,7 +21,7 @@ from swarm.errors import (
     Unreachable,
 )
 from swarm.invites import Invite
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 __all__ = [
     "Answer",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from swarm.errors import BadModel
-from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from client.connection import Client
 from client.generation import Generation
 from client.request import Options, Question, Request
 from client.screen import Screen
-from swarm.command_line import as_text, say_error, suggestion
+from swarm.commands.command_line import as_text, say_error, suggestion
 from swarm.errors import BadInput, PromptTooLong, SwarmError
 
 ASK = "you> "

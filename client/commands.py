@@ -24,7 +24,7 @@ from client.pictures import (
 from client.plain import answer
 from client.request import Options, Question
 from client.screen import Screen
-from swarm.command_line import Parser
+from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
 from swarm.invites import Invite
 

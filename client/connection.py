@@ -18,17 +18,17 @@ from client.route import Place
 from client.session import Session
 from client.switchboard import Switchboard
 from client.tokenizer import Messages
-from swarm.board import Board
-from swarm.channel import Channel
-from swarm.dht_board import DhtBoard
+from swarm.checkpoint.peer_model import open_from_peers
+from swarm.dht.board import Board
+from swarm.dht.dht_board import DhtBoard
+from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
-from swarm.founders_manifest import ManifestKeeper
-from swarm.from_peers import open_from_peers
-from swarm.identity import Identity
 from swarm.invites import Invite
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.peer_process import Network, open_p2p
+from swarm.p2p.channel import Channel
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network, open_p2p
 from swarm.state_folder import local_name
+from swarm.trust.identity import Identity
 
 TIMEOUT_SECONDS = 60.0
 

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from client.cast import Role
+from swarm.commands.package_finder import command_of
 from swarm.errors import SwarmError
-from swarm.package_finder import command_of
 
 STOP_SECONDS = 5.0  # within which a node should leave
 KILL_SECONDS = 15.0

@@ -22,10 +22,10 @@ from client.pictures import DrawLayers, layers_of, route_line, show_peers, show_
 from client.request import LocalModel, Question
 from client.screen import Screen, wrapped
 from client.uncut import generate_uncut, matching
-from swarm.command_line import Parser, seconds_of
+from swarm.commands.command_line import Parser, seconds_of
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
 
 PROMPT = "Once upon a time"
 READY_SECONDS = 300.0  # the first time kernels are compiled, which takes a slow machine long

@@ -10,9 +10,9 @@ from random import Random
 from client.invitation import unknown_swarm
 from client.peer_scores import PeerScores, usual_layer_seconds
 from client.route import HopTimes, Known, Need, Place, Route, choose_route, place_of
-from swarm.board import Board
+from swarm.dht.board import Board
 from swarm.errors import BadModel, PeerError
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.records import Advert, Capability, Manifest, StageAdvert
 
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from client.request import Request
-from swarm.model import ModelSpec
-from swarm.sampling import MOST_SPECULATED
-from swarm.wire import Message, Step, Token
+from swarm.model_spec import ModelSpec
+from swarm.wire.messages import Message, Step, Token
+from swarm.wire.sampling_params import MOST_SPECULATED
 
 CHUNK_TOKENS = 256  # most rows of one STEP
 HOP_FIGURES = 3  # queue, compute and network microseconds

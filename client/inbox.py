@@ -4,7 +4,7 @@ import asyncio
 
 from client.refusal import short
 from swarm.errors import PeerError, PeerMisbehaved
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 MOST_MESSAGES = 4096
 MOST_BODY_BYTES = 256 << 20

@@ -9,16 +9,16 @@ from typing import Any
 
 from client.refusal import short
 from client.route import Place
-from swarm.board import Board
-from swarm.certificates import PlannerTrust
-from swarm.channel import Channel
+from swarm.dht.board import Board
 from swarm.election import lease_holders
 from swarm.errors import NoRoute, PeerError, Unreachable
 from swarm.formatting import printable
 from swarm.invites import Invite
-from swarm.network_clock import CLOCK
+from swarm.p2p.channel import Channel
 from swarm.plan import Plan
 from swarm.records import Lease, PlanRef
+from swarm.trust.certificates import PlannerTrust
+from swarm.trust.network_clock import CLOCK
 
 HOLDERS_ASKED = 3  # the first that answers counts
 MORE_TIME = "Wait until the peers have elected a planner (`swarm status`)."

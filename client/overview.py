@@ -8,13 +8,13 @@ from typing import Any
 from client.invitation import unknown_swarm
 from client.live_plan import LivePlan, trust_of
 from client.refusal import short
-from swarm.board import Board
+from swarm.dht.board import Board
 from swarm.election import lease_holders
 from swarm.formatting import printable
 from swarm.invites import Invite
-from swarm.network_clock import CLOCK
 from swarm.records import Advert, Capability, Lease, Manifest, StageAdvert
 from swarm.state_folder import title_of
+from swarm.trust.network_clock import CLOCK
 
 LONGEST_NAME = 40  # characters of a peer's name in tables
 LOOK_SECONDS = 0.5  # between two looks at an empty board

@@ -4,7 +4,7 @@ from collections.abc import Container
 
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.formatting import printable
-from swarm.wire import Busy, Fail, Moved
+from swarm.wire.messages import Busy, Fail, Moved
 
 LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of time: try elsewhere
 LEAST_RETRY_SECONDS = 0.05

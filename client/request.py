@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from client.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
-from swarm.checkpoint import find_model, read_spec
+from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from swarm.formatting import printable
-from swarm.model import ModelSpec
-from swarm.sampling import Sampling
+from swarm.model_spec import ModelSpec
+from swarm.wire.sampling_params import Sampling
 
 MESSAGE_FORM = 'Write messages like {"role": "user", "content": "Hello"}.'
 

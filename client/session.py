@@ -18,7 +18,6 @@ from client.request import Request
 from client.route import Need, Route
 from client.surroundings import Listener, Routes
 from client.transcript import Transcript
-from swarm.channel import Channel
 from swarm.errors import (
     Deadline,
     NoRoute,
@@ -30,8 +29,8 @@ from swarm.errors import (
     Unreachable,
 )
 from swarm.formatting import printable
-from swarm.tensors import ids_to_bytes
-from swarm.wire import (
+from swarm.p2p.channel import Channel
+from swarm.wire.messages import (
     KEY_BYTES,
     Busy,
     Cancel,
@@ -45,6 +44,7 @@ from swarm.wire import (
     Step,
     Token,
 )
+from swarm.wire.tensor_codec import ids_to_bytes
 
 PATIENCE = Patience()
 LONGEST_REST_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask

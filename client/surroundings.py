@@ -5,7 +5,7 @@ from typing import Protocol
 
 from client.route import Need, Route
 from swarm.errors import PeerError
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 
 
 class Routes(Protocol):

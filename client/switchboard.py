@@ -3,8 +3,8 @@
 import logging
 
 from client.session import Session
-from swarm.channel import Channel
-from swarm.wire import Fail, Message, Moved, SessionMessage
+from swarm.p2p.channel import Channel
+from swarm.wire.messages import Fail, Message, Moved, SessionMessage
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any, NoReturn, Protocol
 from transformers import AutoTokenizer
 
 from client.chat_template import render_bounded
+from swarm.checkpoint.safetensors_headers import read_json
 from swarm.errors import BadInput, BadModel
 from swarm.formatting import printable
-from swarm.headers import read_json
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 FOREIGN = ("tekken.json",)  # formats that transformers does not read

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from client.request import Request
-from swarm.checkpoint import find_model
-from swarm.model import BUILT_IN
+from swarm.checkpoint.folder import find_model
+from swarm.model_spec import BUILT_IN
 
 
 def generate_uncut(name: str, request: Request) -> list[int]:

@@ -12,24 +12,24 @@ from node.config import NodeConfig
 from node.probe import Detected, chosen_dtype, detect
 from node.worker.messages import Measure, Measured
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
-from swarm.addresses import own_multiaddrs
-from swarm.board import Board
-from swarm.channel import Channel
-from swarm.checkpoint import is_hub_id, open_model, read_spec
-from swarm.dht_board import DhtBoard
+from swarm.checkpoint.expected_tensors import require_complete
+from swarm.checkpoint.folder import is_hub_id, open_model, read_spec
+from swarm.checkpoint.folder_check import FolderCheck
+from swarm.checkpoint.hub_model import hub_weights_of
+from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.peer_model import open_from_peers, settled_manifest
+from swarm.checkpoint.weight_store import Store
+from swarm.dht.board import Board
+from swarm.dht.dht_board import DhtBoard
+from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadInput, BadInvite, BadModel, SwarmError, Unreachable
-from swarm.expected_tensors import require_complete
-from swarm.founders_manifest import ManifestKeeper
-from swarm.from_peers import open_from_peers, settled_manifest
 from swarm.hardware import Device
-from swarm.hub import hub_weights_of
-from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite, invite_text
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.model import BUILT_IN, ModelSpec
-from swarm.network_clock import CLOCK
-from swarm.peer_process import Network, PeerProcess, open_p2p
-from swarm.peer_source import PeerSource
+from swarm.model_spec import BUILT_IN, ModelSpec
+from swarm.p2p.addresses import own_multiaddrs
+from swarm.p2p.channel import Channel
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
 from swarm.records import PENDING, Capability, Manifest
 from swarm.state_folder import (
     FOLDER_MARK,
@@ -38,9 +38,9 @@ from swarm.state_folder import (
     title_of,
     write_private,
 )
-from swarm.store import Store
-from swarm.weights_check import FolderCheck
-from swarm.wire import Message
+from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.network_clock import CLOCK
+from swarm.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarm.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
-from swarm.command_line import Parser
+from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
-from swarm.identity import public_key_of
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
+from swarm.p2p.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
 from swarm.state_folder import read_secret
+from swarm.trust.identity import public_key_of
 
 PROGRAM = "python -m swarm.node"
 KEY_BYTES = 24  # of a secret that is made: beyond every word list

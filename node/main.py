@@ -30,11 +30,11 @@ from node.config import PROGRAM, NodeConfig, read_config
 from node.node import Life
 from node.probe import memory_words
 from node.status_lines import Story, reach_of
-from swarm.command_line import say_error
+from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.state_folder import remember_model
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 

@@ -27,15 +27,15 @@ from node.serving.stage_server import Server
 from node.serving.weight_server import WeightsDesk
 from node.status_lines import Story
 from node.supervisor import supervise
-from swarm.certificates import PlannerTrust
+from swarm.checkpoint.folder_check import FolderCheck
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
-from swarm.network_clock import CLOCK
+from swarm.p2p.rate_limit import Budget
 from swarm.plan import Plan
-from swarm.rate_limit import Budget
 from swarm.records import Capability
-from swarm.version import PROTOCOL_VERSION
-from swarm.weights_check import FolderCheck
-from swarm.wire import Message
+from swarm.trust.certificates import PlannerTrust
+from swarm.trust.network_clock import CLOCK
+from swarm.wire.messages import Message
+from swarm.wire.version import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import psutil
 import torch
 
 from node.config import AUTO
-from swarm.channel import Channel
 from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST, Device, Link
-from swarm.rate_limit import Budget
+from swarm.p2p.channel import Channel
+from swarm.p2p.rate_limit import Budget
 
 USABLE_SHARES = {"cpu": 0.8, "cuda": 0.92}  # of the memory that is free now
 ECHOES = 10

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from node.worker.messages import Loaded
-from swarm.addresses import is_loopback, readable
 from swarm.formatting import bytes_text, printable
 from swarm.hardware import WIDTHS, Device
-from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
+from swarm.p2p.addresses import is_loopback, readable
 from swarm.plan import Assignment
 from swarm.records import Capability
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
 from swarm.hardware import WIDEST, WIDTHS, Device, common_dtype
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
 

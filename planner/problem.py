@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 
 Numbers = NDArray[np.float64]
 LinkRule = Callable[["PlanDevice", "PlanDevice"], tuple[float, float]]

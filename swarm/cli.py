@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from swarm import __version__
-from swarm.command_line import carry_out, read_arguments, suggestion
-from swarm.doors import leave, open_room
+from swarm.commands.command_line import carry_out, read_arguments, suggestion
+from swarm.commands.entry_points import leave, open_room
 from swarm.errors import BadInput
 from swarm.formatting import log_printably
 

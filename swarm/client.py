@@ -6,7 +6,7 @@ Where a script or folder of the caller has that name, `import client` stays thei
 import sys
 from typing import TYPE_CHECKING
 
-from swarm.doors import borrow_room
+from swarm.commands.entry_points import borrow_room
 
 if TYPE_CHECKING:
     from client import *  # noqa: F403 - so that type checkers see through the door

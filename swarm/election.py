@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 
-from swarm.certificates import PlannerTrust
 from swarm.records import Capability, Lease
+from swarm.trust.certificates import PlannerTrust
 
 ERA_SECONDS = 3600.0  # after which the order of peers is drawn anew
 LEASE_SECONDS = 15.0

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgpack
 
 from swarm.errors import BadInvite
-from swarm.identity import public_key_of
 from swarm.state_folder import STDIN, read_secret
-from swarm.version import PROTOCOL_VERSION, mismatch
+from swarm.trust.identity import public_key_of
+from swarm.wire.version import PROTOCOL_VERSION, mismatch
 
 VERSION = 1
 HEAD = f"swarm{VERSION}:"

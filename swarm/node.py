@@ -3,8 +3,8 @@
 import gc
 import sys
 
-from swarm.command_line import carry_out, read_arguments
-from swarm.doors import leave, open_room
+from swarm.commands.command_line import carry_out, read_arguments
+from swarm.commands.entry_points import leave, open_room
 
 
 def main() -> int:

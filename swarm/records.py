@@ -61,7 +61,7 @@ class Capability(Record):
     leaving: bool = False
     term: int = 0  # of the last plan that it accepted
     addresses: list[str] = field(default_factory=list)  # multiaddrs, for who cannot find it
-    protocol: int = 1  # the version that it speaks (swarm/version.py)
+    protocol: int = 1  # the version that it speaks (swarm/wire/version.py)
 
     def __post_init__(self) -> None:
         _require_term(self.term)
@@ -121,7 +121,7 @@ class Lease(Record):
 
     term: int
     until: float  # wall-clock seconds
-    proof: bytes = b""  # that its author may plan, in an open swarm (swarm/certificates.py)
+    proof: bytes = b""  # that its author may plan, in an open swarm (swarm/trust/certificates.py)
 
     def __post_init__(self) -> None:
         _require_term(self.term)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from node.control.membership import HEARTBEAT_SECONDS, Neighbourhood
 from node.control.plan_store import PlanShelf
 from node.serving.stage_server import Server
-from swarm.board import Board
+from swarm.dht.board import Board
 from swarm.hardware import Link
-from swarm.network_clock import CLOCK
 from swarm.records import Advert, Capability, Manifest
+from swarm.trust.network_clock import CLOCK
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
 RETRY_SECONDS = 1.0  # after an advert that nobody took

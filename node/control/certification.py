@@ -13,17 +13,17 @@ from collections.abc import Container
 from pathlib import Path
 
 from node.control.membership import ALIVE_SECONDS, Neighbourhood
-from swarm.certificates import (
+from swarm.errors import PeerError, PeerRefused, RemoteProtocolError
+from swarm.p2p.channel import Channel
+from swarm.trust.certificates import (
     CERTIFICATE_SECONDS,
     PlannerTrust,
     depth_of,
     extend_proof,
     founder_proof,
 )
-from swarm.channel import Channel
-from swarm.errors import PeerError, PeerRefused, RemoteProtocolError
-from swarm.identity import Identity, is_founder
-from swarm.network_clock import CLOCK
+from swarm.trust.identity import Identity, is_founder
+from swarm.trust.network_clock import CLOCK
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from node.control.election_policy import (
     next_election_duty,
 )
 from node.control.membership import Neighbourhood
-from swarm.board import Board
+from swarm.dht.board import Board
 from swarm.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.errors import SwarmError
-from swarm.network_clock import CLOCK
 from swarm.records import Lease
+from swarm.trust.network_clock import CLOCK
 
 logger = logging.getLogger(__name__)
 

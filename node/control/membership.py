@@ -16,9 +16,7 @@ from itertools import islice
 import msgpack
 
 from node.control.election_policy import Holder
-from swarm.board import Board
-from swarm.certificates import PROOF_CAP, PlannerTrust
-from swarm.channel import Channel
+from swarm.dht.board import Board
 from swarm.election import (
     COMMON_TERM_CAP,
     ERA_SECONDS,
@@ -29,10 +27,12 @@ from swarm.election import (
     rank,
 )
 from swarm.errors import PeerError, RemoteProtocolError
-from swarm.network_clock import CLOCK
+from swarm.p2p.channel import Channel
 from swarm.plan import Pipeline
 from swarm.records import TERM_CAP, Advert, Capability, Lease, PlanRef
-from swarm.version import mismatch
+from swarm.trust.certificates import PROOF_CAP, PlannerTrust
+from swarm.trust.network_clock import CLOCK
+from swarm.wire.version import mismatch
 
 logger = logging.getLogger(__name__)
 

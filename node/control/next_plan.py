@@ -15,10 +15,10 @@ from planner.problem import Problem
 from planner.replanning.replan import replan
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDEST, WIDTHS, Device
-from swarm.model import PLANNED_TOKENS, ModelSpec
+from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import TERM_CAP, Capability
-from swarm.wire import ROUTE_CAP
+from swarm.wire.messages import ROUTE_CAP
 
 SEARCH_SECONDS = 5.0
 WORD_CAP = 128  # characters of an id or name in a plan document

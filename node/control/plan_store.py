@@ -9,9 +9,9 @@ from pathlib import Path
 from node.control.ledger import Ledger
 from node.control.membership import ALIVE_SECONDS, Neighbourhood
 from node.control.next_plan import PlanDocument, digest_of
-from swarm.channel import Channel
 from swarm.election import PlanOrder
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
+from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline
 from swarm.records import Capability, PlanRef
 

@@ -11,9 +11,9 @@ from node.control.membership import Neighbourhood
 from node.control.next_plan import REASON_CAP, PlanDocument, next_plan
 from node.control.plan_store import PlanShelf
 from node.control.roster import Choice, Roster, Shape
-from swarm.board import Board
+from swarm.dht.board import Board
 from swarm.errors import BadInput
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.plan import Plan
 from swarm.records import PlanRef
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from node.control.membership import Neighbourhood
 from swarm.hardware import Device
-from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Plan, Stage
 from swarm.records import Advert, Capability
 

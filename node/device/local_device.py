@@ -19,14 +19,14 @@ from node.device.weight_fetch import Provisions
 from node.serving.stage_server import LedStage, Server
 from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
 from node.worker.worker_handle import WorkerProcess
-from swarm.channel import Channel
+from swarm.checkpoint.weight_store import Store
 from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST
+from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Member
-from swarm.store import Store
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from node.worker.messages import Given, Need
 from node.worker.weight_requests import wanted_of
 from node.worker.worker_handle import WorkerProcess
+from swarm.checkpoint.weight_store import Store, Watch
 from swarm.errors import SwarmError
-from swarm.store import Store, Watch
 
 logger = logging.getLogger(__name__)
 

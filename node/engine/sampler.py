@@ -18,7 +18,7 @@ from transformers import (
 from node.engine.prompt_lookup import MOST_DRAFTS, Lookup
 from node.engine.random_stream import RandomStream, Walker
 from swarm.errors import EngineError
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 
 class Sampler:

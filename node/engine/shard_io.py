@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from swarm.errors import EngineError
-from swarm.tensors import DTYPES
+from swarm.wire.tensor_codec import DTYPES
 
 QUANTS = ("", "int8")
 Array = np.ndarray[Any, np.dtype[Any]]  # of the compiled kernels; may share memory with a tensor

@@ -26,9 +26,9 @@ from node.engine.parallel.vocab_parallel import candidates_of
 from node.engine.random_stream import Walker, is_known
 from node.engine.sampler import Sampler
 from node.engine.shard_io import StageSpec, StepItem, StepResult
-from swarm.checkpoint import context_of
+from swarm.checkpoint.folder import context_of
 from swarm.errors import EngineError, NoRoom, SwarmError
-from swarm.sampling import GREEDY, MOST_SPECULATED, Sampling
+from swarm.wire.sampling_params import GREEDY, MOST_SPECULATED, Sampling
 
 MOST_LOGIT_BYTES = 1 << 28  # of one forward pass; a step that wants more takes several
 

@@ -15,10 +15,10 @@ from torch import nn
 from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
 from node.engine.stage_model import build_skeleton
-from swarm.checkpoint import load_config
+from swarm.checkpoint.folder import load_config
 from swarm.hardware import WIDEST
-from swarm.model import ModelSpec
-from swarm.tensors import DTYPES
+from swarm.model_spec import ModelSpec
+from swarm.wire.tensor_codec import DTYPES
 
 SLICE_BYTES = 64 << 20  # of one weight matrix, at most
 CACHE_BYTES = 48 << 20  # decode walks over at least this much, so that no cache answers

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from node.config import AUTO, FORMS, INT8
 from swarm.hardware import WIDEST, WIDTHS
-from swarm.wire import CHUNK_CAP
+from swarm.wire.messages import CHUNK_CAP
 
 CHUNK_SECONDS = 0.25  # 1 Gbit/s is within it for rows of up to 16,384 float32
 LINKS_REMEMBERED = 1024  # the oldest is forgotten

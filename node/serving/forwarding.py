@@ -2,8 +2,8 @@
 
 from node.serving.session_table import Hops, Pending, Seat
 from node.worker.messages import Computed
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Step, Token
+from swarm.wire.messages import Step, Token
+from swarm.wire.tensor_codec import ids_to_bytes
 
 
 def hops_of(answer: Computed, pending: Pending) -> Hops:

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from swarm.channel import Channel, OnLost
 from swarm.errors import PeerError
-from swarm.wire import Message, Step
+from swarm.p2p.channel import Channel, OnLost
+from swarm.wire.messages import Message, Step
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,16 @@ from typing import Any
 
 from node.serving.draft_length import Speculation
 from swarm.errors import BadSampling, RemoteProtocolError
-from swarm.sampling import MOST_SPECULATED, Sampling
-from swarm.wire import CHUNK_CAP, COUNT_CAP, KEY_BYTES, SESSION_CAP, Open, SessionMessage, Step
+from swarm.wire.messages import (
+    CHUNK_CAP,
+    COUNT_CAP,
+    KEY_BYTES,
+    SESSION_CAP,
+    Open,
+    SessionMessage,
+    Step,
+)
+from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
 SESSIONS_CAP = 1024

@@ -23,12 +23,12 @@ from node.serving.session_table import (
 from node.serving.tally import Tally
 from node.worker.messages import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.worker.worker_handle import WorkerProcess
-from swarm.channel import Channel
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import WIDEST
-from swarm.rate_limit import Budget, RateLimit
+from swarm.p2p.channel import Channel
+from swarm.p2p.rate_limit import Budget, RateLimit
 from swarm.records import Member, StageAdvert
-from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.wire.messages import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
 
 logger = logging.getLogger(__name__)
 

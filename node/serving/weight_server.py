@@ -8,15 +8,15 @@ from typing import Any
 
 import msgpack
 
-from swarm.board import Board
-from swarm.channel import Channel
+from swarm.checkpoint.chunk_index import MOST_CHUNK, Entry, Stock, digests_of, slice_of, take_stock
+from swarm.checkpoint.peer_downloader import LIST_PAGE, QUESTION, PeerSource
+from swarm.checkpoint.peer_model import Find, read_manifest
+from swarm.checkpoint.sparse_file import missing, present
+from swarm.checkpoint.weight_store import Store
+from swarm.dht.board import Board
 from swarm.errors import BadInput, PeerRefused, RemoteProtocolError, SwarmError
-from swarm.from_peers import Find, read_manifest
-from swarm.inventory import MOST_CHUNK, Entry, Stock, digests_of, slice_of, take_stock
-from swarm.peer_source import LIST_PAGE, QUESTION, PeerSource
+from swarm.p2p.channel import Channel
 from swarm.records import PENDING
-from swarm.sparse import missing, present
-from swarm.store import Store
 
 logger = logging.getLogger(__name__)
 

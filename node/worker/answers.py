@@ -21,8 +21,8 @@ from node.worker.messages import (
 )
 from swarm.errors import LocalProtocolError
 from swarm.hardware import WIDTHS
-from swarm.model import ModelSpec
-from swarm.wire import TEXT_CAP, Message
+from swarm.model_spec import ModelSpec
+from swarm.wire.messages import TEXT_CAP, Message
 
 logger = logging.getLogger(__name__)
 

@@ -45,10 +45,10 @@ from node.worker.messages import (
 from node.worker.scheduler import DECODE_TOKENS, Arrived, Schedule
 from node.worker.shard import LoadedShard, Place
 from node.worker.weight_requests import Supplies
-from swarm.checkpoint import load_config
+from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
-from swarm.wire import TEXT_CAP, Decoder, Message
+from swarm.wire.messages import TEXT_CAP, Decoder, Message
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from node.worker.group_handshakes import Meeting, Rank
 from swarm.errors import Deadline, PeerLost
-from swarm.frames import BODY_CAP, PREFIX
+from swarm.wire.framing import BODY_CAP, PREFIX
 
 CONNECT_SECONDS = 60.0  # members load at different speeds
 STEP_SECONDS = 30.0  # a rank that is silent for longer inside a step is lost

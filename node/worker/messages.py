@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.hardware import WIDEST
-from swarm.wire import Codec, Message
+from swarm.wire.messages import Codec, Message
 
 
 @dataclass(slots=True)

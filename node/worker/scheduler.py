@@ -8,7 +8,7 @@ from itertools import islice
 
 from node.worker.fair_share import FairShare
 from node.worker.messages import Compute, Release, Reserve
-from swarm.wire import CHUNK_CAP, Message
+from swarm.wire.messages import CHUNK_CAP, Message
 
 MOST_TOKENS = 512  # rows in one step
 CHUNK_TOKENS = CHUNK_CAP  # rows of prompts in one step: what a decode waits for at most

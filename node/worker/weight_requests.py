@@ -7,9 +7,9 @@ from typing import Any
 import msgpack
 
 from node.worker.messages import Given, Need
+from swarm.checkpoint.byte_ranges import Ranges, merged
 from swarm.errors import EngineError, RemoteProtocolError
-from swarm.ranges import Ranges, merged
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 LOOK_SECONDS = 0.1  # between looks at whether the node has changed its mind
 

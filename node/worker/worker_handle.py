@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from node.config import worker_environment
 from node.worker.heartbeat import Pulse
 from node.worker.messages import CODEC, Broken, Measure, Measured, Prepare, Prepared
+from swarm.commands.package_finder import command_of
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
-from swarm.gathering import Gathering
-from swarm.inlet import Inlet
-from swarm.package_finder import command_of
-from swarm.wire import Message
+from swarm.p2p.frame_protocol import Inlet
+from swarm.p2p.write_coalescing import Gathering
+from swarm.wire.messages import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
 PREPARE_SECONDS = 30.0

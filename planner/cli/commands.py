@@ -30,7 +30,7 @@ from planner.result import OUR_SEARCH, Outcome, bound_of, solve, solve_segments,
 from planner.search.fixed_stage_count import staged_plan
 from planner.search.group_pool import Pool
 from planner.stop import Deadline, StopRule, never
-from swarm.command_line import say_error
+from swarm.commands.command_line import say_error
 from swarm.errors import BadInput, DoesNotFit, SwarmError
 from swarm.plan import Plan
 

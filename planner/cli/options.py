@@ -11,7 +11,7 @@ from planner.instance.cluster_file import Instance, instance_ids, read_file, rea
 from planner.instance.fields import Fields
 from planner.problem import OBJECTIVES, Problem
 from planner.result import OUR_SEARCH, SEARCH_NAMES
-from swarm.command_line import Parser
+from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
 
 SLO_SECONDS = 10.0  # for a whole request, unless --deadline says otherwise

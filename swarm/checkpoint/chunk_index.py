@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgpack
 
-from swarm.channel import ANSWER_CAP
-from swarm.chunk_digests import DIGEST_BYTES, ChunkDigests
+from swarm.checkpoint.chunk_digests import DIGEST_BYTES, ChunkDigests
+from swarm.checkpoint.hub_names import is_paper
+from swarm.checkpoint.safetensors_headers import weight_files
 from swarm.errors import RemoteProtocolError
-from swarm.headers import weight_files
-from swarm.hub_names import is_paper
+from swarm.p2p.channel import ANSWER_CAP
 
 LEAST_CHUNK, MOST_CHUNK = 1 << 14, 1 << 19  # bytes
 CHUNKS = 1 << 12  # of a model's largest file, about, while chunks can grow

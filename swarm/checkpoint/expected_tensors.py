@@ -17,7 +17,7 @@ import transformers
 from huggingface_hub import constants
 from transformers import PretrainedConfig
 
-from swarm.checkpoint import (
+from swarm.checkpoint.folder import (
     FLOATS,
     LAYER,
     UNREADABLE,
@@ -26,9 +26,9 @@ from swarm.checkpoint import (
     lone_head,
     read_spec,
 )
+from swarm.checkpoint.hub_model import CACHE
+from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.errors import BadModel
-from swarm.headers import TensorHeader, read_headers
-from swarm.hub import CACHE
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,18 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
+from swarm.checkpoint.hub_model import open_on_hub
+from swarm.checkpoint.hub_names import is_paper
+from swarm.checkpoint.safetensors_headers import (
+    TensorHeader,
+    is_pointer,
+    left_behind,
+    read_headers,
+    read_json,
+)
+from swarm.checkpoint.weight_store import Store
 from swarm.errors import BadModel
-from swarm.headers import TensorHeader, is_pointer, left_behind, read_headers, read_json
-from swarm.hub import open_on_hub
-from swarm.hub_names import is_paper
-from swarm.model import BUILT_IN, ModelSpec
-from swarm.store import Store
+from swarm.model_spec import BUILT_IN, ModelSpec
 
 # Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
 SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
@@ -70,7 +76,7 @@ def open_model(name: str, *, revision: str = "") -> tuple[Path, Store | None]:
     Raises BadModel, Unreachable.
     """
     if name == BUILT_IN:
-        return Path(__file__).parent / "models" / BUILT_IN, None
+        return Path(__file__).parent.parent / "models" / BUILT_IN, None
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder, None

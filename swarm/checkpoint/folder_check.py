@@ -8,13 +8,13 @@ import asyncio
 import logging
 from pathlib import Path
 
-from swarm.chunk_digests import ChunkDigests
+from swarm.checkpoint.byte_ranges import Ranges, aligned
+from swarm.checkpoint.chunk_digests import ChunkDigests
+from swarm.checkpoint.chunk_index import Entry, slice_of
+from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.safetensors_headers import weight_files
+from swarm.checkpoint.weight_store import Store, Wanted, Watch
 from swarm.errors import BadModel, EngineError
-from swarm.headers import weight_files
-from swarm.inventory import Entry, slice_of
-from swarm.peer_source import PeerSource
-from swarm.ranges import Ranges, aligned
-from swarm.store import Store, Wanted, Watch
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+from swarm.checkpoint.byte_ranges import Range, Ranges, split
+from swarm.checkpoint.hub_errors import explained
+from swarm.checkpoint.sparse_file import FileFacts
+from swarm.checkpoint.weight_store import Take
 from swarm.errors import BadModel, Unreachable
-from swarm.hub_errors import explained
-from swarm.ranges import Range, Ranges, split
-from swarm.sparse import FileFacts
-from swarm.store import Take
 
 STREAMS = 8  # requests at a time
 PART_BYTES = 1 << 25  # of one request

@@ -15,13 +15,20 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_downl
 from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
+from swarm.checkpoint.hub_downloader import HubSource
+from swarm.checkpoint.hub_errors import explained
+from swarm.checkpoint.hub_names import is_paper
+from swarm.checkpoint.safetensors_headers import (
+    INDEX,
+    LONE_FILE,
+    files_to_load,
+    indexed_files,
+    no_weights,
+    weight_files,
+)
+from swarm.checkpoint.sparse_file import SparseFile
+from swarm.checkpoint.weight_store import Store
 from swarm.errors import BadModel
-from swarm.headers import INDEX, LONE_FILE, files_to_load, indexed_files, no_weights, weight_files
-from swarm.hub_errors import explained
-from swarm.hub_names import is_paper
-from swarm.hub_source import HubSource
-from swarm.sparse import SparseFile
-from swarm.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatch
 
-from swarm.headers import INDEX
+from swarm.checkpoint.safetensors_headers import INDEX
 
 PAPERS = (  # what a client needs, and a node besides its weights
     *("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt"),

@@ -9,9 +9,19 @@ from typing import Any
 
 import msgpack
 
-from swarm.board import Board
-from swarm.channel import Channel
-from swarm.chunk_digests import DIGEST_BYTES
+from swarm.checkpoint.byte_ranges import Range, Ranges, aligned, merged, split, without
+from swarm.checkpoint.chunk_digests import DIGEST_BYTES
+from swarm.checkpoint.chunk_index import (
+    MOST_CHUNK,
+    Entry,
+    Inventory,
+    digest_of,
+    digests_of,
+    slice_of,
+)
+from swarm.checkpoint.sparse_file import FileFacts
+from swarm.checkpoint.weight_store import Take
+from swarm.dht.board import Board
 from swarm.errors import (
     BadModel,
     EngineError,
@@ -21,18 +31,8 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.formatting import printable
-from swarm.inventory import (
-    MOST_CHUNK,
-    Entry,
-    Inventory,
-    digest_of,
-    digests_of,
-    slice_of,
-)
-from swarm.ranges import Range, Ranges, aligned, merged, split, without
+from swarm.p2p.channel import Channel
 from swarm.records import Capability
-from swarm.sparse import FileFacts
-from swarm.store import Take
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from swarm.board import Board
-from swarm.channel import Channel
+from swarm.checkpoint.chunk_index import Inventory
+from swarm.checkpoint.hub_model import CACHE
+from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.sparse_file import FileFacts, SparseFile
+from swarm.checkpoint.weight_store import Store, Watch
+from swarm.dht.board import Board
 from swarm.errors import BadModel, SwarmError
-from swarm.hub import CACHE
-from swarm.inventory import Inventory
-from swarm.peer_source import PeerSource
+from swarm.p2p.channel import Channel
 from swarm.records import PENDING, Manifest
-from swarm.sparse import FileFacts, SparseFile
-from swarm.store import Store, Watch
 
 LOOK_SECONDS = 0.5  # between looks at the board
 KNOWN_SECONDS = 3.0  # for a manifest to be found on it

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.checkpoint.byte_ranges import NOTHING, Ranges, merged, without
 from swarm.errors import BadModel
-from swarm.ranges import NOTHING, Ranges, merged, without
 
 
 @dataclass(frozen=True, slots=True)

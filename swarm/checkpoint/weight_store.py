@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from huggingface_hub.utils import tqdm
 
+from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.safetensors_headers import PREFIX_BYTES, header_end
+from swarm.checkpoint.sparse_file import FileFacts, SparseFile
 from swarm.errors import EngineError
 from swarm.formatting import bytes_text
-from swarm.headers import PREFIX_BYTES, header_end
-from swarm.ranges import Ranges, size_of
-from swarm.sparse import FileFacts, SparseFile
 
 logger = logging.getLogger(__name__)
 

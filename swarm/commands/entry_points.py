@@ -12,8 +12,8 @@ from threading import RLock
 from types import ModuleType
 from typing import NoReturn
 
+from swarm.commands.package_finder import FINDER, claim_names, is_ours
 from swarm.errors import BadInput
-from swarm.package_finder import FINDER, claim_names, is_ours
 
 _BORROWING = RLock()
 

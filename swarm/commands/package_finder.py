@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-HOME = Path(__file__).resolve().parent.parent  # where our packages lie side by side
+HOME = Path(__file__).resolve().parents[2]  # where our packages lie side by side
 PACKAGES = ("swarm", "client", "node", "planner")
 
 

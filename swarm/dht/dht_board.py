@@ -16,17 +16,17 @@ from hivemind.dht.protocol import ValidationError
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
-from swarm.dht.networks import Networks
-from swarm.dht.protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
+from swarm.dht.dht_protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.peer_networks import Networks
+from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
-from swarm.identity import Identity
 from swarm.invites import peer_of_address
-from swarm.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
-from swarm.peer_process import PeerProcess
+from swarm.p2p.p2p_daemon import PeerProcess
 from swarm.records import Capability, Record, record_of_map, record_to_list
-from swarm.validator import SwarmValidator
+from swarm.trust.identity import Identity
+from swarm.trust.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
 
 WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
 FIRST_WAIT_SECONDS = 4.0  # for the first peer's answer, which calls us back

@@ -25,14 +25,14 @@ from hivemind.proto import dht_pb2
 from hivemind.utils import timed_storage
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm.board import SKEW_SECONDS
-from swarm.dht.networks import Networks
-from swarm.hardening import PEERS_CAP, BoundedStorage
-from swarm.network_clock import CLOCK, NetworkClock
-from swarm.rate_limit import Budget, RateLimit
+from swarm.dht.board import SKEW_SECONDS
+from swarm.dht.bounded_storage import PEERS_CAP, BoundedStorage
+from swarm.dht.peer_networks import Networks
+from swarm.dht.record_validator import SwarmValidator
+from swarm.p2p.rate_limit import Budget, RateLimit
 from swarm.records import TTL_CAP
-from swarm.swarm_key import SwarmKey
-from swarm.validator import SwarmValidator
+from swarm.trust.network_clock import CLOCK, NetworkClock
+from swarm.trust.swarm_key import SwarmKey
 
 BUCKET_SIZE = 20
 DEPTH_MODULO = 5

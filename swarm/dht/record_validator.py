@@ -17,10 +17,10 @@ import msgpack
 from hivemind.dht.crypto import DHTRecord, RecordValidatorBase
 from hivemind.dht.routing import DHTID
 
-from swarm.board import SKEW_SECONDS, known_keys, plain_key, shard_of
-from swarm.identity import Identity, is_founder, verify
+from swarm.dht.board import SKEW_SECONDS, known_keys, plain_key, shard_of
 from swarm.records import RECORD_CAP, TTL_CAP, Manifest, Record, record_of_map
-from swarm.swarm_key import SwarmKey
+from swarm.trust.identity import Identity, is_founder, verify
+from swarm.trust.swarm_key import SwarmKey
 
 SIGNATURE_BYTES = 64
 JUDGED = 4096  # verdicts to remember

@@ -11,7 +11,7 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm.dht.protocol import BUCKET_SIZE, SwarmProtocol
+from swarm.dht.dht_protocol import BUCKET_SIZE, SwarmProtocol
 
 SMALL_SWARM = 40  # peers known up to which all of them keep each record
 STRAYS = 4  # copies far from the key in larger swarms, where nobody can have placed himself

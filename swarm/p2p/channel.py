@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 ANSWER_CAP = 1024 * 1024  # bytes of a question's payload, and of its answer
 OnMessage = Callable[[str, Message], None]

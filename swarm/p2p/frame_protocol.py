@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from swarm.errors import RemoteProtocolError
-from swarm.frames import FrameBuffer
-from swarm.gathering import TURN
+from swarm.p2p.write_coalescing import TURN
+from swarm.wire.framing import FrameBuffer
 
 OnFrame = Callable[[memoryview, memoryview], None]  # header, body
 

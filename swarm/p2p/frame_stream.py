@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
-from swarm.frames import PREFIX
-from swarm.gathering import Gathering
-from swarm.inlet import Inlet, OnFrame, take_over
+from swarm.p2p.frame_protocol import Inlet, OnFrame, take_over
+from swarm.p2p.write_coalescing import Gathering
+from swarm.wire.framing import PREFIX
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
 MISSES = 3  # silent ticks after which the other side is dead

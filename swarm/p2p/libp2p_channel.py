@@ -15,17 +15,17 @@ from typing import Any
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
-from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
-from swarm.identity import public_key_of
+from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
+from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
+from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.partings import Partings
+from swarm.p2p.peer_connection import PINGS, Way
+from swarm.p2p.rpc import PROOF_BYTES, Questions
 from swarm.p2p.unproved_streams import UnprovedStreams
-from swarm.partings import Partings
-from swarm.peer_process import PeerProcess
-from swarm.questions import PROOF_BYTES, Questions
-from swarm.streams import STREAM_ERRORS, FrameStream
-from swarm.swarm_key import SwarmKey
-from swarm.way import PINGS, Way
-from swarm.wire import Codec, Fail, Message, Ping, Pong, session_of
+from swarm.trust.identity import public_key_of
+from swarm.trust.swarm_key import SwarmKey
+from swarm.wire.messages import Codec, Fail, Message, Ping, Pong, session_of
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream

@@ -27,8 +27,8 @@ from hivemind.proto import p2pd_pb2
 
 from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
 from swarm.formatting import printable
-from swarm.identity import Identity
 from swarm.invites import peer_of_address
+from swarm.trust.identity import Identity
 
 START_SECONDS = 30.0
 CONTROL_SECONDS = 10.0  # for one word with the daemon

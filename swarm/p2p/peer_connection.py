@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from swarm.streams import FrameStream
-from swarm.wire import Codec, Ping, Pong
+from swarm.p2p.frame_stream import FrameStream
+from swarm.wire.messages import Codec, Ping, Pong
 
 BURST = 5  # pings at the start
 SMOOTHING = 0.2  # weight of a new round trip

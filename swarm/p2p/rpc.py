@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import msgpack
 
-from swarm.channel import ANSWER_CAP, Answer
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.formatting import printable
+from swarm.p2p.channel import ANSWER_CAP, Answer
+from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
+from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.rate_limit import RateLimit
 from swarm.p2p.unproved_streams import UnprovedStreams
-from swarm.peer_process import PeerProcess
-from swarm.rate_limit import RateLimit
-from swarm.streams import STREAM_ERRORS, frame_of, read_small_frame
 
 PROOF_BYTES = 32
 HEADER_CAP = 4096

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from swarm.channel import ANSWER_CAP, Answer, OnLost, OnMessage
-from swarm.clock import Clock, LoopClock
 from swarm.errors import (
     Deadline,
     LocalProtocolError,
@@ -21,9 +19,11 @@ from swarm.errors import (
     RemoteProtocolError,
     SwarmError,
 )
-from swarm.identity import peer_of_public_key
+from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.records import RECORD_CAP, Record, record_of_map, record_to_list
-from swarm.wire import Codec, Decoder, Fail, Message
+from swarm.testing.clock import Clock, LoopClock
+from swarm.trust.identity import peer_of_public_key
+from swarm.wire.messages import Codec, Decoder, Fail, Message
 
 R = TypeVar("R", bound=Record)
 SILENCE_SECONDS = 6.0  # after which a silent link counts as lost, like three missed pings

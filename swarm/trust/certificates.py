@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from swarm.identity import Identity, is_founder, peer_of_public_key, public_key_of, verify
-from swarm.network_clock import CLOCK
+from swarm.trust.identity import Identity, is_founder, peer_of_public_key, public_key_of, verify
+from swarm.trust.network_clock import CLOCK
 
 CERTIFICATE_SECONDS = 30 * 86400.0
 DEPTH_CAP = 3  # links between the founder and a planner

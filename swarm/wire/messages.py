@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
-from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX, FrameBuffer
+from swarm.wire.framing import BODY_CAP, HEADER_CAP, PREFIX, FrameBuffer
 
 CHUNK_CAP = 256  # tokens in one STEP: a long prompt never holds the others up for longer
 SESSION_CAP = 64  # characters in a session id

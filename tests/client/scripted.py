@@ -16,12 +16,12 @@ from client.switchboard import Switchboard
 from client.tokenizer import ByteTokenizer
 from swarm.errors import PeerLost
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.records import Advert, Member, StageAdvert
-from swarm.sampling import Sampling
-from swarm.tensors import ids_of_bytes, ids_to_bytes
-from swarm.wire import Cancel, Close, Message, Open, Opened, Step, Token
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.wire.messages import Cancel, Close, Message, Open, Opened, Step, Token
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import ids_of_bytes, ids_to_bytes
 
 LAYERS = 6
 SPEC = ModelSpec(

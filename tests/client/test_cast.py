@@ -7,10 +7,10 @@ import pytest
 
 from client.cast import cast_of
 from node.control.next_plan import next_plan
-from swarm.checkpoint import find_model, read_spec
+from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadModel
 from swarm.hardware import Device, Link
-from swarm.model import BUILT_IN, ModelSpec
+from swarm.model_spec import BUILT_IN, ModelSpec
 from swarm.records import Capability
 
 SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)

@@ -10,15 +10,15 @@ import pytest
 
 from client.commands import main
 from client.connection import Links
-from swarm.checkpoint import find_model, read_spec
+from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadInput, BadInvite, NoRoute
 from swarm.hardware import Device
-from swarm.identity import Identity
 from swarm.invites import Invite
-from swarm.memory import peer_named
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
 from swarm.plan import Plan
 from swarm.records import Capability
+from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity
 from tests.client.scripted import ScriptedSwarm
 
 SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)

@@ -13,7 +13,7 @@ from client.tokenizer import ByteTokenizer
 from swarm.errors import BadModel, LocalProtocolError, NoRoute
 from swarm.invites import Invite
 from swarm.records import Advert, Member, StageAdvert
-from swarm.wire import Cancel, Message, Open, Step
+from swarm.wire.messages import Cancel, Message, Open, Step
 from tests.client.conftest import Story
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
 

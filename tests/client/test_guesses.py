@@ -4,8 +4,8 @@ import asyncio
 
 from client.generation import Generation
 from client.request import sampling_of
-from swarm.memory import MemoryWorld
-from swarm.wire import Message, Step, Token
+from swarm.testing.memory_network import MemoryWorld
+from swarm.wire.messages import Message, Step, Token
 from tests.client.scripted import ScriptedStage, ScriptedSwarm, continuation
 
 PROMPT = [104, 105]

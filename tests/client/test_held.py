@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from swarm.tensors import ids_of_bytes
-from swarm.wire import Message, Open, Opened, Step
+from swarm.wire.messages import Message, Open, Opened, Step
+from swarm.wire.tensor_codec import ids_of_bytes
 from tests.client.scripted import Hook, ScriptedStage, ScriptedSwarm, continuation
 
 PROMPT = list(range(97, 117))

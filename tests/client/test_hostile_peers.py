@@ -16,9 +16,9 @@ from client.pictures import show_idle, show_peers, show_plan, show_plan_table, s
 from client.screen import Screen
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device, Link
-from swarm.memory import peer_named
 from swarm.records import Advert, Capability, Member, Record, StageAdvert
-from swarm.wire import (
+from swarm.testing.memory_network import peer_named
+from swarm.wire.messages import (
     Busy,
     Cancel,
     Close,

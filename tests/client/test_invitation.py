@@ -6,8 +6,8 @@ import pytest
 
 from client.invitation import LAST_INVITE, choose_invite, state_folder
 from swarm.errors import BadInvite
-from swarm.identity import Identity
 from swarm.invites import Invite
+from swarm.trust.identity import Identity
 
 
 def invite(name: str) -> Invite:

@@ -25,15 +25,15 @@ from client.pictures import (
     show_stages,
 )
 from client.screen import Screen
-from swarm.certificates import founder_proof
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
 from swarm.hardware import Device
-from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, StageAdvert
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.certificates import founder_proof
+from swarm.trust.identity import Identity, swarm_id
 
 ONE, TWO, ME = peer_named("one"), peer_named("two"), peer_named("me")
 INVITE = Invite((), "forest-abc", "swarm-tiny", "a key")

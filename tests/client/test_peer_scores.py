@@ -19,8 +19,8 @@ from client.peer_scores import (
 )
 from client.route import Need, Place, Route
 from swarm.errors import PeerLost, PeerMisbehaved
-from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Advert, Member, StageAdvert
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.client.scripted import LAYERS, SPEC
 from tests.client.skipping import run_skipping
 

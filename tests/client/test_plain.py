@@ -13,7 +13,7 @@ from client.request import LocalModel, Options, Question
 from client.tokenizer import ByteTokenizer
 from swarm.errors import LocalProtocolError, NoRoute, PromptTooLong
 from swarm.invites import Invite
-from swarm.wire import Cancel
+from swarm.wire.messages import Cancel
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation
 
 INVITE = Invite(("/ip4/127.0.0.1/tcp/1",), "scripted", "scripted")

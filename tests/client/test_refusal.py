@@ -3,9 +3,9 @@
 import pytest
 
 from client.refusal import refusal_of, short
-from swarm.memory import peer_named
-from swarm.questions import Verdict, _refusal
-from swarm.wire import Busy, Fail
+from swarm.p2p.rpc import Verdict, _refusal
+from swarm.testing.memory_network import peer_named
+from swarm.wire.messages import Busy, Fail
 
 EVE = peer_named("eve")
 KEY = b"k" * 16

@@ -15,9 +15,9 @@ from client.pictures import show_peers, show_plan, show_plan_table, show_planner
 from client.screen import Screen, wrapped
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device
-from swarm.memory import peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Member, StageAdvert
+from swarm.testing.memory_network import peer_named
 
 EVE = peer_named("eve")
 HOSTILE = ("[/]", "[link=file:///etc/passwd]oak[/link]", "\x1b]52;c;AAAA\x07", "\x9b2J", "\ud800")

@@ -11,10 +11,10 @@ from client.frame_checks import CHUNK_TOKENS
 from client.inbox import MOST_MESSAGES
 from client.pace import Patience
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
-from swarm.memory import peer_named
 from swarm.records import Advert, Member, StageAdvert
-from swarm.tensors import ids_of_bytes
-from swarm.wire import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.testing.memory_network import peer_named
+from swarm.wire.messages import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.wire.tensor_codec import ids_of_bytes
 from tests.client.conftest import Story
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
 

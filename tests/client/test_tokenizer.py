@@ -12,9 +12,9 @@ from sentencepiece import SentencePieceTrainer
 from transformers import AutoTokenizer
 
 from client.tokenizer import ByteTokenizer, ModelTokenizer, read_stop_ids, read_tokenizer
-from swarm.checkpoint import find_model
+from swarm.checkpoint.folder import find_model
 from swarm.errors import BadInput, BadModel
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
 from tests.client.scripted import SPEC
 from tests.client.small_tokenizers import byte_level
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 from tests.network.conftest import model_of
 from tests.network.hosts import Host, Laboratory, connections_of
 from tests.whole.swarms import (

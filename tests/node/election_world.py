@@ -17,15 +17,15 @@ from node.control.membership import HEARTBEAT_SECONDS, Neighbourhood, Standing
 from node.control.next_plan import digest_of
 from node.control.plan_store import PlanShelf
 from node.control.planner_loop import Office
-from swarm.channel import Answer, OnLost, OnMessage
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
 from swarm.hardware import Device
-from swarm.memory import peer_named
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
+from swarm.p2p.channel import Answer, OnLost, OnMessage
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
-from swarm.wire import Message
+from swarm.testing.memory_network import peer_named
+from swarm.wire.messages import Message
 from tests.node.neighbours import MEMBERS
 
 SWARM = "simulated"

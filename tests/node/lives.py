@@ -9,10 +9,10 @@ from node.bootstrap import Links, Served
 from node.config import NodeConfig
 from node.node import Life
 from node.status_lines import Story
-from swarm.founders_manifest import ManifestKeeper
-from swarm.identity import Identity
+from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.identity import Identity
 from tests.node.neighbours import SPEC, SWARM
 
 

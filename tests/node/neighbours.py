@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 
 from node.control.membership import Neighbourhood
-from swarm.certificates import PlannerTrust
 from swarm.hardware import Device, Link
-from swarm.memory import MemoryWorld, peer_named
-from swarm.model import BYTES_PER_VALUE, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.certificates import PlannerTrust
 
 SWARM = "swarm-test"
 MEMBERS = PlannerTrust(SWARM, is_private=True)

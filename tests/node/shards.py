@@ -15,12 +15,12 @@ from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.local_group import join_group
 from node.worker.messages import Compute, Computed, Release, Reserve, Reserved
 from node.worker.shard import LoadedShard, Place
-from swarm.checkpoint import find_model, load_config
+from swarm.checkpoint.folder import find_model, load_config
 from swarm.errors import EngineError, PeerError
-from swarm.model import BUILT_IN
-from swarm.sampling import Sampling
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Message
+from swarm.model_spec import BUILT_IN
+from swarm.wire.messages import Message
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import ids_to_bytes
 
 FOLDER = find_model(BUILT_IN)
 HIDDEN = int(load_config(FOLDER).hidden_size)

@@ -9,11 +9,11 @@ from node.serving.session_table import name_of
 from node.serving.stage_server import LedStage, Server
 from node.worker.messages import Computed, Reserve, Reserved
 from node.worker.worker_handle import WorkerProcess
-from swarm.clock import settle
-from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Member
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Message, Open, Step
+from swarm.testing.clock import settle
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.wire.messages import Message, Open, Step
+from swarm.wire.tensor_codec import ids_to_bytes
 
 DIGEST = "d" * 64
 FIRST, MIDDLE, LAST, CLIENT, STRANGER = map(

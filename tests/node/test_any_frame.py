@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from node.device.local_device import Holding, Home, OwnDevice
-from node.worker.compute_loop import messages
-from swarm import wire
-from swarm.clock import settle
+from node.worker import messages
 from swarm.errors import RemoteProtocolError
 from swarm.plan import Assignment, Shard, Stage
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Message, Token
+from swarm.testing.clock import settle
+from swarm.wire.messages import KINDS, Message, Open, Step, Token
+from swarm.wire.tensor_codec import ids_to_bytes
 from tests.node.stands import KEY, LAST, STRANGER, Stand
 
 EVIL_KEY = b"e" * 16
@@ -62,7 +61,7 @@ Change = Callable[[Stand], Message]
 @st.composite
 def nearly_right(draw: st.DrawFn) -> Change:
     """An OPEN or STEP as it should be, but for a few fields."""
-    kind: type[Message] = draw(st.sampled_from([wire.Open, wire.Step]))
+    kind: type[Message] = draw(st.sampled_from([Open, Step]))
     strategies = values_of(kind) | {"body": BODIES}
     names = draw(st.lists(st.sampled_from(sorted(strategies)), max_size=3, unique=True))
     changes = {name: draw(strategies[name]) for name in names}
@@ -70,13 +69,13 @@ def nearly_right(draw: st.DrawFn) -> Change:
     def make(stand: Stand) -> Message:
         opened = stand.open(session="evil", key=EVIL_KEY)
         step = replace(stand.step(), session="evil", key=EVIL_KEY)
-        right: Message = opened if kind is wire.Open else step
+        right: Message = opened if kind is Open else step
         return replace(right, **changes)
 
     return make
 
 
-FRAMES = some_of(list(wire.KINDS.values()))
+FRAMES = some_of(list(KINDS.values()))
 SPOKEN = [messages.Computed, messages.Reserved, messages.Failed]
 ANSWERS = some_of(
     [*SPOKEN, messages.Measured, messages.Prepared, messages.Progress, messages.Loaded]

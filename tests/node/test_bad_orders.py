@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve, Reserved
-from swarm.sampling import Sampling
-from swarm.tensors import rows_to_bytes
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import rows_to_bytes
 from tests.node.shards import (
     HIDDEN,
     generate,

@@ -9,11 +9,11 @@ import pytest
 from node.control.election_policy import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
 from node.control.leader_election import AWAY_SECONDS, Candidacy
 from node.control.membership import LATELY_SECONDS
-from swarm.certificates import PlannerTrust
 from swarm.election import ERA_SECONDS, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.errors import SwarmError, Unreachable
-from swarm.memory import MemoryBoard, MemoryWorld, peer_named
 from swarm.records import Lease, Record
+from swarm.testing.memory_network import MemoryBoard, MemoryWorld, peer_named
+from swarm.trust.certificates import PlannerTrust
 from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
 
 ME, OTHER = peer_named("me"), peer_named("other")

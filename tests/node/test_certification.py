@@ -16,11 +16,11 @@ from node.control.certification import (
     Certification,
 )
 from node.control.membership import Neighbourhood, Standing
-from swarm.certificates import PlannerTrust, depth_of
 from swarm.errors import PeerRefused
-from swarm.identity import Identity, swarm_id
-from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Advert, Member, StageAdvert
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.certificates import PlannerTrust, depth_of
+from swarm.trust.identity import Identity, swarm_id
 from tests.node.neighbours import SPEC, capability_of, look
 
 LOOK_SECONDS = 20.0

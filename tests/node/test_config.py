@@ -21,10 +21,10 @@ from node.bootstrap import (
 from node.config import NodeConfig, default_state, read_config, worker_environment
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
-from swarm.memory import peer_named
-from swarm.model import BUILT_IN
-from swarm.peer_process import PeerProcess
+from swarm.model_spec import BUILT_IN
+from swarm.p2p.p2p_daemon import PeerProcess
 from swarm.records import Manifest
+from swarm.testing.memory_network import peer_named
 
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
 

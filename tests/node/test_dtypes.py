@@ -19,10 +19,10 @@ from node.worker.messages import Load
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import BadInput, PeerRefused
 from swarm.hardware import WIDTHS, Device, bytes_of
-from swarm.memory import MemoryWorld, peer_named
-from swarm.model import PLANNED_TOKENS, ModelSpec
+from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
 from tests.node.shards import FOLDER
 from tests.node.stands import ScriptedWorker

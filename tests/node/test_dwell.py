@@ -11,9 +11,9 @@ import pytest
 from node.device.local_device import DWELL_SECONDS, OwnDevice
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
-from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import SPEC, capability_of, look, neighbourhood_of
 
 ME, ANNA = peer_named("me"), peer_named("anna")

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.control.ledger import Ledger
-from swarm.certificates import PlannerTrust
 from swarm.election import LEASE_SECONDS, PlanOrder
-from swarm.memory import peer_named
 from swarm.records import Capability
+from swarm.testing.memory_network import peer_named
+from swarm.trust.certificates import PlannerTrust
 from tests.node.election_world import LOOK_SECONDS, SWARM, Node, World
 
 NAMES = ("anna", "bert", "carl", "dora", "emil")

@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from node import bootstrap
 from node.bootstrap import Links, Served, find_served, read_model
 from node.serving.weight_server import WeightsDesk
-from swarm.board import Board
-from swarm.channel import Channel
+from swarm.checkpoint.folder_check import FolderCheck
+from swarm.dht.board import Board
+from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, Unreachable
-from swarm.founders_manifest import ManifestKeeper
-from swarm.identity import Identity, swarm_id
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
+from swarm.p2p.channel import Channel
 from swarm.records import Capability, Manifest
-from swarm.weights_check import FolderCheck
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.identity import Identity, swarm_id
 from tests.whole.uncut import TINY
 
 FILE = "model.safetensors"

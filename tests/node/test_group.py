@@ -13,7 +13,7 @@ import pytest
 from node.worker.group_handshakes import STRANGERS_CAP, Rank
 from node.worker.group_sockets import GroupLink, GroupListener
 from swarm.errors import Deadline, PeerError, PeerLost
-from swarm.frames import BODY_CAP, PREFIX
+from swarm.wire.framing import BODY_CAP, PREFIX
 
 HOST = "127.0.0.1"
 Links = dict[int, dict[int, ssl.SSLSocket]]

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve
 from node.worker.shard import LoadedShard
-from swarm.sampling import Sampling
-from swarm.tensors import ids_to_bytes
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import ids_to_bytes
 from tests.node.shards import FOLDER, computed, lone_shard, passed_on, shard_group
 
 ASKED = "<|begin|><|user|>What are the four seasons?<|end|><|assistant|>"

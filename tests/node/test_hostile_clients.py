@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from node.worker.messages import Compute, Release, Reserve, Reserved
-from swarm.clock import settle
-from swarm.tensors import ids_of_bytes
-from swarm.wire import Close, Fail, Opened, Step, Token
+from swarm.testing.clock import settle
+from swarm.wire.messages import Close, Fail, Opened, Step, Token
+from swarm.wire.tensor_codec import ids_of_bytes
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, CONTEXT, FIRST, KEY, LAST, MIDDLE, STRANGER, Stand
 

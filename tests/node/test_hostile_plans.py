@@ -13,9 +13,9 @@ import pytest
 from node.node import Life
 from swarm.election import LEASE_SECONDS
 from swarm.errors import Unreachable
-from swarm.memory import MemoryWorld, peer_named
-from swarm.network_clock import CLOCK
 from swarm.records import Lease, PlanRef
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.network_clock import CLOCK
 from tests.node.lives import life_of
 from tests.node.neighbours import SPEC, capability_of
 

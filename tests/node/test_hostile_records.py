@@ -17,13 +17,9 @@ from hypothesis import strategies as st
 
 from node.control.next_plan import PlanDocument
 from node.node import Life
-from swarm.certificates import PROOF_CAP, founder_proof
 from swarm.election import TERM_JUMP
 from swarm.errors import PeerRefused, SwarmError
 from swarm.hardware import Device, Link
-from swarm.identity import Identity, swarm_id
-from swarm.memory import MemoryWorld, peer_named
-from swarm.network_clock import CLOCK
 from swarm.plan import Plan
 from swarm.records import (
     TERM_CAP,
@@ -35,6 +31,10 @@ from swarm.records import (
     Record,
     StageAdvert,
 )
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.certificates import PROOF_CAP, founder_proof
+from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.network_clock import CLOCK
 from tests.node.lives import life_of
 from tests.node.neighbours import SPEC, capability_of
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from node.node import HURRIES_BURST
-from swarm.memory import MemoryWorld, peer_named
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.lives import life_of
 
 

@@ -14,7 +14,7 @@ from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from node.worker.messages import Computed, Failed, Release, Reserved
 from node.worker.shard import LoadedShard
 from swarm.errors import PeerError
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.shards import (
     BUDGET,
     FOLDER,

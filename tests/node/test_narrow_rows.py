@@ -5,9 +5,9 @@ import torch
 from node.worker.messages import Compute, Computed, Failed, Release
 from node.worker.scheduler import Arrived, Schedule
 from swarm.records import Member
-from swarm.sampling import Sampling
-from swarm.tensors import rows_of_bytes, rows_to_bytes
-from swarm.wire import Step
+from swarm.wire.messages import Step
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import rows_of_bytes, rows_to_bytes
 from tests.node.conftest import RunStand
 from tests.node.shards import HIDDEN, computed, lone_shard, passed_on, reserve, rows_of, shard_group
 from tests.node.stands import FIRST, LAST, MIDDLE, Stand

@@ -13,9 +13,9 @@ from node.engine.stage_runner import StageRunner
 from node.worker.answers import measured
 from node.worker.messages import Compute, Computed, Measure
 from node.worker.shard import LoadedShard
-from swarm.checkpoint import read_spec
-from swarm.sampling import Sampling
-from swarm.tensors import DTYPES, rows_of_bytes, rows_to_bytes
+from swarm.checkpoint.folder import read_spec
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import DTYPES, rows_of_bytes, rows_to_bytes
 from tests.node.shards import (
     BUDGET,
     FOLDER,

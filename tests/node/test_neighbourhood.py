@@ -18,11 +18,11 @@ from node.control.membership import (
     MISSES,
     Standing,
 )
-from swarm.certificates import PlannerTrust
 from swarm.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.hardware import Link
-from swarm.memory import MemoryWorld, peer_named
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.certificates import PlannerTrust
 from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))

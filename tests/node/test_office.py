@@ -14,12 +14,12 @@ from node.control.membership import Neighbourhood, Standing
 from node.control.plan_store import PlanShelf
 from node.control.planner_loop import LATEST_SECONDS, Office, best_plan
 from node.control.roster import Choice
-from swarm.clock import settle
 from swarm.hardware import Device
-from swarm.memory import MemoryWorld, peer_named
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Lease, PlanRef
+from swarm.testing.clock import settle
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import LAYER_BYTES, MEMBERS, WHOLE, capability_of, look
 from tests.node.neighbours import SPEC as EIGHT_LAYERS
 from tests.node.stands import STRANGER, until

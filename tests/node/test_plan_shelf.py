@@ -15,9 +15,9 @@ from node.control.next_plan import PlanDocument, digest_of
 from node.control.plan_store import COPIES, PlanShelf
 from swarm.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
 from swarm.errors import PeerRefused, SwarmError
-from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Lease, PlanRef
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import SPEC, SWARM, capability_of, look, neighbourhood_of
 
 ME, PLANNER, OTHER = (peer_named(name) for name in ("me", "planner", "other"))

@@ -16,7 +16,7 @@ from node.control.next_plan import (
 )
 from planner.cost.cost_model import CostModel
 from planner.live_problem import live_problem
-from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS
+from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import TERM_CAP, Capability
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of

@@ -8,9 +8,9 @@ import pytest
 
 from node.control.next_plan import PlanDocument, problem_with
 from swarm.election import TERM_JUMP
-from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Lease
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of, look, neighbourhood_of
 
 WHOLE = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))

@@ -20,7 +20,7 @@ from node.probe import (
 )
 from swarm.errors import BadInput, PeerRefused
 from swarm.hardware import Device
-from swarm.memory import MemoryChannel, MemoryWorld, peer_named
+from swarm.testing.memory_network import MemoryChannel, MemoryWorld, peer_named
 
 ME, OTHER = peer_named("me"), peer_named("other")
 

@@ -8,8 +8,8 @@ import pytest
 from node.device.weight_fetch import Provisions
 from node.worker.messages import Given
 from node.worker.weight_requests import need_of
+from swarm.checkpoint.weight_store import Store
 from swarm.errors import Unreachable
-from swarm.store import Store
 from tests.node.stands import ScriptedWorker, until
 
 

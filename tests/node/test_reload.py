@@ -12,12 +12,12 @@ from node.device.weight_fetch import Provisions
 from node.worker.messages import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
 from node.worker.weight_requests import need_of, wanted_of
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
+from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.safetensors_headers import PREFIX_BYTES, header_end
+from swarm.checkpoint.sparse_file import FileFacts, SparseFile
+from swarm.checkpoint.weight_store import Store, Take
 from swarm.errors import EngineError, RemoteProtocolError
-from swarm.headers import PREFIX_BYTES, header_end
-from swarm.ranges import Ranges, size_of
-from swarm.sparse import FileFacts, SparseFile
-from swarm.store import Store, Take
-from swarm.wire import Message
+from swarm.wire.messages import Message
 from tests.node.shards import BUDGET, FOLDER, reserve, rows_of
 from tests.node.stands import until
 

@@ -23,8 +23,8 @@ from node.device.local_device import Home, OwnDevice
 from node.worker.messages import Load, Prepared
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import PeerLost, RemoteProtocolError
-from swarm.memory import MemoryWorld, peer_named
 from swarm.plan import Assignment, Shard, Stage
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.stands import ScriptedWorker
 
 DOOR = Door(("10.0.0.1", "node.example.org"), "abc", 4000, b"der")

@@ -6,7 +6,7 @@ import pytest
 
 from node.serving.stage_server import RETRY_SECONDS, SESSIONS_PER_RETRY, WAIT_SECONDS
 from node.worker.messages import Failed, Release, Reserve, Reserved
-from swarm.wire import Busy, Opened
+from swarm.wire.messages import Busy, Opened
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, STRANGER, Stand
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from node.worker.messages import Compute, Release, Reserve
 from node.worker.scheduler import CHUNK_TOKENS, DECODE_TOKENS, MOST_TOKENS, Arrived, Schedule
-from swarm.wire import Message
+from swarm.wire.messages import Message
 
 
 def rows(session: str, tokens: int, position: int = 0) -> Compute:

@@ -17,7 +17,7 @@ from node.serving.session_table import (
     trouble_with,
 )
 from swarm.errors import RemoteProtocolError
-from swarm.wire import Cancel, Close, Open, Step
+from swarm.wire.messages import Cancel, Close, Open, Step
 
 ROUTE: list[list[object]] = [["a", 0, 3], ["b", 3, 5], ["c", 5, 8]]
 OPEN = Open("s", 2, b"key", stage=1, route=ROUTE, model="m", capacity=10)

@@ -11,9 +11,9 @@ from node.worker.compute_loop import _spec_of
 from node.worker.messages import Load
 from planner.cost.cost_model import CostModel
 from planner.cost.stage_cost import end_bytes_of
-from swarm.model import BYTES_PER_VALUE
+from swarm.model_spec import BYTES_PER_VALUE
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.neighbours import SPEC, capability_of
 from tests.node.shards import FOLDER, generate, lone_shard, shard_group
 

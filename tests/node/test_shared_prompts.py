@@ -10,10 +10,10 @@ import torch
 from node.serving.session_table import Seat, route_of, trouble_with
 from node.worker.messages import Compute, Release, Reserve, Reserved
 from node.worker.shard import LoadedShard
-from swarm.clock import settle
-from swarm.sampling import Sampling
-from swarm.tensors import rows_to_bytes
-from swarm.wire import Open, Opened, Step
+from swarm.testing.clock import settle
+from swarm.wire.messages import Open, Opened, Step
+from swarm.wire.sampling_params import Sampling
+from swarm.wire.tensor_codec import rows_to_bytes
 from tests.node.conftest import RunStand
 from tests.node.shards import (
     BUDGET,

@@ -4,8 +4,8 @@ from node.status_lines import Story, name_of, reach_of, short
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text
 from swarm.hardware import Device
-from swarm.memory import peer_named
 from swarm.plan import Assignment, Shard, Stage
+from swarm.testing.memory_network import peer_named
 from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
 
 ME, PLANNER = peer_named("me"), peer_named("planner")

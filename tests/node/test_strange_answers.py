@@ -7,8 +7,8 @@ from node.control.membership import MISSES, Neighbourhood
 from node.probe import measure_link
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
-from swarm.memory import MemoryWorld, peer_named
 from swarm.records import Capability
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import MEMBERS
 from tests.node.stands import DIGEST, STRANGER
 

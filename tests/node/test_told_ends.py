@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarm.memory import MemoryWorld
+from swarm.testing.memory_network import MemoryWorld
 from tests.node.lives import life_of
 
 LOST = "lost: the shard of device 0; loading again when planned"

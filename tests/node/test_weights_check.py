@@ -11,16 +11,16 @@ import pytest
 from huggingface_hub import constants
 
 from node.serving.weight_server import WeightsDesk
-from swarm import chunk_digests
-from swarm.chunk_digests import ChunkDigests
+from swarm.checkpoint import chunk_digests
+from swarm.checkpoint.chunk_digests import ChunkDigests
+from swarm.checkpoint.chunk_index import LEAST_CHUNK, take_stock
+from swarm.checkpoint.folder_check import FolderCheck
+from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.safetensors_headers import read_headers
+from swarm.checkpoint.weight_store import Watch
 from swarm.errors import BadModel
-from swarm.headers import read_headers
-from swarm.inventory import LEAST_CHUNK, take_stock
-from swarm.memory import MemoryWorld, peer_named
-from swarm.peer_source import PeerSource
 from swarm.records import Capability
-from swarm.store import Watch
-from swarm.weights_check import FolderCheck
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.whole.uncut import TINY
 
 FILE = "model.safetensors"

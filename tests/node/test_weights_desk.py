@@ -14,18 +14,18 @@ from huggingface_hub import constants
 from client.connection import Links
 from client.request import LocalModel
 from node.serving.weight_server import WeightsDesk
-from swarm import peer_source
-from swarm.checkpoint import read_spec
+from swarm.checkpoint import peer_downloader
+from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.chunk_index import Inventory, Stock, take_stock
+from swarm.checkpoint.folder import read_spec
+from swarm.checkpoint.peer_downloader import QUESTION
+from swarm.checkpoint.peer_model import open_from_peers
+from swarm.checkpoint.safetensors_headers import read_headers
+from swarm.checkpoint.sparse_file import present
+from swarm.checkpoint.weight_store import Store, Watch
 from swarm.errors import BadModel, EngineError, PeerError, PeerRefused, SwarmError
-from swarm.from_peers import open_from_peers
-from swarm.headers import read_headers
-from swarm.inventory import Inventory, Stock, take_stock
-from swarm.memory import MemoryWorld, peer_named
-from swarm.peer_source import QUESTION
-from swarm.ranges import Ranges, size_of
 from swarm.records import PENDING, Capability, Manifest
-from swarm.sparse import present
-from swarm.store import Store, Watch
+from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.whole.uncut import TINY
 
 FILE = "model.safetensors"
@@ -49,7 +49,7 @@ def stock() -> Stock:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and no waiting between rounds."""
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(peer_source, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(peer_downloader, "PAUSE_SECONDS", 0.01)
     return tmp_path
 
 
@@ -169,7 +169,7 @@ def test_a_wrong_byte_is_refused_and_the_next_peer_asked(
         for layer in range(4):
             await hold(store, layer)
             assert is_right(folder, layer)
-        assert 0 < len(asked) <= peer_source.STREAMS  # then nobody believes it any more
+        assert 0 < len(asked) <= peer_downloader.STREAMS  # then nobody believes it any more
 
     run(story())
 
@@ -228,7 +228,7 @@ def test_a_silent_peer_costs_its_deadline_and_another_gives(
         assert is_right(folder, 2)
 
     for name in ("ANSWER_SECONDS", "HAVE_SECONDS", "NEXT_SECONDS"):
-        monkeypatch.setattr(peer_source, name, 0.2)
+        monkeypatch.setattr(peer_downloader, name, 0.2)
     run(story())
 
 
@@ -292,7 +292,7 @@ def test_without_an_inventory_the_first_cause_is_told(peers: Peers) -> None:
             await peers.open()
 
     peer_seconds = pytest.MonkeyPatch()
-    peer_seconds.setattr("swarm.from_peers.KNOWN_SECONDS", 0.05)
+    peer_seconds.setattr("swarm.checkpoint.peer_model.KNOWN_SECONDS", 0.05)
     run(story())
     peer_seconds.undo()
 
@@ -313,7 +313,7 @@ def test_an_inventory_that_is_being_made_is_waited_for(peers: Peers) -> None:
 def test_peers_that_never_answer_do_not_keep_the_holder_from_being_asked(peers: Peers) -> None:
     async def story() -> None:
         await peers.found()
-        for number in range(5 * peer_source.PEERS):
+        for number in range(5 * peer_downloader.PEERS):
             await peers.add(f"stranger {number}")
         await peers.holder("holder")
         folder, store = await peers.open()
@@ -334,7 +334,7 @@ def test_a_peer_that_says_busy_holds_nothing_that_another_gives(
         await hold(store, 3)
         assert is_right(folder, 3)
 
-    monkeypatch.setattr(peer_source, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(peer_downloader, "BUSY_SECONDS", 0.2)
     run(story())
 
 
@@ -350,8 +350,8 @@ def test_if_all_are_busy_the_load_fails_in_time(
         with pytest.raises(EngineError, match="No peer that answers"):
             await hold(store, 3)
 
-    monkeypatch.setattr(peer_source, "BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(peer_source, "LEAST_REST_SECONDS", 0.03)
+    monkeypatch.setattr(peer_downloader, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(peer_downloader, "LEAST_REST_SECONDS", 0.03)
     run(story())
 
 

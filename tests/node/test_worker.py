@@ -29,10 +29,10 @@ from node.worker.messages import (
     Unload,
 )
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 from swarm.errors import EngineError
-from swarm.sampling import Sampling
-from swarm.wire import Message
+from swarm.wire.messages import Message
+from swarm.wire.sampling_params import Sampling
 from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 from tests.node.shards import generate as generate_here
 from tests.node.stands import until

@@ -10,7 +10,7 @@ import pytest
 from node.worker.messages import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.errors import EngineError
-from swarm.wire import Busy, Message
+from swarm.wire.messages import Busy, Message
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, FIRST, Stand, until
 

@@ -22,7 +22,7 @@ from node.worker.messages import (
     Unload,
 )
 from node.worker.scheduler import Arrived
-from swarm.wire import TEXT_CAP, Decoder, Message
+from swarm.wire.messages import TEXT_CAP, Decoder, Message
 from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 
 

@@ -12,7 +12,7 @@ import pytest
 from node.worker import heartbeat
 from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Pulse
 from node.worker.messages import Broken
-from swarm.wire import Fail
+from swarm.wire.messages import Fail
 from tests.node.conftest import RunStand
 from tests.node.stands import Stand, until
 from tests.node.test_worker import SECONDS, Worked, pid_of

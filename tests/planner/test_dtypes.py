@@ -18,7 +18,7 @@ from swarm.errors import DoesNotFit
 from swarm.hardware import WIDTHS, Device, common_dtype
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
-from swarm.tensors import DTYPES
+from swarm.wire.tensor_codec import DTYPES
 from tests.planner.test_live import LAYER_BYTES, SPEC
 
 CONTEXT = 256

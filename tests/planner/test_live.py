@@ -11,7 +11,7 @@ from planner.make_plan import make_plan, never
 from planner.problem import Problem
 from swarm.errors import DoesNotFit
 from swarm.hardware import Device, Link
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 from swarm.records import Capability
 
 MIB = 2**20

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from swarm.dht_board import DhtBoard
-from swarm.identity import Identity, swarm_id
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.peer_process import Network, PeerProcess, open_p2p
-from swarm.wire import Message
+from swarm.dht.dht_board import DhtBoard
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
+from swarm.trust.identity import Identity, swarm_id
+from swarm.wire.messages import Message
 
 T = TypeVar("T")
 PING_SECONDS = 0.2

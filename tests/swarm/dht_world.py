@@ -8,8 +8,8 @@ from typing import Any
 
 from hivemind.p2p import PeerID
 
-from swarm.dht_board import DhtBoard
-from swarm.identity import Identity, swarm_id
+from swarm.dht.dht_board import DhtBoard
+from swarm.trust.identity import Identity, swarm_id
 
 
 class MemoryP2P:

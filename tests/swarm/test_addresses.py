@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.addresses import (
+from swarm.p2p.addresses import (
     is_loopback,
     listening_host,
     multiaddr_of,

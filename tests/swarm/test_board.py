@@ -10,7 +10,7 @@ import pytest
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
 
-from swarm.board import (
+from swarm.dht.board import (
     CROWD,
     SEARCH_FROM,
     has_shards,
@@ -19,14 +19,14 @@ from swarm.board import (
     shard_keys,
     shard_of,
 )
-from swarm.dht_board import DhtBoard
+from swarm.dht.dht_board import DhtBoard
+from swarm.dht.record_validator import SwarmValidator
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
-from swarm.identity import Identity
-from swarm.memory import peer_named
-from swarm.network_clock import NetworkClock
-from swarm.peer_process import Network, open_p2p
+from swarm.p2p.p2p_daemon import Network, open_p2p
 from swarm.records import KINDS, Capability, Lease, Manifest, PlanRef, Record, record_to_list
-from swarm.validator import SwarmValidator
+from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity
+from swarm.trust.network_clock import NetworkClock
 from tests.swarm.conftest import Eventually, Peer, Swarm
 
 MANIFEST = Manifest("swarm-tiny", "digest", "f32", 1.7e9)
@@ -272,7 +272,7 @@ def test_a_lonely_board_goes_back_to_the_peers_it_knows(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story() -> None:
-        monkeypatch.setattr("swarm.dht_board.COMPANY_SECONDS", 0.1)
+        monkeypatch.setattr("swarm.dht.dht_board.COMPANY_SECONDS", 0.1)
         lonely = (await swarm.peer(board=True)).own_board()
         table = lonely._node.protocol.routing_table
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.certificates import (
+from swarm.records import RECORD_CAP
+from swarm.trust.certificates import (
     CERTIFICATE_SECONDS,
     DEPTH_CAP,
     PROOF_CAP,
@@ -14,8 +15,7 @@ from swarm.certificates import (
     founder_proof,
     proven_by,
 )
-from swarm.identity import Identity, swarm_id
-from swarm.records import RECORD_CAP
+from swarm.trust.identity import Identity, swarm_id
 
 NOW = 1.7e9
 FOUNDER, ANNA, BERT, CARL, DORA = (Identity.throwaway() for _ in range(5))

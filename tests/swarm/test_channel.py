@@ -8,7 +8,6 @@ from itertools import islice
 
 import pytest
 
-from swarm.channel import ANSWER_CAP
 from swarm.errors import (
     Deadline,
     LocalProtocolError,
@@ -17,12 +16,13 @@ from swarm.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
-from swarm.frames import PREFIX
-from swarm.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
-from swarm.memory import peer_named
-from swarm.questions import OPEN_QUESTIONS
-from swarm.streams import FrameStream, frame_of
-from swarm.wire import Fail, Message, Ping, Step, Token
+from swarm.p2p.channel import ANSWER_CAP
+from swarm.p2p.frame_stream import FrameStream, frame_of
+from swarm.p2p.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
+from swarm.p2p.rpc import OPEN_QUESTIONS
+from swarm.testing.memory_network import peer_named
+from swarm.wire.framing import PREFIX
+from swarm.wire.messages import Fail, Message, Ping, Step, Token
 from tests.swarm.conftest import PING_SECONDS, Eventually, Peer, Swarm
 
 RawStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -442,7 +442,7 @@ def test_silent_streams_of_a_stranger_do_not_lock_newcomers_out(
     swarm: Swarm, host: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One identity without the key, 80 streams, against a node of a private swarm."""
-    monkeypatch.setattr("swarm.libp2p_channel.HELLO_SECONDS", 3600.0)
+    monkeypatch.setattr("swarm.p2p.libp2p_channel.HELLO_SECONDS", 3600.0)
 
     async def story() -> None:
         node, friend = await swarm.peer(key="secret"), await swarm.peer(key="secret")
@@ -474,7 +474,7 @@ def test_a_quiet_stream_gives_way_when_all_places_are_taken(
         for peer in (quiet, busy):
             await peer.channel.send(node.id, step(1))
             await node.message()
-        monkeypatch.setattr("swarm.libp2p_channel.STREAM_CAP", 2)
+        monkeypatch.setattr("swarm.p2p.libp2p_channel.STREAM_CAP", 2)
         with pytest.raises(RemoteProtocolError, match="no room"):
             node.channel._make_room()
         node.channel._incoming[quiet.id].quiet_beats = 1  # of an hour each

@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
-from swarm.checkpoint import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
+from swarm.checkpoint.folder import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
+from swarm.checkpoint.safetensors_headers import (
+    DTYPE_BITS,
+    POINTER,
+    read_headers,
+    read_json,
+    weight_files,
+)
 from swarm.errors import BadModel
-from swarm.headers import DTYPE_BITS, POINTER, read_headers, read_json, weight_files
 
 CONFIG = {
     "model_type": "llama",

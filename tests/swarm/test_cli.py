@@ -7,8 +7,8 @@ import pytest
 
 from swarm import __version__
 from swarm.cli import COMMANDS, main
-from swarm.identity import Identity
 from swarm.invites import Invite
+from swarm.trust.identity import Identity
 
 PEER = Identity.throwaway().peer
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/9/p2p/{PEER}",), "nowhere-abcdefgh", "swarm-tiny").encode()

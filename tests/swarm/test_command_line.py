@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from swarm.command_line import INTERRUPTED, Parser, carry_out, read_arguments, say_error, seconds_of
+from swarm.commands.command_line import (
+    INTERRUPTED,
+    Parser,
+    carry_out,
+    read_arguments,
+    say_error,
+    seconds_of,
+)
 from swarm.errors import BadInput, SwarmError
 
 HELP = [sys.executable, "-c", "from swarm.cli import run; run()", "--help"]

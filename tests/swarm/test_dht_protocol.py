@@ -13,8 +13,9 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2PContext, PeerID
 from hivemind.proto import dht_pb2
 
-from swarm.board import plain_key
-from swarm.dht.protocol import (
+from swarm.dht.board import plain_key
+from swarm.dht.dht_board import DhtBoard
+from swarm.dht.dht_protocol import (
     DISTRUST_STRIKES,
     DISTRUSTED_CAP,
     FIND_CAP,
@@ -23,11 +24,10 @@ from swarm.dht.protocol import (
     _is_bounded,
     node_id_of,
 )
-from swarm.dht_board import DhtBoard
 from swarm.errors import LocalProtocolError
-from swarm.identity import Identity
-from swarm.memory import peer_named
 from swarm.records import Advert, Lease, PlanRef
+from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity
 from tests.swarm.dht_world import DhtWorld
 
 NEAR = 20  # ids that a liar claims

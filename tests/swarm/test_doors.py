@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from swarm.doors import open_room
+from swarm.commands.entry_points import open_room
+from swarm.commands.package_finder import HOME, PACKAGES, command_of, is_ours
 from swarm.errors import BadInput
-from swarm.package_finder import HOME, PACKAGES, command_of, is_ours
 
 NAMES = ("client.py", "node.py", "planner.py")
 
@@ -62,7 +62,9 @@ def test_a_script_may_be_called_client(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("client.plain\n", "")
 
 
-BORROW = "from swarm.doors import borrow_room; ours = borrow_room('planner')"  # the lightest one
+BORROW = (  # the lightest one
+    "from swarm.commands.entry_points import borrow_room; ours = borrow_room('planner')"
+)
 
 
 def test_a_module_of_the_caller_stays_theirs_whichever_is_imported_first(shadows: Path) -> None:

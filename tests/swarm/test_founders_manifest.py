@@ -9,12 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from swarm import founders_manifest
+from swarm.dht import founders_manifest
+from swarm.dht.founders_manifest import QUESTION, ManifestKeeper, SignedManifest
 from swarm.errors import RemoteProtocolError
-from swarm.founders_manifest import QUESTION, ManifestKeeper, SignedManifest
-from swarm.identity import Identity, swarm_id
-from swarm.memory import MemoryWorld
 from swarm.records import Capability, Manifest
+from swarm.testing.memory_network import MemoryWorld
+from swarm.trust.identity import Identity, swarm_id
 
 FOUNDER = Identity.throwaway()
 SWARM = swarm_id("friends", FOUNDER.peer)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import RemoteProtocolError
-from swarm.frames import BODY_CAP, GROWTH, PREFIX, SMALL_BYTES, FrameBuffer
+from swarm.wire.framing import BODY_CAP, GROWTH, PREFIX, SMALL_BYTES, FrameBuffer
 
 LARGE = 3 * SMALL_BYTES
 SIZES = st.sampled_from([0, 1, 11, 300, SMALL_BYTES - 20, SMALL_BYTES, LARGE])

@@ -12,14 +12,14 @@ from hivemind.dht.storage import DHTLocalStorage, DictionaryDHTValue
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
-from swarm import hardening
-from swarm.dht.networks import Networks
-from swarm.dht.protocol import Company, SwarmProtocol, _bounded
-from swarm.hardening import PEERS_CAP, SLACK, BoundedStorage, Standing
-from swarm.memory import peer_named
-from swarm.network_clock import CLOCK
+from swarm.dht import bounded_storage
+from swarm.dht.bounded_storage import PEERS_CAP, SLACK, BoundedStorage, Standing
+from swarm.dht.dht_protocol import Company, SwarmProtocol, _bounded
+from swarm.dht.peer_networks import Networks
 from swarm.records import TTL_CAP
-from swarm.swarm_key import SwarmKey
+from swarm.testing.memory_network import peer_named
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.swarm_key import SwarmKey
 
 KEY = b"key"
 
@@ -82,7 +82,7 @@ def hand() -> Hand:
 
 @pytest.fixture
 def storage(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> BoundedStorage:
-    monkeypatch.setattr(hardening, "PEERS_CAP", 40)
+    monkeypatch.setattr(bounded_storage, "PEERS_CAP", 40)
     return BoundedStorage(hand, salt=b"lot")
 
 

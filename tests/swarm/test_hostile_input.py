@@ -22,21 +22,21 @@ from hivemind.utils import MSGPackSerializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarm.board import known_keys
-from swarm.dht.networks import Networks, network_of
-from swarm.dht.protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.board import known_keys
+from swarm.dht.dht_protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.peer_networks import Networks, network_of
+from swarm.dht.record_validator import SwarmValidator
 from swarm.errors import RemoteProtocolError, SwarmError
-from swarm.identity import Identity, swarm_id
 from swarm.invites import HEAD, Invite, _checksum, invite_text, peer_of_address
-from swarm.libp2p_channel import LibP2PChannel
-from swarm.memory import peer_named
-from swarm.network_clock import CLOCK
-from swarm.peer_process import Network
-from swarm.questions import Verdict
+from swarm.p2p.frame_stream import frame_of
+from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.rpc import Verdict
 from swarm.records import KINDS
-from swarm.streams import frame_of
-from swarm.swarm_key import SwarmKey
-from swarm.validator import SwarmValidator
+from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.swarm_key import SwarmKey
 
 ORDINARY, MANY = 70, 3000  # examples of each of seven cases: 490, and 21,000 in the slow suite
 FOUNDER, STRANGER = Identity.throwaway(), peer_named("stranger")

@@ -13,15 +13,15 @@ from huggingface_hub.utils import close_session
 from safetensors.torch import save_file
 
 from client.request import LocalModel
-from swarm import hub as hub_module
-from swarm import hub_source
-from swarm.checkpoint import find_model, open_model, read_spec
+from swarm.checkpoint import hub_downloader
+from swarm.checkpoint import hub_model as hub_module
+from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.folder import find_model, open_model, read_spec
+from swarm.checkpoint.hub_model import hub_weights_of
+from swarm.checkpoint.safetensors_headers import POINTER, read_headers, weight_files
+from swarm.checkpoint.sparse_file import missing, present
+from swarm.checkpoint.weight_store import Store, Watch
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
-from swarm.headers import POINTER, read_headers, weight_files
-from swarm.hub import hub_weights_of
-from swarm.ranges import Ranges, size_of
-from swarm.sparse import missing, present
-from swarm.store import Store, Watch
 from tests.swarm.hub_server import COMMIT, Hub, hub_of
 
 NAME = "someone/model"
@@ -78,7 +78,7 @@ def hub(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(hub_source, "PAUSE_SECONDS", 0.005)
+        monkeypatch.setattr(hub_downloader, "PAUSE_SECONDS", 0.005)
         yield hub
         close_session()
 
@@ -227,7 +227,7 @@ def test_far_into_a_file_without_ranges_the_whole_file_is_fetched(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.knows_ranges = False
-    monkeypatch.setattr(hub_source, "SKIP_BYTES", 100)
+    monkeypatch.setattr(hub_downloader, "SKIP_BYTES", 100)
     store = store_of()
     hold(store, 3)
     name = "model.layers.3.mlp.up_proj.weight"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import BadInput
-from swarm.identity import (
+from swarm.trust.identity import (
     KEY_FILE,
     Identity,
     is_founder,
@@ -41,7 +41,7 @@ def test_only_the_owner_may_read_the_key(tmp_path: Path) -> None:
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     identity = Identity.load_or_create(tmp_path)
     program = (
-        "import sys; from pathlib import Path; from swarm.identity import Identity\n"
+        "import sys; from pathlib import Path; from swarm.trust.identity import Identity\n"
         "from swarm.errors import BadInput\n"
         "try: Identity.load_or_create(Path(sys.argv[1]))\n"
         "except BadInput as error: sys.exit(str(error))"

@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from swarm.errors import RemoteProtocolError
-from swarm.gathering import Gathering
-from swarm.inlet import Inlet, take_over
-from swarm.streams import FrameStream, frame_of
+from swarm.p2p.frame_protocol import Inlet, take_over
+from swarm.p2p.frame_stream import FrameStream, frame_of
+from swarm.p2p.write_coalescing import Gathering
 
 Story = Callable[[asyncio.StreamReader, asyncio.StreamWriter, socket.socket], Awaitable[None]]
 
@@ -211,7 +211,7 @@ def test_who_drips_a_frame_is_given_up(
     tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault: one byte now and then was progress, for ever."""
-    monkeypatch.setattr("swarm.streams.FRAME_TICKS", 5)
+    monkeypatch.setattr("swarm.p2p.frame_stream.FRAME_TICKS", 5)
 
     async def story(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, theirs: socket.socket
@@ -234,7 +234,7 @@ def test_who_drips_a_frame_is_given_up(
 def test_who_sends_whole_frames_goes_on_whatever_their_number(
     tell: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarm.streams.FRAME_TICKS", 2)
+    monkeypatch.setattr("swarm.p2p.frame_stream.FRAME_TICKS", 2)
 
     async def story(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter, theirs: socket.socket

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from swarm.errors import BadInput, BadInvite
 from swarm.invites import HEAD, Invite, _checksum, invite_text, peer_of_address
-from swarm.memory import peer_named
-from swarm.version import PROTOCOL_VERSION
+from swarm.testing.memory_network import peer_named
+from swarm.wire.version import PROTOCOL_VERSION
 
 PEER = peer_named("host")
 INVITE = Invite((f"/ip4/10.0.0.1/tcp/4000/p2p/{PEER}",), "home-abcdefgh", "swarm-tiny", "secret")

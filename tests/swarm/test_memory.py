@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from swarm.clock import LoopClock, ManualClock, settle
 from swarm.errors import (
     BadModel,
     Deadline,
@@ -16,9 +15,10 @@ from swarm.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
-from swarm.memory import MemoryChannel, MemoryWorld, peer_named
 from swarm.records import Capability, Lease, Manifest
-from swarm.wire import Fail, Message, Ping, Step
+from swarm.testing.clock import LoopClock, ManualClock, settle
+from swarm.testing.memory_network import MemoryChannel, MemoryWorld, peer_named
+from swarm.wire.messages import Fail, Message, Ping, Step
 
 A, B, C = (peer_named(name) for name in "abc")
 

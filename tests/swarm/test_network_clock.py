@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarm.dht_board import DhtBoard
-from swarm.network_clock import CLOCK, NetworkClock
+from swarm.dht.dht_board import DhtBoard
 from swarm.records import Advert, Lease
+from swarm.trust.network_clock import CLOCK, NetworkClock
 from tests.swarm.dht_world import DhtWorld
 
 
@@ -77,7 +77,7 @@ def run(story: Callable[[], Awaitable[None]]) -> None:
 
 
 async def board_on(world: DhtWorld, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> DhtBoard:
-    monkeypatch.setattr("swarm.dht_board.CLOCK", machine.clock)
+    monkeypatch.setattr("swarm.dht.dht_board.CLOCK", machine.clock)
     return await world.board()
 
 
@@ -111,7 +111,7 @@ def test_a_swarm_whose_clocks_all_jump_follows_and_comes_back(
 ) -> None:
     async def story() -> None:
         world, machines = DhtWorld(), [Machine() for _ in range(3)]
-        monkeypatch.setattr("swarm.dht.protocol.CLOCK", machines[0].clock)
+        monkeypatch.setattr("swarm.dht.dht_protocol.CLOCK", machines[0].clock)
         boards = [await board_on(world, machine, monkeypatch) for machine in machines]
         for term, ahead in enumerate((0.0, jump, 0.0)):
             for machine in machines:
@@ -135,7 +135,7 @@ def test_a_lonely_board_follows_and_its_old_records_do_not_stay(
 
     async def story() -> None:
         world, machine = DhtWorld(), Machine()
-        monkeypatch.setattr("swarm.dht.protocol.CLOCK", machine.clock)
+        monkeypatch.setattr("swarm.dht.dht_protocol.CLOCK", machine.clock)
         board = await board_on(world, machine, monkeypatch)
         for term, ahead in enumerate((0.0, 3600.0, 0.0)):
             machine.jump = ahead

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from swarm.dht.networks import Networks, network_of
+from swarm.dht.peer_networks import Networks, network_of
 from swarm.errors import Unreachable
 
 

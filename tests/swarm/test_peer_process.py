@@ -9,9 +9,7 @@ import pytest
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
-from swarm.identity import Identity
-from swarm.memory import peer_named
-from swarm.peer_process import (
+from swarm.p2p.p2p_daemon import (
     Network,
     PeerProcess,
     _last_line,
@@ -19,6 +17,8 @@ from swarm.peer_process import (
     open_p2p,
     remove_stale_sockets,
 )
+from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity
 
 
 async def opened(network: Network, identity: Identity | None = None) -> PeerProcess:

@@ -1,6 +1,6 @@
 """RateLimit counts per peer, forgets old peers, and never waits."""
 
-from swarm.rate_limit import PEERS_REMEMBERED, Budget, RateLimit
+from swarm.p2p.rate_limit import PEERS_REMEMBERED, Budget, RateLimit
 
 
 def test_each_peer_has_a_rate_of_its_own() -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.hardware import Device, Link
-from swarm.memory import peer_named
 from swarm.records import (
     KINDS,
     RECORD_CAP,
@@ -28,6 +27,7 @@ from swarm.records import (
     record_to_list,
     record_to_map,
 )
+from swarm.testing.memory_network import peer_named
 
 PEER = peer_named("anybody")
 DEVICE = Device(0, "cuda", "NVIDIA GeForce RTX 3090 Ti", 24 * 2**30, 9.3e11, 1.4e14)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import BadSampling
-from swarm.sampling import GREEDY, Sampling
+from swarm.wire.sampling_params import GREEDY, Sampling
 
 GOOD = st.builds(
     Sampling,

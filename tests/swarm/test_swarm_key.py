@@ -2,7 +2,7 @@
 
 import time
 
-from swarm.swarm_key import SwarmKey, _stretched
+from swarm.trust.swarm_key import SwarmKey, _stretched
 
 KEY = SwarmKey("home-abc", "secret")
 

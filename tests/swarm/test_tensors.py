@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
-from swarm.tensors import (
+from swarm.wire.tensor_codec import (
     DTYPES,
     LARGEST,
     SMALLEST,

@@ -11,10 +11,10 @@ from hivemind.dht.routing import DHTID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.board import shard_keys, shard_of
-from swarm.identity import Identity, swarm_id
+from swarm.dht.board import shard_keys, shard_of
+from swarm.dht.record_validator import SwarmValidator
 from swarm.records import RECORD_CAP, Capability, Lease, Manifest, Record, record_to_list
-from swarm.validator import SwarmValidator
+from swarm.trust.identity import Identity, swarm_id
 
 NOW = 1_000_000.0
 FOUNDER, STRANGER = Identity.throwaway(), Identity.throwaway()

@@ -7,8 +7,8 @@ import pytest
 
 from swarm.errors import BadInvite
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
-from swarm.version import PROTOCOL_VERSION, mismatch, works_with
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.wire.version import PROTOCOL_VERSION, mismatch, works_with
 from tests.node.neighbours import capability_of, look, neighbourhood_of
 
 NEAR = (PROTOCOL_VERSION - 1, PROTOCOL_VERSION, PROTOCOL_VERSION + 1)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
-from swarm.frames import BODY_CAP, HEADER_CAP, PREFIX
-from swarm.wire import (
+from swarm.wire.framing import BODY_CAP, HEADER_CAP, PREFIX
+from swarm.wire.messages import (
     KINDS,
     Busy,
     Cancel,

@@ -9,8 +9,8 @@ import torch
 
 import client
 from client.background import Background
-from swarm.checkpoint import find_model, read_spec
-from swarm.model import BUILT_IN
+from swarm.checkpoint.folder import find_model, read_spec
+from swarm.model_spec import BUILT_IN
 from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes
 
 SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)

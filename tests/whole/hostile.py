@@ -6,10 +6,10 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from swarm.channel import Channel
 from swarm.errors import PeerError
-from swarm.tensors import ids_to_bytes
-from swarm.wire import Cancel, Close, Message, Open, Step, Token
+from swarm.p2p.channel import Channel
+from swarm.wire.messages import Cancel, Close, Message, Open, Step, Token
+from swarm.wire.tensor_codec import ids_to_bytes
 from tests.whole.conftest import SPEC
 
 KEY = b"k" * 16

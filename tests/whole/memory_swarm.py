@@ -13,10 +13,10 @@ from node.worker.shard import LoadedShard
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import EngineError, PeerError
 from swarm.invites import Invite
-from swarm.memory import MemoryWorld, peer_named
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
 from swarm.records import Advert, Member
-from swarm.wire import Message
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.wire.messages import Message
 from tests.node.shards import lone_shard
 from tests.whole.conftest import SPEC
 

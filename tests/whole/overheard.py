@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from client import Client
-from swarm.clock import settle
-from swarm.wire import Message, Step
+from swarm.testing.clock import settle
+from swarm.wire.messages import Message, Step
 from tests.whole.memory_swarm import MemorySwarm, StageHere
 
 PROMPT = "Once upon a time"

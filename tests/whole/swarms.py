@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from swarm.model import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 
 START_SECONDS = 150.0  # several nodes import torch at once on a busy machine
 STOP_SECONDS = 5.0  # what the design allows a node to leave

@@ -12,8 +12,8 @@ import pytest
 
 from node.main import main
 from swarm.invites import Invite
-from swarm.memory import peer_named
-from swarm.model import BUILT_IN
+from swarm.model_spec import BUILT_IN
+from swarm.testing.memory_network import peer_named
 from tests.whole.swarms import environment
 from tests.whole.uncut import TINY
 

@@ -17,7 +17,7 @@ from client.background import Background
 from client.connection import open_links
 from node import bootstrap
 from node.main import main
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 from swarm.invites import Invite
 from swarm.records import Advert, Capability
 from tests.whole.conftest import Swarm

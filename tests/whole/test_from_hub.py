@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from swarm.headers import read_headers
-from swarm.ranges import size_of
-from swarm.sparse import present
+from swarm.checkpoint.byte_ranges import size_of
+from swarm.checkpoint.safetensors_headers import read_headers
+from swarm.checkpoint.sparse_file import present
 from tests.swarm.hub_server import LARGE, Hub, hub_of
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes

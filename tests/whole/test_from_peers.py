@@ -11,10 +11,10 @@ from huggingface_hub import constants
 
 import client
 from client.background import Background
-from swarm.headers import read_headers
+from swarm.checkpoint.byte_ranges import size_of
+from swarm.checkpoint.safetensors_headers import read_headers
+from swarm.checkpoint.sparse_file import present
 from swarm.invites import Invite
-from swarm.ranges import size_of
-from swarm.sparse import present
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.swarms import Nodes, Part, nodes_in, shard_bytes
 from tests.whole.uncut import TINY, expected

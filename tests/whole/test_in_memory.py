@@ -14,8 +14,8 @@ from client import Client, Generation, NoRoute
 from node.engine.kv_cache import block_manager
 from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from node.worker.messages import Broken
-from swarm.clock import settle
-from swarm.memory import peer_named
+from swarm.testing.clock import settle
+from swarm.testing.memory_network import peer_named
 from tests.node.shards import lone_shard
 from tests.whole.hostile import bad_messages
 from tests.whole.memory_swarm import CLIENT, MemorySwarm

@@ -13,7 +13,7 @@ from client.live_plan import LivePlan, read_plan, trust_of
 from client.overview import read_overview
 from node.worker.shard import LoadedShard
 from swarm.invites import Invite
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.shards import generate as generate_here
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.memory_swarm import MemorySwarm, shard_of

@@ -24,7 +24,7 @@ from node.engine.parallel.tensor_parallel import TensorSplit
 from node.engine.parallel.vocab_parallel import Vocabulary
 from node.engine.shard_io import StageSpec
 from node.engine.stage_model import Skeleton, build_skeleton
-from swarm.checkpoint import load_config
+from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import bytes_text
 

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from node.engine.parallel.tensor_parallel import Cut
+from swarm.checkpoint.byte_ranges import Range, Ranges, merged
+from swarm.checkpoint.safetensors_headers import TensorHeader
+from swarm.checkpoint.sparse_file import missing
 from swarm.errors import BadModel
-from swarm.headers import TensorHeader
-from swarm.ranges import Range, Ranges, merged
-from swarm.sparse import missing
 
 GAP_BYTES = 1 << 16  # smaller gaps within a tensor are not worth a request
 BRIDGE = 0.002  # of what lies before a gap: so small ones between tensors are fetched as well

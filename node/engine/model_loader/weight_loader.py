@@ -25,9 +25,9 @@ from transformers.utils import logging as transformers_logging
 from node.engine.model_loader.pieces import Group, Provide, require_bytes
 from node.engine.parallel.tensor_parallel import Cut, TensorSplit
 from node.engine.stage_model import Skeleton
-from swarm.checkpoint import LAYER, lone_head
+from swarm.checkpoint.folder import LAYER, lone_head
+from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.errors import BadModel
-from swarm.headers import TensorHeader, read_headers
 
 
 class Counter:

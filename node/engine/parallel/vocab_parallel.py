@@ -15,7 +15,7 @@ from torch import nn
 
 from node.engine.parallel.tensor_parallel import Cut
 from node.engine.stage_model import Skeleton
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 WHOLE = 0  # a session needs all logits
 MOST_MERGED = 1024  # candidates of a rank; more are hardly less than all

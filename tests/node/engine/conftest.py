@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from node.engine.parallel.allreduce import LocalReducer, Reducer
 from node.engine.shard_io import StageSpec, StepItem, StepResult
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 BUDGET = 1 << 25  # bytes of a runner: small models, small caches
 WHOLE = ((0, 8), (0, 8))  # of the tiny models: 8 KV heads, 8 MLP blocks

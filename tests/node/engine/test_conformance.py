@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from node.engine import stage_runner
-from swarm.checkpoint import read_spec
-from swarm.sampling import Sampling
+from swarm.checkpoint.folder import read_spec
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import (
     CASES,
     MORE,

@@ -10,12 +10,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from swarm import expected_tensors
-from swarm.checkpoint import load_config, read_spec
+from swarm.checkpoint import expected_tensors
+from swarm.checkpoint.expected_tensors import check_tensors, require_complete
+from swarm.checkpoint.folder import load_config, read_spec
+from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.errors import BadModel
-from swarm.expected_tensors import check_tensors, require_complete
-from swarm.headers import read_headers
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import CASES, OPTIONS, THREE_WAYS, TWO_WAYS
 
 PROMPT = [5, 9, 33, 4, 71, 12]

@@ -15,7 +15,7 @@ from node.engine.kernels.small_batch import FewRows
 from node.engine.layers.fused_layer import FusedLayer
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import OPTIONS, TWO_WAYS
 
 FUSED = ["llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"]

@@ -16,7 +16,7 @@ from node.engine.attention.backends import BACKENDS, FUSED, KERNEL, PADDED, PAGE
 from node.engine.attention.interface import Options, attend_chunk
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import OPTIONS
 from tests.node.engine.conftest import BUDGET, WHOLE
 

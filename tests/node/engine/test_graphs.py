@@ -21,7 +21,7 @@ from node.engine.cuda_graphs import (
     Replay,
 )
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import OPTIONS
 
 QUICK = ["llama", "gemma2", "gpt_oss", "deepseek_v3", "gpt2"]

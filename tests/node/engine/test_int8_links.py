@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 from node.engine import stage_runner
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from swarm.checkpoint import find_model
-from swarm.model import BUILT_IN
-from swarm.sampling import MOST_SPECULATED
-from swarm.tensors import rows_of_bytes, rows_to_bytes
+from swarm.checkpoint.folder import find_model
+from swarm.model_spec import BUILT_IN
+from swarm.wire.sampling_params import MOST_SPECULATED
+from swarm.wire.tensor_codec import rows_of_bytes, rows_to_bytes
 
 FOLDER = find_model(BUILT_IN)
 HELDOUT = Path(__file__).parents[3] / "scripts" / "corpus" / "heldout.txt"

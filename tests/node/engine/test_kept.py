@@ -15,7 +15,7 @@ from node.engine.model_loader.load_shard import Supply
 from node.engine.parallel.allreduce import LocalReducer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 BUDGET = 1 << 26
 WHOLE = (0, 8)

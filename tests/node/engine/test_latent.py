@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.kv_cache.block_pool import PAGE_TOKENS
-from swarm.checkpoint import read_spec
+from swarm.checkpoint.folder import read_spec
 from swarm.errors import BadModel
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import OPTIONS, TWO_WAYS
 from tests.node.engine.conftest import BUDGET
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from node.engine.throughput import measure
-from swarm.model import ModelSpec
+from swarm.model_spec import ModelSpec
 
 SIZES: dict[str, Any] = {"layers": 2, "heads": 4, "kv_heads": 2, "vocab": 100, "context": 64}
 COUNTS: dict[str, Any] = {"attention_parameters": 1, "mlp_parameters": 1}

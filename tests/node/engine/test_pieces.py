@@ -13,10 +13,15 @@ from node.engine.parallel.allreduce import LocalReducer
 from node.engine.parallel.tensor_parallel import Cut
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
+from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.safetensors_headers import (
+    PREFIX_BYTES,
+    TensorHeader,
+    header_end,
+    weight_files,
+)
+from swarm.checkpoint.sparse_file import FileFacts, SparseFile
 from swarm.errors import BadModel
-from swarm.headers import PREFIX_BYTES, TensorHeader, header_end, weight_files
-from swarm.ranges import Ranges, size_of
-from swarm.sparse import FileFacts, SparseFile
 
 WHOLE = (0, 8)
 

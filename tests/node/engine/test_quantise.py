@@ -12,7 +12,7 @@ from node.engine.kernels.int8_linear import Int8Linear, quantise_layer, saved_by
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
 from swarm.errors import EngineError
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 TWO_WAYS = ((0, 5, 8), (0, 5, 8))
 

@@ -12,8 +12,8 @@ from node.engine.kernels.int8_linear import quantise_layer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
 from node.engine.throughput import bytes_per_weight
-from swarm.checkpoint import find_model
-from swarm.model import BUILT_IN
+from swarm.checkpoint.folder import find_model
+from swarm.model_spec import BUILT_IN
 
 FOLDER = find_model(BUILT_IN)
 HELDOUT = Path(__file__).parents[3] / "scripts" / "corpus" / "heldout.txt"

@@ -11,7 +11,7 @@ from node.engine import random_stream
 from node.engine.random_stream import RandomStream, Redraws, Twists, Walk, Walker, is_known
 from node.engine.sampler import Sampler
 from swarm.errors import NoRoom
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 QWEN = 151_936  # ids of its vocabulary
 

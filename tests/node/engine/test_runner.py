@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from node.engine.parallel.allreduce import SocketReducer
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from swarm.checkpoint import find_model
+from swarm.checkpoint.folder import find_model
 from swarm.errors import BadModel, EngineError, NoRoom, PeerLost
-from swarm.sampling import MOST_SPECULATED, Sampling
+from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 
 PROMPT = [5, 9, 33, 4, 71, 12, 50]
 OPTIONS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"head_dim": 8}}

@@ -28,7 +28,7 @@ from node.engine.kv_cache.prefix_cache import Prompt
 from node.engine.shard_io import StageSpec, StepItem, StepResult
 from node.engine.stage_runner import StageRunner
 from swarm.errors import EngineError, NoRoom
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.conftest import save_model
 
 NEW = 12  # tokens of a whole answer

@@ -5,7 +5,7 @@ import torch
 
 from node.engine.sampler import Sampler, processors_of
 from swarm.errors import EngineError
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 
 SAMPLED = Sampling(max_tokens=5, temperature=0.8, seed=4)
 

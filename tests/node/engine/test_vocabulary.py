@@ -16,7 +16,7 @@ from node.engine.parallel.vocab_parallel import MOST_MERGED, WHOLE, Vocabulary, 
 from node.engine.sampler import Sampler
 from node.engine.shard_io import StageSpec, StepItem
 from swarm.errors import EngineError
-from swarm.sampling import Sampling
+from swarm.wire.sampling_params import Sampling
 from tests.node.engine.architectures import (
     CASES,
     MORE,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgpack
 
-from swarm.board import Board
-from swarm.channel import Channel
+from swarm.dht.board import Board
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
-from swarm.identity import is_founder, verify
+from swarm.p2p.channel import Channel
 from swarm.records import Capability, Manifest, record_of_map, record_to_list
+from swarm.trust.identity import is_founder, verify
 
 logger = logging.getLogger(__name__)
 
