@@ -1,0 +1,1 @@
+"""The commands `generate`, `chat`, `status` and `demo`, and what they draw."""
