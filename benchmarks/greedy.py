@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.models import model_folder, prompt_ids
 from benchmarks.report import Gate, Report, ratio_of
 from benchmarks.small_swarm import SmallSwarm, small_swarm
-from client.connection import Client
+from client.async_client import Client
 from swarm.checkpoint.folder import read_spec
 from swarm.errors import SwarmError
 from swarm.model_spec import BUILT_IN

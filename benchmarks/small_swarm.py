@@ -10,9 +10,9 @@ from time import perf_counter
 
 import psutil
 
-from client.cast import Role, shard_bytes
-from client.connection import Client
-from client.crew import Crew, CrewMember
+from client.async_client import Client
+from client.cli.cast import Role, shard_bytes
+from client.cli.demo_nodes import Crew, CrewMember
 from client.generation import Generation
 from node.engine.throughput import bytes_per_weight
 from swarm.errors import SwarmError

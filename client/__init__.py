@@ -1,9 +1,9 @@
 """Client: one person asking a swarm: `generate`, `stream`, or `Client` for many requests."""
 
-from client.answer import Answer
-from client.connection import Client
+from client.api import Stream, generate, stream
+from client.async_client import Client
 from client.generation import Generation, StageTiming
-from client.plain import Stream, generate, stream
+from client.token_stream import Answer
 from swarm.errors import (
     BadInput,
     BadInvite,

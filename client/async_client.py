@@ -8,26 +8,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from client.answer import Answer, Progress, end
-from client.directory import Directory
 from client.generation import Generation
-from client.invitation import choose_invite, own_environment, state_folder
-from client.live_plan import find_plan, trust_of
 from client.request import LocalModel, Options, Question, Request
-from client.route import Place
-from client.session import Session
+from client.routing.live_plan import find_plan, trust_of
+from client.routing.route import Place
+from client.routing.route_finder import Directory
+from client.session.inference_session import Session
 from client.switchboard import Switchboard
-from client.tokenizer import Messages
+from client.text.tokenizer import Messages
+from client.token_stream import Answer, Progress, end
 from swarm.checkpoint.peer_model import open_from_peers
 from swarm.dht.board import Board
 from swarm.dht.dht_board import DhtBoard
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
-from swarm.invites import Invite
+from swarm.invites import Invite, choose_invite
 from swarm.p2p.channel import Channel
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network, open_p2p
-from swarm.state_folder import local_name
+from swarm.state_folder import local_name, own_environment, state_folder
 from swarm.trust.identity import Identity
 
 TIMEOUT_SECONDS = 60.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from client.route import Route
+from client.routing.route import Route
 from swarm.records import Member, StageAdvert
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from client.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
+from client.text.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from swarm.formatting import printable

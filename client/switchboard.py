@@ -2,7 +2,7 @@
 
 import logging
 
-from client.session import Session
+from client.session.inference_session import Session
 from swarm.p2p.channel import Channel
 from swarm.wire.messages import Fail, Message, Moved, SessionMessage
 

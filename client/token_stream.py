@@ -8,10 +8,10 @@ from typing import Self
 
 from client.generation import Generation, Stopwatch
 from client.request import Request
-from client.route import Route
-from client.session import Session
-from client.text import TextFlow
-from client.tokenizer import Tokenizer
+from client.routing.route import Route
+from client.session.inference_session import Session
+from client.text.detokenizer import TextFlow
+from client.text.tokenizer import Tokenizer
 from swarm.errors import LocalProtocolError
 
 

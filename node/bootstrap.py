@@ -33,6 +33,7 @@ from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
 from swarm.records import PENDING, Capability, Manifest
 from swarm.state_folder import (
     FOLDER_MARK,
+    LAST_INVITE,
     local_name,
     shared_name,
     title_of,
@@ -44,7 +45,6 @@ from swarm.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 
-LAST_INVITE = "last_invite"
 KEPT_MANIFEST = "manifest"  # the founder's word, in a node's folder
 KNOWN_SECONDS = 5.0  # for a swarm to be found on its own board
 LOOK_SECONDS = 0.5

@@ -12,7 +12,7 @@ from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model_spec import BUILT_IN
 from swarm.p2p.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
-from swarm.state_folder import read_secret
+from swarm.state_folder import read_secret, state_folder
 from swarm.trust.identity import public_key_of
 
 PROGRAM = "python -m swarm.node"
@@ -89,14 +89,6 @@ def _peer_of(text: str) -> str:
     return peer
 
 
-def default_state() -> Path:
-    """Where nodes and clients keep their keys and the last invite."""
-    if chosen := os.environ.get("SWARM_STATE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "swarm"
-
-
 def worker_environment() -> dict[str, str]:
     """What a worker is started with: weights are read in one sweep, so huge pages pay.
 
@@ -104,7 +96,7 @@ def worker_environment() -> dict[str, str]:
     """
     kept = {}
     if not os.access(KERNELS, os.W_OK):
-        kept["NUMBA_CACHE_DIR"] = str(default_state() / "kernels")
+        kept["NUMBA_CACHE_DIR"] = str(state_folder(os.environ) / "kernels")
     return HUGE_PAGES | kept | os.environ
 
 
@@ -226,7 +218,7 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         port=given.port or (port_of(announced[0]) if announced else 0),
         announce=announced,
         trusted=tuple(map(_peer_of, given.trust)),
-        state=given.state or default_state(),
+        state=given.state or state_folder(os.environ),
     )
 
 

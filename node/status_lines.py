@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from node.worker.messages import Loaded
-from swarm.formatting import bytes_text, printable
+from swarm.formatting import bytes_text, printable, short_id
 from swarm.hardware import WIDTHS, Device
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.p2p.addresses import is_loopback, readable
@@ -13,7 +13,6 @@ from swarm.records import Capability
 Say = Callable[[str], None]
 REASON_SHOWN = 300  # characters of a planner's words
 SHOWN = 3  # addresses
-SHORT = 8  # characters of a peer id that people read
 
 
 class Story:
@@ -29,7 +28,7 @@ class Story:
 
     def introduce(self, name: str, peer: str, where: str) -> None:
         """Who am I, and can others reach me."""
-        self._say(f"node: {name} ({short(peer)}), {where}")
+        self._say(f"node: {name} ({short_id(peer)}), {where}")
 
     def offer(self, device: Device, why_memory: str = "") -> None:
         """What I offer, and why so much memory."""
@@ -76,7 +75,7 @@ class Story:
         """Which layers and which share, and who says so."""
         self._said.discard("spare")
         self._waits_for = ""
-        self._say(f"plan: {self._part(part)}; by planner {short(planner)} in its term {term}")
+        self._say(f"plan: {self._part(part)}; by planner {short_id(planner)} in its term {term}")
 
     def ready(self, part: Assignment, loaded: Loaded, fetched: str = "") -> None:
         """Serving; `fetched` says what came from elsewhere first."""
@@ -92,10 +91,10 @@ class Story:
 
     def link(self, peer: str, bytes_per_second: float) -> None:
         """How activations go to a peer: as int8 because of this speed, or in full again (0)."""
-        slow = f"as int8: the link carries {bytes_text(bytes_per_second)}/s"
-        self._say(
-            f"link: activations to {short(peer)} travel {slow if bytes_per_second else 'in full'}"
-        )
+        form = "in full"
+        if bytes_per_second:
+            form = f"as int8: the link carries {bytes_text(bytes_per_second)}/s"
+        self._say(f"link: activations to {short_id(peer)} travel {form}")
 
     def unplanned(self) -> None:
         """Nobody who may plan is here."""
@@ -157,9 +156,4 @@ def _listed(addresses: Sequence[str]) -> str:
 
 def name_of(capability: Capability, peer: str) -> str:
     """What people call a peer."""
-    return capability.name or short(peer)
-
-
-def short(peer: str) -> str:
-    """The end of a peer id: all ids of a kind begin alike."""
-    return peer[-SHORT:]
+    return capability.name or short_id(peer)

@@ -60,8 +60,8 @@ def _call(command: str, given: list[str]) -> int:
         return int(open_room("planner.cli.commands").main(given))
     draw = open_room("planner.cli.text_chart").layers_picture
     if command == "demo":
-        return int(open_room("client.demo").main(rest, draw))
-    return int(open_room("client.commands").main(given, draw))
+        return int(open_room("client.cli.demo").main(rest, draw))
+    return int(open_room("client.cli.commands").main(given, draw))
 
 
 def _names_instance(rest: Sequence[str]) -> bool:

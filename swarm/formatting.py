@@ -8,6 +8,7 @@ from typing import TextIO
 
 MOST_SHOWN = 200  # characters of a stranger's words in a line of ours
 CUT = "..."
+SHORT_ID = 8  # characters of a peer id that people read
 JOINERS = "\u200c\u200d"  # emoji and some scripts need them; they do no harm
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories that show nothing and may act
 # What a terminal obeys, or what turns the line around: C0 without tab and newline, DEL, C1,
@@ -25,6 +26,11 @@ def printable(text: str, cap: int = MOST_SHOWN) -> str:
     else:
         shown = "".join(map(_escaped, text[: cap + 1]))
     return shown if len(shown) <= cap else shown[: max(cap - len(CUT), 0)] + CUT
+
+
+def short_id(peer: str) -> str:
+    """A peer id as people see it: its last 8 characters, since all ids of a kind begin alike."""
+    return printable(peer[-SHORT_ID:])
 
 
 def bytes_text(size: float) -> str:

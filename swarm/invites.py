@@ -4,13 +4,14 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import msgpack
 
 from swarm.errors import BadInvite
-from swarm.state_folder import STDIN, read_secret
+from swarm.state_folder import LAST_INVITE, STDIN, read_secret, state_folder
 from swarm.trust.identity import public_key_of
 from swarm.wire.version import PROTOCOL_VERSION, mismatch
 
@@ -124,3 +125,33 @@ def _foreign() -> BadInvite:
 
 def _checksum(data: bytes) -> bytes:
     return hashlib.sha256(HEAD.encode() + data).digest()[:CHECKSUM_BYTES]
+
+
+def choose_invite(
+    join: Invite | str | None, environment: Mapping[str, str], state: Path | None = None
+) -> Invite:
+    """Return the invite given, else $SWARM_INVITE, else the last one; raises BadInvite."""
+    if isinstance(join, Invite):
+        return join
+    text = invite_text(join) if join is not None else environment.get("SWARM_INVITE", "")
+    if join is None and not text:
+        text = _last_invite(state or state_folder(environment))
+    return Invite.parse(text)
+
+
+def unknown_swarm() -> BadInvite:
+    """The error for an invite whose peers are there, but have no record of its swarm."""
+    return BadInvite(
+        "The peers at the invite's addresses know nothing of its swarm.",
+        "Ask for a new invite: the swarm is over, or its name or key is another now.",
+    )
+
+
+def _last_invite(folder: Path) -> str:
+    try:
+        return (folder / LAST_INVITE).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadInvite(
+            "No invite is given, and none is remembered.",
+            "Pass --join INVITE, set SWARM_INVITE, or host a swarm: python -m swarm.node --host",
+        ) from error

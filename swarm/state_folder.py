@@ -4,15 +4,31 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from swarm.errors import BadInput
 
+LAST_INVITE = "last_invite"  # file in the state folder, written by nodes that join or host
 LAST_MODEL = "last_model"  # which folder the swarm hosted last serves: on this machine only
 SECRET_CAP = 16 * 1024  # bytes of a file with an invite or a key
 STDIN = "-"
 FOLDER_MARK = "./"  # before the name of a model that is a folder of its host, and no hub id
+
+
+def state_folder(environment: Mapping[str, str]) -> Path:
+    """Where this user's Swarm keeps its state: $SWARM_STATE, or the usual place."""
+    named = environment.get("SWARM_STATE")
+    if named:
+        return Path(named).expanduser()
+    base = environment.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "swarm"
+
+
+def own_environment() -> Mapping[str, str]:
+    """The environment of this process: read at the doors only (plain calls, Client, commands)."""
+    return os.environ
 
 
 def shared_name(folder: Path, chosen: str = "") -> str:

@@ -33,7 +33,7 @@ NETWORK_FILES = {
 SEAMS = {"swarm.dht.board", "swarm.p2p.channel"}
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
 PLANNER_COMMANDS = {"planner.cli.commands"}
-READS_ENVIRONMENT = {"node.config", "node.main", "client.invitation", "swarm.cli"}
+READS_ENVIRONMENT = {"node.config", "node.main", "swarm.state_folder", "swarm.cli"}
 
 
 @dataclass(frozen=True, slots=True)

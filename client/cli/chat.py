@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from client.background import Background
-from client.connection import Client
+from client.async_client import Client
+from client.cli.terminal import Screen
+from client.event_loop_thread import Background
 from client.generation import Generation
 from client.request import Options, Question, Request
-from client.screen import Screen
 from swarm.commands.command_line import as_text, say_error, suggestion
 from swarm.errors import BadInput, PromptTooLong, SwarmError
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from client.background import Background
-from client.chat import Chat, run_chat
-from client.connection import TIMEOUT_SECONDS, Client, Connect, open_links
-from client.invitation import choose_invite, own_environment
-from client.live_plan import find_plan, read_plan, trust_of
-from client.overview import find_overview, why_idle
-from client.pictures import (
+from client.api import answer
+from client.async_client import TIMEOUT_SECONDS, Client, Connect, open_links
+from client.cli.chat import Chat, run_chat
+from client.cli.swarm_status import find_overview, why_idle
+from client.cli.tables import (
     DrawLayers,
     show_idle,
     show_peers,
@@ -21,12 +19,14 @@ from client.pictures import (
     show_planner,
     show_stages,
 )
-from client.plain import answer
+from client.cli.terminal import Screen
+from client.event_loop_thread import Background
 from client.request import Options, Question
-from client.screen import Screen
+from client.routing.live_plan import find_plan, read_plan, trust_of
 from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
-from swarm.invites import Invite
+from swarm.invites import Invite, choose_invite
+from swarm.state_folder import own_environment
 
 GENERATED_TOKENS = 64
 LONGEST_PROMPT = 1 << 24  # bytes that are piped in

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 import uvloop
 
-from client.cast import Role, cast_of
-from client.connection import Client, Links, open_links
-from client.crew import Crew
+from client.async_client import Client, Links, open_links
+from client.cli.cast import Role, cast_of
+from client.cli.demo_nodes import Crew
+from client.cli.reference_model import generate_uncut, matching
+from client.cli.swarm_status import Overview, read_overview
+from client.cli.tables import DrawLayers, layers_of, route_line, show_peers, show_plan, show_planner
+from client.cli.terminal import Screen, wrapped
 from client.generation import Generation
-from client.live_plan import LivePlan, read_plan, trust_of
-from client.overview import Overview, read_overview
-from client.pictures import DrawLayers, layers_of, route_line, show_peers, show_plan, show_planner
 from client.request import LocalModel, Question
-from client.screen import Screen, wrapped
-from client.uncut import generate_uncut, matching
+from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.commands.command_line import Parser, seconds_of
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite

@@ -9,7 +9,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Self
 
-from client.cast import Role
+from client.cli.cast import Role
 from swarm.commands.package_finder import command_of
 from swarm.errors import SwarmError
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from client.invitation import unknown_swarm
-from client.live_plan import LivePlan, trust_of
-from client.refusal import short
+from client.routing.live_plan import LivePlan, trust_of
 from swarm.dht.board import Board
 from swarm.election import lease_holders
-from swarm.formatting import printable
-from swarm.invites import Invite
+from swarm.formatting import printable, short_id
+from swarm.invites import Invite, unknown_swarm
 from swarm.records import Advert, Capability, Lease, Manifest, StageAdvert
 from swarm.state_folder import title_of
 from swarm.trust.network_clock import CLOCK
@@ -35,7 +33,7 @@ class Overview:
         """What people call a peer."""
         capability = self.capabilities.get(peer)
         name = capability.name if capability else ""
-        return printable(name, LONGEST_NAME) if name else short(peer)
+        return printable(name, LONGEST_NAME) if name else short_id(peer)
 
     def device_names(self) -> dict[str, str]:
         """What people call each device: its peer's name, with a number if the peer has several."""

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from client.cli.swarm_status import Overview
+from client.cli.terminal import Screen
 from client.generation import StageTiming
-from client.live_plan import LivePlan
-from client.overview import Overview
-from client.refusal import short
-from client.screen import Screen
-from swarm.formatting import bytes_text, printable
+from client.routing.live_plan import LivePlan
+from swarm.formatting import bytes_text, printable, short_id
 from swarm.hardware import Device
 from swarm.plan import Plan, Stage
 from swarm.records import StageAdvert
@@ -21,7 +20,7 @@ def show_peers(screen: Screen, overview: Overview) -> None:
     rows = [
         (
             overview.name_of(peer) if capability.name else UNNAMED,
-            short(peer),
+            short_id(peer),
             device.name,
             bytes_text(device.memory_bytes),
             device.dtype,
@@ -63,7 +62,7 @@ def show_planner(screen: Screen, overview: Overview) -> None:
     """Who plans, in one line."""
     if overview.planner:
         name = overview.name_of(overview.planner)
-        screen.line(f"planner: {name} ({short(overview.planner)}), term {overview.term}")
+        screen.line(f"planner: {name} ({short_id(overview.planner)}), term {overview.term}")
     else:
         screen.line("planner: none elected yet")
 
@@ -85,7 +84,7 @@ def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
         (
             number,
             layers_of(stage),
-            names.get(shard.device, short(shard.peer)),
+            names.get(shard.device, short_id(shard.peer)),
             shard.kv,
             shard.mlp,
         )
@@ -98,7 +97,7 @@ def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
 
 def route_line(route: Sequence[StageAdvert], overview: Overview | None = None) -> str:
     """A route in one line: layers and peers of each stage."""
-    name_of = overview.name_of if overview else short
+    name_of = overview.name_of if overview else short_id
     return " -> ".join(
         f"{layers_of(stage)} " + "+".join(name_of(m.peer) for m in stage.members) for stage in route
     )

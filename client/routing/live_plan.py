@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from client.refusal import short
-from client.route import Place
+from client.routing.route import Place
 from swarm.dht.board import Board
 from swarm.election import lease_holders
 from swarm.errors import NoRoute, PeerError, Unreachable
-from swarm.formatting import printable
+from swarm.formatting import printable, short_id
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
 from swarm.plan import Plan
@@ -90,7 +89,7 @@ async def read_plan(board: Board, channel: Channel, trust: PlannerTrust) -> Live
             return await _fetch(channel, planner, reference)
         except (PeerError, ValueError) as error:
             why = printable(str(error)).rstrip(".")
-            problem = NoRoute(f"The plan of {short(planner)} cannot be had: {why}.", MORE_TIME)
+            problem = NoRoute(f"The plan of {short_id(planner)} cannot be had: {why}.", MORE_TIME)
     raise problem
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from client.route import Place, Route, claimed_seconds, leader_of, load_factor, place_of
+from client.routing.route import Place, Route, claimed_seconds, leader_of, load_factor, place_of
 from swarm.errors import Deadline, PeerError, PeerLost, PeerMisbehaved, PeerRefused
 from swarm.records import Advert, StageAdvert
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from client.invitation import unknown_swarm
-from client.peer_scores import PeerScores, usual_layer_seconds
-from client.route import HopTimes, Known, Need, Place, Route, choose_route, place_of
+from client.routing.peer_scores import PeerScores, usual_layer_seconds
+from client.routing.route import HopTimes, Known, Need, Place, Route, choose_route, place_of
 from swarm.dht.board import Board
 from swarm.errors import BadModel, PeerError
+from swarm.invites import unknown_swarm
 from swarm.model_spec import ModelSpec
 from swarm.records import Advert, Capability, Manifest, StageAdvert
 

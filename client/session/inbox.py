@@ -2,8 +2,8 @@
 
 import asyncio
 
-from client.refusal import short
 from swarm.errors import PeerError, PeerMisbehaved
+from swarm.formatting import short_id
 from swarm.wire.messages import Message
 
 MOST_MESSAGES = 4096
@@ -23,7 +23,7 @@ class Inbox:
         if self._waiting.qsize() >= MOST_MESSAGES or self._body_bytes > MOST_BODY_BYTES:
             self.clear()
             message = PeerMisbehaved(
-                f"Peer {short(peer)} sends more than this session can take.", peer=peer
+                f"Peer {short_id(peer)} sends more than this session can take.", peer=peer
             )
         self._waiting.put_nowait((peer, message))
 

@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from client.frame_checks import CHUNK_TOKENS, FrameChecks
-from client.inbox import Inbox
-from client.pace import Pace, Patience
-from client.peer_scores import Cooldowns
-from client.refusal import refusal_of, short
 from client.request import Request
-from client.route import Need, Route
-from client.surroundings import Listener, Routes
-from client.transcript import Transcript
+from client.routing.peer_scores import Cooldowns
+from client.routing.route import Need, Route
+from client.session.deadlines import Pace, Patience
+from client.session.inbox import Inbox
+from client.session.refusals import refusal_of
+from client.session.reply_checks import CHUNK_TOKENS, FrameChecks
+from client.session.surroundings import Listener, Routes
+from client.session.transcript import Transcript
 from swarm.errors import (
     Deadline,
     NoRoute,
@@ -28,7 +28,7 @@ from swarm.errors import (
     SwarmError,
     Unreachable,
 )
-from swarm.formatting import printable
+from swarm.formatting import printable, short_id
 from swarm.p2p.channel import Channel
 from swarm.wire.messages import (
     KEY_BYTES,
@@ -98,7 +98,7 @@ class Session:
             return
         assert self._route is not None
         if fault := self._checks.fault_of(message, len(self._route.stages)):
-            cause = f"Peer {short(peer)} sent {fault}."
+            cause = f"Peer {short_id(peer)} sent {fault}."
             self._inbox.put(peer, PeerMisbehaved(cause, peer=peer))
         else:
             self._inbox.put(peer, message)
@@ -107,7 +107,7 @@ class Session:
         """Learn from the channel that a peer's stream ended."""
         if self._route is not None and peer in self._route.leaders:
             self._lost.add(peer)
-            cause = f"Peer {short(peer)} was lost: {printable(reason)}"
+            cause = f"Peer {short_id(peer)} was lost: {printable(reason)}"
             self._inbox.put(peer, PeerLost(cause, peer=peer))
 
     async def run(self) -> None:
@@ -274,7 +274,9 @@ class Session:
             case Busy() | Fail() | Moved():
                 raise refusal_of(peer, message, self._route.members)
             case _:
-                logger.warning("%s of %s makes no sense here", type(message).__name__, short(peer))
+                logger.warning(
+                    "%s of %s makes no sense here", type(message).__name__, short_id(peer)
+                )
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""
@@ -366,7 +368,7 @@ class Session:
 
     def _too_late(self) -> Deadline:
         silent = self._silent()
-        who = f"Peer {short(silent[0])}" if len(silent) == 1 else "The swarm"
+        who = f"Peer {short_id(silent[0])}" if len(silent) == 1 else "The swarm"
         return Deadline(
             f"{who} did not answer in time.",
             "See `swarm status`; allow more time if the peers are slow.",

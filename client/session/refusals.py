@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from swarm.errors import PeerError, PeerLost, PeerRefused
-from swarm.formatting import printable
+from swarm.formatting import printable, short_id
 from swarm.wire.messages import Busy, Fail, Moved
 
 LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of time: try elsewhere
@@ -16,22 +16,17 @@ def refusal_of(peer: str, message: Busy | Fail | Moved, members: Container[str])
     match message:
         case Busy():
             return PeerRefused(
-                f"Peer {short(peer)} is busy: {reason.rstrip('.') or 'no room'}.",
+                f"Peer {short_id(peer)} is busy: {reason.rstrip('.') or 'no room'}.",
                 "Try again later.",
                 peer=peer,
                 retry_after_seconds=max(message.retry_after_seconds, LEAST_RETRY_SECONDS),
             )
         case Fail() if message.code not in LOST:
-            cause = f"Peer {short(peer)} refused ({printable(message.code)}): {reason}"
+            cause = f"Peer {short_id(peer)} refused ({printable(message.code)}): {reason}"
             return PeerRefused(cause, peer=peer)
         case Fail():
             blamed = message.peer if message.peer in members else peer
-            cause = f"Peer {short(blamed)} cannot go on: {reason}"
+            cause = f"Peer {short_id(blamed)} cannot go on: {reason}"
             return PeerLost(cause, peer=blamed, told_by="" if blamed == peer else peer)
         case Moved():
-            return PeerLost(f"Peer {short(peer)} is leaving.", peer=peer)
-
-
-def short(peer: str) -> str:
-    """A peer id as people see it: its last 8 characters."""
-    return printable(peer[-8:])
+            return PeerLost(f"Peer {short_id(peer)} is leaving.", peer=peer)

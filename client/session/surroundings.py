@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from client.route import Need, Route
+from client.routing.route import Need, Route
 from swarm.errors import PeerError
 from swarm.model_spec import ModelSpec
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from transformers import AutoTokenizer
 
-from client.chat_template import render_bounded
+from client.text.chat_template import render_bounded
 from swarm.checkpoint.safetensors_headers import read_json
 from swarm.errors import BadInput, BadModel
 from swarm.formatting import printable

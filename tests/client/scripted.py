@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.connection import Client, Links
-from client.directory import Directory
-from client.pace import Patience
+from client.async_client import Client, Links
 from client.request import LocalModel, Request
-from client.route import Route
-from client.session import Session
+from client.routing.route import Route
+from client.routing.route_finder import Directory
+from client.session.deadlines import Patience
+from client.session.inference_session import Session
 from client.switchboard import Switchboard
-from client.tokenizer import ByteTokenizer
+from client.text.tokenizer import ByteTokenizer
 from swarm.errors import PeerLost
 from swarm.invites import Invite
 from swarm.model_spec import ModelSpec

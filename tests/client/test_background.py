@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from client.background import Background
+from client.event_loop_thread import Background
 
 
 def test_results_and_errors_come_back() -> None:

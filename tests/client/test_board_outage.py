@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from client.route import Route
+from client.routing.route import Route
 from swarm.errors import Unreachable
 from tests.client.scripted import LAYERS, ScriptedSwarm, continuation
 

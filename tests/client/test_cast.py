@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from client.cast import cast_of
+from client.cli.cast import cast_of
 from node.control.next_plan import next_plan
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadModel

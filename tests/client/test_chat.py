@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from client.background import Background
-from client.chat import Chat, Conversation, run_chat
-from client.connection import Client, Links
+from client.async_client import Client, Links
+from client.cli.chat import Chat, Conversation, run_chat
+from client.cli.terminal import Screen
+from client.event_loop_thread import Background
 from client.request import LocalModel, Options
-from client.screen import Screen
-from client.tokenizer import ByteTokenizer, Messages
+from client.text.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadSampling, NoRoute, PromptTooLong
 from swarm.invites import Invite
 from tests.client.conftest import Story

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from client import chat_template
-from client.chat_template import render_bounded
-from client.tokenizer import ModelTokenizer
+from client.text import chat_template
+from client.text.chat_template import render_bounded
+from client.text.tokenizer import ModelTokenizer
 from swarm.errors import BadInput
 from tests.client.small_tokenizers import CHATML, byte_level
 

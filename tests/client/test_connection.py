@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from client.answer import Answer
-from client.connection import Client
-from client.plain import answer
+from client.api import answer
+from client.async_client import Client
 from client.request import LocalModel, Question
-from client.tokenizer import ByteTokenizer
+from client.text.tokenizer import ByteTokenizer
+from client.token_stream import Answer
 from swarm.errors import BadModel, LocalProtocolError, NoRoute
 from swarm.invites import Invite
 from swarm.records import Advert, Member, StageAdvert

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from client.cast import Role
-from client.crew import CrewMember
+from client.cli.cast import Role
+from client.cli.demo_nodes import CrewMember
 
 
 class Printed:

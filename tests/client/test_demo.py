@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from client.uncut import matching
+from client.cli.reference_model import matching
 
 RUN = "import sys; from swarm.cli import main; sys.exit(main(sys.argv[1:]))"
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from client.text import TextFlow
-from client.tokenizer import ModelTokenizer
+from client.text.detokenizer import TextFlow
+from client.text.tokenizer import ModelTokenizer
 from tests.client.small_tokenizers import byte_level, sentencepiece, word_piece
 
 TEXTS = st.text(st.sampled_from("abt hewrsOncupio .,'\n\té漢👍🏽\u200d"), min_size=1, max_size=30)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from client.live_plan import LivePlan
-from client.overview import Overview, why_idle
-from client.pictures import show_idle, show_peers, show_plan, show_plan_table, show_stages
-from client.screen import Screen
+from client.cli.swarm_status import Overview, why_idle
+from client.cli.tables import show_idle, show_peers, show_plan, show_plan_table, show_stages
+from client.cli.terminal import Screen
+from client.routing.live_plan import LivePlan
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device, Link
 from swarm.records import Advert, Capability, Member, Record, StageAdvert

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from client.invitation import LAST_INVITE, choose_invite, state_folder
 from swarm.errors import BadInvite
-from swarm.invites import Invite
+from swarm.invites import Invite, choose_invite
+from swarm.state_folder import LAST_INVITE, state_folder
 from swarm.trust.identity import Identity
 
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from client.connection import Links
-from client.live_plan import LivePlan, read_plan, trust_of
-from client.overview import (
+from client.async_client import Links
+from client.cli.swarm_status import (
     Overview,
     find_overview,
     read_overview,
     why_idle,
 )
-from client.pictures import (
+from client.cli.tables import (
     route_line,
     show_peers,
     show_plan,
@@ -24,7 +23,8 @@ from client.pictures import (
     show_planner,
     show_stages,
 )
-from client.screen import Screen
+from client.cli.terminal import Screen
+from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
 from swarm.hardware import Device

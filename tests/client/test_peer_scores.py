@@ -8,8 +8,7 @@ from random import Random
 
 import pytest
 
-from client.directory import PLAN_SECONDS, Directory, Places
-from client.peer_scores import (
+from client.routing.peer_scores import (
     LONGEST_REST_SECONDS,
     MOST_PEERS,
     REMEMBERED_SECONDS,
@@ -17,7 +16,8 @@ from client.peer_scores import (
     PeerScores,
     usual_layer_seconds,
 )
-from client.route import Need, Place, Route
+from client.routing.route import Need, Place, Route
+from client.routing.route_finder import PLAN_SECONDS, Directory, Places
 from swarm.errors import PeerLost, PeerMisbehaved
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from client.connection import Client, Links
-from client.plain import Stream
+from client.api import Stream
+from client.async_client import Client, Links
 from client.request import LocalModel, Options, Question
-from client.tokenizer import ByteTokenizer
+from client.text.tokenizer import ByteTokenizer
 from swarm.errors import LocalProtocolError, NoRoute, PromptTooLong
 from swarm.invites import Invite
 from swarm.wire.messages import Cancel

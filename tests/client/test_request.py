@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from client.request import LocalModel, Options, Question
-from client.tokenizer import ByteTokenizer, Messages
+from client.text.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from tests.client.scripted import SPEC
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.route import (
+from client.routing.route import (
     LEAST_LAYER_SECONDS,
     HopTimes,
     Known,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.live_plan import LivePlan
-from client.overview import Overview
-from client.pictures import show_peers, show_plan, show_plan_table, show_planner, show_stages
-from client.screen import Screen, wrapped
+from client.cli.swarm_status import Overview
+from client.cli.tables import show_peers, show_plan, show_plan_table, show_planner, show_stages
+from client.cli.terminal import Screen, wrapped
+from client.routing.live_plan import LivePlan
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device
 from swarm.plan import Pipeline, Plan, Shard, Stage

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from client.directory import Directory
-from client.frame_checks import CHUNK_TOKENS
-from client.inbox import MOST_MESSAGES
-from client.pace import Patience
+from client.routing.route_finder import Directory
+from client.session.deadlines import Patience
+from client.session.inbox import MOST_MESSAGES
+from client.session.reply_checks import CHUNK_TOKENS
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import peer_named

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.text import TextFlow
-from client.tokenizer import ByteTokenizer
+from client.text.detokenizer import TextFlow
+from client.text.tokenizer import ByteTokenizer
 
 decode = ByteTokenizer().text_of
 

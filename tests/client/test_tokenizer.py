@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 from transformers import AutoTokenizer
 
-from client.tokenizer import ByteTokenizer, ModelTokenizer, read_stop_ids, read_tokenizer
+from client.text.tokenizer import ByteTokenizer, ModelTokenizer, read_stop_ids, read_tokenizer
 from swarm.checkpoint.folder import find_model
 from swarm.errors import BadInput, BadModel
 from swarm.model_spec import BUILT_IN

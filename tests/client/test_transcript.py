@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.transcript import Transcript
+from client.session.transcript import Transcript
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12))

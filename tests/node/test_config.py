@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from node.bootstrap import (
-    LAST_INVITE,
     _remember,
     _seen_from_here,
     invite_of,
@@ -18,12 +17,13 @@ from node.bootstrap import (
     read_founded,
     read_model,
 )
-from node.config import NodeConfig, default_state, read_config, worker_environment
+from node.config import NodeConfig, read_config, worker_environment
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
 from swarm.p2p.p2p_daemon import PeerProcess
 from swarm.records import Manifest
+from swarm.state_folder import LAST_INVITE, state_folder
 from swarm.testing.memory_network import peer_named
 
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
@@ -161,9 +161,9 @@ def test_the_state_lies_where_other_programs_keep_theirs(
 ) -> None:
     monkeypatch.delenv("SWARM_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    assert default_state() == tmp_path / "xdg" / "swarm"
+    assert state_folder(os.environ) == tmp_path / "xdg" / "swarm"
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert default_state() == Path.home() / ".local" / "state" / "swarm"
+    assert state_folder(os.environ) == Path.home() / ".local" / "state" / "swarm"
 
 
 def test_two_nodes_of_one_state_folder_are_two_peers(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def test_an_order_about_the_shard_ends_all_holding(worker: Worker) -> None:
 def test_a_worker_without_room_for_more_orders_holds_nothing_back(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.worker.MOST_WAITING", 1)
+    monkeypatch.setattr("node.worker.compute_loop.MOST_WAITING", 1)
     worker._await_others()
     worker._step(worker._now())
     assert len(worker._schedule) == 0

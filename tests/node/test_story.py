@@ -1,8 +1,8 @@
 """The story of a node's start: short lines, each said once, in the order in which it happens."""
 
-from node.status_lines import Story, name_of, reach_of, short
+from node.status_lines import Story, name_of, reach_of
 from node.worker.messages import Loaded
-from swarm.formatting import bytes_text
+from swarm.formatting import bytes_text, short_id
 from swarm.hardware import Device
 from swarm.plan import Assignment, Shard, Stage
 from swarm.testing.memory_network import peer_named
@@ -149,5 +149,5 @@ def test_the_end_is_told() -> None:
 
 
 def test_people_see_names_and_else_the_end_of_an_id() -> None:
-    assert short(ME) == ME[-8:]
+    assert short_id(ME) == ME[-8:]
     assert name_of(capability_of(), ME) == ME[-8:]

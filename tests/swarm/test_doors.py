@@ -59,7 +59,7 @@ def test_a_script_may_be_called_client(tmp_path: Path) -> None:
         tmp_path, "from swarm import client", "print(client.generate.__module__)", name="client.py"
     )
     done = run(script, folder=tmp_path)
-    assert (done.stdout, done.stderr) == ("client.plain\n", "")
+    assert (done.stdout, done.stderr) == ("client.api\n", "")
 
 
 BORROW = (  # the lightest one

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import client
-from client.background import Background
+from client.event_loop_thread import Background
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.model_spec import BUILT_IN
 from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes

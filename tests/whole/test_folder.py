@@ -13,8 +13,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import client
-from client.background import Background
-from client.connection import open_links
+from client.async_client import open_links
+from client.event_loop_thread import Background
 from node import bootstrap
 from node.main import main
 from swarm.checkpoint.folder import read_spec

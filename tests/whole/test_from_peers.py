@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 import client
-from client.background import Background
+from client.event_loop_thread import Background
 from swarm.checkpoint.byte_ranges import size_of
 from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present

@@ -248,7 +248,7 @@ def test_the_tokens_stay_the_same_whatever_happens_to_the_a_stages(
 def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "client.session")
+    caplog.set_level(logging.INFO, "client.session.inference_session")
     monkeypatch.setattr(block_manager, "HEADROOM_TOKENS", 16)  # of the answer, that are promised
     prompts = ["Once upon a time " * 4, "The sea was calm that day. " * 5]
     many = 150  # three pages and four are needed in the end, one and two to begin

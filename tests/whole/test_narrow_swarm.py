@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import client
-from client.background import Background
-from client.connection import open_links
-from client.live_plan import LivePlan, read_plan, trust_of
-from client.overview import read_overview
+from client.async_client import open_links
+from client.cli.swarm_status import read_overview
+from client.event_loop_thread import Background
+from client.routing.live_plan import LivePlan, read_plan, trust_of
 from node.worker.shard import LoadedShard
 from swarm.invites import Invite
 from swarm.wire.sampling_params import Sampling

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from client import Client
-from client.background import Background
+from client.event_loop_thread import Background
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 from tests.whole.uncut import expected

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from client.connection import Links, open_links
+from client.async_client import Links, open_links
 from client.generation import Generation
 from swarm.invites import Invite
 from swarm.records import Advert, Capability, Lease
