@@ -171,15 +171,15 @@ class Session:
         self._pace.expect()
         self._unopened = set(range(len(route.stages)))
         self._held = len(self.transcript.ids) - 1
-        opens = (
-            self._post(leader, self._open_for(route, hop))
+        sends = [
+            asyncio.create_task(self._post(leader, self._open_for(route, hop)))
             for hop, leader in enumerate(route.leaders)
-        )
-        sending = asyncio.gather(*opens)
+        ]
         try:
             await self._await_opened()
         finally:
-            sending.cancel()
+            for send in sends:  # not as one future: nobody waits for it, and asyncio would say so
+                send.cancel()
 
     async def _post(self, peer: str, message: Message) -> None:
         """Send beside other work; a failure comes in as if the peer had told it."""

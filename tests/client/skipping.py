@@ -44,7 +44,7 @@ def run_skipping(story: Coroutine[Any, Any, T]) -> T:
     try:
         result = loop.run_until_complete(story)
         loop.run_until_complete(_settled())
-        assert loop.slips == []
+        assert not loop.slips, loop.slips
         return result
     finally:
         loop.close()

@@ -1,6 +1,7 @@
 """Clients among liars: any frame, any record; errors of ours only, in time, and the true tokens."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -264,6 +265,17 @@ async def ask_among_liars(lies: Lies) -> None:
 @settings(max_examples=400, deadline=None)
 def test_a_liar_costs_a_session_time_but_neither_its_life_nor_a_token(lies: Lies) -> None:
     run_skipping(ask_among_liars(lies))
+
+
+def test_opens_under_way_are_dropped_in_silence_when_a_lie_ends_the_route() -> None:
+    async def story() -> None:
+        nonsense = (Token, {"position": 3, "ids": [106], "hops": [[1]]}), "right"
+        nobody = StageAdvert(0, 4, [Member("stranger", 0, 2, 1)], 0.01, 2**62, 0)
+        records = [Advert(SPEC.digest, [nobody], 1)]
+        await ask_among_liars(Lies("first", at_open=[nonsense], works=True, records=records))
+        gc.collect()  # now, not later, asyncio would tell of what nobody has waited for
+
+    run_skipping(story())
 
 
 @pytest.mark.slow
