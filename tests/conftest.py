@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 LONGEST_FIRST = (  # files that start nodes: seconds of waiting, which short files fill
     "whole/test_swarm.py",
     "whole/test_folder.py",
-    "client/test_demo.py",
+    "client/cli/test_demo.py",
     "test_examples.py",
     "whole/test_from_hub.py",
     "whole/test_from_peers.py",

@@ -19,7 +19,7 @@ from swarm.hardware import WIDTHS, Device, common_dtype
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
 from swarm.wire.tensor_codec import DTYPES
-from tests.planner.test_live import LAYER_BYTES, SPEC
+from tests.planner.test_live_problem import LAYER_BYTES, SPEC
 
 CONTEXT = 256
 KV_BYTES = CONTEXT * SPEC.kv_bytes(8, 4)  # of a layer, in float32

@@ -17,7 +17,7 @@ from swarm.model_spec import BUILT_IN
 from swarm.records import Advert, Member
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.messages import Message
-from tests.node.shards import lone_shard
+from tests.node.worker.shards import lone_shard
 from tests.whole.conftest import SPEC
 
 CLIENT = peer_named("client")

@@ -12,7 +12,7 @@ import pytest
 from swarm.checkpoint.byte_ranges import size_of
 from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present
-from tests.swarm.hub_server import LARGE, Hub, hub_of
+from tests.swarm.checkpoint.hub_server import LARGE, Hub, hub_of
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 from tests.whole.uncut import TINY, expected

@@ -16,7 +16,7 @@ from node.engine.kv_cache.block_pool import PAGE_TOKENS
 from node.worker.messages import Broken
 from swarm.testing.clock import settle
 from swarm.testing.memory_network import peer_named
-from tests.node.shards import lone_shard
+from tests.node.worker.shards import lone_shard
 from tests.whole.hostile import bad_messages
 from tests.whole.memory_swarm import CLIENT, MemorySwarm
 from tests.whole.uncut import expected

@@ -14,7 +14,7 @@ from client.routing.live_plan import LivePlan, read_plan, trust_of
 from node.worker.shard import LoadedShard
 from swarm.invites import Invite
 from swarm.wire.sampling_params import Sampling
-from tests.node.shards import generate as generate_here
+from tests.node.worker.shards import generate as generate_here
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.memory_swarm import MemorySwarm, shard_of
 from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear

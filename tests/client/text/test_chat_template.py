@@ -10,7 +10,7 @@ from client.text import chat_template
 from client.text.chat_template import render_bounded
 from client.text.tokenizer import ModelTokenizer
 from swarm.errors import BadInput
-from tests.client.small_tokenizers import CHATML, byte_level
+from tests.client.text.small_tokenizers import CHATML, byte_level
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ALTERNATES = (

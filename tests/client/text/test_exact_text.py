@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from client.text.detokenizer import TextFlow
 from client.text.tokenizer import ModelTokenizer
-from tests.client.small_tokenizers import byte_level, sentencepiece, word_piece
+from tests.client.text.small_tokenizers import byte_level, sentencepiece, word_piece
 
 TEXTS = st.text(st.sampled_from("abt hewrsOncupio .,'\n\té漢👍🏽\u200d"), min_size=1, max_size=30)
 Make = Callable[..., Path]

@@ -16,7 +16,7 @@ from swarm.checkpoint.folder import find_model
 from swarm.errors import BadInput, BadModel
 from swarm.model_spec import BUILT_IN
 from tests.client.scripted import SPEC
-from tests.client.small_tokenizers import byte_level
+from tests.client.text.small_tokenizers import byte_level
 
 CHAT = [{"role": "user", "content": "Hello!"}]
 

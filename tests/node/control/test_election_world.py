@@ -16,7 +16,7 @@ from swarm.election import LEASE_SECONDS, PlanOrder
 from swarm.records import Capability
 from swarm.testing.memory_network import peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.election_world import LOOK_SECONDS, SWARM, Node, World
+from tests.node.control.election_world import LOOK_SECONDS, SWARM, Node, World
 
 NAMES = ("anna", "bert", "carl", "dora", "emil")
 PEERS = tuple(map(peer_named, NAMES))
@@ -212,7 +212,9 @@ class OnlyAnna(PlannerTrust):
 def test_a_lone_planner_whose_ledger_is_lost_is_followed_again_within_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.node.election_world.MEMBERS", OnlyAnna(SWARM, is_private=False))
+    monkeypatch.setattr(
+        "tests.node.control.election_world.MEMBERS", OnlyAnna(SWARM, is_private=False)
+    )
     simulation = Simulation(tmp_path, 3, monkeypatch)
 
     async def story() -> None:

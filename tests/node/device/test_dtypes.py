@@ -24,8 +24,8 @@ from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
-from tests.node.shards import FOLDER
 from tests.node.stands import ScriptedWorker
+from tests.node.worker.shards import FOLDER
 
 ME, LEADER = peer_named("me"), peer_named("leader")
 CPU = Detected(0, "cpu", "cpu", "a CPU", 10**9, 10**9, 10**9, ("f32", "bf16", "f16"))

@@ -9,8 +9,16 @@ from swarm.wire.messages import Step
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import rows_of_bytes, rows_to_bytes
 from tests.node.conftest import RunStand
-from tests.node.shards import HIDDEN, computed, lone_shard, passed_on, reserve, rows_of, shard_group
 from tests.node.stands import FIRST, LAST, MIDDLE, Stand
+from tests.node.worker.shards import (
+    HIDDEN,
+    computed,
+    lone_shard,
+    passed_on,
+    reserve,
+    rows_of,
+    shard_group,
+)
 
 IDS = [10, 200, 33, 47, 5, 81, 9, 77]
 

@@ -9,7 +9,7 @@ import torch
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import rows_to_bytes
-from tests.node.shards import (
+from tests.node.worker.shards import (
     HIDDEN,
     generate,
     lone_shard,

@@ -14,7 +14,7 @@ from node.worker.messages import Compute, Computed, Failed, Release, Reserve
 from node.worker.shard import LoadedShard
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import ids_to_bytes
-from tests.node.shards import FOLDER, computed, lone_shard, passed_on, shard_group
+from tests.node.worker.shards import FOLDER, computed, lone_shard, passed_on, shard_group
 
 ASKED = "<|begin|><|user|>What are the four seasons?<|end|><|assistant|>"
 ANSWER = "There are four seasons in a year. They are spring, summer, autumn and winter.<|end|>"

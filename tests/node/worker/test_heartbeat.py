@@ -15,7 +15,7 @@ from node.worker.messages import Broken
 from swarm.wire.messages import Fail
 from tests.node.conftest import RunStand
 from tests.node.stands import Stand, until
-from tests.node.test_worker import SECONDS, Worked, pid_of
+from tests.node.worker.test_worker_process import SECONDS, Worked, pid_of
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from node.worker.shard import LoadedShard
 from swarm.checkpoint.folder import read_spec
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import DTYPES, rows_of_bytes, rows_to_bytes
-from tests.node.shards import (
+from tests.node.worker.shards import (
     BUDGET,
     FOLDER,
     HIDDEN,

@@ -18,8 +18,8 @@ from swarm.checkpoint.sparse_file import FileFacts, SparseFile
 from swarm.checkpoint.weight_store import Store, Take
 from swarm.errors import EngineError, RemoteProtocolError
 from swarm.wire.messages import Message
-from tests.node.shards import BUDGET, FOLDER, reserve, rows_of
 from tests.node.stands import until
+from tests.node.worker.shards import BUDGET, FOLDER, reserve, rows_of
 
 FILE = "model.safetensors"
 PROMPT = [10, 200, 33]

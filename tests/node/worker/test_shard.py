@@ -15,7 +15,7 @@ from node.worker.messages import Computed, Failed, Release, Reserved
 from node.worker.shard import LoadedShard
 from swarm.errors import PeerError
 from swarm.wire.sampling_params import Sampling
-from tests.node.shards import (
+from tests.node.worker.shards import (
     BUDGET,
     FOLDER,
     ShardGroup,

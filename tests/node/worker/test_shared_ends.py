@@ -15,7 +15,7 @@ from swarm.model_spec import BYTES_PER_VALUE
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.wire.sampling_params import Sampling
 from tests.node.neighbours import SPEC, capability_of
-from tests.node.shards import FOLDER, generate, lone_shard, shard_group
+from tests.node.worker.shards import FOLDER, generate, lone_shard, shard_group
 
 WORDY = replace(SPEC, vocab=1 << 16)
 END_BYTES = WORDY.embedding_parameters * BYTES_PER_VALUE

@@ -15,7 +15,8 @@ from swarm.wire.messages import Open, Opened, Step
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import rows_to_bytes
 from tests.node.conftest import RunStand
-from tests.node.shards import (
+from tests.node.stands import CLIENT, FIRST, Stand
+from tests.node.worker.shards import (
     BUDGET,
     HIDDEN,
     computed,
@@ -26,7 +27,6 @@ from tests.node.shards import (
     rows_of,
     shard_group,
 )
-from tests.node.stands import CLIENT, FIRST, Stand
 
 SYSTEM = [10, 200, 33, 47, 5, 81, *range(100, 130)]
 ONE, OTHER = [*SYSTEM, 90, 91], [*SYSTEM, 150, 151, 152]

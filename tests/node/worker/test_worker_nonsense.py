@@ -23,7 +23,7 @@ from node.worker.messages import (
 )
 from node.worker.scheduler import Arrived
 from swarm.wire.messages import TEXT_CAP, Decoder, Message
-from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
+from tests.node.worker.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 
 
 class Bench:

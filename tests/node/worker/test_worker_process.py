@@ -33,9 +33,9 @@ from swarm.checkpoint.folder import read_spec
 from swarm.errors import EngineError
 from swarm.wire.messages import Message
 from swarm.wire.sampling_params import Sampling
-from tests.node.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
-from tests.node.shards import generate as generate_here
 from tests.node.stands import until
+from tests.node.worker.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
+from tests.node.worker.shards import generate as generate_here
 
 PROMPT = [10, 200, 33, 47, 5, 81]
 SECONDS = 60.0  # a cold import of torch on a busy machine

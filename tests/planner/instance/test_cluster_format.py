@@ -8,9 +8,9 @@ import pytest
 
 from planner.cli.commands import main
 from planner.instance.gpu_catalog import GPUS
-from tests.planner.test_model_config import LLAMA
+from tests.planner.instance.test_model_config import LLAMA
 
-PAGE = (Path(__file__).parents[2] / "docs" / "cluster-format.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "cluster-format.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_the_page_plans_and_plays(
@@ -38,7 +38,7 @@ def test_the_table_of_gpus_is_that_of_the_planner() -> None:
 
 def test_every_field_that_is_read_is_described() -> None:
     source = "".join(
-        (Path(__file__).parents[2] / "planner" / f"{name}.py").read_text(encoding="utf-8")
+        (Path(__file__).parents[3] / "planner" / f"{name}.py").read_text(encoding="utf-8")
         for name in ("instance/cluster_file", "cli/simulate_report", "instance/required_fields")
     )
     read = re.findall(

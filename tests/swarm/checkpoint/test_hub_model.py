@@ -22,7 +22,7 @@ from swarm.checkpoint.safetensors_headers import POINTER, read_headers, weight_f
 from swarm.checkpoint.sparse_file import missing, present
 from swarm.checkpoint.weight_store import Store, Watch
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
-from tests.swarm.hub_server import COMMIT, Hub, hub_of
+from tests.swarm.checkpoint.hub_server import COMMIT, Hub, hub_of
 
 NAME = "someone/model"
 CONFIG = {

@@ -28,7 +28,7 @@ from swarm.errors import LocalProtocolError
 from swarm.records import Advert, Lease, PlanRef
 from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity
-from tests.swarm.dht_world import DhtWorld
+from tests.swarm.dht.dht_world import DhtWorld
 
 NEAR = 20  # ids that a liar claims
 

@@ -8,7 +8,7 @@ import pytest
 from swarm.dht.dht_board import DhtBoard
 from swarm.records import Advert, Lease
 from swarm.trust.network_clock import CLOCK, NetworkClock
-from tests.swarm.dht_world import DhtWorld
+from tests.swarm.dht.dht_world import DhtWorld
 
 
 class Machine:

@@ -16,7 +16,7 @@ from swarm.checkpoint.folder import find_model
 from swarm.model_spec import BUILT_IN
 
 FOLDER = find_model(BUILT_IN)
-HELDOUT = Path(__file__).parents[3] / "scripts" / "corpus" / "heldout.txt"
+HELDOUT = Path(__file__).parents[4] / "scripts" / "corpus" / "heldout.txt"
 
 
 @torch.inference_mode()
