@@ -1,7 +1,7 @@
 """Decode steps recorded once and replayed: on a GPU the host is slower than the arithmetic.
 
 A step is recorded when as many sessions have decoded together a few times. Everything that changes
-between steps stands in buffers: rows, positions, pages, and masks that follow from these.
+between steps stands in buffers: rows, positions, blocks, and masks that follow from these.
 What cannot be recorded (a model that asks the device for values) runs as before.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from node.engine.attention.backends import Backend
-from node.engine.attention.decode_batch import Chunk, Singles, pages_of
+from node.engine.attention.decode_batch import Chunk, Singles, block_tables_of
 from node.engine.attention.ragged_batch import Batch
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.stage_model import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -57,11 +57,11 @@ class FixedBatch(Batch):
         (self._singles,) = (part for part in self._parts if isinstance(part, Singles))
         self._singles.fix(self.limit - 1)
 
-    def place(self, positions: torch.Tensor, pages: torch.Tensor) -> None:
-        """Take positions [tokens] and pages [tokens, limit's]; part of what is recorded."""
-        self._singles.place(positions, pages)
-        page = pages.gather(1, (positions // PAGE_TOKENS)[:, None])[:, 0]
-        self._rows = page * PAGE_TOKENS + positions % PAGE_TOKENS
+    def place(self, positions: torch.Tensor, blocks: torch.Tensor) -> None:
+        """Take positions [tokens] and blocks [tokens, limit's]; part of what is recorded."""
+        self._singles.place(positions, blocks)
+        block = blocks.gather(1, (positions // BLOCK_TOKENS)[:, None])[:, 0]
+        self._rows = block * BLOCK_TOKENS + positions % BLOCK_TOKENS
 
 
 def limit_of(chunks: Sequence[Chunk]) -> int:
@@ -82,7 +82,7 @@ class Recorded:
 
     rows: torch.Tensor  # ids [1, tokens] or hidden [1, tokens, hidden]
     positions: torch.Tensor  # [1, tokens]
-    pages: torch.Tensor  # [tokens, pages of the limit]
+    blocks: torch.Tensor  # [tokens, blocks of the limit]
     replay: Replay
     outputs: Outputs  # hidden [1, tokens, hidden]; with a head logits [1, tokens, vocab] too
 
@@ -125,7 +125,7 @@ class DecodeGraphs:
             del self._recorded[next(iter(self._recorded))]
         found.rows.copy_(rows.unsqueeze(0))
         found.positions.copy_(torch.tensor([[chunk.position for chunk in chunks]]))
-        found.pages.copy_(pages_of([chunk.slot for chunk in chunks], key[1] - 1))
+        found.blocks.copy_(block_tables_of([chunk.table for chunk in chunks], key[1] - 1))
         found.replay()
         self.replays += 1
         return tuple(each[0].clone() for each in found.outputs)
@@ -139,10 +139,10 @@ class DecodeGraphs:
         buffer = rows.to(device, dtype, copy=True).unsqueeze(0)
         places = [[chunk.position for chunk in chunks]]
         positions = torch.tensor(places, device=device)
-        pages = pages_of([chunk.slot for chunk in chunks], batch.limit - 1).to(device)
+        blocks = block_tables_of([chunk.table for chunk in chunks], batch.limit - 1).to(device)
 
         def run() -> Outputs:
-            batch.place(positions[0], pages)
+            batch.place(positions[0], blocks)
             return self._forward(batch, buffer, positions)
 
         try:
@@ -151,7 +151,7 @@ class DecodeGraphs:
             logger.warning("decode steps cannot be recorded here: %s", error)
             self.is_broken = True
             return None
-        return Recorded(buffer, positions, pages, replay, outputs)
+        return Recorded(buffer, positions, blocks, replay, outputs)
 
     def _forward(self, batch: FixedBatch, rows: torch.Tensor, positions: torch.Tensor) -> Outputs:
         skeleton = self._skeleton

@@ -186,11 +186,11 @@ class StageRunner:
             except EngineError as error:
                 errors[id(item)] = error
                 if isinstance(error, NoRoom):
-                    self._admission.sent_away(self._store.slot(item.session))
+                    self._admission.sent_away(self._store.table(item.session))
         return errors
 
     def _check_item(self, item: StepItem) -> None:
-        slot = self._store.slot(item.session)
+        table = self._store.table(item.session)
         dims = 1 if self.is_first else 2
         rows = item.rows
         if rows.ndim != dims or not len(rows):
@@ -199,12 +199,12 @@ class StageRunner:
             raise EngineError("A step has ids beyond the vocabulary.")
         if not self.is_first and rows.shape[1] != self._config.hidden_size:
             raise EngineError(f"Hidden rows have {self._config.hidden_size} values here.")
-        if not 0 <= item.position <= slot.length:
-            raise EngineError(f"Position {item.position} leaves a gap after {slot.length} rows.")
+        if not 0 <= item.position <= table.length:
+            raise EngineError(f"Position {item.position} leaves a gap after {table.length} rows.")
         if len(item.drafts) >= min(len(rows), MOST_SPECULATED + 1):
             raise EngineError("A step guesses more ids than it has rows for.")
-        if item.position + len(rows) > slot.capacity:
-            raise EngineError(f"The session's {slot.capacity} tokens are used up.")
+        if item.position + len(rows) > table.capacity:
+            raise EngineError(f"The session's {table.capacity} tokens are used up.")
 
     def _are_ids(self, rows: torch.Tensor) -> bool:
         if rows.dtype not in (torch.int64, torch.int32):
@@ -214,7 +214,7 @@ class StageRunner:
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         starts = itertools.accumulate((len(item.rows) for item in items), initial=0)
         chunks = [
-            Chunk(self._store.slot(item.session), item.position, len(item.rows), start)
+            Chunk(self._store.table(item.session), item.position, len(item.rows), start)
             for item, start in zip(items, starts, strict=False)
         ]
         kept = {
@@ -225,7 +225,7 @@ class StageRunner:
         rows = torch.cat([item.rows for item in items])
         hidden, logits = self.forward.run(rows, chunks, kept, self._wanted)
         for chunk in chunks:
-            chunk.slot.length = max(chunk.slot.length, chunk.end)
+            chunk.table.length = max(chunk.table.length, chunk.end)
         if self.is_last:
             return [
                 self._sample(item, chunk, logits.get(item.session))
@@ -246,5 +246,5 @@ class StageRunner:
         except EngineError as error:
             return StepResult(item.session, error=error)
         end = first + len(ids)
-        drafts = [] if finish else sampler.guess(end, chunk.slot.capacity - end)
+        drafts = [] if finish else sampler.guess(end, chunk.table.capacity - end)
         return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)

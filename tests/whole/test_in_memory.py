@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from client import Client, Generation, NoRoute
 from node.engine.kv_cache import block_manager
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.worker.messages import Broken
 from swarm.testing.clock import settle
 from swarm.testing.memory_network import peer_named
@@ -251,13 +251,13 @@ def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
     caplog.set_level(logging.INFO, "client.session.inference_session")
     monkeypatch.setattr(block_manager, "HEADROOM_TOKENS", 16)  # of the answer, that are promised
     prompts = ["Once upon a time " * 4, "The sea was calm that day. " * 5]
-    many = 150  # three pages and four are needed in the end, one and two to begin
+    many = 150  # three blocks and four are needed in the end, one and two to begin
     whole = [expected(prompt, many) for prompt in prompts]
 
     async def story() -> None:
         swarm = MemorySwarm()
         shard = lone_shard(0, 8)
-        shard._runner.shrink(5 * PAGE_TOKENS)
+        shard._runner.shrink(5 * BLOCK_TOKENS)
         await swarm.add_shard("lone", 0, 8, shard)
         async with asyncio.timeout(60), Client(swarm.invite, connect=swarm.connect) as asking:
             found = await asyncio.gather(
@@ -266,7 +266,7 @@ def test_sessions_that_outgrow_the_room_wait_for_each_other_and_lose_no_token(
         assert [list(each.token_ids) for each in found] == whole
         assert [each.replays for each in found] == [0, 0]  # to wait is no replay
         assert "busy: No room to grow: 64 tokens are wanted, 0 are free. Try" in caplog.text
-        assert shard.free_tokens == 5 * PAGE_TOKENS
+        assert shard.free_tokens == 5 * BLOCK_TOKENS
         await swarm.close()
 
     asyncio.run(story())

@@ -1,1 +1,1 @@
-"""Attention over the pages of the KV cache, one interface and a backend for each device."""
+"""Attention over the blocks of the KV cache, one interface and a backend for each device."""

@@ -1,4 +1,4 @@
-"""Which attention a device runs, behind one signature; all read the pages of the KV store.
+"""Which attention a device runs, behind one signature; all read the blocks of the KV store.
 
 A chunk of a prompt reads one session's rows, single tokens of many sessions are one call: with our
 kernel on a CPU, with the paged one of flex attention on a GPU, or portably with a copy of the rows.

@@ -11,19 +11,19 @@ import torch
 
 from node.engine.kernels.small_batch import FewRows, places_of
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS, pages_for
-from node.engine.kv_cache.block_table import Slot
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS, blocks_for
+from node.engine.kv_cache.block_table import BlockTable
 
 T = TypeVar("T")
 Here = slice | torch.Tensor
-NO_PAGE = -1
+NO_BLOCK = -1
 
 
 @dataclass(slots=True)
 class Chunk:
-    """New rows of one slot from `position` on; `first` is the place of its first row."""
+    """New rows of one session from `position` on; `first` is the place of its first row."""
 
-    slot: Slot
+    table: BlockTable
     position: int
     count: int
     first: int
@@ -41,22 +41,22 @@ class Chunk:
 
     def rows(self, start: int, device: torch.device) -> Here:
         """Where its session's rows from `start` on lie: a slice reads them without a copy."""
-        if self.slot.is_straight:
-            return self.slot.straight(start, self.end)
+        if self.table.is_contiguous:
+            return self.table.contiguous(start, self.end)
         if start not in self.seen:
-            self.seen[start] = torch.from_numpy(self.slot.rows(start, self.end)).to(device)
+            self.seen[start] = torch.from_numpy(self.table.slot_mapping(start, self.end)).to(device)
         return self.seen[start]
 
     @property
-    def span(self) -> tuple[Slot, range]:
-        """Its slot and the positions of its rows."""
-        return self.slot, range(self.position, self.end)
+    def span(self) -> tuple[BlockTable, range]:
+        """Its block table and the positions of its rows."""
+        return self.table, range(self.position, self.end)
 
 
 class Singles:
     """Tokens of unlike sessions that are attended in one call.
 
-    What a device needs is derived from `pages` and `positions` there, so that a recorded step can
+    What a device needs is derived from `blocks` and `positions` there, so that a recorded step can
     be given others.
     """
 
@@ -81,9 +81,11 @@ class Singles:
         return torch.tensor(places, device=self._like.device)
 
     @cached_property
-    def pages(self) -> torch.Tensor:
-        """The pages that hold what each session sees, in order, then NO_PAGE: [sessions, most]."""
-        return pages_of([chunk.slot for chunk in self._chunks], self.most).to(self._like.device)
+    def blocks(self) -> torch.Tensor:
+        """The blocks that hold what each session sees, then NO_BLOCK: [sessions, most]."""
+        return block_tables_of([chunk.table for chunk in self._chunks], self.most).to(
+            self._like.device
+        )
 
     @property
     def seen_rows(self) -> int:
@@ -101,7 +103,7 @@ class Singles:
         """Sessions of like lengths, with their places among these: padded together."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, chunk in enumerate(self._chunks):
-            places[pages_for(chunk.end).bit_length()].append(place)
+            places[blocks_for(chunk.end).bit_length()].append(place)
         if len(places) == 1:
             return [(self, list(range(len(self._chunks))))]
         parts = ([self._chunks[place] for place in each] for each in places.values())
@@ -125,29 +127,29 @@ class Singles:
     def _padded(self, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         start = 0 if window is None else max(0, self.least - window + 1)
         at = torch.arange(start, self.most + 1, device=self._like.device)
-        pages = self.pages[:, at // PAGE_TOKENS]
-        pages = torch.where(pages == NO_PAGE, self.pages[:, :1], pages)
+        blocks = self.blocks[:, at // BLOCK_TOKENS]
+        blocks = torch.where(blocks == NO_BLOCK, self.blocks[:, :1], blocks)
         mask = mask_of(self.positions, at, window, self._like)
-        return pages * PAGE_TOKENS + at % PAGE_TOKENS, mask
+        return blocks * BLOCK_TOKENS + at % BLOCK_TOKENS, mask
 
     def fix(self, most: int) -> None:
         """Have shapes that follow from the number of sessions and position `most` alone."""
         self.least, self.most = 0, most
         self.alike = [(self, list(range(len(self._chunks))))]
 
-    def place(self, positions: torch.Tensor, pages: torch.Tensor) -> None:
-        """Take other positions and pages of the same shapes."""
-        self.positions, self.pages = positions, pages
+    def place(self, positions: torch.Tensor, blocks: torch.Tensor) -> None:
+        """Take other positions and blocks of the same shapes."""
+        self.positions, self.blocks = positions, blocks
         self._kept.clear()
 
 
-def pages_of(slots: Sequence[Slot], most: int) -> torch.Tensor:
-    """The pages of the slots up to position `most`, then NO_PAGE: int64 [slots, pages]."""
-    pages = np.full((len(slots), most // PAGE_TOKENS + 1), NO_PAGE)
-    for row, slot in zip(pages, slots, strict=True):
-        own = slot.pages[: len(row)]
+def block_tables_of(tables: Sequence[BlockTable], most: int) -> torch.Tensor:
+    """The blocks of the tables up to position `most`, then NO_BLOCK: int64 [tables, blocks]."""
+    blocks = np.full((len(tables), most // BLOCK_TOKENS + 1), NO_BLOCK)
+    for row, table in zip(blocks, tables, strict=True):
+        own = table.blocks[: len(row)]
         row[: len(own)] = own
-    return torch.from_numpy(pages)
+    return torch.from_numpy(blocks)
 
 
 def mask_of(

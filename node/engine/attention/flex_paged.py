@@ -1,4 +1,4 @@
-"""Attention of single tokens over the pages of the KV store as they lie, with flex attention.
+"""Attention of single tokens over the blocks of the KV store as they lie, with flex attention.
 
 A GPU runs it compiled, without a copy of any row; elsewhere torch computes the same slowly, which
 is how it is tested. After He et al. 2024 (Flex Attention, section 4.3 on paged attention).
@@ -14,10 +14,10 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
-from node.engine.attention.decode_batch import NO_PAGE, Singles
+from node.engine.attention.decode_batch import NO_BLOCK, Singles
 from node.engine.attention.interface import Options
 from node.engine.kv_cache.block_manager import Arenas
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from swarm.formatting import printable
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def attend(
     heads: torch.Tensor,  # queries: [heads, sessions, head dim]
     options: Options,
 ) -> torch.Tensor:
-    """Attend one token of each session over its pages: [sessions, heads, head dim].
+    """Attend one token of each session over its blocks: [sessions, heads, head dim].
 
     Raises one of ERRORS if flex attention cannot be compiled for the device.
     """
@@ -99,35 +99,35 @@ def attend(
 
 
 def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options) -> BlockMask:
-    """Which pages each session reads; its shapes follow from the store and `bucket` alone.
+    """Which blocks each session reads; its shapes follow from the store and `bucket` alone.
 
-    Only the last page, and with a window the oldest one, hold rows that are not seen.
+    Only the last block, and with a window the oldest one, hold rows that are not seen.
     """
     more = bucket - len(singles.positions)
-    pages = torch.cat([singles.pages, singles.pages[:1].expand(more, -1)])
-    positions = torch.nn.functional.pad(singles.positions, (0, more))  # one page of the first
+    blocks = torch.cat([singles.blocks, singles.blocks[:1].expand(more, -1)])
+    positions = torch.nn.functional.pad(singles.positions, (0, more))  # one block of the first
     tokens = arenas[0].shape[1]
-    total, window = tokens // PAGE_TOKENS, options.window
-    order = torch.arange(pages.shape[1], device=pages.device)
-    place = pages.new_full((bucket, total + 1), NO_PAGE)  # of a page in a session
-    place.scatter_(1, torch.where(pages == NO_PAGE, total, pages), order.expand_as(pages))
-    last, oldest = positions // PAGE_TOKENS, torch.zeros_like(positions)
+    total, window = tokens // BLOCK_TOKENS, options.window
+    order = torch.arange(blocks.shape[1], device=blocks.device)
+    place = blocks.new_full((bucket, total + 1), NO_BLOCK)  # of a block in a session
+    place.scatter_(1, torch.where(blocks == NO_BLOCK, total, blocks), order.expand_as(blocks))
+    last, oldest = positions // BLOCK_TOKENS, torch.zeros_like(positions)
     if window is not None:
-        oldest = (positions - window + 1).clamp_min(0) // PAGE_TOKENS
+        oldest = (positions - window + 1).clamp_min(0) // BLOCK_TOKENS
     edges = torch.stack([last, oldest], 1)[:, : 1 if window is None else 2]
     begin = oldest if window is None else oldest + 1
-    between = (order + begin[:, None]).clamp_max(pages.shape[1] - 1)
+    between = (order + begin[:, None]).clamp_max(blocks.shape[1] - 1)
 
     def sees(session: Any, head: Any, token: Any, row: Any) -> Any:
-        of = place[session, row // PAGE_TOKENS]
-        at = of * PAGE_TOKENS + row % PAGE_TOKENS
+        of = place[session, row // BLOCK_TOKENS]
+        at = of * BLOCK_TOKENS + row % BLOCK_TOKENS
         seen = (of >= 0) & (at <= positions[session])
         return seen if window is None else seen & (at > positions[session] - window)
 
     def listed(places: torch.Tensor) -> torch.Tensor:
-        indices = pages.new_zeros((bucket, 1, 1, total), dtype=torch.int32)
+        indices = blocks.new_zeros((bucket, 1, 1, total), dtype=torch.int32)
         width = min(total, places.shape[1])
-        indices[:, 0, 0, :width] = pages.gather(1, places)[:, :width].clamp_min(0)
+        indices[:, 0, 0, :width] = blocks.gather(1, places)[:, :width].clamp_min(0)
         return indices
 
     def counted(counts: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,7 @@ def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options)
         listed(edges),
         counted((last - begin).clamp_min(0)),
         listed(between),
-        BLOCK_SIZE=(QUERY_BLOCK, PAGE_TOKENS),
+        BLOCK_SIZE=(QUERY_BLOCK, BLOCK_TOKENS),
         mask_mod=sees,
         seq_lengths=(1, tokens),
         compute_q_blocks=False,

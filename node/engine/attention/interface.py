@@ -155,7 +155,7 @@ def attend_few(
     factor, cap = options.scale_for(query.shape[2]), options.softcap or 0.0
     numba_kernels.attend(
         tuple(each.contiguous().numpy() for each in (query, key, value)),
-        (few.places, few.pages),
+        (few.places, few.block_starts),
         few.arenas(layer),
         (options.window or 0, np.float32(factor), np.float32(cap)),
         sinks,

@@ -84,7 +84,7 @@ class Batch:
 
 def _rows_of(chunks: Sequence[Chunk], device: torch.device) -> slice | torch.Tensor:
     """Where the step's keys and values are written in the arena."""
-    if len(chunks) == 1 and chunks[0].slot.is_straight:
-        return chunks[0].slot.straight(chunks[0].position, chunks[0].end)
-    rows = [chunk.slot.rows(chunk.position, chunk.end) for chunk in chunks]
+    if len(chunks) == 1 and chunks[0].table.is_contiguous:
+        return chunks[0].table.contiguous(chunks[0].position, chunks[0].end)
+    rows = [chunk.table.slot_mapping(chunk.position, chunk.end) for chunk in chunks]
     return torch.from_numpy(np.concatenate(rows)).to(device)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from node.engine.kernels.kernel_cache import kernel
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.shard_io import Array
 
 OPTIONS: dict[str, Any] = {
@@ -31,7 +31,7 @@ ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
 LEVELS, LEAST_TOP = np.float32(127), np.float32(1e-8)
 NO_SINK, NO_SINKS = np.float32(-np.inf), np.empty(0, np.float32)
-PAGE = np.int64(PAGE_TOKENS)
+BLOCK = np.int64(BLOCK_TOKENS)
 
 
 @kernel(inline="always", **OPTIONS)
@@ -112,13 +112,13 @@ def _rotate(head: Array, cos: Array, sin: Array, factor: Any, out: Array) -> Non
 
 
 @kernel(**OPTIONS)
-def _score(query: Array, keys: Array, pages: Array, span: Any, scores: Array) -> None:
-    """Write query x keys for the rows of `span` in their pages; four rows at once."""
+def _score(query: Array, keys: Array, block_starts: Array, span: Any, scores: Array) -> None:
+    """Write query x keys for the rows of `span` in their blocks; four rows at once."""
     width = len(query)
     row, end = span
     while row < end:
-        stop = min(end, (row // PAGE + 1) * PAGE)
-        at = pages[row // PAGE] + row % PAGE
+        stop = min(end, (row // BLOCK + 1) * BLOCK)
+        at = block_starts[row // BLOCK] + row % BLOCK
         while row + 4 <= stop:
             a = b = c = d = ZERO
             for part in range(width):
@@ -162,15 +162,15 @@ def _soften(scores: Array, span: Any, sink: Any) -> Any:
 
 
 @kernel(**OPTIONS)
-def _weigh(scores: Array, values: Array, pages: Array, span: Any, out: Array) -> None:
+def _weigh(scores: Array, values: Array, block_starts: Array, span: Any, out: Array) -> None:
     """Write weights x values of the rows of `span`; four rows at once."""
     width = len(out)
     for part in range(width):
         out[part] = ZERO
     row, end = span
     while row < end:
-        stop = min(end, (row // PAGE + 1) * PAGE)
-        at = pages[row // PAGE] + row % PAGE
+        stop = min(end, (row // BLOCK + 1) * BLOCK)
+        at = block_starts[row // BLOCK] + row % BLOCK
         while row + 4 <= stop:
             a, b, c, d = scores[row], scores[row + 1], scores[row + 2], scores[row + 3]
             for part in range(width):
@@ -189,22 +189,22 @@ def _weigh(scores: Array, values: Array, pages: Array, span: Any, out: Array) ->
 def _attend_head(
     query: Array,  # [head dim], scaled
     past: Any,  # keys and values of its kv head: [tokens, head dim]
-    where: Any,  # first row of each page, and how many rows the query sees
+    where: Any,  # first row of each block, and how many rows the query sees
     numbers: Any,  # window (0: none), cap (0: none), sink (-inf: none)
     scores: Array,  # at least those rows, overwritten
     out: Array,  # [value head dim]
 ) -> None:
-    pages, end = where
+    block_starts, end = where
     window, cap, sink = numbers
     first = np.int64(0)
     if window > 0:
         first = max(first, end - window)
     span = (first, end)
-    _score(query, past[0], pages, span, scores)
+    _score(query, past[0], block_starts, span, scores)
     if cap > 0:
         _cap(scores, cap, span)
     factor = _soften(scores, span, sink)
-    _weigh(scores, past[1], pages, span, out)
+    _weigh(scores, past[1], block_starts, span, out)
     for part in range(len(out)):
         out[part] *= factor
 
@@ -212,7 +212,7 @@ def _attend_head(
 @kernel(**OPTIONS)
 def attend_fused(
     heads: Array,  # [rows, query heads + 2 x kv heads, head dim]: queries, keys, values
-    where: Any,  # places and pages as in FewRows, cos and sin: [rows, head dim]
+    where: Any,  # places and blocks as in FewRows, cos and sin: [rows, head dim]
     arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
     norms: Any,  # weights of query and key norm, [head dim] or empty, and their epsilon
     shape: Any,  # kv heads, window (0: none), factor of the scores
@@ -222,7 +222,7 @@ def attend_fused(
 
     Rows of one session must come in order: the later see the earlier.
     """
-    places, pages, cos, sin = where
+    places, block_starts, cos, sin = where
     query_norm, key_norm, epsilon = norms
     kv_heads, window, factor = shape
     rows, query_heads, width = out.shape
@@ -230,9 +230,9 @@ def attend_fused(
     turned = np.empty(width, np.float32)
     scores = np.empty(places[:, 1].max() + 1, np.float32)
     for row in range(rows):
-        first_page, position = places[row]
-        own = pages[first_page:]
-        at = own[position // PAGE] + position % PAGE
+        first_block, position = places[row]
+        own = block_starts[first_block:]
+        at = own[position // BLOCK] + position % BLOCK
         for kv_head in range(kv_heads):
             keys, values = arenas[0][kv_head], arenas[1][kv_head]
             key = heads[row, query_heads + kv_head]
@@ -252,7 +252,7 @@ def attend_fused(
 @kernel(**OPTIONS)
 def attend(
     rows: Any,  # queries [heads, rows, head dim], keys and values [kv heads, rows, head dim]
-    where: Any,  # places and pages as in FewRows
+    where: Any,  # places and blocks as in FewRows
     arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
     numbers: Any,  # window (0: none), factor of the scores, cap (0: none)
     sinks: Array,  # [heads] or empty
@@ -260,16 +260,16 @@ def attend(
 ) -> None:
     """Write keys and values that are rotated already, if at all, and attend as above."""
     queries, keys, values = rows
-    places, pages = where
+    places, block_starts = where
     window, factor, cap = numbers
     count, heads = out.shape[:2]
     kv_heads = len(keys)
     group = heads // kv_heads
     scores = np.empty(places[:, 1].max() + 1, np.float32)
     for row in range(count):
-        first_page, position = places[row]
-        own = pages[first_page:]
-        at = own[position // PAGE] + position % PAGE
+        first_block, position = places[row]
+        own = block_starts[first_block:]
+        at = own[position // BLOCK] + position % BLOCK
         for kv_head in range(kv_heads):
             past = arenas[0][kv_head], arenas[1][kv_head]
             past[0][at] = keys[kv_head, row]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
-from node.engine.kv_cache.block_table import Slot
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
+from node.engine.kv_cache.block_table import BlockTable
 from node.engine.shard_io import Array
 
 MOST_ROWS = 32  # more rows are a prompt: its products pay for torch's operations around them
@@ -18,14 +18,16 @@ MOST_VALUES = 1 << 19  # of keys, read by one thread; above it several threads a
 class FewRows:
     """Where the rows of a step are written and what they see."""
 
-    places: Array  # int64 [rows, 2]: where the pages of its session begin in `pages`, position
-    pages: Array  # int64: the first row of each page, session after session
+    places: (
+        Array  # int64 [rows, 2]: where the blocks of its session begin in `block_starts`, position
+    )
+    block_starts: Array  # int64: the first row of each block, session after session
     arenas: Callable[[int], tuple[Array, Array]]  # of a layer: keys and values
-    where: tuple[Array, ...] = ()  # places and pages with cos and sin, for the kernel
+    where: tuple[Array, ...] = ()  # places and blocks with cos and sin, for the kernel
 
     def rotate(self, cos: Array, sin: Array) -> None:
         """Take the rotary embedding of the rows: [rows, head dim] each."""
-        self.where = (self.places, self.pages, cos, sin)
+        self.where = (self.places, self.block_starts, cos, sin)
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
@@ -33,12 +35,12 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32
 
 
-def places_of(sessions: Sequence[tuple[Slot, range]]) -> tuple[Array, Array]:
-    """Places [rows, 2] and pages, from the slots of sessions and the positions of their rows."""
-    places, pages, first = [], [], 0
-    for slot, positions in sessions:
-        assert positions.stop <= len(slot.starts) * PAGE_TOKENS  # the kernels trust it
+def places_of(sessions: Sequence[tuple[BlockTable, range]]) -> tuple[Array, Array]:
+    """Places [rows, 2] and block starts of sessions, from the positions of their rows."""
+    places, block_starts, first = [], [], 0
+    for table, positions in sessions:
+        assert positions.stop <= len(table.starts) * BLOCK_TOKENS  # the kernels trust it
         places += [(first, at) for at in positions]
-        pages.append(slot.starts)
-        first += len(slot.starts)
-    return np.array(places), np.concatenate(pages)
+        block_starts.append(table.starts)
+        first += len(table.starts)
+    return np.array(places), np.concatenate(block_starts)

@@ -1,1 +1,1 @@
-"""Keys and values in pages: who holds which, what is shared, and the tensors they lie in."""
+"""Keys and values in blocks: who holds which, what is shared, and the tensors they lie in."""

@@ -8,10 +8,10 @@ in.
 from collections.abc import Callable
 
 from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
-from node.engine.kv_cache.block_pool import pages_for
-from node.engine.kv_cache.block_table import Slot
+from node.engine.kv_cache.block_pool import blocks_for
+from node.engine.kv_cache.block_table import BlockTable
 
-NEWCOMERS_LEAVE = pages_for(HEADROOM_TOKENS)  # pages, to each session that may want them
+NEWCOMERS_LEAVE = blocks_for(HEADROOM_TOKENS)  # blocks, to each session that may want them
 OTHERS_LEAVE = 1
 RESERVED_SECONDS = 5.0  # for a session that was sent away to come again
 AWAITED_PART = 2  # at most this part of all room is kept for those
@@ -23,23 +23,23 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._awaited: dict[str, tuple[float, int]] = {}  # until when, how many pages; by session
+        self._awaited: dict[str, tuple[float, int]] = {}  # until when, how many blocks; by session
 
     def spare(self, store: KVStore, *, is_new: bool) -> int:
-        """Pages that must stay free when another session is let in."""
+        """Blocks that must stay free when another session is let in."""
         if not is_new:
             return store.growth(OTHERS_LEAVE)
         self._forget_late_ones()
-        kept = sum(pages for _, pages in self._awaited.values())
-        return store.growth(NEWCOMERS_LEAVE) + min(kept, store.pages // AWAITED_PART)
+        kept = sum(blocks for _, blocks in self._awaited.values())
+        return store.growth(NEWCOMERS_LEAVE) + min(kept, store.block_count // AWAITED_PART)
 
-    def sent_away(self, slot: Slot) -> None:
-        """A session found no page; it will come again with what it has."""
+    def sent_away(self, table: BlockTable) -> None:
+        """A session found no block; it will come again with what it has."""
         self._forget_late_ones()
-        tokens = min(slot.capacity, slot.length + HEADROOM_TOKENS)
-        name = _lasting_name(slot.session)
+        tokens = min(table.capacity, table.length + HEADROOM_TOKENS)
+        name = _lasting_name(table.session)
         if name in self._awaited or len(self._awaited) < MOST_AWAITED:
-            self._awaited[name] = self._clock() + RESERVED_SECONDS, pages_for(tokens)
+            self._awaited[name] = self._clock() + RESERVED_SECONDS, blocks_for(tokens)
 
     def is_awaited(self, session: str) -> bool:
         """Whether room is kept for a session."""

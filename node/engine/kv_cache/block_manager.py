@@ -1,8 +1,9 @@
-"""Our own KV store: rows of all sessions in pages of one arena, taken as the sessions grow.
+"""Our own KV store: rows of all sessions in blocks of one arena, taken as the sessions grow.
 
-A session is promised the pages of its prompt and of some answer; beyond them it grows as long as
-there are free pages. Sessions whose prompts begin alike share the pages that these fill: whoever
-writes into one of them leaves it to the others, so until its first step it is owed others instead.
+A session reserves the blocks of its prompt and of some answer; beyond them it grows as long as
+there are free blocks. Sessions whose prompts begin alike share the blocks that these fill: whoever
+writes into one of them leaves it to the others, so until its first step others are outstanding
+for it (copy on write).
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from node.engine.kv_cache.block_pool import PAGE_TOKENS, Pages, pages_for, runs_of
-from node.engine.kv_cache.block_table import Kept, Slot
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS, BlockPool, blocks_for, runs_of
+from node.engine.kv_cache.block_table import BlockTable, CachedPrefix
 from node.engine.kv_cache.prefix_cache import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
 from node.engine.shard_io import Array
 from swarm.errors import EngineError, NoRoom
 
 MOST_TOKENS = 1 << 20  # in one store
 Arenas = tuple[torch.Tensor, torch.Tensor]  # keys and values: [kv heads, tokens, head dim]
-HEADROOM_TOKENS = 256  # of its answer, that a session is promised besides its prompt
+HEADROOM_TOKENS = 256  # of its answer, that are reserved for a session besides its prompt
 
 
 class KVStore:
@@ -33,239 +34,246 @@ class KVStore:
         like: torch.Tensor,
     ) -> None:
         self.row_values = kv_heads * head_dims[0]  # in one token's keys, in one layer
-        self._pages = Pages(tokens // PAGE_TOKENS)
-        self._slots: dict[str, Slot] = {}
-        self._kept: dict[int, Kept] = {}  # the latest used last
+        self._pool = BlockPool(tokens // BLOCK_TOKENS)
+        self._tables: dict[str, BlockTable] = {}
+        self._kept: dict[int, CachedPrefix] = {}  # the latest used last
         self._keepings = 0  # so far
-        self._owed = 0  # pages, to all sessions together
+        self._outstanding = 0  # blocks, to all sessions together
         self._places = {layer: place for place, layer in enumerate(layers)}
         self._arenas = tuple(
-            _zeros((len(layers), kv_heads, _room(tokens // PAGE_TOKENS), head_dim), like)
+            _zeros((len(layers), kv_heads, _room(tokens // BLOCK_TOKENS), head_dim), like)
             for head_dim in head_dims
         )
         self._flat: dict[int, tuple[Array, Array]] = {}
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that are neither used nor promised: kept prompts give way to sessions."""
-        return (self._pages.available - self._owed) * PAGE_TOKENS
+        """Tokens that are neither used nor reserved: kept prompts give way to sessions."""
+        return (self._pool.available - self._outstanding) * BLOCK_TOKENS
 
     @property
-    def pages(self) -> int:
-        """How many pages there are."""
-        return self._pages.count
+    def block_count(self) -> int:
+        """How many blocks there are."""
+        return self._pool.count
 
     @property
     def sessions(self) -> list[str]:
         """The open sessions."""
-        return list(self._slots)
+        return list(self._tables)
 
     def growth(self, most: int) -> int:
-        """Pages that the sessions may ask for beyond their promises, at most so many each."""
-        return sum(min(most, slot.remaining) for slot in self._slots.values())
+        """Blocks that the sessions may ask for beyond their reservations, at most so many each."""
+        return sum(min(most, table.remaining) for table in self._tables.values())
 
     def shrink(self, tokens: int) -> None:
         """Use `tokens` only, before any session; raises EngineError while there are some."""
-        if self._slots:
+        if self._tables:
             raise EngineError("A KV store in use cannot shrink.", "Close its sessions first.")
-        self._pages = Pages(min(tokens // PAGE_TOKENS, self._pages.count))
+        self._pool = BlockPool(min(tokens // BLOCK_TOKENS, self._pool.count))
         self._kept.clear()
         self._flat.clear()
         like = self._arenas[0].new_empty(0)
         shapes = [
-            (*each.shape[:2], _room(self._pages.count), each.shape[3]) for each in self._arenas
+            (*each.shape[:2], _room(self._pool.count), each.shape[3]) for each in self._arenas
         ]
         self._arenas = ()  # first: a GPU has no room for both
         self._arenas = tuple(_zeros(shape, like) for shape in shapes)
 
-    def open(self, session: str, capacity: int, known: int = 0, spare: int = 0) -> Slot:
-        """Promise a new session `known` tokens and some more; raises NoRoom and EngineError.
+    def open(self, session: str, capacity: int, known: int = 0, spare: int = 0) -> BlockTable:
+        """Reserve blocks for `known` tokens of a new session and some more.
 
-        It may grow up to `capacity` tokens, if there are free pages then. Of those that are free
-        now it has to leave `spare` to the sessions that are there.
+        It may grow up to `capacity` tokens, if there are free blocks then. Of those that are free
+        now it has to leave `spare` to the sessions that are there. Raises NoRoom and EngineError.
         """
-        if session in self._slots:
+        if session in self._tables:
             raise EngineError(f"Session {session} is open already.", "Close it first.")
         if capacity < 1:
             raise EngineError(f"A session of {capacity} tokens is no session.")
         tokens = min(capacity, known + HEADROOM_TOKENS)
-        slot = Slot(session, capacity, pages_for(tokens))
-        is_possible = pages_for(capacity) <= self._pages.count
-        if not is_possible or slot.promised + spare > self._pages.available - self._owed:
-            free = f"{self.free_tokens} are free, {spare * PAGE_TOKENS} of them for others"
+        table = BlockTable(session, capacity, blocks_for(tokens))
+        is_possible = blocks_for(capacity) <= self._pool.count
+        if not is_possible or table.reserved + spare > self._pool.available - self._outstanding:
+            free = f"{self.free_tokens} are free, {spare * BLOCK_TOKENS} of them for others"
             raise NoRoom(f"No room for {tokens} tokens: {free}.")
-        slot.wanted = self._pages.want(slot.promised)
-        self._owed += slot.owed
-        self._slots[session] = slot
-        return slot
+        table.earmarked = self._pool.earmark(table.reserved)
+        self._outstanding += table.outstanding
+        self._tables[session] = table
+        return table
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Give a new session the rows of its prompt that are here already; returns how many."""
-        slot = self.slot(session)
-        slot.prompt = prompt
-        others = [each for each in self._slots.values() if each is not slot]
-        offers = [(key, each.prompt, each.count, each.pages) for key, each in self._kept.items()]
-        offers += [(-1, each.prompt, each.prefix, each.pages) for each in others]
+        table = self.table(session)
+        table.prompt = prompt
+        others = [each for each in self._tables.values() if each is not table]
+        offers = [(key, each.prompt, each.count, each.blocks) for key, each in self._kept.items()]
+        offers += [(-1, each.prompt, each.prefix, each.blocks) for each in others]
         place, found = longest(prompt, (Rows(n, *each[1:3]) for n, each in enumerate(offers)))
         if not found:
             return 0
-        key, _, _, pages = offers[place]
+        key, _, _, blocks = offers[place]
         if key in self._kept:
             self._kept[key] = self._kept.pop(key)
-        whole, rest = divmod(min(found, slot.promised * PAGE_TOKENS), PAGE_TOKENS)
-        shared = self._borrow(slot, pages[:whole])
-        if shared < whole or not rest or not self._begin_page(slot, pages[whole], rest):
+        whole, rest = divmod(min(found, table.reserved * BLOCK_TOKENS), BLOCK_TOKENS)
+        shared = self._borrow(table, blocks[:whole])
+        if shared < whole or not rest or not self._begin_block(table, blocks[whole], rest):
             rest = 0
-        slot.length = shared * PAGE_TOKENS + rest
-        return slot.length
+        table.length = shared * BLOCK_TOKENS + rest
+        return table.length
 
     def grow(self, session: str, position: int, end: int) -> None:
         """Make rows [position, end) the session's own to write; raises NoRoom and changes nothing.
 
-        In pages that other sessions use it forgets its rows from `position` on.
+        In blocks that other sessions use it forgets its rows from `position` on.
         """
-        slot = self.slot(session)
-        first = position // PAGE_TOKENS
-        leaves = first < len(slot.pages) and self._pages.users(slot.pages[first]) > 1
-        stays = first if leaves else len(slot.pages)
-        more = max(0, pages_for(end) - stays)
-        if more or slot.lent or slot.is_bare:
-            self._check_room(slot, stays, more)
-            source = slot.pages[first] if leaves and position % PAGE_TOKENS else None
-            self._settle(slot, stays, position)
+        table = self.table(session)
+        first = position // BLOCK_TOKENS
+        leaves = first < len(table.blocks) and self._pool.ref_count(table.blocks[first]) > 1
+        stays = first if leaves else len(table.blocks)
+        more = max(0, blocks_for(end) - stays)
+        if more or table.copy_on_write or table.without_cow_reserve:
+            self._check_room(table, stays, more)
+            source = table.blocks[first] if leaves and position % BLOCK_TOKENS else None
+            self._settle(table, stays, position)
             for _ in range(more):
-                self._use(slot, [self._take(slot)])
+                self._use(table, [self._take(table)])
             if source is not None:  # another session holds it still
-                self._copy(source, slot.pages[first], position % PAGE_TOKENS)
-        self._drop_kept_in(slot.pages[first : pages_for(end)])
+                self._copy(source, table.blocks[first], position % BLOCK_TOKENS)
+        self._drop_kept_in(table.blocks[first : blocks_for(end)])
 
-    def _check_room(self, slot: Slot, stays: int, more: int) -> None:
-        """Raise NoRoom unless a session can leave all pages but the first, and take others."""
-        freed = sum(self._pages.users(page) == 1 for page in slot.pages[stays:])
-        promised = max(0, slot.promised - stays)
-        owed = self._owed - slot.owed + promised
-        left = self._pages.available + freed - owed - max(0, more - promised)
+    def _check_room(self, table: BlockTable, stays: int, more: int) -> None:
+        """Raise NoRoom unless a session can leave all blocks but the first, and take others."""
+        freed = sum(self._pool.ref_count(block) == 1 for block in table.blocks[stays:])
+        reserved = max(0, table.reserved - stays)
+        outstanding = self._outstanding - table.outstanding + reserved
+        left = self._pool.available + freed - outstanding - max(0, more - reserved)
         if left < 0:
-            wanted = f"{more * PAGE_TOKENS} tokens are wanted"
-            raise NoRoom(f"No room to grow: {wanted}, {self.free_tokens} are free.")
+            asked = f"{more * BLOCK_TOKENS} tokens are wanted"
+            raise NoRoom(f"No room to grow: {asked}, {self.free_tokens} are free.")
 
-    def _settle(self, slot: Slot, stays: int, position: int) -> None:
-        """Leave all pages but the first to others, and need no more copies."""
-        self._owed -= slot.owed
-        left = slot.pages[stays:]
-        slot.lent, slot.is_bare = 0, False
+    def _settle(self, table: BlockTable, stays: int, position: int) -> None:
+        """Leave all blocks but the first to others, and need no more copies."""
+        self._outstanding -= table.outstanding
+        left = table.blocks[stays:]
+        table.copy_on_write, table.without_cow_reserve = 0, False
         if left:
-            slot.lie_in(slot.pages[:stays])
-            slot.length = position
-        self._owed += slot.owed
-        self._clear(self._pages.leave(left))
+            table.set_blocks(table.blocks[:stays])
+            table.length = position
+        self._outstanding += table.outstanding
+        self._clear(self._pool.release(left))
 
-    def slot(self, session: str) -> Slot:
+    def table(self, session: str) -> BlockTable:
         """The place of an open session; raises EngineError."""
-        if session not in self._slots:
+        if session not in self._tables:
             raise EngineError(f"Session {session} is not open here.", "Open it again.")
-        return self._slots[session]
+        return self._tables[session]
 
     def rollback(self, session: str, length: int) -> None:
         """Forget the rows from `length` on; raises EngineError."""
-        slot = self.slot(session)
-        if not 0 <= length <= slot.length:
-            raise EngineError(f"Session {session} cannot go back to {length} of {slot.length}.")
-        slot.length = length
+        table = self.table(session)
+        if not 0 <= length <= table.length:
+            raise EngineError(f"Session {session} cannot go back to {length} of {table.length}.")
+        table.length = length
 
     def close(self, session: str) -> None:
         """Free a session; one that is not open is fine."""
-        slot = self._slots.pop(session, None)
-        if slot is None:
+        table = self._tables.pop(session, None)
+        if table is None:
             return
-        self._owed -= slot.owed
-        if slot.prefix >= LEAST_KEPT and not self._is_kept_elsewhere(slot):
+        self._outstanding -= table.outstanding
+        if table.prefix >= LEAST_KEPT and not self._is_kept_elsewhere(table):
             self._keepings += 1
-            kept = Kept(slot.prompt, slot.prefix, slot.pages[: pages_for(slot.prefix)])
+            kept = CachedPrefix(
+                table.prompt, table.prefix, table.blocks[: blocks_for(table.prefix)]
+            )
             self._kept[self._keepings] = kept
-            self._pages.keep(kept.pages)
-        self._pages.give_up(slot.wanted)
-        self._clear(self._pages.leave(slot.pages))
+            self._pool.pin(kept.blocks)
+        self._pool.unmark(table.earmarked)
+        self._clear(self._pool.release(table.blocks))
         while len(self._kept) > MOST_KEPT:
             self._drop(next(iter(self._kept)))
 
-    def _is_kept_elsewhere(self, slot: Slot) -> bool:
+    def _is_kept_elsewhere(self, table: BlockTable) -> bool:
         """Whether another kept prompt begins with this one; those that begin this one go."""
         for key, other in list(self._kept.items()):
-            shared = slot.prompt.shared_with(other.prompt)
-            if min(shared, other.count) >= slot.prefix:
+            shared = table.prompt.shared_with(other.prompt)
+            if min(shared, other.count) >= table.prefix:
                 self._kept[key] = self._kept.pop(key)
                 return True
             if shared >= other.count:
                 self._drop(key)
         return False
 
-    def _borrow(self, slot: Slot, pages: list[int]) -> int:
-        """Hold pages of others, with room for copies until the first step; returns how many.
+    def _borrow(self, table: BlockTable, blocks: list[int]) -> int:
+        """Hold blocks of others, with room for copies until the first step; returns how many.
 
-        Without that room only pages that nobody else uses then, which it may write into itself.
+        Without that room only blocks that nobody else uses then, which it may write into itself.
         """
-        bare = {page for each in self._slots.values() if each.is_bare for page in each.pages}
-        room = self._pages.available - self._owed
-        for count, page in enumerate(pages):
-            if page in bare:
+        unreserved = {
+            block
+            for each in self._tables.values()
+            if each.without_cow_reserve
+            for block in each.blocks
+        }
+        room = self._pool.available - self._outstanding
+        for count, block in enumerate(blocks):
+            if block in unreserved:
                 return count
-            is_used = self._pages.users(page) > 0
-            self._owed -= slot.owed
-            slot.lent += is_used or room > 0
-            slot.is_bare |= not is_used and room <= 0
+            is_used = self._pool.ref_count(block) > 0
+            self._outstanding -= table.outstanding
+            table.copy_on_write += is_used or room > 0
+            table.without_cow_reserve |= not is_used and room <= 0
             room -= not is_used
-            self._owed += slot.owed
-            self._use(slot, [page])
-        return len(pages)
+            self._outstanding += table.outstanding
+            self._use(table, [block])
+        return len(blocks)
 
-    def _use(self, slot: Slot, pages: list[int]) -> None:
-        """Append pages to a session's own."""
-        self._pages.use(pages)
-        self._owed -= slot.owed
-        slot.lie_in([*slot.pages, *pages])
-        self._owed += slot.owed
+    def _use(self, table: BlockTable, blocks: list[int]) -> None:
+        """Append blocks to a session's own."""
+        self._pool.acquire(blocks)
+        self._outstanding -= table.outstanding
+        table.set_blocks([*table.blocks, *blocks])
+        self._outstanding += table.outstanding
 
-    def _take(self, slot: Slot) -> int:
-        """A free page for a session, if need be in place of kept prompts; there must be one."""
-        wanted = slot.wanted[len(slot.pages) :]
-        page = self._pages.find(wanted)
-        while page is None:
+    def _take(self, table: BlockTable) -> int:
+        """A free block for a session, if need be in place of kept prompts; there must be one."""
+        earmarked = table.earmarked[len(table.blocks) :]
+        block = self._pool.find_free(earmarked)
+        while block is None:
             self._drop(next(iter(self._kept)))
-            page = self._pages.find(wanted)
-        return page
+            block = self._pool.find_free(earmarked)
+        return block
 
-    def _begin_page(self, slot: Slot, source: int, rows: int) -> bool:
-        """Append a copy of some rows of another session's page, unless there is no room for one."""
-        self._pages.use([source])  # so that it stays until it is copied
-        has_room = self._pages.available - self._owed + bool(slot.untaken) > 0
+    def _begin_block(self, table: BlockTable, source: int, rows: int) -> bool:
+        """Append a copy of the first rows of another's block, unless there is no room for one."""
+        self._pool.acquire([source])  # so that it stays until it is copied
+        has_room = self._pool.available - self._outstanding + bool(table.unallocated) > 0
         if has_room:
-            page = self._take(slot)
-            self._copy(source, page, rows)
-            self._use(slot, [page])
-        self._clear(self._pages.leave([source]))
+            block = self._take(table)
+            self._copy(source, block, rows)
+            self._use(table, [block])
+        self._clear(self._pool.release([source]))
         return has_room
 
     def _copy(self, source: int, target: int, rows: int) -> None:
-        theirs, mine = (page * PAGE_TOKENS for page in (source, target))
+        theirs, mine = (block * BLOCK_TOKENS for block in (source, target))
         for arena in self._arenas:
             arena[:, :, mine : mine + rows] = arena[:, :, theirs : theirs + rows]
 
-    def _drop_kept_in(self, pages: list[int]) -> None:
-        """Forget the prompts that are kept in pages which a session writes into."""
-        if any(map(self._pages.is_kept, pages)):
-            for key in [key for key, kept in self._kept.items() if set(kept.pages) & set(pages)]:
+    def _drop_kept_in(self, blocks: list[int]) -> None:
+        """Forget the prompts that are kept in blocks which a session writes into."""
+        if any(map(self._pool.is_pinned, blocks)):
+            for key in [key for key, kept in self._kept.items() if set(kept.blocks) & set(blocks)]:
                 self._drop(key)
 
     def _drop(self, key: int) -> None:
-        """Forget a kept prompt and free the pages that only it held."""
-        self._clear(self._pages.forget(self._kept.pop(key).pages))
+        """Forget a kept prompt and free the blocks that only it held."""
+        self._clear(self._pool.unpin(self._kept.pop(key).blocks))
 
-    def _clear(self, pages: list[int]) -> None:
-        """Zero free pages: what a stranger's NaN left must not meet the next session."""
-        for run in runs_of(pages):
+    def _clear(self, blocks: list[int]) -> None:
+        """Zero free blocks: what a stranger's NaN left must not meet the next session."""
+        for run in runs_of(blocks):
             for arena in self._arenas:
-                arena[:, :, run.start * PAGE_TOKENS : run.stop * PAGE_TOKENS].zero_()
+                arena[:, :, run.start * BLOCK_TOKENS : run.stop * BLOCK_TOKENS].zero_()
 
     def arena(self, layer: int) -> Arenas:
         """Keys and values of `layer`: [kv heads, tokens, head dim] each."""
@@ -281,18 +289,18 @@ class KVStore:
         return found
 
 
-def _room(pages: int) -> int:
-    """Tokens of an arena: of an odd number of pages, so that heads lie no power of two apart.
+def _room(blocks: int) -> int:
+    """Tokens of an arena: of an odd number of blocks, so that heads lie no power of two apart.
 
     Else a processor's cache would keep the same rows of all of them in the same few places.
     """
-    return (pages | 1) * PAGE_TOKENS
+    return (blocks | 1) * BLOCK_TOKENS
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Zeros, since masked rows still meet a product and 0 x NaN is NaN; on CPU they cost no page.
+    """Zeros, since masked rows still meet a product and 0 x NaN is NaN; on CPU they cost no block.
 
-    numpy asks the kernel for zero pages that are only backed when written; torch writes them.
+    numpy asks the kernel for zero blocks that are only backed when written; torch writes them.
     """
     count = int(np.prod(shape))
     if like.device.type != "cpu" or not count:

@@ -1,103 +1,106 @@
-"""Pages: which pages of a KV store are free, and how many sessions hold each of the others.
+"""BlockPool: which blocks of a KV store are free, and how many sessions hold each other one.
 
-A page is PAGE_TOKENS rows of every layer. Sessions whose prompts begin alike hold the same pages.
+A block is BLOCK_TOKENS rows of every layer. Sessions whose prompts begin alike share blocks.
 """
 
 from collections.abc import Iterable, Sequence
 
-PAGE_TOKENS = 64
+BLOCK_TOKENS = 64
 
 
-class Pages:
-    """Counts holders of `count` pages; what is kept for later gives way to what is in use."""
+class BlockPool:
+    """Counts holders of `count` blocks; what is pinned for later gives way to what is in use."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.available = count  # pages that no session uses: free ones, and kept ones
-        self._in_use = [0] * count
-        self._kept = [0] * count
-        self._taken = bytearray(count)  # 1: in use or kept
-        self._wanted = bytearray(count)  # 1: taken, or soon wanted by the session before it
+        self.available = count  # blocks that no session uses: free ones, and pinned ones
+        self._ref_counts = [0] * count
+        self._pins = [0] * count
+        self._taken = bytearray(count)  # 1: in use or pinned
+        self._earmarks = bytearray(count)  # 1: taken, or earmarked for the session before it
 
-    def find(self, wanted: Sequence[int]) -> int | None:
-        """A free page: the first wanted one, else one that nobody wants, else any; or None."""
-        for page in wanted[:1]:
-            if not self._taken[page]:
-                return page
-        for marks in (self._wanted, self._taken):
-            if (page := marks.find(0)) >= 0:
-                return page
+    def find_free(self, earmarked: Sequence[int]) -> int | None:
+        """A free block: the first earmarked one, else one not earmarked, else any; or None."""
+        for block in earmarked[:1]:
+            if not self._taken[block]:
+                return block
+        for marks in (self._earmarks, self._taken):
+            if (block := marks.find(0)) >= 0:
+                return block
         return None
 
-    def want(self, count: int) -> range:
-        """Mark neighbouring free pages for one session: `count`, or as many as there are."""
-        while count and (start := self._wanted.find(bytes(count))) < 0:
+    def earmark(self, count: int) -> range:
+        """Mark neighbouring free blocks for one session: `count`, or as many as there are.
+
+        A mark reserves nothing: others only take these blocks last, so that runs stay whole.
+        """
+        while count and (start := self._earmarks.find(bytes(count))) < 0:
             count //= 2
-        wanted = range(start, start + count) if count else range(0)
-        self._wanted[wanted.start : wanted.stop] = b"\1" * count
-        return wanted
+        earmarked = range(start, start + count) if count else range(0)
+        self._earmarks[earmarked.start : earmarked.stop] = b"\1" * count
+        return earmarked
 
-    def give_up(self, wanted: Iterable[int]) -> None:
-        """Forget that a session wanted these pages."""
-        for page in wanted:
-            self._wanted[page] = self._taken[page]
+    def unmark(self, earmarked: Iterable[int]) -> None:
+        """Forget that these blocks were earmarked for a session."""
+        for block in earmarked:
+            self._earmarks[block] = self._taken[block]
 
-    def users(self, page: int) -> int:
-        """How many sessions use the page."""
-        return self._in_use[page]
+    def ref_count(self, block: int) -> int:
+        """How many sessions use the block."""
+        return self._ref_counts[block]
 
-    def is_kept(self, page: int) -> bool:
-        """Whether a prompt is kept in the page."""
-        return self._kept[page] > 0
+    def is_pinned(self, block: int) -> bool:
+        """Whether a prompt is kept in the block."""
+        return self._pins[block] > 0
 
-    def use(self, pages: Iterable[int]) -> None:
-        """Count one more session that uses the pages."""
-        for page in pages:
-            self.available -= not self._in_use[page]
-            self._in_use[page] += 1
-            self._taken[page] = self._wanted[page] = 1
+    def acquire(self, blocks: Iterable[int]) -> None:
+        """Count one more session that uses the blocks."""
+        for block in blocks:
+            self.available -= not self._ref_counts[block]
+            self._ref_counts[block] += 1
+            self._taken[block] = self._earmarks[block] = 1
 
-    def leave(self, pages: Iterable[int]) -> list[int]:
-        """Count one session less; returns the pages that are free now."""
+    def release(self, blocks: Iterable[int]) -> list[int]:
+        """Count one session less; returns the blocks that are free now."""
         freed = []
-        for page in pages:
-            self._in_use[page] -= 1
-            self.available += not self._in_use[page]
-            freed += self._freed(page)
+        for block in blocks:
+            self._ref_counts[block] -= 1
+            self.available += not self._ref_counts[block]
+            freed += self._freed(block)
         return freed
 
-    def keep(self, pages: Iterable[int]) -> None:
-        """Count one more prompt that is kept in the pages."""
-        for page in pages:
-            self._kept[page] += 1
-            self._taken[page] = self._wanted[page] = 1
+    def pin(self, blocks: Iterable[int]) -> None:
+        """Count one more prompt that is kept in the blocks."""
+        for block in blocks:
+            self._pins[block] += 1
+            self._taken[block] = self._earmarks[block] = 1
 
-    def forget(self, pages: Iterable[int]) -> list[int]:
-        """Count one kept prompt less; returns the pages that are free now."""
+    def unpin(self, blocks: Iterable[int]) -> list[int]:
+        """Count one kept prompt less; returns the blocks that are free now."""
         freed = []
-        for page in pages:
-            self._kept[page] -= 1
-            freed += self._freed(page)
+        for block in blocks:
+            self._pins[block] -= 1
+            freed += self._freed(block)
         return freed
 
-    def _freed(self, page: int) -> list[int]:
-        if self._in_use[page] or self._kept[page]:
+    def _freed(self, block: int) -> list[int]:
+        if self._ref_counts[block] or self._pins[block]:
             return []
-        self._taken[page] = self._wanted[page] = 0
-        return [page]
+        self._taken[block] = self._earmarks[block] = 0
+        return [block]
 
 
-def pages_for(tokens: int) -> int:
-    """How many pages hold so many tokens."""
-    return -(-tokens // PAGE_TOKENS)
+def blocks_for(tokens: int) -> int:
+    """How many blocks hold so many tokens."""
+    return -(-tokens // BLOCK_TOKENS)
 
 
-def runs_of(pages: Iterable[int]) -> list[range]:
-    """Neighbouring pages, joined."""
+def runs_of(blocks: Iterable[int]) -> list[range]:
+    """Neighbouring blocks, joined."""
     runs: list[range] = []
-    for page in sorted(pages):
-        if runs and runs[-1].stop == page:
-            runs[-1] = range(runs[-1].start, page + 1)
+    for block in sorted(blocks):
+        if runs and runs[-1].stop == block:
+            runs[-1] = range(runs[-1].start, block + 1)
         else:
-            runs.append(range(page, page + 1))
+            runs.append(range(block, block + 1))
     return runs

@@ -13,7 +13,7 @@ from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
 from node.engine.kernels.small_batch import has_kernels
 from node.engine.kv_cache.block_manager import MOST_TOKENS, KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.layers.fused_layer import fused
 from node.engine.model_loader.fast_modules import quicken
 from node.engine.model_loader.layer_reuse import Forms, KeptLayers, bytes_of, forms_of
@@ -162,11 +162,11 @@ def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_byt
     token_bytes = width * (spec.end - spec.start)
     left = budget_bytes - weights
     tokens = min(left // token_bytes if token_bytes else MOST_TOKENS, MOST_TOKENS)
-    if tokens < PAGE_TOKENS or left < 0:
+    if tokens < BLOCK_TOKENS or left < 0:
         raise EngineError(
-            f"The shard needs {bytes_text(weights + PAGE_TOKENS * token_bytes)}"
+            f"The shard needs {bytes_text(weights + BLOCK_TOKENS * token_bytes)}"
             f" of a budget of {bytes_text(budget_bytes)}.",
             "Give it fewer layers or more memory.",
         )
-    pages = tokens // PAGE_TOKENS
-    return (pages - (pages % 2 == 0)) * PAGE_TOKENS  # the store has an odd number anyway
+    blocks = tokens // BLOCK_TOKENS
+    return (blocks - (blocks % 2 == 0)) * BLOCK_TOKENS  # the store has an odd number anyway

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from swarm.checkpoint.folder import read_spec
 from swarm.errors import BadModel
 from swarm.wire.sampling_params import Sampling
@@ -21,10 +21,10 @@ KEYS, VALUES = 10, 8  # widths of the tiny config
 
 
 def test_keys_and_values_take_their_own_widths() -> None:
-    store = KVStore(range(2), 3, (5, 2), 3 * PAGE_TOKENS, torch.empty(0))
+    store = KVStore(range(2), 3, (5, 2), 3 * BLOCK_TOKENS, torch.empty(0))
     keys, values = store.arena(1)
-    assert keys.shape == (3, 3 * PAGE_TOKENS, 5)
-    assert values.shape == (3, 3 * PAGE_TOKENS, 2)
+    assert keys.shape == (3, 3 * BLOCK_TOKENS, 5)
+    assert values.shape == (3, 3 * BLOCK_TOKENS, 2)
     assert store.row_values == 15
 
 
@@ -37,7 +37,7 @@ def test_the_plan_counts_what_a_token_really_takes(
     assert spec.kv_bytes(8, 4) == width
     (rank,) = stage(tmp_path, (1, 3))
     most = (BUDGET - rank.weight_bytes) // (2 * width)
-    assert most - 2 * PAGE_TOKENS < rank.free_tokens <= most  # whole pages, an odd number
+    assert most - 2 * BLOCK_TOKENS < rank.free_tokens <= most  # whole blocks, an odd number
 
 
 def test_shared_prompts_and_replays_keep_the_tokens(

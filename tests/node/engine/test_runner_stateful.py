@@ -1,4 +1,4 @@
-"""Any order of opens, steps, guesses, rollbacks and closes: the same tokens, and no slot left."""
+"""Any order of opens, steps, guesses, rollbacks and closes: the same tokens, and no block left."""
 
 import itertools
 import time
@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from node.engine.kv_cache import block_manager
 from node.engine.kv_cache.admission import Admission
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.kv_cache.prefix_cache import Prompt
 from node.engine.shard_io import StageSpec, StepItem, StepResult
 from node.engine.stage_runner import StageRunner
@@ -38,14 +38,14 @@ PROMPTS = (
     tuple(range(10, 50)),
     tuple(range(90, 3, -1)),
     (*range(90, 3, -1), *range(4, 60)),  # begins like the one before
-    tuple(range(10, 71)),  # grows beyond a page
+    tuple(range(10, 71)),  # grows beyond a block
 )
 WAYS = (
     Sampling(max_tokens=NEW, speculate=0),
     Sampling(max_tokens=NEW, temperature=1.0, seed=3, speculate=0),
 )
 ROOM_TOKENS = 1024
-HEADROOM = 4  # tokens of an answer that are promised here: steps beyond may find no room
+HEADROOM = 4  # tokens of an answer that are reserved here: steps beyond may find no room
 
 
 @cache
@@ -178,7 +178,7 @@ class Sessions(RuleBasedStateMachine):
     def roll_back(self, name: str, share: float) -> None:
         each = self.sessions[name]
         each.length = int(each.length * share)
-        each.went_back = True  # perhaps into pages that others share: nothing is promised then
+        each.went_back = True  # perhaps into blocks that others share: nothing is promised then
         runner().rollback(name, each.length)
         each.known = min(each.known, max(0, each.length + 1 - len(each.prompt)))
 
@@ -192,10 +192,10 @@ class Sessions(RuleBasedStateMachine):
         store = runner()._store
         assert set(store.sessions) == set(self.sessions)
         assert set(runner()._samplers) == set(self.sessions)
-        slots = [store.slot(name) for name in self.sessions]
-        pages = {page for slot in slots for page in slot.pages}
-        owed = sum(slot.owed for slot in slots)
-        assert runner().free_tokens == ROOM_TOKENS - (len(pages) + owed) * PAGE_TOKENS
+        tables = [store.table(name) for name in self.sessions]
+        blocks = {block for table in tables for block in table.blocks}
+        outstanding = sum(table.outstanding for table in tables)
+        assert runner().free_tokens == ROOM_TOKENS - (len(blocks) + outstanding) * BLOCK_TOKENS
 
     def teardown(self) -> None:
         for name in self.sessions:

@@ -250,7 +250,7 @@ def test_budget_bounds_the_sessions(llama: Any, tmp_path: Path) -> None:
     spec = StageSpec(tmp_path, 0, 2, 0, (0, 8), (0, 8))
     row = 2 * 2 * 8 * 4 * 4  # keys and values, 2 layers, 8 heads of 4 values of 4 bytes
     weights = StageRunner.load(spec, budget_bytes=1 << 26).weight_bytes
-    for tokens in (320, 383, 447):  # an odd number of whole pages
+    for tokens in (320, 383, 447):  # an odd number of whole blocks
         runner = StageRunner.load(spec, budget_bytes=weights + tokens * row)
         assert runner.free_tokens == 320
     runner.open("a", capacity=100)

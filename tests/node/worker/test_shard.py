@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.worker.messages import Computed, Failed, Release, Reserved
 from node.worker.shard import LoadedShard
 from swarm.errors import PeerError
@@ -202,9 +202,9 @@ def test_to_say_that_ids_were_generated_buys_no_room(returning: bool) -> None:
 
 def test_a_session_that_outgrows_the_room_is_refused_a_step_and_loses_nothing() -> None:
     shard = lone_shard(0, 4)
-    shard._runner.shrink(7 * PAGE_TOKENS)
-    shard.apply([reserve("t", PROMPT, PAGE_TOKENS), reserve("s", PROMPT, 7 * PAGE_TOKENS)])
-    long = [3 + n % 90 for n in range(6 * PAGE_TOKENS)]
+    shard._runner.shrink(7 * BLOCK_TOKENS)
+    shard.apply([reserve("t", PROMPT, BLOCK_TOKENS), reserve("s", PROMPT, 7 * BLOCK_TOKENS)])
+    long = [3 + n % 90 for n in range(6 * BLOCK_TOKENS)]
     assert computed(shard.apply([rows_of("s", 0, long)])).tokens == len(long)
     refused, other = shard.apply([rows_of("s", len(long), [5]), rows_of("t", 0, PROMPT)])
     assert isinstance(refused, Failed)
@@ -217,7 +217,7 @@ def test_a_session_that_outgrows_the_room_is_refused_a_step_and_loses_nothing() 
 def test_ranks_refuse_and_grow_alike(group: Callable[..., ShardGroup]) -> None:
     made = group(0, 4, (5, 3), (BUDGET // 8, BUDGET // 3))
     tokens = made.leader.free_tokens
-    rows = [3 + n % 90 for n in range(PAGE_TOKENS)]
+    rows = [3 + n % 90 for n in range(BLOCK_TOKENS)]
     made.leader.apply([reserve(name, PROMPT, tokens) for name in "ab"])
     lengths, refusals = {"a": 0, "b": 0}, 0
     while refusals < 2:
@@ -285,7 +285,7 @@ def test_two_sessions_that_fit_only_one_by_one_do_not_part_the_ranks(
     group: Callable[..., ShardGroup],
 ) -> None:
     made = group(0, 4, (4, 4), (BUDGET // 8, BUDGET // 3))
-    half = [7] * (made.leader.free_tokens // 2 + PAGE_TOKENS)
+    half = [7] * (made.leader.free_tokens // 2 + BLOCK_TOKENS)
     answers = made.leader.apply([reserve(name, half, len(half)) for name in "st"])
     taken = [each.session for each in answers if isinstance(each, Reserved) and not each.code]
     assert len(answers) == 2

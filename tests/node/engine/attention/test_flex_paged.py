@@ -1,4 +1,4 @@
-"""Flex attention is told of just the pages that a session sees; compiled, it reads only those."""
+"""Flex attention is told of just the blocks that a session sees; compiled, it reads only those."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from node.engine.attention.backends import attend_gathered, attend_paged
 from node.engine.attention.decode_batch import Chunk, Singles
 from node.engine.attention.interface import Options
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
 
 HEADS, KV_HEADS, DIM = 8, 4, 32
 PAGES = 31
@@ -22,46 +22,48 @@ PAGES = 31
 
 def decoding(ends: list[int]) -> tuple[KVStore, list[Chunk]]:
     """Sessions with random rows, each about to attend its last one."""
-    store = KVStore(range(1), KV_HEADS, (DIM, DIM), PAGES * PAGE, torch.empty(0))
+    store = KVStore(range(1), KV_HEADS, (DIM, DIM), PAGES * BLOCK, torch.empty(0))
     chunks = []
     for number, end in enumerate(ends):
-        slot = store.open(f"s{number}", end, known=end)
-        store.grow(slot.session, 0, end)
-        chunks.append(Chunk(slot, end - 1, 1, number))
+        table = store.open(f"s{number}", end, known=end)
+        store.grow(table.session, 0, end)
+        chunks.append(Chunk(table, end - 1, 1, number))
     return store, chunks
 
 
 @given(
-    st.lists(st.integers(1, 6 * PAGE), min_size=1, max_size=5),
-    st.none() | st.integers(1, 5 * PAGE),
+    st.lists(st.integers(1, 6 * BLOCK), min_size=1, max_size=5),
+    st.none() | st.integers(1, 5 * BLOCK),
 )
-def test_listed_pages_are_those_that_hold_what_is_seen(ends: list[int], window: int | None) -> None:
+def test_listed_blocks_are_those_that_hold_what_is_seen(
+    ends: list[int], window: int | None
+) -> None:
     store, chunks = decoding(ends)
     bucket = 4 if len(ends) <= 4 else 16
     singles = Singles(store, chunks, torch.empty(0))
     mask = flex_paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
-    begun = Chunk(chunks[0].slot, 0, 1, 0)  # what the rest is filled with
+    begun = Chunk(chunks[0].table, 0, 1, 0)  # what the rest is filled with
     for number, chunk in enumerate([*chunks, *[begun] * (bucket - len(chunks))]):
         first = 0 if window is None else max(0, chunk.end - window)
         seen = range(first, chunk.end)
-        pages = {chunk.slot.pages[row // PAGE] for row in seen}
+        blocks = {chunk.table.blocks[row // BLOCK] for row in seen}
         full = {
-            page
-            for place, page in enumerate(chunk.slot.pages)
-            if place * PAGE in seen and place * PAGE + PAGE - 1 in seen
+            block
+            for place, block in enumerate(chunk.table.blocks)
+            if place * BLOCK in seen and place * BLOCK + BLOCK - 1 in seen
         }
         edges = listed(mask.kv_num_blocks, mask.kv_indices, number)
         between = listed(mask.full_kv_num_blocks, mask.full_kv_indices, number)
-        assert len(edges) + len(between) == len(pages)
-        assert {*edges, *between} == pages
+        assert len(edges) + len(between) == len(blocks)
+        assert {*edges, *between} == blocks
         assert set(between) <= full
 
 
 def listed(counts: torch.Tensor | None, indices: torch.Tensor | None, session: int) -> list[int]:
     assert counts is not None
     assert indices is not None
-    pages: list[int] = indices[session, 0, 0, : int(counts[session, 0, 0])].tolist()
-    return pages
+    blocks: list[int] = indices[session, 0, 0, : int(counts[session, 0, 0])].tolist()
+    return blocks
 
 
 @pytest.fixture
@@ -80,10 +82,10 @@ def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Options) -> None:
     store, chunks = decoding([5, 300, 64, 129, 200])
     for arena in store.arena(0):
-        arena.fill_(torch.nan)  # pages that are not listed must not be read
+        arena.fill_(torch.nan)  # blocks that are not listed must not be read
         for chunk in chunks:
-            page_end = len(chunk.slot.pages) * PAGE
-            arena[:, chunk.slot.rows(0, page_end)] = torch.randn(KV_HEADS, page_end, DIM)
+            block_end = len(chunk.table.blocks) * BLOCK
+            arena[:, chunk.table.slot_mapping(0, block_end)] = torch.randn(KV_HEADS, block_end, DIM)
     for some in (chunks, chunks[:4], chunks[1:2]):
         query, unused = torch.randn(HEADS, len(some), DIM), torch.empty(0)
         with torch.inference_mode():
@@ -103,10 +105,10 @@ def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
     monkeypatch.setattr(
         flex_paged, "attend", lambda *given: pytest.fail("the kernel refuses these")
     )
-    store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * PAGE, torch.empty(0))
-    slot = store.open("narrow", 4, known=4)
+    store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * BLOCK, torch.empty(0))
+    table = store.open("narrow", 4, known=4)
     store.grow("narrow", 0, 4)
-    singles = Singles(store, [Chunk(slot, 3, 1, 0)], torch.empty(0))
+    singles = Singles(store, [Chunk(table, 3, 1, 0)], torch.empty(0))
     row = torch.ones(KV_HEADS, 1, 12)
     parts = (torch.ones(HEADS, 1, 12), row, row)
     assert attend_paged(singles, 0, store.arena(0), parts, Options()).shape == (1, HEADS, 12)

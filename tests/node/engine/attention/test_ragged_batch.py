@@ -1,4 +1,4 @@
-"""Attention of a ragged step equals attention of each session alone, wherever its pages lie."""
+"""Attention of a ragged step equals attention of each session alone, wherever its blocks lie."""
 
 import itertools
 from typing import Any
@@ -15,8 +15,8 @@ from node.engine.attention.decode_batch import Chunk, Singles
 from node.engine.attention.interface import Options
 from node.engine.attention.ragged_batch import Batch
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS
-from node.engine.kv_cache.block_table import Slot
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS
+from node.engine.kv_cache.block_table import BlockTable
 
 HEADS, KV_HEADS, DIM = 6, 3, 4
 ROWS = 200  # per session
@@ -71,35 +71,35 @@ def test_ragged_step_equals_each_session_alone(
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
     for arena in store.arena(0):  # what nobody wrote must never be read
         arena.fill_(1e6 if how == "paged" else torch.nan)  # but masked, where not compiled
-    slots = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
-    for slot in slots if is_scattered else ():
-        slot.wanted = slot.wanted[::-1]
+    tables = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
+    for table in tables if is_scattered else ():
+        table.earmarked = table.earmarked[::-1]
     torch.manual_seed(0)
-    rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
+    rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in tables]
     for step in steps:
-        counts = {n % len(slots): count for n, count in step}
-        fitting = {n: c for n, c in counts.items() if slots[n].length + c <= slots[n].capacity}
+        counts = {n % len(tables): count for n, count in step}
+        fitting = {n: c for n, c in counts.items() if tables[n].length + c <= tables[n].capacity}
         if fitting:
-            check_step(store, slots, rows, fitting, (options, BACKENDS[how]))
+            check_step(store, tables, rows, fitting, (options, BACKENDS[how]))
 
 
 def check_step(
     store: KVStore,
-    slots: list[Slot],
+    tables: list[BlockTable],
     rows: list[list[torch.Tensor]],
     counts: dict[int, int],
     how: tuple[Options, Backend],
 ) -> None:
     options, chosen = how
     for n, count in counts.items():
-        before = len(slots[n].pages)
-        store.grow(slots[n].session, slots[n].length, slots[n].length + count)
-        for page in slots[n].pages[before:]:  # as a store leaves free pages
+        before = len(tables[n].blocks)
+        store.grow(tables[n].session, tables[n].length, tables[n].length + count)
+        for block in tables[n].blocks[before:]:  # as a store leaves free blocks
             for arena in store.arena(0):
-                arena[:, page * PAGE_TOKENS : (page + 1) * PAGE_TOKENS] = 0
+                arena[:, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0
     firsts = [0, *itertools.accumulate(counts.values())]
     chunks = [
-        Chunk(slots[n], slots[n].length, count, first)
+        Chunk(tables[n], tables[n].length, count, first)
         for (n, count), first in zip(counts.items(), firsts, strict=False)
     ]
     packed = [
@@ -113,16 +113,16 @@ def check_step(
     for n, chunk in zip(counts, chunks, strict=True):
         expected = attend_alone([each[:, : chunk.end] for each in rows[n]], chunk.position, options)
         torch.testing.assert_close(out[chunk.here], expected, atol=1e-5, rtol=1e-5)
-        slots[n].length = chunk.end
+        tables[n].length = chunk.end
 
 
 def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> None:
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
     positions = [3, 60, 70, 900, 950]
-    slots = [store.open(f"s{n}", 1024, known=0) for n in range(3)]
-    for slot in slots:
-        store.grow(slot.session, 0, slot.capacity)
-    chunks = [Chunk(slots[n % 3], at, 1, n) for n, at in enumerate(positions)]
+    tables = [store.open(f"s{n}", 1024, known=0) for n in range(3)]
+    for table in tables:
+        store.grow(table.session, 0, table.capacity)
+    chunks = [Chunk(tables[n % 3], at, 1, n) for n, at in enumerate(positions)]
     (whole,) = Batch(store, chunks, torch.empty(0), BACKENDS["padded"])._parts
     assert isinstance(whole, Singles)
     assert whole.here == slice(0, 5)
@@ -142,10 +142,10 @@ def test_where_flex_attention_fails_its_steps_are_computed_portably(
     monkeypatch.setattr(flex_paged, "_flex", lambda device: refuse)
     monkeypatch.setattr(flex_paged, "_failures", [])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 1024, torch.empty(0))
-    slots = [store.open(f"s{n}", 100) for n in range(2)]
+    tables = [store.open(f"s{n}", 100) for n in range(2)]
     torch.manual_seed(0)
-    rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in slots]
+    rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in tables]
     for _ in range(3):
-        check_step(store, slots, rows, {0: 1, 1: 1}, (Options(), BACKENDS["paged"]))
+        check_step(store, tables, rows, {0: 1, 1: 1}, (Options(), BACKENDS["paged"]))
     (own,) = [each.message for each in caplog.records if each.name == flex_paged.__name__]
     assert own == "flex attention cannot be compiled here: no compiler"

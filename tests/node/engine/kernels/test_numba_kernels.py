@@ -105,19 +105,19 @@ def test_rows_of_any_sessions_see_their_own_past_only(
     store = KVStore(range(2), 2, (head_dim, head_dim), 2048, torch.empty(0))
     for arena in store.flat(1):
         arena[:] = np.nan  # what nobody wrote must never be read
-    slots = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
-    projected = [rows(60, 8, head_dim, seed=n) for n in range(len(slots))]
+    tables = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
+    projected = [rows(60, 8, head_dim, seed=n) for n in range(len(tables))]
     weights = [rows(head_dim, seed=90 + n).numpy() if has_norms else EMPTY for n in range(2)]
     angles = torch.arange(60)[:, None] * torch.linspace(1, 0.01, head_dim // 2).repeat(2)
-    done = [0] * len(slots)
+    done = [0] * len(tables)
     for step in steps:
         counts = [min(count, 30 - at) for count, at in zip(step, done, strict=False)]
         spans = [range(at, at + n) for at, n in zip(done, counts, strict=True)]
         if not any(counts):
             continue
-        for slot, span in zip(slots, spans, strict=True):
-            store.grow(slot.session, span.start, span.stop)
-        places = places_of(list(zip(slots, spans, strict=True)))
+        for table, span in zip(tables, spans, strict=True):
+            store.grow(table.session, span.start, span.stop)
+        places = places_of(list(zip(tables, spans, strict=True)))
         where = torch.cat([torch.arange(span.start, span.stop) for span in spans])
         heads = torch.cat(
             [p[span.start : span.stop] for p, span in zip(projected, spans, strict=True)]

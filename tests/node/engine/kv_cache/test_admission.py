@@ -9,7 +9,7 @@ from node.engine.kv_cache.admission import (
     Admission,
 )
 from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)
@@ -25,15 +25,15 @@ class HandClock:
         return self.seconds
 
 
-def store_of(pages: int) -> KVStore:
-    return KVStore(range(1), 2, (4, 4), pages * PAGE, LIKE)
+def store_of(blocks: int) -> KVStore:
+    return KVStore(range(1), 2, (4, 4), blocks * BLOCK, LIKE)
 
 
 def test_newcomers_leave_more_than_those_who_return() -> None:
     store, admission = store_of(40), Admission(lambda: 0.0)
     assert admission.spare(store, is_new=True) == 0
-    store.open("a", 30 * PAGE)
-    store.open("b", HEADROOM_TOKENS + PAGE)
+    store.open("a", 30 * BLOCK)
+    store.open("b", HEADROOM_TOKENS + BLOCK)
     assert admission.spare(store, is_new=True) == NEWCOMERS_LEAVE + 1
     assert admission.spare(store, is_new=False) == 2
 
@@ -41,18 +41,18 @@ def test_newcomers_leave_more_than_those_who_return() -> None:
 def test_room_is_kept_for_who_was_sent_away_until_it_returns_or_is_late() -> None:
     clock = HandClock()
     store, admission = store_of(40), Admission(clock)
-    slot = store.open("a", 30 * PAGE)
-    slot.length = 10 * PAGE
-    other = store.open("b:7", 5 * PAGE)
-    admission.sent_away(slot)
+    table = store.open("a", 30 * BLOCK)
+    table.length = 10 * BLOCK
+    other = store.open("b:7", 5 * BLOCK)
+    admission.sent_away(table)
     admission.sent_away(other)
     store.close("a")
     store.close("b:7")
-    wanted = 10 + HEADROOM_TOKENS // PAGE
-    assert admission.spare(store, is_new=True) == wanted + HEADROOM_TOKENS // PAGE
+    awaited = 10 + HEADROOM_TOKENS // BLOCK
+    assert admission.spare(store, is_new=True) == awaited + HEADROOM_TOKENS // BLOCK
     admission.came_again("b:8")
     admission.came_again("a stranger")
-    assert admission.spare(store, is_new=True) == wanted
+    assert admission.spare(store, is_new=True) == awaited
     assert admission.is_awaited("a")
     assert admission.spare(store, is_new=False) == 0
     clock.seconds += RESERVED_SECONDS + 0.1
@@ -62,11 +62,11 @@ def test_room_is_kept_for_who_was_sent_away_until_it_returns_or_is_late() -> Non
 
 def test_a_session_that_is_refused_again_and_again_is_kept_room_once() -> None:
     store, admission = store_of(40), Admission(lambda: 0.0)
-    slot = store.open("a", 5 * PAGE)
+    table = store.open("a", 5 * BLOCK)
     for _ in range(1000):
-        admission.sent_away(slot)
+        admission.sent_away(table)
     store.close("a")
-    assert admission.spare(store, is_new=True) == HEADROOM_TOKENS // PAGE
+    assert admission.spare(store, is_new=True) == HEADROOM_TOKENS // BLOCK
 
 
 def test_what_is_awaited_is_bounded() -> None:
@@ -94,7 +94,7 @@ class Client:
                 self._open(store, admission)
             self.length += 1
             store.grow(self.name, self.length - 1, self.length)
-            store.slot(self.name).length = self.length
+            store.table(self.name).length = self.length
             if self.length == self.tokens:
                 store.close(self.name)
                 self.length, self.answers = 0, self.answers + 1
@@ -102,7 +102,7 @@ class Client:
             self._rests_until, self.refusals = clock() + 0.5, self.refusals + 1
             if is_open:
                 self.length -= 1
-                admission.sent_away(store.slot(self.name))
+                admission.sent_away(store.table(self.name))
                 store.close(self.name)
 
     def _open(self, store: KVStore, admission: Admission) -> None:
@@ -118,7 +118,7 @@ class Client:
 def test_a_long_answer_ends_however_many_short_ones_come() -> None:
     clock = HandClock()
     store, admission = store_of(64), Admission(clock)
-    long = Client("long", 1000, 40 * PAGE)
+    long = Client("long", 1000, 40 * BLOCK)
     short = [Client(f"s{number}", 60, 300) for number in range(12)]
     while not long.answers and clock() < 60:
         clock.seconds += 0.01
@@ -133,7 +133,7 @@ def test_a_long_answer_ends_however_many_short_ones_come() -> None:
 def test_two_long_answers_that_do_not_fit_together_end_one_after_the_other() -> None:
     clock = HandClock()
     store, admission = store_of(32), Admission(clock)
-    long = [Client(f"l{number}", 100, 28 * PAGE) for number in range(2)]
+    long = [Client(f"l{number}", 100, 28 * BLOCK) for number in range(2)]
     while not all(each.answers for each in long) and clock() < 120:
         clock.seconds += 0.01
         for each in long:

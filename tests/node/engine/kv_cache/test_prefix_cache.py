@@ -1,4 +1,4 @@
-"""Pages of a common beginning are shared, kept after their session, and give way to sessions."""
+"""Blocks of a common beginning are shared, kept after their session, and give way to sessions."""
 
 import pytest
 import torch
@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.engine.kv_cache.block_manager import KVStore
-from node.engine.kv_cache.block_pool import PAGE_TOKENS as PAGE
+from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
 from node.engine.kv_cache.prefix_cache import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)
 IDS = list(range(100, 140))
-LONG = list(range(1000, 1000 + 3 * PAGE))  # three pages
+LONG = list(range(1000, 1000 + 3 * BLOCK))  # three blocks
 
 
-def store_of(pages: int) -> KVStore:
-    return KVStore(range(2), 2, (4, 4), pages * PAGE, LIKE)
+def store_of(blocks: int) -> KVStore:
+    return KVStore(range(2), 2, (4, 4), blocks * BLOCK, LIKE)
 
 
 def opened(store: KVStore, session: str, ids: list[int], owner: str = "me", room: int = 64) -> int:
@@ -29,20 +29,20 @@ def opened(store: KVStore, session: str, ids: list[int], owner: str = "me", room
 
 def write(store: KVStore, session: str, ids: list[int], first: int) -> None:
     """Compute the rows from `first` on."""
-    slot = store.slot(session)
+    table = store.table(session)
     store.grow(session, first, len(ids))
     for layer in range(2):
         for arena in store.arena(layer):
             values = torch.tensor(ids[first:], dtype=torch.float32)
-            arena[:, slot.rows(first, len(ids))] = values[None, :, None]
-    slot.length = len(ids)
+            arena[:, table.slot_mapping(first, len(ids))] = values[None, :, None]
+    table.length = len(ids)
 
 
 def rows(store: KVStore, session: str) -> list[float]:
     """The rows of a session's prompt, if they are the same in every layer and head."""
-    slot = store.slot(session)
+    table = store.table(session)
     arenas = [arena for layer in range(2) for arena in store.arena(layer)]
-    mine = torch.stack([arena[:, slot.rows(0, slot.length)] for arena in arenas])
+    mine = torch.stack([arena[:, table.slot_mapping(0, table.length)] for arena in arenas])
     assert bool((mine == mine[:1, :1, :, :1]).all())
     found: list[float] = mine[0, 0, :, 0].tolist()
     return found
@@ -85,18 +85,18 @@ def test_rows_that_are_not_computed_yet_are_not_shared() -> None:
     write(store, "a", IDS[:20], 0)
     assert opened(store, "b", IDS) == 20
     store.rollback("a", 3)
-    assert store.slot("a").prefix == 3
+    assert store.table("a").prefix == 3
 
 
-def test_whole_pages_of_a_common_beginning_are_held_once() -> None:
+def test_whole_blocks_of_a_common_beginning_are_held_once() -> None:
     store = store_of(12)
-    opened(store, "a", LONG, room=4 * PAGE)
+    opened(store, "a", LONG, room=4 * BLOCK)
     free = store.free_tokens
-    ids = [*LONG[: 2 * PAGE + 9], 7, 8]
-    assert opened(store, "b", ids, room=4 * PAGE) == 2 * PAGE + 9
-    assert store.slot("b").pages[:2] == store.slot("a").pages[:2]
-    assert store.slot("b").pages[2] != store.slot("a").pages[2]  # the rest of a page is copied
-    assert store.free_tokens == free - 2 * PAGE  # of the four that it wants
+    ids = [*LONG[: 2 * BLOCK + 9], 7, 8]
+    assert opened(store, "b", ids, room=4 * BLOCK) == 2 * BLOCK + 9
+    assert store.table("b").blocks[:2] == store.table("a").blocks[:2]
+    assert store.table("b").blocks[2] != store.table("a").blocks[2]  # the rest of a block is copied
+    assert store.free_tokens == free - 2 * BLOCK  # of the four that it wants
     assert rows(store, "a") == LONG
     assert rows(store, "b") == ids
     store.close("a")
@@ -105,74 +105,74 @@ def test_whole_pages_of_a_common_beginning_are_held_once() -> None:
 
 def test_a_session_that_begins_within_what_it_shares_leaves_it_to_the_others() -> None:
     store = store_of(12)
-    opened(store, "a", LONG, room=4 * PAGE)
-    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    opened(store, "a", LONG, room=4 * BLOCK)
+    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
     assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
     free = store.free_tokens
-    write(store, "b", LONG[:PAGE], 30)
-    assert store.slot("b").length == PAGE
-    assert rows(store, "b") == LONG[:PAGE]
-    assert not set(store.slot("b").pages) & set(store.slot("a").pages)
+    write(store, "b", LONG[:BLOCK], 30)
+    assert store.table("b").length == BLOCK
+    assert rows(store, "b") == LONG[:BLOCK]
+    assert not set(store.table("b").blocks) & set(store.table("a").blocks)
     assert store.free_tokens == free  # its room for copies has gone into them
     assert rows(store, "a") == LONG
 
 
 def test_rows_that_only_a_kept_prompt_shares_are_written_in_place() -> None:
     store = store_of(12)
-    opened(store, "a", LONG, room=4 * PAGE)
+    opened(store, "a", LONG, room=4 * BLOCK)
     store.close("a")
-    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
     assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
-    before = list(store.slot("b").pages)
-    write(store, "b", LONG[:PAGE], 30)
-    assert store.slot("b").pages == before
-    assert rows(store, "b") == LONG[:PAGE]
+    before = list(store.table("b").blocks)
+    write(store, "b", LONG[:BLOCK], 30)
+    assert store.table("b").blocks == before
+    assert rows(store, "b") == LONG[:BLOCK]
     assert not store._kept
 
 
-def test_an_idle_store_keeps_its_promise_to_who_shares_all_and_begins_anew() -> None:
+def test_an_idle_store_keeps_its_reservation_to_who_shares_all_and_begins_anew() -> None:
     store = store_of(12)
-    ids = list(range(8 * PAGE))
-    opened(store, "a", ids, room=8 * PAGE)
+    ids = list(range(8 * BLOCK))
+    opened(store, "a", ids, room=8 * BLOCK)
     store.close("a")
-    store.open("b", 12 * PAGE, known=len(ids))
-    assert store.share("b", Prompt.of("me", ids)) == 7 * PAGE  # no page is left for a copy
+    store.open("b", 12 * BLOCK, known=len(ids))
+    assert store.share("b", Prompt.of("me", ids)) == 7 * BLOCK  # no block is left for a copy
     write(store, "b", ids, 0)
     assert rows(store, "b") == ids
-    store.grow("b", len(ids), 12 * PAGE)
+    store.grow("b", len(ids), 12 * BLOCK)
 
 
 def test_room_for_copies_is_kept_until_the_first_step_only() -> None:
     store = store_of(20)
-    opened(store, "a", LONG, room=4 * PAGE)
+    opened(store, "a", LONG, room=4 * BLOCK)
     free = store.free_tokens
-    store.open("b", 4 * PAGE, known=len(LONG) + 1)
+    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
     store.share("b", Prompt.of("me", [*LONG, 5]))
-    assert store.free_tokens == free - 4 * PAGE  # as if nothing were shared
+    assert store.free_tokens == free - 4 * BLOCK  # as if nothing were shared
     store.grow("b", len(LONG), len(LONG) + 1)
-    assert store.free_tokens == free - PAGE
+    assert store.free_tokens == free - BLOCK
 
 
 def test_who_shares_without_room_for_copies_shares_alone() -> None:
     store = store_of(7)
-    opened(store, "a", LONG, room=3 * PAGE)
+    opened(store, "a", LONG, room=3 * BLOCK)
     store.close("a")
     ids = [*LONG, 5]
-    store.open("b", 4 * PAGE, known=len(ids))
-    store.open("c", 3 * PAGE, known=3 * PAGE)  # no page is left
+    store.open("b", 4 * BLOCK, known=len(ids))
+    store.open("c", 3 * BLOCK, known=3 * BLOCK)  # no block is left
     assert store.share("b", Prompt.of("me", ids)) == len(LONG)
     assert store.share("c", Prompt.of("me", LONG)) == 0
     store.grow("b", 0, len(ids))
-    store.grow("c", 0, 3 * PAGE)
+    store.grow("c", 0, 3 * BLOCK)
 
 
-def test_kept_prompts_take_no_more_pages_than_they_fill() -> None:
+def test_kept_prompts_take_no_more_blocks_than_they_fill() -> None:
     store = store_of(12)
-    opened(store, "a", IDS, room=8 * PAGE)
-    store.grow("a", len(IDS), 8 * PAGE)
-    store.slot("a").length = 8 * PAGE
+    opened(store, "a", IDS, room=8 * BLOCK)
+    store.grow("a", len(IDS), 8 * BLOCK)
+    store.table("a").length = 8 * BLOCK
     store.close("a")
-    assert [len(kept.pages) for kept in store._kept.values()] == [1]
+    assert [len(kept.blocks) for kept in store._kept.values()] == [1]
 
 
 def test_kept_prompts_count_as_free_and_give_way_the_oldest_first() -> None:
@@ -182,21 +182,21 @@ def test_kept_prompts_count_as_free_and_give_way_the_oldest_first() -> None:
         opened(store, name, [start + place for place in range(30)])
         store.close(name)
     assert store.free_tokens == free
-    assert opened(store, "d", [*range(500, 530), 5]) == 0  # its page was that of "a", the oldest
-    assert store.free_tokens == free - PAGE
+    assert opened(store, "d", [*range(500, 530), 5]) == 0  # its block was that of "a", the oldest
+    assert store.free_tokens == free - BLOCK
     assert opened(store, "e", [2000 + place for place in range(30)]) == 29
     with pytest.raises(NoRoom):
-        store.open("f", 2 * PAGE)
-    assert store.free_tokens == PAGE
+        store.open("f", 2 * BLOCK)
+    assert store.free_tokens == BLOCK
 
 
-def test_a_prompt_that_gives_way_to_its_own_successor_is_shared_up_to_a_page() -> None:
+def test_a_prompt_that_gives_way_to_its_own_successor_is_shared_up_to_a_block() -> None:
     store = store_of(4)
-    opened(store, "a", LONG, room=3 * PAGE)
+    opened(store, "a", LONG, room=3 * BLOCK)
     store.close("a")
-    ids = [*LONG[: 2 * PAGE + 40], 1]
-    store.open("other", PAGE)
-    assert opened(store, "b", ids, room=3 * PAGE) == 2 * PAGE  # no page is left for a copy
+    ids = [*LONG[: 2 * BLOCK + 40], 1]
+    store.open("other", BLOCK)
+    assert opened(store, "b", ids, room=3 * BLOCK) == 2 * BLOCK  # no block is left for a copy
     assert rows(store, "b") == ids
 
 
@@ -206,7 +206,7 @@ def test_a_refusal_forgets_no_prompt() -> None:
     opened(store, "b", [1, *IDS])
     store.close("a")
     with pytest.raises(NoRoom):
-        store.open("big", 4 * PAGE)
+        store.open("big", 4 * BLOCK)
     assert opened(store, "c", IDS) == len(IDS) - 1
 
 
@@ -234,13 +234,13 @@ def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
         st.tuples(
             st.sampled_from(["open", "open", "write", "again", "close"]),
             st.integers(0, 5),
-            st.integers(1, 4 * PAGE),
+            st.integers(1, 4 * BLOCK),
             st.integers(0, 3),
         ),
         max_size=40,
     )
 )
-def test_rows_are_always_those_of_the_ids_and_promises_are_kept(
+def test_rows_are_always_those_of_the_ids_and_reservations_are_kept(
     orders: list[tuple[str, int, int, int]],
 ) -> None:
     """A first step may begin anywhere in what is shared: another stage may have kept less."""
@@ -254,27 +254,30 @@ def test_rows_are_always_those_of_the_ids_and_promises_are_kept(
             live.pop(session, None)
         elif order == "open" and session not in live:
             try:
-                store.open(session, 4 * PAGE, known=count)
+                store.open(session, 4 * BLOCK, known=count)
             except NoRoom:
                 continue
             held = store.share(session, Prompt.of("me", ids))
             live[session] = ids[:held]
         elif order in ("write", "again") and session in live:
-            slot = store.slot(session)
-            known = list(slot.prompt.ids)
+            table = store.table(session)
+            known = list(table.prompt.ids)
             begin = len(live[session]) // kind if order == "again" and kind else len(live[session])
             end = min(len(known), begin + count)
             if begin < end:
-                write(store, session, known[:end], begin)  # within its promise: never refused
+                write(store, session, known[:end], begin)  # within its reservation: never refused
                 live[session] = known[:end]
         assert all(rows(store, name) == ids for name, ids in live.items())
-        slots = [store.slot(name) for name in live]
-        used = {page for slot in slots for page in slot.pages}
-        assert store.free_tokens == (9 - len(used) - sum(slot.owed for slot in slots)) * PAGE
+        tables = [store.table(name) for name in live]
+        used = {block for table in tables for block in table.blocks}
+        assert (
+            store.free_tokens
+            == (9 - len(used) - sum(table.outstanding for table in tables)) * BLOCK
+        )
         assert store.free_tokens >= 0
     for session in list(live):
         store.close(session)
     while store._kept:
         store._drop(next(iter(store._kept)))
-    assert bytes(store._pages._taken) == bytes(9)
+    assert bytes(store._pool._taken) == bytes(9)
     assert all(bool((arena == 0).all()) for arena in store.arena(0))

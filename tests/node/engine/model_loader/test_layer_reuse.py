@@ -30,10 +30,10 @@ def load(spec: StageSpec, kept: KeptLayers | None = None) -> StageRunner:
 @torch.inference_mode()
 def rows_of(runner: StageRunner) -> torch.Tensor:
     """What comes of a prompt, as hidden rows that leave the stage."""
-    slot = runner._store.open("s", 64)
+    table = runner._store.open("s", 64)
     rows = IDS if runner.is_first else HIDDEN
     runner._store.grow("s", 0, len(rows))
-    hidden, _ = runner.forward.run(rows, [Chunk(slot, 0, len(rows), 0)], {}, {})
+    hidden, _ = runner.forward.run(rows, [Chunk(table, 0, len(rows), 0)], {}, {})
     runner._store.close("s")
     return hidden.clone()
 
