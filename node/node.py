@@ -12,13 +12,13 @@ import msgpack
 
 from node.bootstrap import Equipment, Links, Served, manifest_of
 from node.config import NodeConfig
-from node.control.announcer import Herald
+from node.control.announcer import Announcer
 from node.control.certification import Certification
-from node.control.leader_election import Candidacy
-from node.control.membership import Neighbourhood, Standing
+from node.control.leader_election import LeaderElection
+from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
-from node.control.plan_store import PlanShelf
-from node.control.planner_loop import Office
+from node.control.plan_store import PlanStore
+from node.control.planner_loop import PlannerLoop
 from node.device.group_rendezvous import Reach
 from node.device.local_device import Home, OwnDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
@@ -63,20 +63,22 @@ class Life:
         self._story = story
         channel, board, swarm = links.channel, links.board, links.invite.swarm
         problem = partial(problem_with, spec=served.spec)
-        self._shelf = PlanShelf(swarm, links.folder, channel, problem_of=problem)
+        self._plan_store = PlanStore(swarm, links.folder, channel, problem_of=problem)
         trust = PlannerTrust(swarm, is_private=bool(links.invite.key))
-        self._neighbourhood = Neighbourhood(swarm, served.spec.digest, board, channel, trust)
+        self._membership = Membership(swarm, served.spec.digest, board, channel, trust)
         self._certification = Certification(
             links.identity, trust, links.folder, channel, trusted=frozenset(config.trusted)
         )
-        speed_to = self._neighbourhood.bytes_per_second_to
+        speed_to = self._membership.bytes_per_second_to
         forms = RowForms(config.activations, served.spec.hidden, speed_to, story.link)
         spec = served.spec
         self._server = Server(channel, spec.digest, forms.is_narrow, context=spec.context)
-        self._candidacy = Candidacy(channel.peer, board, self._neighbourhood)
-        self._office = Office(served.spec, board, self._neighbourhood, self._candidacy, self._shelf)
+        self._election = LeaderElection(channel.peer, board, self._membership)
+        self._planner_loop = PlannerLoop(
+            served.spec, board, self._membership, self._election, self._plan_store
+        )
         self._devices: dict[int, OwnDevice] = {}
-        self._herald: Herald | None = None
+        self._announcer: Announcer | None = None
         self._born_at = time.monotonic()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
@@ -129,13 +131,13 @@ class Life:
         home = Home(
             channel=channel,
             server=self._server,
-            shelf=self._shelf,
+            plan_store=self._plan_store,
             folder=folder,
             store=store,
             quant=quant,
             host=host,
             reach=reach,
-            is_serving=self._neighbourhood.is_serving,
+            is_serving=self._membership.is_serving,
         )
         for each in equipment:
             device = each.device
@@ -154,8 +156,8 @@ class Life:
             addresses=[each.partition("/p2p/")[0] for each in self._links.addresses],
             protocol=PROTOCOL_VERSION,
         )
-        self._herald = Herald(
-            self._links.board, self._neighbourhood, self._shelf, self._server, capability
+        self._announcer = Announcer(
+            self._links.board, self._membership, self._plan_store, self._server, capability
         )
 
     def on_answer(self, index: int, answer: Message) -> None:
@@ -193,74 +195,74 @@ class Life:
             self._news.clear()
 
     async def _look(self) -> None:
-        neighbourhood = self._neighbourhood
-        before = set(neighbourhood.capabilities)
+        membership = self._membership
+        before = set(membership.capabilities)
         self._note_standing()
-        await neighbourhood.refresh()
-        if self._herald:
-            neighbourhood.note_own(self._herald.capability)
-        await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=self._candidacy.holds))
+        await membership.refresh()
+        if self._announcer:
+            membership.note_own(self._announcer.capability)
+        await membership.ask_whether_alive(membership.due(everybody=self._election.holds))
         await self._see_to_certificates()
-        if await self._candidacy.pursue():
-            if await self._office.work():
-                await neighbourhood.refresh()  # we follow our own plan as soon as others do
-        elif not self._candidacy.holds:
-            self._office.forget()
+        if await self._election.pursue():
+            if await self._planner_loop.work():
+                await membership.refresh()  # we follow our own plan as soon as others do
+        elif not self._election.holds:
+            self._planner_loop.forget()
         plan = self._plan
-        adopted = await self._shelf.adopt_latest(neighbourhood)
+        adopted = await self._plan_store.adopt_latest(membership)
         if adopted:
             await self._tell_plan()
         adopted = adopted and plan != self._plan  # a later term alone calls for nothing
-        changed = before != set(neighbourhood.capabilities) or neighbourhood.has_misses
+        changed = before != set(membership.capabilities) or membership.has_misses
         if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._tell_planner()
 
     @property
     def _plan(self) -> Plan | None:
-        accepted = self._shelf.accepted
+        accepted = self._plan_store.accepted
         return accepted.plan if accepted else None
 
     def _note_standing(self) -> None:
-        """Let the neighbourhood know what we may and what we want to know."""
-        neighbourhood, certification = self._neighbourhood, self._certification
-        neighbourhood.verified_term = self._shelf.term
-        neighbourhood.own = Standing(self._shelf.term, certification.proof)
+        """Tell the membership what we may do and what we want to know."""
+        membership, certification = self._membership, self._certification
+        membership.verified_term = self._plan_store.term
+        membership.own = Standing(self._plan_store.term, certification.proof)
         dropped = any(device.dropped_lately for device in self._devices.values())
-        neighbourhood.reads_adverts = self._candidacy.holds or certification.certifies or dropped
+        membership.reads_adverts = self._election.holds or certification.certifies or dropped
 
     async def _see_to_certificates(self) -> None:
         if self._certification.certifies:
             plan = self._plan or Plan(())
             planned = {shard.peer for _, shard in plan.shards()}
-            self._certification.note_service(self._neighbourhood, planned)
-        await self._certification.seek(self._neighbourhood)
+            self._certification.note_service(self._membership, planned)
+        await self._certification.seek(self._membership)
 
     def _tell_planner(self) -> None:
         """Say when nobody plans for long, and note when somebody does again."""
-        vacant = time.monotonic() - self._neighbourhood.vacant_since
-        if self._candidacy.holds or vacant < SETTLE_SECONDS:
+        vacant = time.monotonic() - self._membership.vacant_since
+        if self._election.holds or vacant < SETTLE_SECONDS:
             self._story.planned_again()
         elif vacant > VACANT_SECONDS:
             self._story.unplanned()
 
     def _settled(self) -> bool:
         held = [device.holding for device in self._devices.values()]
-        return self._shelf.accepted is not None and all(h is None or h.ready for h in held)
+        return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)
 
     async def _tell_plan(self) -> None:
-        accepted = self._shelf.accepted
+        accepted = self._plan_store.accepted
         assert accepted is not None
-        assert self._herald is not None
+        assert self._announcer is not None
         if accepted.reason:
             self._story.waiting(accepted.reason)
             return
         for device in self._devices.values():
-            part = self._shelf.assignment_of(device.id)
+            part = self._plan_store.assignment_of(device.id)
             holding = device.holding
             if part is not None and (holding is None or holding.assignment != part):
                 self._story.assigned(part, accepted.planner, accepted.term)
-        self._herald.hurry()  # others learn which term we follow
+        self._announcer.publish_soon()  # others learn which term we follow
 
     async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
         if self._may_hurry(peer):
@@ -287,8 +289,8 @@ class Life:
         """Look for a later plan; not at every word of a stranger."""
         async with self._catching_up:  # who comes meanwhile profits from the same look
             if time.monotonic() - self._caught_up_at > QUICK_SECONDS:
-                await self._neighbourhood.refresh()
-                await self._shelf.adopt_latest(self._neighbourhood)
+                await self._membership.refresh()
+                await self._plan_store.adopt_latest(self._membership)
                 self._caught_up_at = time.monotonic()
 
     # ------------------------------------------------------------------ our own devices
@@ -323,43 +325,43 @@ class Life:
         """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
         if device.has_failed:
             self._story.lost(f"the shard of device {device.index}; loading again when planned")
-        elif self._shelf.assignment_of(device.id) is None:
-            accepted = self._shelf.accepted
+        elif self._plan_store.assignment_of(device.id) is None:
+            accepted = self._plan_store.accepted
             self._story.released(device.index, accepted.reason if accepted else "")
 
     def _is_spare(self, device: OwnDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
-        accepted = self._shelf.accepted
-        if accepted is None or accepted.reason or self._herald is None:
+        accepted = self._plan_store.accepted
+        if accepted is None or accepted.reason or self._announcer is None:
             return False
         known = time.monotonic() - self._born_at > SPARE_SECONDS
-        return known and self._shelf.assignment_of(device.id) is None
+        return known and self._plan_store.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board
 
     async def _speak(self) -> None:
-        assert self._herald is not None
+        assert self._announcer is not None
         while True:
             try:
                 manifest = manifest_of(self._served, self._desk.digest)
                 if self._config.founds:
                     self._links.manifests.say(manifest, self._links.identity.sign)
-                await self._herald.publish_due(manifest if self._config.founds else None)
+                await self._announcer.publish_due(manifest if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
             await asyncio.sleep(TEND_SECONDS)
 
     async def _measure(self) -> None:
-        assert self._herald is not None
+        assert self._announcer is not None
         await asyncio.sleep(SETTLE_SECONDS)
         known: set[str] = set()
         measured_at = time.monotonic()
         while True:
-            peers = sorted(set(self._neighbourhood.capabilities) - {self._links.channel.peer})
+            peers = sorted(set(self._membership.capabilities) - {self._links.channel.peer})
             due = time.monotonic() - measured_at > PROBE_SECONDS
             if set(peers[:NEIGHBOURS]) - known or due:
                 known, measured_at = set(peers), time.monotonic()
-                self._herald.note_links(await measure_links(self._links.channel, peers))
+                self._announcer.note_links(await measure_links(self._links.channel, peers))
             await asyncio.sleep(SETTLE_SECONDS)
 
     async def _hand_out(self) -> None:
@@ -383,9 +385,9 @@ class Life:
     async def _leave(self) -> None:
         for device in self._devices.values():
             device.provisions.stop()
-        last_words = [self._server.close(), self._candidacy.resign()]
-        if self._herald:
-            last_words.append(self._herald.say_farewell())
+        last_words = [self._server.close(), self._election.resign()]
+        if self._announcer:
+            last_words.append(self._announcer.withdraw())
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await asyncio.gather(*last_words)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Container
 from pathlib import Path
 
-from node.control.membership import ALIVE_SECONDS, Neighbourhood
+from node.control.membership import ALIVE_SECONDS, Membership
 from swarm.errors import PeerError, PeerRefused, RemoteProtocolError
 from swarm.p2p.channel import Channel
 from swarm.trust.certificates import (
@@ -68,7 +68,7 @@ class Certification:
         """Whether there is anything to watch: we might be asked for a certificate."""
         return self.may_plan and not self._trust.is_private
 
-    def note_service(self, neighbourhood: Neighbourhood, planned: Container[str]) -> None:
+    def note_service(self, membership: Membership, planned: Container[str]) -> None:
         """See which of the planned peers serve a stage and answer, and for how long they have.
 
         Whoever is in no plan serves nobody, whatever he or another says of him.
@@ -76,14 +76,14 @@ class Certification:
         now = time.monotonic()
         members = {
             member.peer
-            for leader, advert in neighbourhood.adverts.items()
+            for leader, advert in membership.adverts.items()
             for stage in advert.stages
             if stage.members[0].peer == leader and not advert.leaving
             for member in stage.members
             if member.peer in planned
         }
         for peer in members:
-            if neighbourhood.has_heard(peer):
+            if membership.has_heard(peer):
                 self._serving[peer] = (self._serving.get(peer, (now, now))[0], now)
         self._serving = {
             peer: (since, at)
@@ -91,23 +91,23 @@ class Certification:
             if now - at < GAP_SECONDS
         }
 
-    async def seek(self, neighbourhood: Neighbourhood) -> None:
+    async def seek(self, membership: Membership) -> None:
         """Ask for a certificate if we have none, or ours is half over; now and then."""
         if self._trust.is_private or self._left() > CERTIFICATE_SECONDS / 2:
             return
         if time.monotonic() - self._sought_at < SEEK_SECONDS:
             return
         self._sought_at = time.monotonic()
-        for peer in self._issuers(neighbourhood)[:ASKED]:
+        for peer in self._issuers(membership)[:ASKED]:
             if await self._ask(peer):
                 return
 
     def _left(self) -> float:
         return self._trust.seconds_left(self._identity.peer, self.proof)
 
-    def _issuers(self, neighbourhood: Neighbourhood) -> list[str]:
+    def _issuers(self, membership: Membership) -> list[str]:
         """Who may certify us, the founder first."""
-        able = [peer for peer in neighbourhood.present if neighbourhood.may_plan(peer)]
+        able = [peer for peer in membership.present if membership.may_plan(peer)]
         others = [peer for peer in able if peer != self._identity.peer]
         random.shuffle(others)  # some cannot, or will not: not the same ones for ever
         return sorted(others, key=lambda peer: not is_founder(self._trust.swarm, peer))

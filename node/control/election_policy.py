@@ -20,7 +20,7 @@ class Holder:
 
     @property
     def order(self) -> tuple[int, int]:
-        """The higher one wins: better rank, then later term. A term alone never wins an office."""
+        """The higher one wins: better rank, then later term. A term alone never wins a lease."""
         return -self.rank, self.term
 
 

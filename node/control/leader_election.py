@@ -1,4 +1,4 @@
-"""Candidacy: acts on the election's duties - claims, renews and yields the planner's lease."""
+"""LeaderElection: claims, renews and yields the planner's lease, as the election's rules say."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from node.control.election_policy import (
     Yield,
     next_election_duty,
 )
-from node.control.membership import Neighbourhood
+from node.control.membership import Membership
 from swarm.dht.board import Board
 from swarm.election import LEASE_SECONDS, TERM_JUMP, may_act
 from swarm.errors import SwarmError
@@ -27,13 +27,13 @@ AWAY_SECONDS = 60.0  # after a planner that could not plan stood down, the first
 AWAY_CAP_SECONDS = 1800.0
 
 
-class Candidacy:
-    """Our own claim to the planner's office."""
+class LeaderElection:
+    """Our own part in the election of the planner."""
 
-    def __init__(self, me: str, board: Board, neighbourhood: Neighbourhood) -> None:
+    def __init__(self, me: str, board: Board, membership: Membership) -> None:
         self._me = me
         self._board = board
-        self._neighbourhood = neighbourhood
+        self._membership = membership
         self._claimed_at: float | None = None
         self._confirmed_at = -math.inf
         self._away_until = -math.inf  # we stood down
@@ -48,7 +48,7 @@ class Candidacy:
     @property
     def rank(self) -> int:
         """Our place among the candidates; behind all of them if we are none."""
-        ranking = self._neighbourhood.ranking()
+        ranking = self._membership.ranking()
         return ranking.index(self._me) if self._me in ranking else len(ranking)
 
     async def pursue(self) -> bool:
@@ -64,8 +64,8 @@ class Candidacy:
         """
         if not self.holds or not may_act(time.monotonic(), self._confirmed_at):
             raise SwarmError("The planner's lease ran out while the plan was made.")
-        verified = self._neighbourhood.trusted_term
-        own = max(self.term, self._neighbourhood.term)
+        verified = self._membership.trusted_term
+        own = max(self.term, self._membership.term)
         self.term = max(own + 1, min(followed + 1, verified + TERM_JUMP))
         await self._publish()
         return self.term
@@ -89,17 +89,17 @@ class Candidacy:
         self._refusals = 0
 
     def _facts(self) -> ElectionFacts:
-        ranking = self._neighbourhood.ranking()
+        ranking = self._membership.ranking()
         stands = self._me in ranking and time.monotonic() >= self._away_until
         return ElectionFacts(
             me=self._me,
             now=time.monotonic(),
             rank=ranking.index(self._me) if stands else None,
-            holders=self._neighbourhood.holders(),
-            term=self._neighbourhood.term,
+            holders=self._membership.holders(),
+            term=self._membership.term,
             claimed_at=self._claimed_at,
             confirmed_at=self._confirmed_at,
-            vacant_since=self._neighbourhood.vacant_since,
+            vacant_since=self._membership.vacant_since,
         )
 
     async def _do(self, duty: ElectionDuty) -> None:
@@ -107,7 +107,7 @@ class Candidacy:
             case Claim(term=term):
                 logger.info("claiming the planner's lease under term %d", term)
                 self.term, self._claimed_at = term, time.monotonic()
-                self._confirmed_at = -math.inf  # an earlier office confirms nothing
+                self._confirmed_at = -math.inf  # an earlier lease confirms nothing
                 await self._renew()
             case Renew():
                 await self._renew()
@@ -128,11 +128,11 @@ class Candidacy:
         lease = Lease(self.term, CLOCK.now() + LEASE_SECONDS, self._proof)
         await self._board.publish(lease)
         self._confirmed_at = sent
-        self._neighbourhood.own_lease = lease
+        self._membership.own_lease = lease
 
     def _give_up(self) -> None:
-        self._claimed_at = self._neighbourhood.own_lease = None
+        self._claimed_at = self._membership.own_lease = None
 
     @property
     def _proof(self) -> bytes:
-        return self._neighbourhood.own.proof
+        return self._membership.own.proof

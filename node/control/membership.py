@@ -1,4 +1,4 @@
-"""What a node knows of the others: capabilities, leases and plans on the board, and who answers.
+"""Membership: who is alive and what they offer, by the board's records and their own answers.
 
 Records say what a peer claims. Who answers our own questions counts for more: only such peers are
 ranked and planned for, so that records of nobody delay nothing.
@@ -94,7 +94,7 @@ class Standing:
         return cls()
 
 
-class Neighbourhood:
+class Membership:
     """The node's view of the swarm; refreshed by its owner, asked by everybody."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Neighbourhood:
         self._strange: set[int] = set()  # versions of the protocol that we told of
         self._vacant_since = _now()
         self.own = Standing()
-        self.own_lease: Lease | None = None  # while we hold the planner's office
+        self.own_lease: Lease | None = None  # while we hold it
         self.verified_term = 0  # of the latest plan that we accepted
         self.reads_adverts = False  # whether somebody here wants to know who serves what
         channel.answer("alive", self._say_alive)
@@ -194,7 +194,7 @@ class Neighbourhood:
         return self._vacant_since
 
     def ranking(self) -> list[str]:
-        """The candidates for the planner's office, the first in rank first.
+        """The candidates for the planner's lease, the first in rank first.
 
         Only peers that answered us lately and may plan.
         """

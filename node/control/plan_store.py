@@ -1,19 +1,20 @@
-"""The plan shelf: fetches the latest plan, accepts it under the ledger's fence, hands copies on."""
+"""PlanStore: fetches the latest plan, accepts it under a fence of terms, hands copies on."""
 
 import asyncio
+import json
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from node.control.ledger import Ledger
-from node.control.membership import ALIVE_SECONDS, Neighbourhood
+from node.control.membership import ALIVE_SECONDS, Membership
 from node.control.next_plan import PlanDocument, digest_of
-from swarm.election import PlanOrder
+from swarm.election import PlanOrder, is_credible
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline
-from swarm.records import Capability, PlanRef
+from swarm.records import TERM_CAP, Capability, PlanRef
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,76 @@ DOCUMENT_CAP = 1 << 20  # bytes
 RECALL_PEERS = 8  # asked at a time for the plan that we followed before a restart
 
 
-class PlanShelf:
+class TermFence:
+    """The latest accepted plan by swarm, on disk before anyone hears of it; it only ever grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "accepted.json"
+        self._orders = self._read()
+
+    def order_of(self, swarm: str) -> PlanOrder | None:
+        """The latest accepted plan of a swarm."""
+        return self._orders.get(swarm)
+
+    def accept(self, swarm: str, order: PlanOrder, *, common_term: int = 0) -> bool:
+        """Persist `order` and return True, or return False if it is not later than the last.
+
+        `common_term` is what those follow who may plan and answered us: who was away for long may
+        catch up with them.
+        Raises BadInput if the disk takes nothing in; the order is not accepted then.
+        """
+        last = self.order_of(swarm)
+        verified = max(last.term if last else 0, common_term)
+        if (last and order <= last) or not is_credible(order.term, verified):
+            return False
+        orders = self._orders | {swarm: order}
+        self._write(orders)
+        self._orders = orders
+        return True
+
+    def require_disk(self) -> None:
+        """Write again what is known; raises BadInput if the disk takes nothing in."""
+        self._write(self._orders)
+
+    def _write(self, orders: dict[str, PlanOrder]) -> None:
+        fresh = self._path.with_suffix(".new")
+        try:
+            with fresh.open("w") as file:
+                json.dump({swarm: [o.term, o.rank, o.digest] for swarm, o in orders.items()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            raise BadInput(
+                f"{self._path} cannot be written: {error}.", "Free the disk, or change --state."
+            ) from error
+
+    def _read(self) -> dict[str, PlanOrder]:
+        try:
+            found = json.loads(self._path.read_text())
+            orders = {swarm: _stored_order(entry) for swarm, entry in found.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, AttributeError) as error:
+            raise BadInput(
+                f"{self._path} is damaged: {error}.", "Delete it, or choose another --state."
+            ) from error
+        return {swarm: order for swarm, order in orders.items() if self._is_sane(swarm, order)}
+
+    def _is_sane(self, swarm: str, order: PlanOrder) -> bool:
+        """Whether a later plan than this one can travel; such terms were believed once."""
+        if order.term < TERM_CAP:
+            return True
+        logger.warning(
+            "%s: term %d of swarm %s is absurd and ignored; any plan of its planner is taken",
+            self._path,
+            order.term,
+            swarm,
+        )
+        return False
+
+
+class PlanStore:
     """The accepted plan, and the documents that others may ask for."""
 
     def __init__(
@@ -37,7 +107,7 @@ class PlanShelf:
         self._problem_of = problem_of
         self._refused = ""  # digest of the last plan that was
         self._swarm = swarm
-        self._ledger = Ledger(folder)
+        self._fence = TermFence(folder)
         self._channel = channel
         self._copies: dict[str, bytes] = {}
         self._taken: PlanOrder | None = None  # of the accepted document
@@ -47,7 +117,7 @@ class PlanShelf:
     @property
     def term(self) -> int:
         """The term of the latest plan that this node ever accepted in this swarm."""
-        order = self._ledger.order_of(self._swarm)
+        order = self._fence.order_of(self._swarm)
         return order.term if order else 0
 
     def put(self, data: bytes) -> str:
@@ -59,8 +129,8 @@ class PlanShelf:
         return digest
 
     def require_disk(self) -> None:
-        """Raise BadInput if the ledger cannot be written: then no plan could be voted for."""
-        self._ledger.require_disk()
+        """Raise BadInput if the fence cannot be written: then no plan could be voted for."""
+        self._fence.require_disk()
 
     def propose(self, document: PlanDocument, rank: int, *, common_term: int = 0) -> PlanRef:
         """Vote for a plan of our own, on disk before anyone hears of it; raises SwarmError.
@@ -70,7 +140,7 @@ class PlanShelf:
         """
         data = document.to_bytes()
         reference = PlanRef(document.term, rank, self.put(data), len(data))
-        if not self._ledger.accept(self._swarm, _order_of(reference), common_term=common_term):
+        if not self._fence.accept(self._swarm, _order_of(reference), common_term=common_term):
             raise SwarmError(f"A later plan than our own of term {document.term} is accepted.")
         return reference
 
@@ -91,26 +161,26 @@ class PlanShelf:
                 return pipeline
         return None
 
-    async def adopt_latest(self, neighbourhood: Neighbourhood) -> bool:
-        """Accept the plan of whoever holds the planner's office; True if that changed anything."""
-        found = neighbourhood.offer()
+    async def adopt_latest(self, membership: Membership) -> bool:
+        """Accept the plan of whoever holds the planner's lease; True if that changed anything."""
+        found = membership.offer()
         if found is None or not self._is_wanted(_order_of(found[1])):
             return False
-        return await self._adopt(*found, neighbourhood)
+        return await self._adopt(*found, membership)
 
-    async def recall(self, neighbourhood: Neighbourhood) -> None:
+    async def recall(self, membership: Membership) -> None:
         """Take up the plan that we voted for before a restart, from one of those that follow it.
 
-        Its digest is in our ledger, so it does not matter who hands it on.
+        Its digest is in our fence, so it does not matter who hands it on.
         """
-        order = self._ledger.order_of(self._swarm)
+        order = self._fence.order_of(self._swarm)
         if self.accepted is not None or order is None:
             return
-        followers = neighbourhood.followers_of(order.term)
+        followers = membership.followers_of(order.term)
         asked = random.sample(followers, min(RECALL_PEERS, len(followers)))
         copies = await asyncio.gather(*(self._copy_of(order, peer) for peer in asked))
         if data := next(filter(None, copies), b""):
-            self._take_up(order, data, neighbourhood)
+            self._take_up(order, data, membership)
 
     async def _copy_of(self, order: PlanOrder, peer: str) -> bytes:
         name = order.digest.encode()
@@ -121,26 +191,26 @@ class PlanShelf:
             return b""
         return data if digest_of(data) == order.digest else b""
 
-    def _take_up(self, order: PlanOrder, data: bytes, neighbourhood: Neighbourhood) -> None:
+    def _take_up(self, order: PlanOrder, data: bytes, membership: Membership) -> None:
         try:
             document = PlanDocument.of_bytes(data)
         except ValueError as error:  # of another version of the program
             logger.info("the plan of term %d cannot be taken up again: %s", order.term, error)
             return
-        if not self._problem_of(document, neighbourhood.known):
+        if not self._problem_of(document, membership.known):
             logger.info("took up the plan of term %d again", order.term)
             self.put(data)
             self.accepted, self._taken = document, order
 
     def _is_wanted(self, order: PlanOrder) -> bool:
-        known = self._ledger.order_of(self._swarm)
+        known = self._fence.order_of(self._swarm)
         return known is None or order > known or self._is_known_by_name(order)
 
     def _is_known_by_name(self, order: PlanOrder) -> bool:
         """Whether we have voted for this plan but not taken its text: our own, or we restarted."""
-        return order == self._ledger.order_of(self._swarm) and order != self._taken
+        return order == self._fence.order_of(self._swarm) and order != self._taken
 
-    async def _adopt(self, planner: str, reference: PlanRef, neighbourhood: Neighbourhood) -> bool:
+    async def _adopt(self, planner: str, reference: PlanRef, membership: Membership) -> bool:
         try:
             data = await self._fetch(planner, reference)
             document = PlanDocument.of_bytes(data)
@@ -150,12 +220,12 @@ class PlanShelf:
         if document.planner != planner or document.term != reference.term:
             logger.warning("%s offers a plan that is not its own", planner)
             return False
-        if problem := self._problem_of(document, neighbourhood.known):
+        if problem := self._problem_of(document, membership.known):
             self._refuse(planner, reference, problem)
             return False
-        order, trusted = _order_of(reference), neighbourhood.trusted_term
+        order, trusted = _order_of(reference), membership.trusted_term
         is_known = self._is_known_by_name(order)
-        if not is_known and not self._ledger.accept(self._swarm, order, common_term=trusted):
+        if not is_known and not self._fence.accept(self._swarm, order, common_term=trusted):
             return False
         logger.info("accepted the plan of %s, term %d", planner, reference.term)
         self.put(data)
@@ -185,3 +255,10 @@ class PlanShelf:
 
 def _order_of(reference: PlanRef) -> PlanOrder:
     return PlanOrder(reference.term, reference.rank, reference.digest)
+
+
+def _stored_order(entry: object) -> PlanOrder:
+    match entry:
+        case [int(term), int(rank), str(digest)]:
+            return PlanOrder(term, rank, digest)
+    raise ValueError("an entry is not [term, rank, digest]")

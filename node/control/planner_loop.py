@@ -1,4 +1,4 @@
-"""The planner's office: while elected, plan whenever the peers change, and publish the plan."""
+"""PlannerLoop: while elected, plan whenever the peers change, and publish the plan."""
 
 import asyncio
 import logging
@@ -6,11 +6,11 @@ import math
 import time
 
 from node.control.election_policy import RENEW_SECONDS
-from node.control.leader_election import Candidacy
-from node.control.membership import Neighbourhood
+from node.control.eligible_peers import Choice, EligiblePeers, Shape
+from node.control.leader_election import LeaderElection
+from node.control.membership import Membership
 from node.control.next_plan import REASON_CAP, PlanDocument, next_plan
-from node.control.plan_store import PlanShelf
-from node.control.roster import Choice, Roster, Shape
+from node.control.plan_store import PlanStore
 from swarm.dht.board import Board
 from swarm.errors import BadInput
 from swarm.model_spec import ModelSpec
@@ -29,24 +29,24 @@ SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 Shapes = dict[str, Shape]
 
 
-class Office:
+class PlannerLoop:
     """Turns changes among the peers into plans; works only while its node is elected."""
 
     def __init__(
         self,
         spec: ModelSpec,
         board: Board,
-        neighbourhood: Neighbourhood,
-        candidacy: Candidacy,
-        shelf: PlanShelf,
+        membership: Membership,
+        election: LeaderElection,
+        plan_store: PlanStore,
     ) -> None:
         self._spec = spec
         self._board = board
-        self._neighbourhood = neighbourhood
-        self._candidacy = candidacy
-        self._shelf = shelf
+        self._membership = membership
+        self._election = election
+        self._plan_store = plan_store
         self._seen: Shapes = {}
-        self._roster = Roster(spec)
+        self._eligible_peers = EligiblePeers(spec)
         self._changed_at = time.monotonic()
         self._changed_since: float | None = None  # the first change that is not planned yet
         self._planned: Shapes | None = None
@@ -64,16 +64,16 @@ class Office:
             return await self._work()
         except BadInput as error:
             logger.warning("no plan can be voted for: %s", error)
-            await self._candidacy.stand_down()
+            await self._election.stand_down()
             return False
 
     async def _work(self) -> bool:
         if self._planned is None:  # newly elected, perhaps after a restart
-            await self._shelf.recall(self._neighbourhood)
+            await self._plan_store.recall(self._membership)
         now = time.monotonic()
-        accepted = self._shelf.accepted
+        accepted = self._plan_store.accepted
         plan = accepted.plan if accepted else None
-        choice = self._roster.choose(self._neighbourhood, plan, now)
+        choice = self._eligible_peers.choose(self._membership, plan, now)
         self._note_shapes(choice.shapes, now)
         is_due = choice.shapes != self._planned or now > self._reconsider_at
         if is_due and self._is_calm(now):
@@ -90,7 +90,7 @@ class Office:
 
         A single peer that says it is ahead, which may be a lie, hurries nobody.
         """
-        is_behind = self._neighbourhood.most_follow_later(reference.term)
+        is_behind = self._membership.most_follow_later(reference.term)
         return CATCH_UP_SECONDS if is_behind else REPUBLISH_SECONDS
 
     def forget(self) -> None:
@@ -113,9 +113,9 @@ class Office:
 
     async def _say_again(self, reference: PlanRef) -> bool:
         """Keep the plan on the board, under a higher term if others follow one that is later."""
-        followed = self._neighbourhood.followed_term
-        accepted = self._shelf.accepted
-        if followed > reference.term and accepted and accepted.planner == self._neighbourhood.me:
+        followed = self._membership.followed_term
+        accepted = self._plan_store.accepted
+        if followed > reference.term and accepted and accepted.planner == self._membership.me:
             logger.info("others follow term %d, ours is %d", followed, reference.term)
             await self._announce(accepted.plan, accepted.reason)
             return True
@@ -123,7 +123,7 @@ class Office:
         return False
 
     async def _plan(self, choice: Choice) -> bool:
-        accepted = self._shelf.accepted
+        accepted = self._plan_store.accepted
         current = accepted.plan if accepted else None
         may_move = time.monotonic() > self._reconsider_at
         if may_move:
@@ -149,24 +149,24 @@ class Office:
         )
         try:
             while not (await asyncio.wait([search], timeout=RENEW_SECONDS))[0]:
-                await self._candidacy.pursue()
+                await self._election.pursue()
             return search.result()
         finally:
             search.cancel()
 
     async def _announce(self, plan: Plan, reason: str) -> None:
-        self._shelf.require_disk()
-        trusted = self._neighbourhood.trusted_term
-        term = await self._candidacy.raise_term(self._neighbourhood.followed_term)
-        me, rank = self._neighbourhood.me, self._candidacy.rank
+        self._plan_store.require_disk()
+        trusted = self._membership.trusted_term
+        term = await self._election.raise_term(self._membership.followed_term)
+        me, rank = self._membership.me, self._election.rank
         document = PlanDocument(plan, term, me, self._spec.digest, reason=reason[:REASON_CAP])
-        reference = self._shelf.propose(document, rank, common_term=trusted)
-        self._candidacy.note_success()
+        reference = self._plan_store.propose(document, rank, common_term=trusted)
+        self._election.note_success()
         pipelines = len(plan.pipelines)
         logger.info("term %d: %d pipeline(s) %s", term, pipelines, reason)
         self._reference = reference
         await self._publish(reference)
-        await self._neighbourhood.tell_news(self._neighbourhood.capabilities)
+        await self._membership.tell_news(self._membership.capabilities)
 
     async def _publish(self, reference: PlanRef) -> None:
         await self._board.publish(reference)

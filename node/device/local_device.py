@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from node.control.plan_store import PlanShelf
+from node.control.plan_store import PlanStore
 from node.device.group_rendezvous import Door, Reach, door_of, doors_of
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import Provisions
@@ -41,7 +41,7 @@ class Home:
 
     channel: Channel
     server: Server
-    shelf: PlanShelf
+    plan_store: PlanStore
     folder: str  # of the model
     store: Store | None  # fills that folder, if it is not whole
     quant: str  # what its weights are held as: "" or "int8"
@@ -105,7 +105,7 @@ class OwnDevice:
         holding = self.holding
         return ShardFacts(
             now=time.monotonic(),
-            assigned=self._home.shelf.assignment_of(self.id),
+            assigned=self._home.plan_store.assignment_of(self.id),
             held=holding.assignment if holding else None,
             ready=bool(holding and holding.ready),
             since=holding.since if holding else self._since,
@@ -135,7 +135,9 @@ class OwnDevice:
                 if self.holding and self.holding.ready:
                     self._dropped_at = time.monotonic()
                 self._home.server.retire(self.index)
-                self.worker.order(Unload(keep=self._home.shelf.assignment_of(self.id) is not None))
+                self.worker.order(
+                    Unload(keep=self._home.plan_store.assignment_of(self.id) is not None)
+                )
                 self._forget()
             case Lead(assignment=assignment):
                 await self._lead(assignment)
@@ -158,7 +160,7 @@ class OwnDevice:
         self._load(ranks)
 
     def _begin(self, assignment: Assignment, group: str) -> Holding:
-        line = self._home.shelf.pipeline_of(self.id)
+        line = self._home.plan_store.pipeline_of(self.id)
         return Holding(assignment, group, time.monotonic(), pipeline=line)
 
     async def _gather(self, stage: Stage, group: str) -> list[Door]:
@@ -226,7 +228,7 @@ class OwnDevice:
         return True
 
     def _checked(self, peer: str, request: dict[str, Any]) -> Assignment:
-        assignment = self._home.shelf.assignment_of(self.id)
+        assignment = self._home.plan_store.assignment_of(self.id)
         if assignment is None or assignment.stage.shards[0].peer != peer:
             raise PeerRefused("The plan that we accepted does not say so (yet).")
         stage, dtype = assignment.stage, request.get("dtype", WIDEST)

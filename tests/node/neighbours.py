@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from node.control.membership import Neighbourhood
+from node.control.membership import Membership
 from swarm.hardware import Device, Link
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.records import Capability
@@ -49,13 +49,13 @@ def capability_of(
     return Capability(model, devices, list(links), host, True, since)
 
 
-def neighbourhood_of(world: MemoryWorld, name: str, trust: PlannerTrust = MEMBERS) -> Neighbourhood:
+def membership_of(world: MemoryWorld, name: str, trust: PlannerTrust = MEMBERS) -> Membership:
     """The view of a node that has joined, in a private swarm unless said otherwise."""
     peer = peer_named(name)
-    return Neighbourhood(SWARM, SPEC.digest, world.board(peer), world.channel(peer), trust)
+    return Membership(SWARM, SPEC.digest, world.board(peer), world.channel(peer), trust)
 
 
-async def look(neighbourhood: Neighbourhood, *, everybody: bool = False) -> None:
+async def look(membership: Membership, *, everybody: bool = False) -> None:
     """Read the board and ask whoever is due, as a node does."""
-    await neighbourhood.refresh()
-    await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=everybody))
+    await membership.refresh()
+    await membership.ask_whether_alive(membership.due(everybody=everybody))

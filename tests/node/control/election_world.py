@@ -1,7 +1,7 @@
 """A world of nodes that elect and plan over a faulty DHT, on virtual clocks.
 
-Real are Candidacy, Neighbourhood, PlanShelf with its Ledger, and Office; the board is a set of
-later-expiry-wins replicas that lose reads and writes, the channel knows who can be reached.
+Real are LeaderElection, Membership, PlanStore with its TermFence, and PlannerLoop; the board is a
+set of later-expiry-wins replicas that lose reads and writes, the channel knows who can be reached.
 """
 
 from collections import defaultdict
@@ -11,12 +11,11 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from node.control.leader_election import Candidacy
-from node.control.ledger import Ledger
-from node.control.membership import HEARTBEAT_SECONDS, Neighbourhood, Standing
+from node.control.leader_election import LeaderElection
+from node.control.membership import HEARTBEAT_SECONDS, Membership, Standing
 from node.control.next_plan import digest_of
-from node.control.plan_store import PlanShelf
-from node.control.planner_loop import Office
+from node.control.plan_store import PlanStore, TermFence
+from node.control.planner_loop import PlannerLoop
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
 from swarm.hardware import Device
@@ -99,9 +98,9 @@ class World:
 
     def _planner_behind(self, node: "Node") -> "Node | None":
         """The planner whose plan `node` has accepted before the planner itself."""
-        accepted = node.shelf.accepted
+        accepted = node.plan_store.accepted
         planner = self.nodes.get(accepted.planner) if accepted else None
-        if accepted is None or planner is None or planner.shelf.accepted == accepted:
+        if accepted is None or planner is None or planner.plan_store.accepted == accepted:
             return None
         return planner
 
@@ -219,10 +218,12 @@ class Node:
         self.board = Replica(world, self)
         self.line = Line(world, self.peer)
         self.line.answer("news", self._hear_news)
-        self.shelf = PlanShelf(SWARM, self.folder, self.line)
-        self.neighbourhood = Neighbourhood(SWARM, SPEC.digest, self.board, self.line, MEMBERS)
-        self.candidacy = Candidacy(self.peer, self.board, self.neighbourhood)
-        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
+        self.plan_store = PlanStore(SWARM, self.folder, self.line)
+        self.membership = Membership(SWARM, SPEC.digest, self.board, self.line, MEMBERS)
+        self.election = LeaderElection(self.peer, self.board, self.membership)
+        self.planner_loop = PlannerLoop(
+            SPEC, self.board, self.membership, self.election, self.plan_store
+        )
         self.acts = False
         self._since = world.time()
         self._spoken_at = -HEARTBEAT_SECONDS
@@ -231,35 +232,35 @@ class Node:
 
     async def step(self) -> None:
         """One look at the board, as Life does it."""
-        neighbourhood, world = self.neighbourhood, self._world
+        membership, world = self.membership, self._world
         capability = self._capability()
         if world.now - self._spoken_at >= HEARTBEAT_SECONDS:
             self._spoken_at = world.now
             await self.board.publish(capability)
-        self.acts, self._held = False, self.candidacy.holds
-        neighbourhood.verified_term = self.shelf.term
-        neighbourhood.own = Standing(self.shelf.term)
-        neighbourhood.reads_adverts = self.candidacy.holds
-        await neighbourhood.refresh()
-        neighbourhood.note_own(capability)
-        await neighbourhood.ask_whether_alive(neighbourhood.due(everybody=self.candidacy.holds))
+        self.acts, self._held = False, self.election.holds
+        membership.verified_term = self.plan_store.term
+        membership.own = Standing(self.plan_store.term)
+        membership.reads_adverts = self.election.holds
+        await membership.refresh()
+        membership.note_own(capability)
+        await membership.ask_whether_alive(membership.due(everybody=self.election.holds))
         try:
-            if await self.candidacy.pursue():
+            if await self.election.pursue():
                 self._check_lease("acts")
                 self.acts = True
-                await self.office.work()
-            elif not self.candidacy.holds:
-                self.office.forget()
+                await self.planner_loop.work()
+            elif not self.election.holds:
+                self.planner_loop.forget()
         except SwarmError:
             self.acts = False  # Life logs it and looks again
             return
-        if await self.shelf.adopt_latest(neighbourhood):
+        if await self.plan_store.adopt_latest(membership):
             self._spoken_at = -HEARTBEAT_SECONDS
         await self._advertise()
 
     async def _advertise(self) -> None:
         """Serve at once what the plan gives us to lead."""
-        accepted = self.shelf.accepted
+        accepted = self.plan_store.accepted
         plan = accepted.plan if accepted else Plan(())
         stages = [
             StageAdvert(
@@ -269,7 +270,7 @@ class Node:
             for s in pipeline.stages
             if s.shards[0].peer == self.peer
         ]
-        await self.board.publish(Advert(SPEC.digest, stages, self.shelf.term))
+        await self.board.publish(Advert(SPEC.digest, stages, self.plan_store.term))
 
     async def _hear_news(self, _peer: str, _payload: bytes) -> bytes:
         self._world.news.add(self.peer)
@@ -277,12 +278,12 @@ class Node:
 
     def check(self) -> None:
         """What must be true after every step."""
-        order = Ledger(self.folder).order_of(SWARM)
+        order = TermFence(self.folder).order_of(SWARM)
         if order is not None and (not self.orders or order != self.orders[-1]):
             if self.orders and not order > self.orders[-1]:
                 raise Broken(f"S1: {self.name} accepted {order} after {self.orders[-1]}")
             self.orders.append(order)
-        accepted = self.shelf.accepted
+        accepted = self.plan_store.accepted
         if accepted is None:
             return
         digest = digest_of(accepted.to_bytes())
@@ -311,7 +312,7 @@ class Node:
     def _capability(self) -> Capability:
         device = Device(0, "cpu", "cpu", 1, 1.0, 1.0)
         made = Capability(SPEC.digest, [device], [], "host", True, self._since)
-        return replace(made, term=self.shelf.term)
+        return replace(made, term=self.plan_store.term)
 
 
 Fault = Callable[[World], Awaitable[None]]

@@ -1,13 +1,13 @@
-"""The herald says again what nobody took."""
+"""The announcer says again what nobody took."""
 
 import asyncio
 from pathlib import Path
 
 import pytest
 
-from node.control.announcer import Herald
-from node.control.membership import Neighbourhood
-from node.control.plan_store import PlanShelf
+from node.control.announcer import Announcer
+from node.control.membership import Membership
+from node.control.plan_store import PlanStore
 from swarm.errors import Unreachable
 from swarm.hardware import Device
 from swarm.records import PENDING, Advert, Capability, Manifest, Record
@@ -25,10 +25,10 @@ def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
     async def story() -> None:
         stand = Stand()
         board = stand.world.board(MIDDLE)
-        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel, MEMBERS)
-        shelf = PlanShelf("swarm", tmp_path, stand.channel)
-        herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
-        await herald.publish_due(None)
+        membership = Membership("swarm", DIGEST, board, stand.channel, MEMBERS)
+        plan_store = PlanStore("swarm", tmp_path, stand.channel)
+        announcer = Announcer(board, membership, plan_store, stand.server, CAPABILITY)
+        await announcer.publish_due(None)
         assert len((await board.read(Advert))[MIDDLE].stages) == 1
         stand.server.retire(0)
         publish = board.publish
@@ -38,9 +38,9 @@ def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
 
         monkeypatch.setattr(board, "publish", refuse)
         with pytest.raises(Unreachable):
-            await herald.publish_due(None)
+            await announcer.publish_due(None)
         monkeypatch.setattr(board, "publish", publish)
-        await herald.publish_due(None)
+        await announcer.publish_due(None)
         assert (await board.read(Advert))[MIDDLE].stages == []
 
     asyncio.run(story())
@@ -50,11 +50,11 @@ def test_a_manifest_that_says_more_is_published_at_once(tmp_path: Path) -> None:
     async def story() -> None:
         stand = Stand()
         board = stand.world.board(MIDDLE)
-        neighbourhood = Neighbourhood("swarm", DIGEST, board, stand.channel, MEMBERS)
-        shelf = PlanShelf("swarm", tmp_path, stand.channel)
-        herald = Herald(board, neighbourhood, shelf, stand.server, CAPABILITY)
+        membership = Membership("swarm", DIGEST, board, stand.channel, MEMBERS)
+        plan_store = PlanStore("swarm", tmp_path, stand.channel)
+        announcer = Announcer(board, membership, plan_store, stand.server, CAPABILITY)
         for inventory in (PENDING, "digest"):
-            await herald.publish_due(Manifest("m", DIGEST, "f32", 1.0, inventory=inventory))
+            await announcer.publish_due(Manifest("m", DIGEST, "f32", 1.0, inventory=inventory))
             assert (await board.read(Manifest))[MIDDLE].inventory == inventory
 
     asyncio.run(story())

@@ -15,7 +15,7 @@ from node.control.certification import (
     SEEK_SECONDS,
     Certification,
 )
-from node.control.membership import Neighbourhood, Standing
+from node.control.membership import Membership, Standing
 from swarm.errors import PeerRefused
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
@@ -51,7 +51,7 @@ class Town:
         self.people = {name: Identity.throwaway() for name in ("founder", "anna", "bert")}
         self.swarm = swarm_id("tiny", self.people["founder"].peer)
         self.trust = PlannerTrust(self.swarm, is_private=False, clock=self.clock.now)
-        self.views: dict[str, Neighbourhood] = {}
+        self.views: dict[str, Membership] = {}
         self.papers: dict[str, Certification] = {}
         self.planned = {identity.peer for identity in self.people.values()}
         for name in self.people:
@@ -62,7 +62,7 @@ class Town:
         identity = self.people[name]
         (self.folder / name).mkdir(exist_ok=True)
         channel, board = self.world.channel(identity.peer), self.world.board(identity.peer)
-        view = Neighbourhood(self.swarm, SPEC.digest, board, channel, self.trust)
+        view = Membership(self.swarm, SPEC.digest, board, channel, self.trust)
         view.reads_adverts = True
         self.views[name] = view
         self.papers[name] = Certification(
@@ -156,8 +156,8 @@ def test_planners_that_refuse_do_not_keep_others_from_being_asked(
         asked: set[str] = set()
         papers, view = town.papers["bert"], town.views["bert"]
         planners = [peer_named(f"planner {number}") for number in range(2 * ASKED)]
-        monkeypatch.setattr(Neighbourhood, "present", dict.fromkeys(planners))
-        monkeypatch.setattr(Neighbourhood, "may_plan", lambda _self, _peer: True)
+        monkeypatch.setattr(Membership, "present", dict.fromkeys(planners))
+        monkeypatch.setattr(Membership, "may_plan", lambda _self, _peer: True)
 
         async def refuse(peer: str, *_: object, **__: object) -> bytes:
             asked.add(peer)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.control.ledger import Ledger
+from node.control.plan_store import TermFence
 from swarm.election import LEASE_SECONDS, PlanOrder
 from swarm.records import Capability
 from swarm.testing.memory_network import peer_named
@@ -125,10 +125,10 @@ async def live_through(simulation: Simulation, events: Sequence[Event]) -> None:
 
 def assert_one_planner_and_one_plan(simulation: Simulation) -> None:
     up = simulation.up
-    holders = [node for node in up if node.candidacy.holds]
+    holders = [node for node in up if node.election.holds]
     assert len(holders) == 1, f"{len(holders)} peers hold the lease"
     assert len({node.orders[-1] for node in up if node.orders}) == 1
-    accepted = [node.shelf.accepted for node in up]
+    accepted = [node.plan_store.accepted for node in up]
     assert all(document is not None for document in accepted)
     planned = {shard.peer for d in accepted if d for _, shard in d.plan.shards()}
     assert planned == {node.peer for node in up}
@@ -209,7 +209,7 @@ class OnlyAnna(PlannerTrust):
         return peer == PEERS[0]
 
 
-def test_a_lone_planner_whose_ledger_is_lost_is_followed_again_within_a_minute(
+def test_a_lone_planner_whose_fence_is_lost_is_followed_again_within_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -220,7 +220,7 @@ def test_a_lone_planner_whose_ledger_is_lost_is_followed_again_within_a_minute(
     async def story() -> None:
         for name in NAMES[1:3]:
             (tmp_path / name).mkdir()
-            Ledger(tmp_path / name).accept(SWARM, PlanOrder(1000, 0, "ab"), common_term=1000)
+            TermFence(tmp_path / name).accept(SWARM, PlanOrder(1000, 0, "ab"), common_term=1000)
         for number in range(3):
             simulation.join(number, 0.0)
         await simulation.pass_seconds(60.0)
@@ -236,7 +236,7 @@ def test_a_planner_that_dies_is_followed_within_a_lease(
 
     async def story() -> float:
         await live_through(simulation, [("restart", 3, 0.0)])
-        (planner,) = [node for node in simulation.up if node.candidacy.holds]
+        (planner,) = [node for node in simulation.up if node.election.holds]
         planner.is_up = False
         died = simulation.world.now
         while not simulation.acting:
@@ -258,7 +258,7 @@ def test_a_quiet_world_keeps_its_planner_and_its_plan(
         for _ in range(60):
             await simulation.pass_seconds(2.0)
             planners |= {node.peer for node in simulation.acting}
-            terms |= {node.shelf.term for node in simulation.up}
+            terms |= {node.plan_store.term for node in simulation.up}
         return planners, terms
 
     planners, terms = asyncio.run(story())

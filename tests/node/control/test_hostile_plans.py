@@ -75,7 +75,7 @@ def test_a_plan_with_words_that_no_terminal_can_show_is_not_followed(
         await offer(world, document(reason=reason), 5)
         life = life_of(world, "me", tmp_path, lines)
         await life._look()
-        assert life._shelf.accepted is None
+        assert life._plan_store.accepted is None
 
     run(story)
     assert lines == []

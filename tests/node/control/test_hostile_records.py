@@ -212,7 +212,7 @@ async def look_among(crowd: list[Stranger], folder: Path) -> Life:
     for stranger in crowd:
         await move_in(world, stranger)
     life = life_of(world, "me", folder, [], swarm=SWARM, key="")
-    life._neighbourhood.reads_adverts = True
+    life._membership.reads_adverts = True
     for _ in range(2):
         await life._look()
     return life
@@ -222,10 +222,10 @@ def check(crowd: list[Stranger]) -> None:
     """Nothing leaves the looks, and the founder's plan is followed."""
     with TemporaryDirectory() as folder:
         life = asyncio.run(look_among(crowd, Path(folder)))
-    assert life._shelf.accepted is not None
-    assert life._shelf.accepted.planner == FOUNDER.peer
-    assert life._shelf.term == life._neighbourhood.trusted_term == 3
-    assert not life._candidacy.holds
+    assert life._plan_store.accepted is not None
+    assert life._plan_store.accepted.planner == FOUNDER.peer
+    assert life._plan_store.term == life._membership.trusted_term == 3
+    assert not life._election.holds
 
 
 @ORDINARY
@@ -247,8 +247,8 @@ async def plan_among(crowd: list[Stranger], folder: Path) -> None:
     for stranger in crowd:
         await move_in(world, stranger)
     life = life_of(world, "me", folder, [], key="secret")
-    life._neighbourhood.reads_adverts = True
-    life._neighbourhood._vacant_since -= 100.0
+    life._membership.reads_adverts = True
+    life._membership._vacant_since -= 100.0
     for _ in range(3):
         with contextlib.suppress(SwarmError):  # which the loop expects
             await life._look()

@@ -23,7 +23,7 @@ from swarm.hardware import Link
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.neighbours import SWARM, capability_of, look, neighbourhood_of
+from tests.node.neighbours import SWARM, capability_of, look, membership_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
 
@@ -40,8 +40,8 @@ class Street:
 
     def __init__(self) -> None:
         self.world = MemoryWorld()
-        self.own = neighbourhood_of(self.world, "me")
-        self.others = {peer_named(n): neighbourhood_of(self.world, n) for n in ("anna", "bert")}
+        self.own = membership_of(self.world, "me")
+        self.others = {peer_named(n): membership_of(self.world, n) for n in ("anna", "bert")}
 
     async def publish(self, peer: str, *records: Record) -> None:
         for record in records:
@@ -232,7 +232,7 @@ def test_a_lease_that_is_over_counts_no_more_although_its_record_lives(in_street
     in_street(story)
 
 
-def test_the_office_is_vacant_since_the_last_holder_was_seen(
+def test_the_lease_is_vacant_since_the_last_holder_was_seen(
     in_street: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
@@ -429,7 +429,7 @@ def test_a_lost_peer_that_asks_us_something_is_asked_again_soon(
             if holds_lease:
                 await street.publish(ANNA, lease(1))
             await street.look()
-        street.others[ANNA] = neighbourhood_of(street.world, "anna")
+        street.others[ANNA] = membership_of(street.world, "anna")
         await street.others[ANNA].ask_whether_alive([ME])
         seconds += AGAIN_SECONDS + 1.0
         street.world.records.pop((Lease, ANNA), None)
@@ -451,7 +451,7 @@ def test_a_lease_holder_that_is_silent_is_not_left_alone_for_longer_than_others(
             seconds += 1.0
             await street.publish(ANNA, lease(1))
             await street.look()
-        neighbourhood_of(street.world, "anna")
+        membership_of(street.world, "anna")
         street.world.records.pop((Lease, ANNA), None)
         seconds += 4 * AGAIN_SECONDS
         await street.look()

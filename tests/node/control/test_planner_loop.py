@@ -1,4 +1,4 @@
-"""The planner's office among records that make no sense, and searches that take long."""
+"""PlannerLoop among records that make no sense, and searches that take long."""
 
 import asyncio
 import threading
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from node.control.leader_election import Candidacy
-from node.control.membership import Neighbourhood, Standing
-from node.control.plan_store import PlanShelf
-from node.control.planner_loop import LATEST_SECONDS, Office, best_plan
-from node.control.roster import Choice
+from node.control.eligible_peers import Choice
+from node.control.leader_election import LeaderElection
+from node.control.membership import Membership, Standing
+from node.control.plan_store import PlanStore
+from node.control.planner_loop import LATEST_SECONDS, PlannerLoop, best_plan
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -31,24 +31,26 @@ CAPABILITY = Capability(SPEC.digest, [DEVICE], [], "host", True, 0.0)
 
 
 class Bureau:
-    """An office whose node holds the lease."""
+    """A planner loop whose node holds the lease."""
 
     def __init__(self, folder: Path, world: MemoryWorld | None = None) -> None:
         self.world = world or MemoryWorld()
         self.board = self.world.board(ME)
         channel = self.world.channel(ME)
-        self.neighbourhood = Neighbourhood("swarm", SPEC.digest, self.board, channel, MEMBERS)
-        self.candidacy = Candidacy(ME, self.board, self.neighbourhood)
-        self.shelf = PlanShelf("swarm", folder, channel)
-        self.office = Office(SPEC, self.board, self.neighbourhood, self.candidacy, self.shelf)
+        self.membership = Membership("swarm", SPEC.digest, self.board, channel, MEMBERS)
+        self.election = LeaderElection(ME, self.board, self.membership)
+        self.plan_store = PlanStore("swarm", folder, channel)
+        self.planner_loop = PlannerLoop(
+            SPEC, self.board, self.membership, self.election, self.plan_store
+        )
 
     async def open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("node.control.election_policy.SETTLE_SECONDS", 0.0)
         monkeypatch.setattr("node.control.planner_loop.CALM_SECONDS", 0.0)
         await self.board.publish(CAPABILITY)
-        await self.neighbourhood.refresh()
-        await self.candidacy.pursue()
-        assert self.candidacy.holds
+        await self.membership.refresh()
+        await self.election.pursue()
+        assert self.election.holds
 
     async def plans(self) -> list[PlanRef]:
         return list((await self.board.read(PlanRef)).values())
@@ -71,11 +73,11 @@ def test_a_record_with_a_device_twice_is_planned_without(
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
         await bureau.world.board(STRANGER).publish(replace(CAPABILITY, devices=[DEVICE, DEVICE]))
-        await bureau.neighbourhood.refresh()
-        assert await bureau.office.work()
+        await bureau.membership.refresh()
+        assert await bureau.planner_loop.work()
         assert planned == [{ME}]
         assert len(await bureau.plans()) == 1
-        assert not await bureau.office.work()  # nothing has changed
+        assert not await bureau.planner_loop.work()  # nothing has changed
         assert planned == [{ME}]
 
     asyncio.run(story())
@@ -100,11 +102,11 @@ def test_a_peer_whose_devices_hold_something_else_is_planned_for_again(
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        assert await bureau.office.work()
+        assert await bureau.planner_loop.work()
         changed = replace(DEVICE, bytes_per_second=2.0, **change)  # speeds alone may waver
         await bureau.board.publish(replace(CAPABILITY, devices=[changed]))
-        await bureau.neighbourhood.refresh()
-        assert await bureau.office.work() == bool(change)
+        await bureau.membership.refresh()
+        assert await bureau.planner_loop.work() == bool(change)
         assert planned == [[DEVICE], [changed]][: 1 + bool(change)]
 
     asyncio.run(story())
@@ -125,7 +127,7 @@ def test_a_search_that_fails_costs_the_plan_only_and_is_not_tried_again_at_once(
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
         for _ in range(3):
-            assert not await bureau.office.work()
+            assert not await bureau.planner_loop.work()
         assert await bureau.plans() == []
 
     asyncio.run(story())
@@ -150,7 +152,7 @@ def test_the_lease_is_renewed_while_the_search_goes_on(
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
         first = (await bureau.board.read(Lease))[ME].until
-        working = asyncio.create_task(bureau.office.work())
+        working = asyncio.create_task(bureau.planner_loop.work())
         await until(lambda: bureau.world.records[Lease, ME][0].until > first)  # type: ignore[attr-defined]
         assert not working.done()
         done.set()
@@ -162,7 +164,7 @@ def test_the_lease_is_renewed_while_the_search_goes_on(
 
 
 class Hand:
-    """A clock of the office that a test moves."""
+    """A clock of the planner loop that a test moves."""
 
     now = 1000.0
 
@@ -192,8 +194,8 @@ def test_a_peer_that_changes_every_second_keeps_nobody_unplanned(
             changed = replace(DEVICE, memory_bytes=second)
             board = bureau.world.board(STRANGER)
             await board.publish(replace(CAPABILITY, devices=[changed]))
-            await look(bureau.neighbourhood, everybody=True)
-            await bureau.office.work()
+            await look(bureau.membership, everybody=True)
+            await bureau.planner_loop.work()
             hand.now += 1.0
 
     asyncio.run(story())
@@ -222,8 +224,8 @@ def test_newcomers_that_join_one_after_the_other_do_not_put_the_plan_off(
             newcomer = peer_named(f"newcomer {second}")
             bureau.world.channel(newcomer).answer("alive", _here)
             await bureau.world.board(newcomer).publish(CAPABILITY)
-            await look(bureau.neighbourhood, everybody=True)
-            await bureau.office.work()
+            await look(bureau.membership, everybody=True)
+            await bureau.planner_loop.work()
             hand.now += 1.0
 
     asyncio.run(story())
@@ -247,12 +249,12 @@ def test_a_planner_whose_disk_is_full_resigns_before_it_raises_the_term(
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        monkeypatch.setattr("node.control.ledger.os.fsync", full)
+        monkeypatch.setattr("node.control.plan_store.os.fsync", full)
         for _ in range(5):
-            assert not await bureau.office.work()
-            assert not await bureau.candidacy.pursue()
-        assert not bureau.candidacy.holds
-        assert bureau.candidacy.term == 1
+            assert not await bureau.planner_loop.work()
+            assert not await bureau.election.pursue()
+        assert not bureau.election.holds
+        assert bureau.election.term == 1
         assert await bureau.plans() == []
 
     asyncio.run(story())
@@ -275,20 +277,20 @@ def test_a_planner_that_restarts_goes_on_from_the_plan_that_the_others_follow(
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        assert await bureau.office.work()
-        await bureau.neighbourhood.refresh()
-        assert await bureau.shelf.adopt_latest(bureau.neighbourhood)
-        await bureau.candidacy.resign()
+        assert await bureau.planner_loop.work()
+        await bureau.membership.refresh()
+        assert await bureau.plan_store.adopt_latest(bureau.membership)
+        await bureau.election.resign()
         follower = bureau.world.channel(STRANGER)
-        copy, term = bureau.shelf.accepted, bureau.shelf.term
+        copy, term = bureau.plan_store.accepted, bureau.plan_store.term
         assert copy is not None
         follower.answer("alive", _says(Standing(term).to_bytes()))
         follower.answer("plan", _says(copy.to_bytes()))
         await bureau.world.board(STRANGER).publish(replace(CAPABILITY, devices=[]))
         restarted = Bureau(tmp_path, bureau.world)
         await restarted.open(monkeypatch)
-        await look(restarted.neighbourhood)
-        assert await restarted.office.work()
+        await look(restarted.membership)
+        assert await restarted.planner_loop.work()
 
     asyncio.run(story())
     assert gone_on_from == [None, plan]
@@ -312,17 +314,17 @@ def test_a_plan_that_others_find_old_is_said_again_under_a_higher_term(
     async def story() -> None:
         bureau = Bureau(tmp_path)
         await bureau.open(monkeypatch)
-        assert await bureau.office.work()
+        assert await bureau.planner_loop.work()
         channel = bureau.world.channel(STRANGER)
         other = bureau.world.board(STRANGER)
-        trust = bureau.neighbourhood._trust
-        view = Neighbourhood("swarm", SPEC.digest, other, channel, trust)
+        trust = bureau.membership._trust
+        view = Membership("swarm", SPEC.digest, other, channel, trust)
         view.own = Standing(30)
         await other.publish(replace(CAPABILITY, devices=[]))
-        await look(bureau.neighbourhood)
-        assert await bureau.shelf.adopt_latest(bureau.neighbourhood)
-        assert not await bureau.office.work()  # the newcomer changes nothing in the plan
-        assert await bureau.office.work()
+        await look(bureau.membership)
+        assert await bureau.plan_store.adopt_latest(bureau.membership)
+        assert not await bureau.planner_loop.work()  # the newcomer changes nothing in the plan
+        assert await bureau.planner_loop.work()
         assert (await bureau.plans())[0].term == 31
 
     asyncio.run(story())

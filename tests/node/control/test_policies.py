@@ -41,7 +41,7 @@ LEASE_LEFT = LEASE_SECONDS - SKEW_SECONDS
 # ---------------------------------------------------------------- who plans
 
 
-def test_the_first_in_rank_claims_a_vacant_office_with_a_higher_term() -> None:
+def test_the_first_in_rank_claims_a_vacant_lease_with_a_higher_term() -> None:
     assert next_election_duty(FREE, 0) == Claim(8)
 
 
@@ -188,7 +188,7 @@ def test_two_holders_never_act_under_equal_terms(looks: list[tuple[int, float, b
         assert len(terms) == len(set(terms))
 
 
-def test_one_candidate_ends_up_acting_and_keeps_its_office() -> None:
+def test_one_candidate_ends_up_acting_and_keeps_its_lease() -> None:
     world = [Candidate(rank) for rank in range(4)]
     acting: list[list[int]] = []
     for tick in range(400):

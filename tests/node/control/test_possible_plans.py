@@ -11,7 +11,7 @@ from swarm.election import TERM_JUMP
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Lease
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of, look, neighbourhood_of
+from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of, look, membership_of
 
 WHOLE = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
 DOCUMENT = PlanDocument(WHOLE, 1, "a", SPEC.digest)
@@ -64,10 +64,10 @@ def test_a_lease_of_an_absurd_term_makes_nobody_stand_by() -> None:
     async def story() -> None:
         world = MemoryWorld()
         liar = peer_named("liar")
-        neighbourhood_of(world, "liar")  # it answers
+        membership_of(world, "liar")  # it answers
         await world.board(liar).publish(capability_of())
         await world.board(liar).publish(Lease(TERM_JUMP + 1, time.time() + 10))
-        seen = neighbourhood_of(world, "me")
+        seen = membership_of(world, "me")
         await look(seen)
         assert seen.holders() == ()
         seen.verified_term = 1

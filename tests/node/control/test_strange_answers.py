@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from node.control.membership import MISSES, Neighbourhood
+from node.control.membership import MISSES, Membership
 from node.probe import measure_link
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
@@ -25,15 +25,15 @@ def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
         world = MemoryWorld()
         channel = world.channel(ME)
         channel.ask = babble  # type: ignore[method-assign]
-        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), channel, MEMBERS)
+        membership = Membership("swarm", DIGEST, world.board(ME), channel, MEMBERS)
         await world.board(STRANGER).publish(CAPABILITY)
-        await neighbourhood.refresh()
+        await membership.refresh()
         assert await measure_link(channel, STRANGER) is None
-        await neighbourhood.tell_news([STRANGER])
+        await membership.tell_news([STRANGER])
         for _ in range(MISSES):
-            assert STRANGER in neighbourhood.capabilities
-            await neighbourhood.ask_whether_alive([STRANGER])
-        assert STRANGER not in neighbourhood.capabilities
+            assert STRANGER in membership.capabilities
+            await membership.ask_whether_alive([STRANGER])
+        assert STRANGER not in membership.capabilities
 
     asyncio.run(story())
 
@@ -41,14 +41,14 @@ def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
 def test_a_peer_that_missed_one_question_and_left_no_longer_counts() -> None:
     async def story() -> None:
         world = MemoryWorld()
-        neighbourhood = Neighbourhood("swarm", DIGEST, world.board(ME), world.channel(ME), MEMBERS)
+        membership = Membership("swarm", DIGEST, world.board(ME), world.channel(ME), MEMBERS)
         board = world.board(STRANGER)
         await board.publish(CAPABILITY)
-        await neighbourhood.refresh()
-        await neighbourhood.ask_whether_alive([STRANGER])  # nobody is there
-        assert neighbourhood.has_misses
+        await membership.refresh()
+        await membership.ask_whether_alive([STRANGER])  # nobody is there
+        assert membership.has_misses
         await board.publish(replace(CAPABILITY, leaving=True))
-        await neighbourhood.refresh()
-        assert not neighbourhood.has_misses
+        await membership.refresh()
+        assert not membership.has_misses
 
     asyncio.run(story())

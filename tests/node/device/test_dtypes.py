@@ -223,11 +223,11 @@ def check_plan(spec: ModelSpec, found: list[tuple[str, float, bool]]) -> None:
 
 def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
     """A device whose node has accepted a plan with this stage."""
-    shelf = SimpleNamespace(
+    plan_store = SimpleNamespace(
         assignment_of=lambda _device: Assignment(stage, rank), pipeline_of=lambda _device: None
     )
     channel, worker = MemoryWorld().channel(ME), ScriptedWorker()
-    parts = (channel, None, shelf, str(FOLDER), None, "", "127.0.0.1", None)
+    parts = (channel, None, plan_store, str(FOLDER), None, "", "127.0.0.1", None)
     home = Home(*cast("Any", parts))
     return OwnDevice(home, 0, 1000, cast("WorkerProcess", worker)), worker
 

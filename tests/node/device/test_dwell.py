@@ -14,7 +14,7 @@ from swarm.errors import PeerRefused
 from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import SPEC, capability_of, look, neighbourhood_of
+from tests.node.neighbours import SPEC, capability_of, look, membership_of
 
 ME, ANNA = peer_named("me"), peer_named("anna")
 PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]
@@ -28,13 +28,13 @@ class Bench:
         self.serves = True
         self.unloads = 0
         worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
-        shelf = SimpleNamespace(
+        plan_store = SimpleNamespace(
             assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
         )
         home: Any = SimpleNamespace(
             channel=SimpleNamespace(peer=ME),
             server=SimpleNamespace(retire=lambda *_: None, serve=lambda *_: None),
-            shelf=shelf,
+            plan_store=plan_store,
             folder="",
             store=None,
             quant="",
@@ -107,8 +107,8 @@ def test_a_pipeline_serves_while_its_peers_are_there_and_advertise_it() -> None:
 
     async def story() -> None:
         world = MemoryWorld()
-        view = neighbourhood_of(world, "me")
-        neighbourhood_of(world, "anna")
+        view = membership_of(world, "me")
+        membership_of(world, "anna")
         view.reads_adverts = True
         for peer, start, end in ((ME, 0, 3), (ANNA, 3, 8)):
             await world.board(peer).publish(capability_of())

@@ -41,8 +41,8 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
         life._catching_up = asyncio.Lock()
         life._caught_up_at = -1.0
         life._may_hurry = anybody  # type: ignore[method-assign]
-        life._neighbourhood = SimpleNamespace(refresh=read)  # type: ignore[assignment]
-        life._shelf = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
+        life._membership = SimpleNamespace(refresh=read)  # type: ignore[assignment]
+        life._plan_store = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
         for _ in range(10):
             with pytest.raises(PeerRefused):
                 await life._called(STRANGER, REQUEST)

@@ -134,13 +134,15 @@ def device_of(
         return connected
 
     rank = [shard.peer for shard in STAGE.shards].index(peer)
-    shelf = SimpleNamespace(
+    plan_store = SimpleNamespace(
         assignment_of=lambda _device: Assignment(STAGE, rank), pipeline_of=lambda _device: None
     )
     server = SimpleNamespace(retire=lambda *_: None)
     reach = Reach(machine, addresses, connections)
     channel = world.channel(peer)
-    home = Home(channel, cast("Any", server), cast("Any", shelf), "", None, "", OPEN_TO_ALL, reach)
+    home = Home(
+        channel, cast("Any", server), cast("Any", plan_store), "", None, "", OPEN_TO_ALL, reach
+    )
     worker = Listening()
     device = OwnDevice(home, 0, 1, cast("WorkerProcess", worker))
 

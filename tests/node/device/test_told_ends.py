@@ -28,7 +28,7 @@ def test_the_end_of_a_shard_is_told_as_what_it_is(
 ) -> None:
     lines: list[str] = []
     life = life_of(MemoryWorld(), "me", tmp_path, lines)
-    life._shelf = SimpleNamespace(  # type: ignore[assignment]
+    life._plan_store = SimpleNamespace(  # type: ignore[assignment]
         assignment_of=lambda _id: "a part" if assigned else None,
         accepted=SimpleNamespace(reason=reason),
     )

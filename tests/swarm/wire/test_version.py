@@ -9,7 +9,7 @@ from swarm.errors import BadInvite
 from swarm.invites import Invite
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.version import PROTOCOL_VERSION, mismatch, works_with
-from tests.node.neighbours import capability_of, look, neighbourhood_of
+from tests.node.neighbours import capability_of, look, membership_of
 
 NEAR = (PROTOCOL_VERSION - 1, PROTOCOL_VERSION, PROTOCOL_VERSION + 1)
 FAR = (PROTOCOL_VERSION - 2, PROTOCOL_VERSION + 2, 10**9)
@@ -41,9 +41,9 @@ def test_a_peer_of_a_version_too_far_off_is_left_out_with_a_word(
 ) -> None:
     async def story() -> None:
         world = MemoryWorld()
-        view = neighbourhood_of(world, "me")
+        view = membership_of(world, "me")
         for name, version in (("near", NEAR[0]), ("far", FAR[1])):
-            neighbourhood_of(world, name)
+            membership_of(world, name)
             record = replace(capability_of(), protocol=version)
             await world.board(peer_named(name)).publish(record)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Roster: with whom the planner plans: peers that answer, make sense, are calm, keep their word.
+"""EligiblePeers: whom the planner plans with - who answers, makes sense, is calm, keeps its word.
 
 Records say what a peer claims. A peer whose record changes again and again is left out until it
 has calmed down, so that it cannot keep the others unplanned; the peers of a stage that is not
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from node.control.membership import Neighbourhood
+from node.control.membership import Membership
 from swarm.hardware import Device
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Plan, Stage
@@ -82,7 +82,7 @@ class Conduct:
         return self.shape is None and is_old
 
 
-class Roster:
+class EligiblePeers:
     """What the planner has seen of every peer while it planned."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -90,10 +90,10 @@ class Roster:
         self._conduct: dict[str, Conduct] = {}
         self._missing_since: dict[Promise, float] = {}
 
-    def choose(self, neighbourhood: Neighbourhood, plan: Plan | None, now: float) -> Choice:
+    def choose(self, membership: Membership, plan: Plan | None, now: float) -> Choice:
         """Whom to plan with at monotonic second `now`, given the plan in force."""
-        self._note_promises(plan, neighbourhood.adverts, now)
-        there = {p: c for p, c in neighbourhood.present.items() if makes_sense(c)}
+        self._note_promises(plan, membership.adverts, now)
+        there = {p: c for p, c in membership.present.items() if makes_sense(c)}
         self._note_changes(there, now)
         calm = {p: c for p, c in there.items() if not self._conduct[p].is_restless(now)}
         able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from node.control.roster import (
+from node.control.eligible_peers import (
     BYTES_PER_SECOND_CAP,
     CALMED_SECONDS,
     OUT_SECONDS,
     RESTLESS_CHANGES,
     SERVE_SECONDS,
     Choice,
-    Roster,
+    EligiblePeers,
 )
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Member, StageAdvert
@@ -34,10 +34,10 @@ SERVED = {
 
 
 class Watch:
-    """A roster, and the seconds that pass."""
+    """EligiblePeers, and the seconds that pass."""
 
     def __init__(self) -> None:
-        self.roster = Roster(SPEC)
+        self.eligible_peers = EligiblePeers(SPEC)
         self.now = 1000.0
 
     def look(
@@ -50,7 +50,7 @@ class Watch:
         """Let time pass and choose."""
         self.now += after
         seen: Any = SimpleNamespace(present=peers, adverts=adverts)
-        return self.roster.choose(seen, PLAN, self.now)
+        return self.eligible_peers.choose(seen, PLAN, self.now)
 
 
 def with_memory(layers: float) -> dict[str, Capability]:
@@ -100,10 +100,10 @@ def test_the_peers_of_a_stage_that_is_not_served_in_time_are_out_for_a_growing_w
         began = watch.now
         if pause > 2 * SERVE_SECONDS:
             break
-        served = watch.roster._missing_since
+        served = watch.eligible_peers._missing_since
         served.clear()  # as after a plan without it
         seen: Any = SimpleNamespace(present=PEERS, adverts=SERVED)
-        while "anna" not in watch.roster.choose(seen, None, watch.now).able:
+        while "anna" not in watch.eligible_peers.choose(seen, None, watch.now).able:
             watch.now += 1.0
         assert watch.now - began == pytest.approx(pause, abs=2.0)
 
@@ -124,7 +124,7 @@ def test_who_serves_as_planned_is_forgiven() -> None:
     assert back.on_trial == {"anna", "bert"}
     assert back.proven.keys() == {"carl"}
     assert not watch.look(PEERS, SERVED).on_trial
-    assert all(conduct.failures == 0 for conduct in watch.roster._conduct.values())
+    assert all(conduct.failures == 0 for conduct in watch.eligible_peers._conduct.values())
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_what_is_remembered_of_peers_that_are_gone_ends() -> None:
         watch.look({f"peer {number}": PEERS["carl"]}, {})
     watch.look({}, {}, after=8000.0)
     watch.look({}, {}, after=100.0)
-    assert watch.roster._conduct.keys() <= {"anna", "bert"}
+    assert watch.eligible_peers._conduct.keys() <= {"anna", "bert"}
