@@ -27,7 +27,7 @@ from swarm.errors import SwarmError
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
+from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
@@ -54,8 +54,8 @@ DTYPES = ("i32", "f32", "f16", "bf16", "i8", "", "f64")
 class Stranger:
     """One identity without any right, and what it says to every peer that it finds."""
 
-    def __init__(self, process: PeerProcess, board: DhtBoard, channel: Any, seed: int) -> None:
-        self._process = process
+    def __init__(self, daemon: P2PDaemon, board: DhtBoard, channel: Any, seed: int) -> None:
+        self._daemon = daemon
         self._board = board
         self._channel = channel
         self._draw = Random(seed)
@@ -75,7 +75,7 @@ class Stranger:
     @property
     def peers(self) -> list[str]:
         """Everybody but us."""
-        return sorted({*self._adverts, *self._capabilities} - {self._process.peer})
+        return sorted({*self._adverts, *self._capabilities} - {self._daemon.peer})
 
     async def look(self) -> None:
         """Learn who is there: a stranger of an open swarm may read all records."""
@@ -88,7 +88,7 @@ class Stranger:
 
     async def _read_document(self) -> None:
         for holder, reference in (await self._board.read(PlanRef)).items():
-            if holder != self._process.peer:
+            if holder != self._daemon.peer:
                 data = await self._channel.ask(holder, "plan", reference.digest.encode())
                 self._document = json.loads(data)
 
@@ -159,7 +159,7 @@ class Stranger:
     async def _brimful(self) -> None:
         """What a node makes of it is larger than what may travel: routes, keys, counts."""
         leader, start, end = self._draw.choice(self._route() or [["", 0, 1]])
-        me, session = self._process.peer, f"brim{self._draw.randrange(9)}"
+        me, session = self._daemon.peer, f"brim{self._draw.randrange(9)}"
         before = [[me, at, at + 1] for at in range(start)]
         more = 0 if self._draw.random() < 0.5 else 512 - len(before) - 1
         after = [[me, end + at, end + at + 1] for at in range(more)]
@@ -181,8 +181,8 @@ class Stranger:
         async with self._opening[peer]:  # a second stream would end the first one
             writer = self._writers.get(peer)
             if writer is None or writer.is_closing():
-                _, writer = await self._process.open_stream(peer, self._channel._frames)
-                writer.write(self._channel._proof(self._process.peer, peer))
+                _, writer = await self._daemon.open_stream(peer, self._channel._frames)
+                writer.write(self._channel._proof(self._daemon.peer, peer))
                 self._writers[peer] = writer
         try:
             writer.writelines(buffers)
@@ -195,7 +195,7 @@ class Stranger:
     async def _silent_stream(self) -> None:
         if len(self._silent) >= STREAMS:
             self._silent.pop(0).close()
-        _, writer = await self._process.open_stream(self._peer(), self._channel._frames)
+        _, writer = await self._daemon.open_stream(self._peer(), self._channel._frames)
         self._silent.append(writer)
 
     # ------------------------------------------------------------------ questions, records
@@ -228,12 +228,12 @@ class Stranger:
         """A capability in good form, a lease of the next term, and a plan that fits both."""
         if self._document is None or not self._capabilities:
             return
-        changed = self._document | {"planner": self._process.peer}
+        changed = self._document | {"planner": self._daemon.peer}
         changed["term"] = int(changed["term"]) + self._draw.choice((1, 2, 64, 65, 1000))
         if self._draw.random() < 0.5:
             changed["reason"] = self._draw.choice(TEXTS)
         if self._draw.random() < 0.5:
-            text = json.dumps(changed["plan"]).replace(self._peer(), self._process.peer)
+            text = json.dumps(changed["plan"]).replace(self._peer(), self._daemon.peer)
             changed["plan"] = json.loads(text)
         data = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
         digest = hashlib.sha256(data).hexdigest()
@@ -252,20 +252,20 @@ class Stranger:
 
     async def _store_at(self, peer: Any, name: str, values: list[Any], expiration: float) -> None:
         validator = self._board._validator
-        signed = validator.signed_record(name, self._process.peer, values, expiration)
+        signed = validator.signed_record(name, self._daemon.peer, values, expiration)
         protocol = self._board._node.protocol
         taken = await protocol.call_store(
             peer,
             [DHTID.from_bytes(signed.key)],
             [signed.value],
             expiration,
-            subkeys=[self._process.peer],
+            subkeys=[self._daemon.peer],
         )
         self.sent["records taken"] += any(taken or [])
 
     def _values_of(self, kind: type[Record], honest: Advert | None) -> list[Any]:
         device = [0, "cpu", self._text(), self._number(), self._number(), self._number()]
-        member = [self._process.peer, 0, self._number(), self._number()]
+        member = [self._daemon.peer, 0, self._number(), self._number()]
         stage = [0, self._draw.choice((1, 4, 8)), [member], *(self._number() for _ in range(3))]
         model = honest.model if honest else "m"
         words: list[Any] = {
@@ -300,7 +300,7 @@ class Stranger:
             [leader, stage.start, stage.end]
             for leader, advert in self._adverts.items()
             for stage in advert.stages
-            if leader != self._process.peer
+            if leader != self._daemon.peer
         )
         return sorted(stages, key=lambda hop: int(hop[1]))
 
@@ -341,16 +341,16 @@ async def be_strange(invite: Invite, seconds: float, rate: float, seed: int) -> 
     """Send for so long at `rate` messages a second; returns what was sent."""
     identity = Identity.throwaway()
     network = Network(host="127.0.0.1", initial_peers=invite.addresses)
-    process = await open_p2p(identity, network)
-    board = await DhtBoard.open(process, invite.swarm, identity, initial_peers=invite.addresses)
-    channel: Channel = await LibP2PChannel.open(process, invite.swarm)
-    stranger = Stranger(process, board, channel, seed)
+    daemon = await open_p2p(identity, network)
+    board = await DhtBoard.open(daemon, invite.swarm, identity, initial_peers=invite.addresses)
+    channel: Channel = await LibP2PChannel.open(daemon, invite.swarm)
+    stranger = Stranger(daemon, board, channel, seed)
     try:
         await _keep_at_it(stranger, seconds, rate)
     finally:
         await channel.close()
         await board.close()
-        await process.close()
+        await daemon.close()
     own, daemon = (
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrusage(resource.RUSAGE_CHILDREN),

@@ -11,8 +11,7 @@ from time import perf_counter
 import psutil
 
 from client.async_client import Client
-from client.cli.cast import Role, shard_bytes
-from client.cli.demo_nodes import Crew, CrewMember
+from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec, shard_bytes
 from client.generation import Generation
 from node.engine.throughput import bytes_per_weight
 from swarm.errors import SwarmError
@@ -27,7 +26,7 @@ class SmallSwarm:
     """A swarm that serves, and who asks it."""
 
     client: Client
-    members: tuple[CrewMember, ...]
+    members: tuple[DemoNode, ...]
     ready_seconds: float
 
     async def ask(self, prompt: list[int], tokens: int) -> Generation:
@@ -86,14 +85,14 @@ async def small_swarm(
             if line.startswith("ready:"):
                 is_ready[name].set()
 
-        async with Crew(Path(state), hear) as crew:
+        async with DemoNodes(Path(state), hear) as nodes:
             start = perf_counter()
-            first = Role("first", memory, 1.0)
-            host = await crew.start(
+            first = NodeSpec("first", memory, 1.0)
+            host = await nodes.start(
                 first, "--host", "--model", str(folder), "--swarm", "bench", *flags
             )
             invite = await host.invite()
-            other = await crew.start(Role("second", memory, 1.0), "--join", invite, *flags)
+            other = await nodes.start(NodeSpec("second", memory, 1.0), "--join", invite, *flags)
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.gather(*(each.wait() for each in is_ready.values()))
             ready_seconds = perf_counter() - start

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from typing import Unpack
 
 from client.async_client import TIMEOUT_SECONDS, Client
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 from client.generation import Generation
 from client.request import Options, Question
 from client.text.tokenizer import Messages
@@ -28,8 +28,8 @@ def generate(
     `raw_bytes` is for models without a tokenizer: each byte of prompt and answer is an id.
     """
     question = Question(prompt, messages, timeout_seconds, options)
-    with Background() as background:
-        return background.run(answer(Client(join, raw_bytes=raw_bytes), question))
+    with EventLoopThread() as loop_thread:
+        return loop_thread.run(answer(Client(join, raw_bytes=raw_bytes), question))
 
 
 def stream(
@@ -93,8 +93,8 @@ def _pieces(
         finally:
             pieces.put(None)
 
-    with Background() as background:
-        future = background.start(fill())
+    with EventLoopThread() as loop_thread:
+        future = loop_thread.start(fill())
         try:
             while (piece := pieces.get()) is not None:
                 yield piece

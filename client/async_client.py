@@ -49,10 +49,10 @@ async def open_links(invite: Invite) -> AsyncIterator[Links]:
     identity = Identity.throwaway()
     network = Network(initial_peers=invite.addresses, client=True)
     async with AsyncExitStack() as stack:
-        process = await open_p2p(identity, network)
-        stack.push_async_callback(process.close)
+        daemon = await open_p2p(identity, network)
+        stack.push_async_callback(daemon.close)
         board = await DhtBoard.open(
-            process,
+            daemon,
             invite.swarm,
             identity,
             key=invite.key,
@@ -60,7 +60,7 @@ async def open_links(invite: Invite) -> AsyncIterator[Links]:
             client=True,
         )
         stack.push_async_callback(board.close)
-        channel = await LibP2PChannel.open(process, invite.swarm, invite.key)
+        channel = await LibP2PChannel.open(daemon, invite.swarm, invite.key)
         stack.push_async_callback(channel.close)
         yield Links(board, channel)
 

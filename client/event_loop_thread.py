@@ -1,4 +1,4 @@
-"""Background: an event loop in a thread of its own, so that plain calls work anywhere."""
+"""EventLoopThread: an event loop in a thread of its own, so that plain calls work anywhere."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ END_SECONDS = 10.0  # for an interrupted coroutine to leave its stages
 T = TypeVar("T")
 
 
-class Background:
+class EventLoopThread:
     """Runs coroutines in a thread; use it with `with`: leaving it waits for all of them."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from swarm.model_spec import BUILT_IN, ModelSpec
 from swarm.p2p.addresses import own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
+from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.records import PENDING, Capability, Manifest
 from swarm.state_folder import (
     FOLDER_MARK,
@@ -79,7 +79,7 @@ class Served:
 class Links:
     """The open ways to the outside."""
 
-    process: PeerProcess
+    process: P2PDaemon
     board: Board
     channel: Channel
     invite: Invite

@@ -1,4 +1,4 @@
-"""`swarm ...`: looks up the room that a command belongs to, and says errors in one sentence."""
+"""`swarm ...`: looks up the package that a command belongs to, and says errors in one sentence."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from swarm import __version__
 from swarm.commands.command_line import carry_out, read_arguments, suggestion
-from swarm.commands.entry_points import leave, open_room
+from swarm.commands.entry_points import import_package, leave
 from swarm.errors import BadInput
 from swarm.formatting import log_printably
 
@@ -53,15 +53,15 @@ def _run(given: list[str]) -> int:
 def _call(command: str, given: list[str]) -> int:
     rest = given[1:]
     if command == "node":
-        return int(open_room("node.main").main(rest, "swarm node"))
+        return int(import_package("node.main").main(rest, "swarm node"))
     if command == "plan" and not HELP.isdisjoint(rest):
-        return int(open_room("planner.cli.commands").main([command, "--help"]))
+        return int(import_package("planner.cli.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):
-        return int(open_room("planner.cli.commands").main(given))
-    draw = open_room("planner.cli.text_chart").layers_picture
+        return int(import_package("planner.cli.commands").main(given))
+    draw = import_package("planner.cli.text_chart").layers_picture
     if command == "demo":
-        return int(open_room("client.cli.demo").main(rest, draw))
-    return int(open_room("client.cli.commands").main(given, draw))
+        return int(import_package("client.cli.demo").main(rest, draw))
+    return int(import_package("client.cli.commands").main(given, draw))
 
 
 def _names_instance(rest: Sequence[str]) -> bool:

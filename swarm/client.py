@@ -6,9 +6,9 @@ Where a script or folder of the caller has that name, `import client` stays thei
 import sys
 from typing import TYPE_CHECKING
 
-from swarm.commands.entry_points import borrow_room
+from swarm.commands.entry_points import import_package_privately
 
 if TYPE_CHECKING:
     from client import *  # noqa: F403 - so that type checkers see through the door
 
-sys.modules[__name__] = borrow_room("client")
+sys.modules[__name__] = import_package_privately("client")

@@ -4,7 +4,7 @@ import gc
 import sys
 
 from swarm.commands.command_line import carry_out, read_arguments
-from swarm.commands.entry_points import leave, open_room
+from swarm.commands.entry_points import import_package, leave
 
 
 def main() -> int:
@@ -13,9 +13,9 @@ def main() -> int:
 
 
 def _live() -> int:
-    room = open_room("node.main")
+    node = import_package("node.main")
     gc.freeze()  # what is imported stays: looking through it again and again would stall the node
-    code: int = room.main(read_arguments(sys.argv[1:]))
+    code: int = node.main(read_arguments(sys.argv[1:]))
     return code
 
 

@@ -27,7 +27,7 @@ def state_folder(environment: Mapping[str, str]) -> Path:
 
 
 def own_environment() -> Mapping[str, str]:
-    """The environment of this process: read at the doors only (plain calls, Client, commands)."""
+    """This process's environment: read at the entry points only (plain calls, Client, commands)."""
     return os.environ
 
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from client.async_client import Client
-from client.cli.terminal import Screen
-from client.event_loop_thread import Background
+from client.cli.terminal import Terminal
+from client.event_loop_thread import EventLoopThread
 from client.generation import Generation
 from client.request import Options, Question, Request
 from swarm.commands.command_line import as_text, say_error, suggestion
@@ -75,25 +75,25 @@ class Chat:
 
 
 class Conversation:
-    """A chat on a screen: reads lines, obeys commands, and outlives errors."""
+    """A chat on a terminal: reads lines, obeys commands, and outlives errors."""
 
-    def __init__(self, chat: Chat, screen: Screen, background: Background) -> None:
+    def __init__(self, chat: Chat, terminal: Terminal, loop_thread: EventLoopThread) -> None:
         self._chat = chat
-        self._screen = screen
-        self._background = background
+        self._terminal = terminal
+        self._loop_thread = loop_thread
         self.exit_code = 0  # of the last line that failed, for scripts
 
     @property
     def is_watched(self) -> bool:
         """Whether a person types and reads, or a script does."""
-        return self._screen.is_terminal and sys.stdin.isatty()
+        return self._terminal.is_terminal and sys.stdin.isatty()
 
     def run(self) -> None:
         """Talk until the input ends."""
         if self.is_watched:
             with suppress(ImportError):  # lines can be edited where Python has it
                 importlib.import_module("readline")
-            self._screen.line("Write a line to the model; /help lists commands, Ctrl-D leaves.")
+            self._terminal.line("Write a line to the model; /help lists commands, Ctrl-D leaves.")
         for line in self._lines():
             if line == "/exit":
                 return
@@ -109,21 +109,21 @@ class Conversation:
     def _say(self, line: str) -> None:
         text = as_text(line.removeprefix("/") if line.startswith("//") else line, "line")
         try:
-            generation = self._background.run(self._chat.say(text, self._screen.piece))
+            generation = self._loop_thread.run(self._chat.say(text, self._terminal.piece))
         except KeyboardInterrupt:
-            self._screen.line(STOPPED)
+            self._terminal.line(STOPPED)
             return
-        self._screen.line()
+        self._terminal.line()
         if generation.finish_reason == "length":
             count = len(generation.token_ids)
-            self._screen.note(f"(cut at {count} tokens; --max-tokens N allows others)")
+            self._terminal.note(f"(cut at {count} tokens; --max-tokens N allows others)")
 
     def _obey(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         match word:
             case "/help":
                 broad = max(map(len, HELP))
-                self._screen.line("\n".join(f"{name:<{broad}}  {HELP[name]}" for name in HELP))
+                self._terminal.line("\n".join(f"{name:<{broad}}  {HELP[name]}" for name in HELP))
             case "/system":
                 self._chat.system = as_text(rest.strip(), "line")
             case "/clear":
@@ -145,20 +145,20 @@ class Conversation:
                 interrupts += 1
                 if interrupts > 1 or not self.is_watched:
                     raise
-                self._screen.line("\n(once more leaves, as /exit and Ctrl-D do)")
+                self._terminal.line("\n(once more leaves, as /exit and Ctrl-D do)")
                 continue
             interrupts = 0
             if line:
                 yield line
 
 
-def run_chat(client: Client, screen: Screen, chat: Chat) -> int:
+def run_chat(client: Client, terminal: Terminal, chat: Chat) -> int:
     """Talk until the input ends; returns the exit code; raises SwarmError before the first line."""
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused line by line
-    with Background() as background:
-        background.run(chat.check())
-        with background.hold(client):
-            conversation = Conversation(chat, screen, background)
+    with EventLoopThread() as loop_thread:
+        loop_thread.run(chat.check())
+        with loop_thread.hold(client):
+            conversation = Conversation(chat, terminal, loop_thread)
             conversation.run()
             return conversation.exit_code

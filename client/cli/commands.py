@@ -9,7 +9,7 @@ from typing import cast
 from client.api import answer
 from client.async_client import TIMEOUT_SECONDS, Client, Connect, open_links
 from client.cli.chat import Chat, run_chat
-from client.cli.swarm_status import find_overview, why_idle
+from client.cli.swarm_status import find_status, why_idle
 from client.cli.tables import (
     DrawLayers,
     show_idle,
@@ -19,8 +19,8 @@ from client.cli.tables import (
     show_planner,
     show_stages,
 )
-from client.cli.terminal import Screen
-from client.event_loop_thread import Background
+from client.cli.terminal import Terminal
+from client.event_loop_thread import EventLoopThread
 from client.request import Options, Question
 from client.routing.live_plan import find_plan, read_plan, trust_of
 from swarm.commands.command_line import Parser
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str], draw: DrawLayers, connect: Connect = open_lin
 
 def _run(given: argparse.Namespace, draw: DrawLayers, connect: Connect) -> int:
     run = {"generate": run_generate, "chat": run_chat_command, "status": run_status}
-    screen = Screen()
+    terminal = Terminal()
     if given.command == "plan":
-        return run_plan(given, screen, connect, draw)
-    return run[given.command](given, screen, connect)
+        return run_plan(given, terminal, connect, draw)
+    return run[given.command](given, terminal, connect)
 
 
 def parser() -> Parser:
@@ -75,61 +75,63 @@ def parser() -> Parser:
     return made
 
 
-def run_generate(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
+def run_generate(given: argparse.Namespace, terminal: Terminal, connect: Connect) -> int:
     """`swarm generate PROMPT`."""
     prompt, client = prompt_of(given.prompt), client_of(given, connect)
     question = Question(prompt, None, given.timeout, options_of(given))
-    is_streamed = screen.is_terminal and not (given.json or given.no_stream)
-    with Background() as background:
-        shown = screen.piece if is_streamed else None
-        generation = background.run(answer(client, question, shown))
+    is_streamed = terminal.is_terminal and not (given.json or given.no_stream)
+    with EventLoopThread() as loop_thread:
+        shown = terminal.piece if is_streamed else None
+        generation = loop_thread.run(answer(client, question, shown))
     if given.json:
-        screen.json(generation.to_json())
+        terminal.json(generation.to_json())
     else:
-        screen.piece("\n" if is_streamed else generation.text + "\n")
+        terminal.piece("\n" if is_streamed else generation.text + "\n")
         if is_streamed and generation.finish_reason == "length":
             count = len(generation.token_ids)
-            screen.note(f"(cut at {count} tokens; --max-tokens N allows others)")
+            terminal.note(f"(cut at {count} tokens; --max-tokens N allows others)")
     return 0
 
 
-def run_chat_command(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
+def run_chat_command(given: argparse.Namespace, terminal: Terminal, connect: Connect) -> int:
     """`swarm chat`."""
     client = client_of(given, connect)
     chat = Chat(client, given.timeout, options_of(given), given.system)
-    return run_chat(client, screen, chat)
+    return run_chat(client, terminal, chat)
 
 
-def run_status(given: argparse.Namespace, screen: Screen, connect: Connect) -> int:
+def run_status(given: argparse.Namespace, terminal: Terminal, connect: Connect) -> int:
     """`swarm status`."""
     invite = invite_of(given)
-    with Background() as background, background.hold(connect(invite)) as links:
-        overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
+    with EventLoopThread() as loop_thread, loop_thread.hold(connect(invite)) as links:
+        status = loop_thread.run(find_status(links.board, invite, KNOWN_SECONDS))
         why = why_idle(
-            overview, background.run(find_plan(links.board, links.channel, trust_of(invite)))
+            status, loop_thread.run(find_plan(links.board, links.channel, trust_of(invite)))
         )
     if given.json:
-        screen.json(overview.to_json() | {"idle": why})
+        terminal.json(status.to_json() | {"idle": why})
         return 0
-    screen.head(f"{overview.swarm} serves {overview.model}")
-    show_planner(screen, overview)
-    show_peers(screen, overview)
-    show_stages(screen, overview)
-    show_idle(screen, overview, why)
+    terminal.head(f"{status.swarm} serves {status.model}")
+    show_planner(terminal, status)
+    show_peers(terminal, status)
+    show_stages(terminal, status)
+    show_idle(terminal, status, why)
     return 0
 
 
-def run_plan(given: argparse.Namespace, screen: Screen, connect: Connect, draw: DrawLayers) -> int:
+def run_plan(
+    given: argparse.Namespace, terminal: Terminal, connect: Connect, draw: DrawLayers
+) -> int:
     """`swarm plan`."""
     invite = invite_of(given)
-    with Background() as background, background.hold(connect(invite)) as links:
-        overview = background.run(find_overview(links.board, invite, KNOWN_SECONDS))
-        live = background.run(read_plan(links.board, links.channel, trust_of(invite)))
+    with EventLoopThread() as loop_thread, loop_thread.hold(connect(invite)) as links:
+        status = loop_thread.run(find_status(links.board, invite, KNOWN_SECONDS))
+        live = loop_thread.run(read_plan(links.board, links.channel, trust_of(invite)))
     if given.json:
-        screen.json(live.document)
+        terminal.json(live.document)
         return 0
-    show_plan(screen, live, overview, draw)
-    show_plan_table(screen, live, overview)
+    show_plan(terminal, live, status, draw)
+    show_plan_table(terminal, live, status)
     return 0
 
 

@@ -1,17 +1,18 @@
-"""Crew: the demo's node processes; started here, watched here, ended here and nowhere else."""
+"""DemoNodes: four unlike node processes for the demo; started, watched and ended here."""
 
 import asyncio
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Self
 
-from client.cli.cast import Role
 from swarm.commands.package_finder import command_of
-from swarm.errors import SwarmError
+from swarm.errors import BadModel, SwarmError
+from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
 
 STOP_SECONDS = 5.0  # within which a node should leave
 KILL_SECONDS = 15.0
@@ -28,11 +29,20 @@ MEANING = {  # of the word that begins a line of a node, for somebody who waits
 OnLine = Callable[[str, str], None]  # name of the node, line
 
 
-class CrewMember:
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node of the demo: what it is called, may use, and how much slower it is made."""
+
+    name: str
+    memory_bytes: int
+    slowdown: float
+
+
+class DemoNode:
     """One node process and what it has printed."""
 
-    def __init__(self, role: Role, process: Process, on_line: OnLine) -> None:
-        self.role = role
+    def __init__(self, spec: NodeSpec, process: Process, on_line: OnLine) -> None:
+        self.spec = spec
         self.process = process
         self.lines: list[str] = []
         self._invite = ""
@@ -44,7 +54,7 @@ class CrewMember:
         """The invite that a host prints; raises SwarmError if it ends without."""
         await self._told.wait()
         if not self._invite:
-            raise SwarmError(f"The node {self.role.name} ended: {self.last_words()}")
+            raise SwarmError(f"The node {self.spec.name} ended: {self.last_words()}")
         return self._invite
 
     def state(self) -> str:
@@ -66,17 +76,17 @@ class CrewMember:
             if line.startswith(INVITE):
                 self._invite = line.removeprefix(INVITE)
                 self._told.set()
-            self._on_line(self.role.name, line)
+            self._on_line(self.spec.name, line)
         self._told.set()
 
 
-class Crew:
+class DemoNodes:
     """Node processes with state folders of their own; leaving the block ends them all."""
 
     def __init__(self, folder: Path, on_line: OnLine) -> None:
         self._folder = folder
         self._on_line = on_line
-        self.members: list[CrewMember] = []
+        self.running: list[DemoNode] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,41 +99,41 @@ class Crew:
     ) -> None:
         await self.stop()
 
-    async def start(self, role: Role, *how: str) -> CrewMember:
+    async def start(self, spec: NodeSpec, *how: str) -> DemoNode:
         """Start a node; `how` is --host or --join INVITE."""
         process = await asyncio.create_subprocess_exec(
             *command_of("swarm.node"),
             *how,
-            *_flags_of(role, self._folder / role.name),
+            *_flags_of(spec, self._folder / spec.name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,
         )
-        member = CrewMember(role, process, self._on_line)
-        self.members.append(member)
-        return member
+        node = DemoNode(spec, process, self._on_line)
+        self.running.append(node)
+        return node
 
-    def ended(self) -> CrewMember | None:
+    def ended(self) -> DemoNode | None:
         """A node that is no longer there, if any."""
-        gone = (member for member in self.members if member.process.returncode is not None)
+        gone = (node for node in self.running if node.process.returncode is not None)
         return next(gone, None)
 
     async def stop(self) -> list[str]:
         """Interrupt every node and wait; returns a complaint for each that did not end well."""
-        members, self.members = self.members, []
-        return [c for c in await asyncio.gather(*(_stop(each) for each in members)) if c]
+        running, self.running = self.running, []
+        return [c for c in await asyncio.gather(*(_stop(each) for each in running)) if c]
 
 
-def _flags_of(role: Role, state: Path) -> Sequence[str]:
+def _flags_of(spec: NodeSpec, state: Path) -> Sequence[str]:
     return (
-        *("--memory", f"{role.memory_bytes}B", "--slowdown", str(role.slowdown)),
-        *("--name", role.name, "--listen", "127.0.0.1", "--threads", "1", "--state", str(state)),
+        *("--memory", f"{spec.memory_bytes}B", "--slowdown", str(spec.slowdown)),
+        *("--name", spec.name, "--listen", "127.0.0.1", "--threads", "1", "--state", str(state)),
         *("--dtype", "f32"),  # the answers are compared, token by token, with a model in float32
     )
 
 
-async def _stop(member: CrewMember) -> str:
-    process, name = member.process, member.role.name
+async def _stop(node: DemoNode) -> str:
+    process, name = node.process, node.spec.name
     if process.returncode is None:
         process.send_signal(signal.SIGINT)
     asked = perf_counter()
@@ -133,7 +143,56 @@ async def _stop(member: CrewMember) -> str:
         process.kill()
     code = await process.wait()
     took = perf_counter() - asked
-    await member.reading
+    await node.reading
     if code:
-        return f"{name} ended with code {code}: {member.last_words()}"
+        return f"{name} ended with code {code}: {node.last_words()}"
     return f"{name} took {took:.1f} s to leave" if took > STOP_SECONDS else ""
+
+
+def node_specs_of(spec: ModelSpec) -> tuple[NodeSpec, ...]:
+    """A large node, a medium one, and two small ones that can only serve layers together.
+
+    Large and medium hold whole layers, each with room for one end of the model (embedding or
+    head). What is left fits the small ones only if they share every layer 5 to 3, and no device
+    can spare a unit: every other arrangement is too large somewhere.
+    """
+    if spec.layers < 4 or min(spec.kv_heads, spec.mlp_blocks) < 8:
+        raise BadModel(
+            f"{spec.name} is too small to be shown on four nodes.",
+            "It takes 4 layers, 8 KV heads and 8 MLP blocks.",
+        )
+    many = spec.layers // 2
+    few = (spec.layers - many) // 2
+    shared = spec.layers - many - few
+    more = (_five_eighths(spec.kv_heads), _five_eighths(spec.mlp_blocks))
+    less = (spec.kv_heads - more[0], spec.mlp_blocks - more[1])
+    whole = (spec.kv_heads, spec.mlp_blocks)
+    end = spec.embedding_parameters * BYTES_PER_VALUE
+    return (
+        NodeSpec("large", shard_bytes(spec, many, *whole) + end, 1.0),
+        NodeSpec("medium", shard_bytes(spec, few, *whole) + end, 1.5),
+        NodeSpec("small", shard_bytes(spec, shared, *more), 1.0),
+        NodeSpec("tiny", shard_bytes(spec, shared, *less), 2.0),
+    )
+
+
+def shard_bytes(spec: ModelSpec, layers: int, kv: int, mlp: int) -> int:
+    """Memory for a shard and the KV of one session, with a margin far below one unit more."""
+    unit = _kv_unit(spec) * layers
+    exact = kv * unit + mlp * _mlp_unit(spec) * layers
+    margin = 0.05 * min(unit, _mlp_unit(spec) * layers)
+    return round((exact + margin) * BYTES_PER_VALUE)
+
+
+def _kv_unit(spec: ModelSpec) -> float:
+    """Values of one KV head in one layer: its weights and its cache."""
+    tokens = min(PLANNED_TOKENS, spec.context)
+    return spec.attention_parameters / spec.kv_heads + tokens * spec.kv_bytes(1, 1)
+
+
+def _mlp_unit(spec: ModelSpec) -> float:
+    return spec.mlp_parameters / spec.mlp_blocks
+
+
+def _five_eighths(units: int) -> int:
+    return max(units * 5 // 8, units // 2 + 1)

@@ -1,4 +1,4 @@
-"""Uncut: the same model whole in this process, through transformers alone, to compare with."""
+"""Reference model: the same model whole, here and by transformers alone, to compare with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from swarm.checkpoint.folder import find_model
 from swarm.model_spec import BUILT_IN
 
 
-def generate_uncut(name: str, request: Request) -> list[int]:
+def generate_reference(name: str, request: Request) -> list[int]:
     """The new ids that transformers' own `generate` gives, greedily and in float32; blocks."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     whole = find_model(name) if name == BUILT_IN or Path(name).is_dir() else name

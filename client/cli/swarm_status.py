@@ -1,4 +1,4 @@
-"""Overview: who is in a swarm, what they serve, who plans and what the plan is."""
+"""SwarmStatus: who is in a swarm, what they serve, who plans and what the plan is."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.5  # between two looks at an empty board
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class SwarmStatus:
     """Everything on the board, at one moment."""
 
     swarm: str
@@ -45,7 +45,7 @@ class Overview:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The overview in plain values."""
+        """The status in plain values."""
         return {
             "swarm": self.swarm,
             "model": self.model,
@@ -56,7 +56,7 @@ class Overview:
         }
 
 
-async def read_overview(board: Board, invite: Invite) -> Overview:
+async def read_status(board: Board, invite: Invite) -> SwarmStatus:
     """Read the board at once; raises Unreachable."""
     capabilities, adverts, leases = await asyncio.gather(
         board.read(Capability), board.read(Advert), board.read(Lease)
@@ -64,7 +64,7 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     holders = lease_holders(leases, trust_of(invite), CLOCK.now())
     planner = next(iter(holders), "")
     stages = [stage for advert in adverts.values() for stage in advert.stages]
-    return Overview(
+    return SwarmStatus(
         swarm=invite.swarm,
         model=title_of(invite.model),
         capabilities={p: c for p, c in sorted(capabilities.items()) if not c.leaving},
@@ -74,7 +74,7 @@ async def read_overview(board: Board, invite: Invite) -> Overview:
     )
 
 
-async def find_overview(board: Board, invite: Invite, seconds: float) -> Overview:
+async def find_status(board: Board, invite: Invite, seconds: float) -> SwarmStatus:
     """Read the board, for so long again if it is empty: a swarm that just began shows up soon.
 
     Raises BadInvite if nobody there has a record of the swarm, Unreachable.
@@ -82,27 +82,27 @@ async def find_overview(board: Board, invite: Invite, seconds: float) -> Overvie
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
     while True:
-        overview = await read_overview(board, invite)
-        if overview.capabilities or overview.stages or len(await board.read(Manifest)):
-            return overview
+        status = await read_status(board, invite)
+        if status.capabilities or status.stages or len(await board.read(Manifest)):
+            return status
         if clock() >= deadline:
             raise unknown_swarm()
         await asyncio.sleep(min(LOOK_SECONDS, seconds))
 
 
-def why_idle(overview: Overview, live: LivePlan | None) -> dict[str, str]:
+def why_idle(status: SwarmStatus, live: LivePlan | None) -> dict[str, str]:
     """For each device that serves nothing, by "<peer>/<index>": what it waits for."""
-    serving = {f"{m.peer}/{m.device}" for stage in overview.stages for m in stage.members}
+    serving = {f"{m.peer}/{m.device}" for stage in status.stages for m in stage.members}
     devices = (
         f"{peer}/{device.index}"
-        for peer, capability in overview.capabilities.items()
+        for peer, capability in status.capabilities.items()
         for device in capability.devices
     )
-    return {each: _why_idle(each, overview, live) for each in devices if each not in serving}
+    return {each: _why_idle(each, status, live) for each in devices if each not in serving}
 
 
-def _why_idle(device: str, overview: Overview, live: LivePlan | None) -> str:
-    if not overview.planner:
+def _why_idle(device: str, status: SwarmStatus, live: LivePlan | None) -> str:
+    if not status.planner:
         return "no planner is elected yet"
     if live is None:
         return "the planner has made no plan yet"

@@ -1,9 +1,9 @@
-"""Pictures: peers, stages and plans as tables for people."""
+"""Tables: peers, stages and plans as tables for people."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-from client.cli.swarm_status import Overview
-from client.cli.terminal import Screen
+from client.cli.swarm_status import SwarmStatus
+from client.cli.terminal import Terminal
 from client.generation import StageTiming
 from client.routing.live_plan import LivePlan
 from swarm.formatting import bytes_text, printable, short_id
@@ -15,71 +15,73 @@ UNNAMED = "-"  # its id stands beside it
 DrawLayers = Callable[[Plan, Mapping[str, str]], str]  # the planner's picture of layers by device
 
 
-def show_peers(screen: Screen, overview: Overview) -> None:
+def show_peers(terminal: Terminal, status: SwarmStatus) -> None:
     """A row for each device of each peer."""
     rows = [
         (
-            overview.name_of(peer) if capability.name else UNNAMED,
+            status.name_of(peer) if capability.name else UNNAMED,
             short_id(peer),
             device.name,
             bytes_text(device.memory_bytes),
             device.dtype,
             f"{bytes_text(device.bytes_per_second)}/s",
             f"{device.flops / 1e9:.1f} GFLOP/s",
-            _role_of(peer, device, overview),
+            _role_of(peer, device, status),
         )
-        for peer, capability in overview.capabilities.items()
+        for peer, capability in status.capabilities.items()
         for device in capability.devices
     ]
-    screen.table(("name", "peer", "device", "memory", "dtype", "decode", "prefill", "serves"), rows)
+    terminal.table(
+        ("name", "peer", "device", "memory", "dtype", "decode", "prefill", "serves"), rows
+    )
 
 
-def show_stages(screen: Screen, overview: Overview) -> None:
+def show_stages(terminal: Terminal, status: SwarmStatus) -> None:
     """A row for each stage on offer."""
     rows = [
         (
             layers_of(stage),
-            ", ".join(overview.name_of(member.peer) for member in stage.members),
+            ", ".join(status.name_of(member.peer) for member in stage.members),
             _shares(stage),
             f"{stage.step_seconds * 1000:.1f} ms",
             stage.free_tokens,
             stage.sessions,
         )
-        for stage in overview.stages
+        for stage in status.stages
     ]
-    screen.table(("layers", "peers", "KV heads", "step", "free tokens", "sessions"), rows)
+    terminal.table(("layers", "peers", "KV heads", "step", "free tokens", "sessions"), rows)
 
 
-def show_idle(screen: Screen, overview: Overview, why: Mapping[str, str]) -> None:
+def show_idle(terminal: Terminal, status: SwarmStatus, why: Mapping[str, str]) -> None:
     """A line for each reason why devices serve nothing."""
-    names = overview.device_names()
+    names = status.device_names()
     for reason in sorted(set(why.values())):
         idle = ", ".join(names[device] for device in why if why[device] == reason)
-        screen.line(f"idle: {idle}: {printable(reason, 500)}")
+        terminal.line(f"idle: {idle}: {printable(reason, 500)}")
 
 
-def show_planner(screen: Screen, overview: Overview) -> None:
+def show_planner(terminal: Terminal, status: SwarmStatus) -> None:
     """Who plans, in one line."""
-    if overview.planner:
-        name = overview.name_of(overview.planner)
-        screen.line(f"planner: {name} ({short_id(overview.planner)}), term {overview.term}")
+    if status.planner:
+        name = status.name_of(status.planner)
+        terminal.line(f"planner: {name} ({short_id(status.planner)}), term {status.term}")
     else:
-        screen.line("planner: none elected yet")
+        terminal.line("planner: none elected yet")
 
 
-def show_plan(screen: Screen, live: LivePlan, overview: Overview, draw: DrawLayers) -> None:
+def show_plan(terminal: Terminal, live: LivePlan, status: SwarmStatus, draw: DrawLayers) -> None:
     """The plan as a picture of layers by device, and why it is empty if it is."""
-    screen.line(f"plan of term {live.term} by {overview.name_of(live.planner)}")
+    terminal.line(f"plan of term {live.term} by {status.name_of(live.planner)}")
     if live.plan.pipelines:
-        screen.line(draw(live.plan, _labels_of(live.plan, overview)))
+        terminal.line(draw(live.plan, _labels_of(live.plan, status)))
     else:
         reason = printable(live.reason or "no device to plan with", 500)
-        screen.line(f"no pipeline: {reason}")
+        terminal.line(f"no pipeline: {reason}")
 
 
-def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
+def show_plan_table(terminal: Terminal, live: LivePlan, status: SwarmStatus) -> None:
     """A row for each shard of the plan."""
-    names = overview.device_names()
+    names = status.device_names()
     rows = [
         (
             number,
@@ -92,12 +94,12 @@ def show_plan_table(screen: Screen, live: LivePlan, overview: Overview) -> None:
         for stage in pipeline.stages
         for shard in stage.shards
     ]
-    screen.table(("pipeline", "layers", "device", "KV heads", "MLP blocks"), rows)
+    terminal.table(("pipeline", "layers", "device", "KV heads", "MLP blocks"), rows)
 
 
-def route_line(route: Sequence[StageAdvert], overview: Overview | None = None) -> str:
+def route_line(route: Sequence[StageAdvert], status: SwarmStatus | None = None) -> str:
     """A route in one line: layers and peers of each stage."""
-    name_of = overview.name_of if overview else short_id
+    name_of = status.name_of if status else short_id
     return " -> ".join(
         f"{layers_of(stage)} " + "+".join(name_of(m.peer) for m in stage.members) for stage in route
     )
@@ -108,16 +110,16 @@ def layers_of(stage: StageAdvert | Stage | StageTiming) -> str:
     return f"{stage.start}-{stage.end - 1}"
 
 
-def _labels_of(plan: Plan, overview: Overview) -> dict[str, str]:
+def _labels_of(plan: Plan, status: SwarmStatus) -> dict[str, str]:
     """What the picture calls each device; those that a plan invents are escaped."""
     planned = {shard.device: printable(shard.device) for _, shard in plan.shards()}
-    return planned | overview.device_names()
+    return planned | status.device_names()
 
 
-def _role_of(peer: str, device: Device, overview: Overview) -> str:
+def _role_of(peer: str, device: Device, status: SwarmStatus) -> str:
     served = [
         layers_of(stage)
-        for stage in overview.stages
+        for stage in status.stages
         if any((member.peer, member.device) == (peer, device.index) for member in stage.members)
     ]
     return ", ".join(served) or "idle"

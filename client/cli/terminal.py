@@ -1,4 +1,4 @@
-"""Screen: what a command shows; rich on a terminal, exact bytes and JSON otherwise."""
+"""Terminal: what a command shows; rich on a terminal, exact bytes and JSON otherwise."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ FRAME = 3  # characters that a drawn table needs for each column
 LONGEST_LINE = 10_000  # characters
 
 
-class Screen:
+class Terminal:
     """Standard output for results, standard error for remarks; nothing acts on the terminal."""
 
     def __init__(self) -> None:

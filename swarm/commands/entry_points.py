@@ -1,4 +1,4 @@
-"""Doors: open a room by name when called, the one beside this package and no other."""
+"""Entry points: import a package of ours by name when called, the one beside this and no other."""
 
 import gc
 import importlib
@@ -15,61 +15,61 @@ from typing import NoReturn
 from swarm.commands.package_finder import FINDER, claim_names, is_ours
 from swarm.errors import BadInput
 
-_BORROWING = RLock()
+_IMPORTING = RLock()
 
 
-def open_room(name: str) -> ModuleType:
-    """Import a room or one of its files, such as "node.main", in a program of ours.
+def import_package(name: str) -> ModuleType:
+    """Import a package or one of its files, such as "node.main", in a program of ours.
 
     Raises BadInput if another module has taken its name before us.
     """
-    room = name.partition(".")[0]
+    package = name.partition(".")[0]
     claim_names()
-    loaded = sys.modules.get(room)
+    loaded = sys.modules.get(package)
     if loaded is not None and not is_ours(loaded.__spec__):
         found = getattr(loaded, "__file__", None) or "Another module"
         raise BadInput(
-            f"{found} was loaded in place of Swarm's own package {room!r}.",
+            f"{found} was loaded in place of Swarm's own package {package!r}.",
             "Start Python without it.",
         )
     return _import(name)
 
 
-def borrow_room(room: str) -> ModuleType:
-    """Import a room in somebody else's program, where the name may be theirs, and stays so.
+def import_package_privately(package: str) -> ModuleType:
+    """Import a package in somebody else's program, where the name may be theirs, and stays so.
 
     Where Python finds ours by that name, it is the very same object.
     """
-    with _BORROWING:
-        if is_ours(_spec_of(room)):
-            return _import(room)
-        with _name_lent(room):
-            return _import(room)
+    with _IMPORTING:
+        if is_ours(_spec_of(package)):
+            return _import(package)
+        with _name_replaced(package):
+            return _import(package)
 
 
 @contextmanager
-def _name_lent(room: str) -> Iterator[None]:
-    """Let a room's name mean ours for a while; give it back with what it meant before."""
-    theirs = _taken_out(room)
+def _name_replaced(package: str) -> Iterator[None]:
+    """Let a package's name mean ours for a while; give it back with what it meant before."""
+    theirs = _removed_modules(package)
     sys.meta_path.insert(0, FINDER)
     try:
         yield
     finally:
         sys.meta_path.remove(FINDER)
-        _taken_out(room)
+        _removed_modules(package)
         sys.modules.update(theirs)
 
 
-def _taken_out(room: str) -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] == room]
+def _removed_modules(package: str) -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == package]
     return {name: sys.modules.pop(name) for name in names}
 
 
-def _spec_of(room: str) -> importlib.machinery.ModuleSpec | None:
+def _spec_of(package: str) -> importlib.machinery.ModuleSpec | None:
     """What the name means now, or would mean if it were imported."""
-    if room in sys.modules:
-        return sys.modules[room].__spec__
-    return importlib.util.find_spec(room)
+    if package in sys.modules:
+        return sys.modules[package].__spec__
+    return importlib.util.find_spec(package)
 
 
 def _import(name: str) -> ModuleType:

@@ -16,7 +16,7 @@ SKEW_SECONDS = 3.0  # clocks may differ by this much; hivemind keeps peers furth
 
 
 class Board(Protocol):
-    """What a room needs of the DHT; `DhtBoard` is real, `MemoryBoard` its twin."""
+    """What a package needs of the DHT; `DhtBoard` is real, `MemoryBoard` its twin."""
 
     peer: str
 

@@ -23,7 +23,7 @@ from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
 from swarm.invites import peer_of_address
-from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.records import Capability, Record, record_of_map, record_to_list
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
@@ -48,11 +48,9 @@ T = TypeVar("T")
 class DhtBoard:
     """The Board of one peer; closing it leaves the daemon running."""
 
-    def __init__(
-        self, process: PeerProcess, validator: SwarmValidator, clock: NetworkClock
-    ) -> None:
-        self.peer = process.peer
-        self._process = process
+    def __init__(self, daemon: P2PDaemon, validator: SwarmValidator, clock: NetworkClock) -> None:
+        self.peer = daemon.peer
+        self._daemon = daemon
         self._swarm = validator.key.name  # as it stands in the keys
         self._validator = validator
         self._clock = clock
@@ -67,7 +65,7 @@ class DhtBoard:
     @classmethod
     async def open(
         cls,
-        process: PeerProcess,
+        daemon: P2PDaemon,
         swarm: str,
         identity: Identity,
         *,
@@ -76,7 +74,7 @@ class DhtBoard:
         client: bool = False,
     ) -> "DhtBoard":
         """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
-        self = cls(process, SwarmValidator(swarm, identity, key, CLOCK.now), CLOCK)
+        self = cls(daemon, SwarmValidator(swarm, identity, key, CLOCK.now), CLOCK)
         self._initial_peers = tuple(initial_peers)
         try:
             async with asyncio.timeout(JOIN_SECONDS):
@@ -113,7 +111,7 @@ class DhtBoard:
         records = {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
         for peer, record in records.items():
             if isinstance(record, Capability):
-                self._process.note_addresses(peer, record.addresses)
+                self._daemon.note_addresses(peer, record.addresses)
         return records
 
     @property
@@ -129,7 +127,7 @@ class DhtBoard:
         if self._node.cache_refresh_task is not None:
             self._node.cache_refresh_task.cancel()
         self._node.is_alive = False
-        if not self._process.ended.is_set():  # hivemind would wait for a dead daemon
+        if not self._daemon.ended.is_set():  # hivemind would wait for a dead daemon
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
                 await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
 
@@ -144,7 +142,7 @@ class DhtBoard:
 
     async def _join(self, client: bool) -> None:
         """Make our part of the DHT, with every guard in place, before anybody is met."""
-        p2p = self._process.p2p
+        p2p = self._daemon.p2p
         self._node = await DHTNode.create(
             p2p=p2p,
             node_id=node_id_of(self.peer),
@@ -153,7 +151,7 @@ class DhtBoard:
             client_mode=True,  # hivemind's own protocol serves nothing: ours takes its place
             record_validator=self._validator,
         )
-        networks = Networks(self._process.connected)
+        networks = Networks(self._daemon.connected)
         company = Company(self._validator.key, networks, self._clock)
         protocol = await SwarmProtocol.open(p2p, self._validator, company, client=client)
         self._node.protocol = protocol
@@ -249,7 +247,7 @@ class DhtBoard:
     async def _look_for_company(self) -> None:
         for address in self._initial_peers:
             with suppress(Unreachable):
-                await self._process.connect(address)
+                await self._daemon.connect(address)
         first = [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
         for peer in {*first, *self._friends}:
             await self._node.protocol.call_ping(peer)

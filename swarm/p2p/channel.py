@@ -12,7 +12,7 @@ Answer = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class Channel(Protocol):
-    """What a room needs of the network; `LibP2PChannel` is real, `MemoryChannel` its twin."""
+    """What a package needs of the network; `LibP2PChannel` is real, `MemoryChannel` its twin."""
 
     peer: str
 

@@ -18,7 +18,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
 from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
-from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.partings import Partings
 from swarm.p2p.peer_connection import PINGS, Way
 from swarm.p2p.rpc import PROOF_BYTES, Questions
@@ -42,17 +42,17 @@ logger = logging.getLogger(__name__)
 class LibP2PChannel:
     """A Channel over one p2pd; closing it leaves the daemon running."""
 
-    def __init__(self, process: PeerProcess, swarm: str, key: str, ping_seconds: float) -> None:
-        self.peer = process.peer
-        self._process = process
+    def __init__(self, daemon: P2PDaemon, swarm: str, key: str, ping_seconds: float) -> None:
+        self.peer = daemon.peer
+        self._daemon = daemon
         self._key = SwarmKey(swarm, key)
         self._frames = f"/swarm/1/{self._key.name}/frames"
-        self._questions = Questions(process, f"/swarm/1/{self._key.name}/questions")
+        self._questions = Questions(daemon, f"/swarm/1/{self._key.name}/questions")
         self._ping_seconds = ping_seconds
         self._codec = Codec()
         self._ways: dict[str, Way] = {}
         self._incoming: dict[str, FrameStream] = {}
-        self._partings = Partings(lambda peer: self._spawn(process.disconnect(peer)))
+        self._partings = Partings(lambda peer: self._spawn(daemon.disconnect(peer)))
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
@@ -62,11 +62,11 @@ class LibP2PChannel:
 
     @classmethod
     async def open(
-        cls, process: PeerProcess, swarm: str, key: str = "", *, ping_seconds: float = PING_SECONDS
+        cls, daemon: P2PDaemon, swarm: str, key: str = "", *, ping_seconds: float = PING_SECONDS
     ) -> "LibP2PChannel":
         """Serve the streams of a swarm on a running p2pd; holds tasks until closed."""
-        self = cls(process, swarm, key, ping_seconds)
-        serve = process.p2p.add_binary_stream_handler
+        self = cls(daemon, swarm, key, ping_seconds)
+        serve = daemon.p2p.add_binary_stream_handler
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
             await serve(self._questions.protocol, self._serve_question)
@@ -152,7 +152,7 @@ class LibP2PChannel:
         await self._partings.finish(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
-        reader, writer = await self._process.open_stream(peer, self._frames)
+        reader, writer = await self._daemon.open_stream(peer, self._frames)
         writer.write(self._proof(self.peer, peer))
         stream = FrameStream(reader, writer)
         way.open(stream)

@@ -1,4 +1,4 @@
-"""PeerProcess: one p2pd daemon with our identity; opens hivemind's P2P and knows its addresses."""
+"""P2PDaemon: one p2pd with our identity; opens hivemind's P2P and knows its addresses."""
 
 import asyncio
 import errno
@@ -70,7 +70,7 @@ class Network:
         return self.host.startswith("127.") and not self.announce
 
 
-class PeerProcess:
+class P2PDaemon:
     """A running p2pd; `ended` is set when it is gone, whoever ended it."""
 
     def __init__(self, p2p: P2P) -> None:
@@ -177,7 +177,7 @@ class PeerProcess:
             logger.error("the own p2pd ended with code %s", code)
 
 
-async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
+async def open_p2p(identity: Identity, network: Network) -> P2PDaemon:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
     _check_port(network)
     await asyncio.to_thread(remove_stale_sockets)
@@ -186,11 +186,11 @@ async def open_p2p(identity: Identity, network: Network) -> PeerProcess:
             p2p = await _start(network, str(path))
         except P2PDaemonError as error:
             raise _explained(error, network) from error
-    process = PeerProcess(p2p)
-    if process.peer != identity.peer:
-        await process.close()
-        raise BadInput(f"p2pd took our key for {process.peer} instead of {identity.peer}.")
-    return process
+    daemon = P2PDaemon(p2p)
+    if daemon.peer != identity.peer:
+        await daemon.close()
+        raise BadInput(f"p2pd took our key for {daemon.peer} instead of {identity.peer}.")
+    return daemon
 
 
 def remove_stale_sockets(folder: Path = SOCKETS_FOLDER, age_seconds: float = STALE_SECONDS) -> None:

@@ -24,6 +24,6 @@ class Partings:
             parting.add_done_callback(lambda _: self._pending.pop(peer))
 
     async def finish(self, peer: str) -> None:
-        """Wait until no parting with a peer is pending; `PeerProcess.disconnect` bounds it."""
+        """Wait until no parting with a peer is pending; `P2PDaemon.disconnect` bounds it."""
         if parting := self._pending.get(peer):
             await asyncio.wait([parting])

@@ -12,7 +12,7 @@ from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.formatting import printable
 from swarm.p2p.channel import ANSWER_CAP, Answer
 from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
-from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rate_limit import RateLimit
 from swarm.p2p.unproved_streams import UnprovedStreams
 
@@ -76,8 +76,8 @@ class Limits:
 class Questions:
     """Asks other peers and answers them by name; `proof` shows that we know the swarm's key."""
 
-    def __init__(self, process: PeerProcess, protocol: str, limits: Limits | None = None) -> None:
-        self._process = process
+    def __init__(self, daemon: P2PDaemon, protocol: str, limits: Limits | None = None) -> None:
+        self._daemon = daemon
         self.protocol = protocol
         self._handlers: dict[str, Answer] = {}
         self._limits = limits or Limits()
@@ -89,7 +89,7 @@ class Questions:
 
     async def ask(self, peer: str, name: str, payload: bytes, proof: bytes) -> bytes:
         """Ask over an own stream, without a deadline; raises PeerLost, PeerRefused."""
-        reader, writer = await self._process.open_stream(peer, self.protocol)
+        reader, writer = await self._daemon.open_stream(peer, self.protocol)
         try:
             writer.write(proof)
             writer.writelines(frame_of(msgpack.packb(name), payload))

@@ -1,4 +1,4 @@
-"""Clock: time as rooms and tests pass it in; a ManualClock moves only when a test says so."""
+"""Clock: time as callers pass it in; a ManualClock moves only when a test says so."""
 
 import asyncio
 import heapq

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 
 
 def test_results_and_errors_come_back() -> None:
@@ -17,10 +17,10 @@ def test_results_and_errors_come_back() -> None:
             raise ValueError(value)
         return value + 1
 
-    with Background() as background:
-        assert background.run(work(1)) == 2
+    with EventLoopThread() as loop_thread:
+        assert loop_thread.run(work(1)) == 2
         with pytest.raises(ValueError, match="-1"):
-            background.run(work(-1))
+            loop_thread.run(work(-1))
 
 
 def test_plain_calls_work_inside_a_running_loop() -> None:
@@ -28,8 +28,8 @@ def test_plain_calls_work_inside_a_running_loop() -> None:
         return "inner"
 
     async def outer() -> str:
-        with Background() as background:
-            return background.run(inner())
+        with EventLoopThread() as loop_thread:
+            return loop_thread.run(inner())
 
     assert asyncio.run(outer()) == "inner"
 
@@ -44,9 +44,9 @@ def test_leaving_waits_for_what_was_cancelled_to_clean_up() -> None:
             await asyncio.sleep(0.02)
             said.append("goodbye")
 
-    with Background() as background:
-        future = background.start(work())
-        background.run(asyncio.sleep(0.01))
+    with EventLoopThread() as loop_thread:
+        future = loop_thread.start(work())
+        loop_thread.run(asyncio.sleep(0.01))
         future.cancel()
     assert said == ["goodbye"]
 
@@ -60,8 +60,8 @@ def test_managers_are_held_open_and_closed() -> None:
         yield 5
         said.append("closed")
 
-    with Background() as background:
-        with background.hold(door()) as value:
+    with EventLoopThread() as loop_thread:
+        with loop_thread.hold(door()) as value:
             assert (value, said) == (5, ["open"])
         assert said == ["open", "closed"]
 
@@ -70,5 +70,5 @@ def test_a_loop_of_our_own_is_uvloops() -> None:
     async def loop() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    with Background() as background:
-        assert isinstance(background.run(loop()), uvloop.Loop)
+    with EventLoopThread() as loop_thread:
+        assert isinstance(loop_thread.run(loop()), uvloop.Loop)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from client.cli.swarm_status import Overview, why_idle
+from client.cli.swarm_status import SwarmStatus, why_idle
 from client.cli.tables import show_idle, show_peers, show_plan, show_plan_table, show_stages
-from client.cli.terminal import Screen
+from client.cli.terminal import Terminal
 from client.routing.live_plan import LivePlan
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device, Link
@@ -330,13 +330,13 @@ def look_at(document: Any) -> None:
     device = Device(0, "cpu", "\x1b[2J[/]", 1, 1.0, 1.0)
     known = Capability("m", [device], [], "host", True, 0.0, name="[link=x]\x1b")
     stage = StageAdvert(0, 2**62, [Member("a", 0, 2**62, 0)], 1.7e308, 2**62, 2**62)
-    overview = Overview("s", "m", {"a": known, "p": known}, (stage,), live.planner, live.term)
-    screen = Screen()
-    show_peers(screen, overview)
-    show_stages(screen, overview)
-    show_idle(screen, overview, why_idle(overview, live))
-    show_plan(screen, live, overview, layers_picture)
-    show_plan_table(screen, live, overview)
+    status = SwarmStatus("s", "m", {"a": known, "p": known}, (stage,), live.planner, live.term)
+    terminal = Terminal()
+    show_peers(terminal, status)
+    show_stages(terminal, status)
+    show_idle(terminal, status, why_idle(status, live))
+    show_plan(terminal, live, status, layers_picture)
+    show_plan_table(terminal, live, status)
 
 
 @given(documents)

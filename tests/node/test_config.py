@@ -21,7 +21,7 @@ from node.config import NodeConfig, read_config, worker_environment
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
-from swarm.p2p.p2p_daemon import PeerProcess
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.records import Manifest
 from swarm.state_folder import LAST_INVITE, state_folder
 from swarm.testing.memory_network import peer_named
@@ -250,14 +250,14 @@ def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_ca
 ) -> None:
     serving = Manifest(BUILT_IN, "0" * 64, "f32", 0.0)
 
-    async def nowhere(process: PeerProcess) -> tuple[str, ...]:
+    async def nowhere(process: P2PDaemon) -> tuple[str, ...]:
         return ()
 
     async def open_it() -> None:
         async with open_links(read_config(["--host", "--listen", "localhost"]), serving):
             pytest.fail("there is no address to invite to")
 
-    monkeypatch.setattr(PeerProcess, "addresses", nowhere)
+    monkeypatch.setattr(P2PDaemon, "addresses", nowhere)
     with pytest.raises(Unreachable, match="listens at no address"):
         asyncio.run(open_it())
 

@@ -10,7 +10,7 @@ import pytest
 
 from swarm.dht.dht_board import DhtBoard
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, PeerProcess, open_p2p
+from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.trust.identity import Identity, swarm_id
 from swarm.wire.messages import Message
 
@@ -24,7 +24,7 @@ class Peer:
     """One real peer and what came in at it."""
 
     identity: Identity
-    process: PeerProcess
+    daemon: P2PDaemon
     channel: LibP2PChannel
     board: DhtBoard | None
     messages: "asyncio.Queue[tuple[str, Message]]" = field(default_factory=asyncio.Queue)
@@ -32,7 +32,7 @@ class Peer:
 
     @property
     def id(self) -> str:
-        return self.process.peer
+        return self.daemon.peer
 
     async def message(self) -> tuple[str, Message]:
         return await asyncio.wait_for(self.messages.get(), PATIENCE_SECONDS)
@@ -74,13 +74,13 @@ class Swarm:
         """Start a peer; the first one founds the swarm."""
         identity = Identity.throwaway() if self.addresses else self.founder
         network = Network(initial_peers=self.addresses, client=client)
-        process = await open_p2p(identity, network)
-        self.stack.push_async_callback(process.close)
-        self.addresses = self.addresses or await process.addresses()
+        daemon = await open_p2p(identity, network)
+        self.stack.push_async_callback(daemon.close)
+        self.addresses = self.addresses or await daemon.addresses()
         found = None
         if board:
             found = await DhtBoard.open(
-                process,
+                daemon,
                 self.id,
                 identity,
                 key=key,
@@ -88,11 +88,9 @@ class Swarm:
                 client=client,
             )
             self.stack.push_async_callback(found.close)
-        channel = await LibP2PChannel.open(
-            process, swarm or self.id, key, ping_seconds=ping_seconds
-        )
+        channel = await LibP2PChannel.open(daemon, swarm or self.id, key, ping_seconds=ping_seconds)
         self.stack.push_async_callback(channel.close)
-        peer = Peer(identity, process, channel, found)
+        peer = Peer(identity, daemon, channel, found)
         channel.listen(
             lambda sender, message: peer.messages.put_nowait((sender, message)),
             lambda lost, reason: peer.losses.put_nowait((lost, reason)),

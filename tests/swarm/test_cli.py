@@ -104,5 +104,5 @@ def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("swarm.cli.open_room", interrupt)
+    monkeypatch.setattr("swarm.cli.import_package", interrupt)
     assert main(["status"]) == 130

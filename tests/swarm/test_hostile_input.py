@@ -274,8 +274,8 @@ def test_no_address_ends_in_anything_but_a_sentence(examples: int) -> None:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner) -> None:
-    process: Any = SimpleNamespace(peer=FOUNDER.peer)
-    channel = LibP2PChannel(process, SWARM, "", 2.0)
+    daemon: Any = SimpleNamespace(peer=FOUNDER.peer)
+    channel = LibP2PChannel(daemon, SWARM, "", 2.0)
     heard: list[Any] = []
     channel._on_message = lambda _peer, message: heard.append(message)
     spawn: Any = lambda coroutine: coroutine.close()  # noqa: E731
@@ -297,8 +297,8 @@ def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner)
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_no_question_ends_in_anything_but_a_verdict(examples: int, loop: asyncio.Runner) -> None:
-    process: Any = SimpleNamespace(peer=FOUNDER.peer)
-    questions = LibP2PChannel(process, SWARM, "", 2.0)._questions
+    daemon: Any = SimpleNamespace(peer=FOUNDER.peer)
+    questions = LibP2PChannel(daemon, SWARM, "", 2.0)._questions
     questions._limits.has_room = lambda peer: True  # type: ignore[method-assign]
     questions._limits.leave = lambda peer: None  # type: ignore[method-assign]
     questions.answer("echo", echo)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import client
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.model_spec import BUILT_IN
 from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes
@@ -30,7 +30,7 @@ class Swarm:
 
     nodes: Nodes
     invite: str
-    background: Background
+    loop_thread: EventLoopThread
     client: client.Client
 
     def node_of(self, peer: str) -> NodeProcess:
@@ -45,13 +45,15 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def background() -> Iterator[Background]:
-    with Background() as background:
-        yield background
+def loop_thread() -> Iterator[EventLoopThread]:
+    with EventLoopThread() as loop_thread:
+        yield loop_thread
 
 
 @pytest.fixture(scope="module")
-def swarm(tmp_path_factory: pytest.TempPathFactory, background: Background) -> Iterator[Swarm]:
+def swarm(
+    tmp_path_factory: pytest.TempPathFactory, loop_thread: EventLoopThread
+) -> Iterator[Swarm]:
     """Four nodes that serve swarm-tiny in three stages, the middle one over an uneven pair."""
     folder: Path = tmp_path_factory.mktemp("swarm")
     with nodes_in(folder) as nodes:
@@ -61,5 +63,5 @@ def swarm(tmp_path_factory: pytest.TempPathFactory, background: Background) -> I
         others = [nodes.start(part, "--join", invite) for part in UNEVEN[1:]]
         for node in (host, *others):
             node.line("ready:")
-        with background.hold(client.Client(invite)) as asking:
-            yield Swarm(nodes, invite, background, asking)
+        with loop_thread.hold(client.Client(invite)) as asking:
+            yield Swarm(nodes, invite, loop_thread, asking)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import client
 from client.async_client import open_links
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 from node import bootstrap
 from node.main import main
 from swarm.checkpoint.folder import read_spec
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def swarm(folder: Path, background: Background, tmp_path_factory: Any) -> Iterator[Swarm]:
+def swarm(folder: Path, loop_thread: EventLoopThread, tmp_path_factory: Any) -> Iterator[Swarm]:
     """A private swarm of two nodes, four layers and two."""
     spec = read_spec(folder, str(folder))
     whole = (spec.kv_heads, spec.mlp_blocks)
@@ -66,15 +66,15 @@ def swarm(folder: Path, background: Background, tmp_path_factory: Any) -> Iterat
         nodes.start(Part("speck", 20_000, more_kv=False), "--join", invite)
         host.line("ready:")
         other.line("ready:")
-        with background.hold(client.Client(invite)) as asking:
-            yield Swarm(nodes, invite, background, asking)
+        with loop_thread.hold(client.Client(invite)) as asking:
+            yield Swarm(nodes, invite, loop_thread, asking)
 
 
 @pytest.mark.parametrize("prompt", ["Once upon a time", "x" * 300])
 def test_greedy_tokens_are_those_of_the_whole_model(
     swarm: Swarm, folder: Path, prompt: str
 ) -> None:
-    generation = swarm.background.run(swarm.client.generate(prompt, max_tokens=48))
+    generation = swarm.loop_thread.run(swarm.client.generate(prompt, max_tokens=48))
     assert list(generation.token_ids) == expected(prompt, 48, folder)
     lengths = [stage.end - stage.start for stage in generation.route]
     assert sorted(lengths) == [2, 4]
@@ -82,13 +82,13 @@ def test_greedy_tokens_are_those_of_the_whole_model(
 
 def test_sampled_tokens_are_those_of_the_whole_model(swarm: Swarm, folder: Path) -> None:
     options: dict[str, Any] = {"temperature": 0.7, "top_k": 30, "seed": 8}
-    generation = swarm.background.run(swarm.client.generate("Hello", max_tokens=32, **options))
+    generation = swarm.loop_thread.run(swarm.client.generate("Hello", max_tokens=32, **options))
     assert list(generation.token_ids) == expected("Hello", 32, folder, **options)
 
 
 def test_messages_go_through_the_chat_template(swarm: Swarm, folder: Path) -> None:
     messages = [{"role": "user", "content": "Hello"}]
-    generation = swarm.background.run(swarm.client.generate(messages=messages, max_tokens=8))
+    generation = swarm.loop_thread.run(swarm.client.generate(messages=messages, max_tokens=8))
     assert len(generation.token_ids) in range(1, 9)
 
 
@@ -120,7 +120,7 @@ def test_a_foreign_invite_is_refused(
 def test_a_node_too_small_for_one_layer_stands_by_and_says_so(swarm: Swarm) -> None:
     speck = swarm.nodes.started[2]
     assert "too small for one layer" in speck.line("spare:")
-    generation = swarm.background.run(swarm.client.generate("Hello", max_tokens=4))
+    generation = swarm.loop_thread.run(swarm.client.generate("Hello", max_tokens=4))
     assert len(generation.route) == 2
     assert speck.interrupt()[0] == 0
 
@@ -131,10 +131,10 @@ def test_an_interrupted_node_says_so_and_one_more_signal_ends_the_other(swarm: S
     assert code == 0
     assert seconds < 5.0
     assert other.lines[-1].startswith("left:")
-    with swarm.background.hold(open_links(Invite.parse(swarm.invite))) as links:
+    with swarm.loop_thread.hold(open_links(Invite.parse(swarm.invite))) as links:
         tail = other.peer_tail
-        adverts = swarm.background.run(links.board.read(Advert))
-        peers = swarm.background.run(links.board.read(Capability))
+        adverts = swarm.loop_thread.run(links.board.read(Advert))
+        peers = swarm.loop_thread.run(links.board.read(Capability))
     assert [a.stages for p, a in adverts.items() if p.endswith(tail)] in ([], [[]])
     assert all(c.leaving for p, c in peers.items() if p.endswith(tail))
     code, seconds = host.interrupt(signal.SIGTERM)

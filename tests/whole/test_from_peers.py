@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 import client
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 from swarm.checkpoint.byte_ranges import size_of
 from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present
@@ -59,12 +59,12 @@ def test_the_newcomer_fetches_its_own_layers_from_the_host(
 def test_a_client_gets_the_papers_from_peers_and_the_tokens_are_right(
     invite: tuple[Nodes, str],
     folder: Path,
-    background: Background,
+    loop_thread: EventLoopThread,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(folder / "asking"))
-    with background.hold(client.Client(invite[1])) as asking:
-        generation = background.run(
+    with loop_thread.hold(client.Client(invite[1])) as asking:
+        generation = loop_thread.run(
             asyncio.wait_for(asking.generate("Once upon a time", max_tokens=24), 60)
         )
     assert list(generation.token_ids) == expected("Once upon a time", 24)

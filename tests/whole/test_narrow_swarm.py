@@ -8,8 +8,8 @@ import torch
 
 import client
 from client.async_client import open_links
-from client.cli.swarm_status import read_overview
-from client.event_loop_thread import Background
+from client.cli.swarm_status import read_status
+from client.event_loop_thread import EventLoopThread
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from node.worker.shard import LoadedShard
 from swarm.invites import Invite
@@ -68,19 +68,19 @@ def test_a_replay_may_go_on_in_another_dtype() -> None:
     assert ids == expected(PROMPT, TOKENS)  # swarm-tiny is sure enough of these
 
 
-def plan_of(invite: str, background: Background) -> tuple[LivePlan, dict[str, str]]:
+def plan_of(invite: str, loop_thread: EventLoopThread) -> tuple[LivePlan, dict[str, str]]:
     """The plan in force, and what the devices of its peers advertise."""
     parsed = Invite.parse(invite)
-    with background.hold(open_links(parsed)) as links:
-        seen = background.run(read_overview(links.board, parsed))
+    with loop_thread.hold(open_links(parsed)) as links:
+        seen = loop_thread.run(read_status(links.board, parsed))
         dtypes = {peer: each.devices[0].dtype for peer, each in seen.capabilities.items()}
-        plan = background.run(read_plan(links.board, links.channel, trust_of(parsed)))
+        plan = loop_thread.run(read_plan(links.board, links.channel, trust_of(parsed)))
         return plan, dtypes
 
 
 @pytest.mark.slow
 def test_a_node_told_bf16_serves_what_takes_twice_its_memory_in_f32(
-    tmp_path: Path, background: Background
+    tmp_path: Path, loop_thread: EventLoopThread
 ) -> None:
     five, three = (shard_bytes(SPEC, layers, *WHOLE, ends=1) for layers in (5, 3))
     narrow = Part("narrow", five // 2, dtype="bf16")
@@ -93,9 +93,9 @@ def test_a_node_told_bf16_serves_what_takes_twice_its_memory_in_f32(
             node.line("ready:")
         assert host.line("offer:").endswith("in bf16")
         assert other.line("offer:").endswith("in f32")
-        with background.hold(client.Client(invite)) as asking:
-            generation = background.run(asking.generate(PROMPT, max_tokens=TOKENS))
-        live, advertised = plan_of(invite, background)
+        with loop_thread.hold(client.Client(invite)) as asking:
+            generation = loop_thread.run(asking.generate(PROMPT, max_tokens=TOKENS))
+        live, advertised = plan_of(invite, loop_thread)
     (pipeline,) = live.plan.pipelines
     assert {stage.layers: stage.dtype for stage in pipeline.stages} == {5: "bf16", 3: "f32"}
     assert all(stage.dtype == advertised[stage.shards[0].peer] for stage in pipeline.stages)
@@ -105,7 +105,7 @@ def test_a_node_told_bf16_serves_what_takes_twice_its_memory_in_f32(
 
 @pytest.mark.slow
 def test_a_pair_in_bf16_shares_a_stage_beside_a_node_in_f32(
-    tmp_path: Path, background: Background
+    tmp_path: Path, loop_thread: EventLoopThread
 ) -> None:
     parts = [
         Part("five", shard_bytes(SPEC, 4, 5, 5, ends=1) // 2, dtype="bf16"),
@@ -119,9 +119,9 @@ def test_a_pair_in_bf16_shares_a_stage_beside_a_node_in_f32(
             nodes.start(part, "--join", invite)
         for node in nodes.started:
             node.line("ready:")
-        with background.hold(client.Client(invite)) as asking:
-            generation = background.run(asking.generate(PROMPT, max_tokens=TOKENS))
-        live, _ = plan_of(invite, background)
+        with loop_thread.hold(client.Client(invite)) as asking:
+            generation = loop_thread.run(asking.generate(PROMPT, max_tokens=TOKENS))
+        live, _ = plan_of(invite, loop_thread)
     (pipeline,) = live.plan.pipelines
     assert {len(s.shards): (s.layers, s.dtype) for s in pipeline.stages} == {
         2: (4, "bf16"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from client import Client
-from client.event_loop_thread import Background
+from client.event_loop_thread import EventLoopThread
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 from tests.whole.uncut import expected
@@ -64,10 +64,10 @@ def mixed(
 
 
 def test_old_and_new_node_serve_a_client_of_today_together(
-    mixed: Mixed, background: Background
+    mixed: Mixed, loop_thread: EventLoopThread
 ) -> None:
-    with background.hold(Client(mixed.invite)) as asking:
-        answer = background.run(asking.generate(STORY, max_tokens=NEW))
+    with loop_thread.hold(Client(mixed.invite)) as asking:
+        answer = loop_thread.run(asking.generate(STORY, max_tokens=NEW))
     assert list(answer.token_ids) == expected(STORY, NEW)
     assert len(answer.route) == 2
 

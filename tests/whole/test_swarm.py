@@ -44,13 +44,13 @@ SAMPLINGS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def links(swarm: Swarm) -> Iterator[Links]:
     """A board and a channel of a stranger's own."""
-    with swarm.background.hold(open_links(Invite.parse(swarm.invite))) as links:
+    with swarm.loop_thread.hold(open_links(Invite.parse(swarm.invite))) as links:
         links.channel.listen(lambda _peer, _message: None, lambda _peer, _reason: None)
         yield links
 
 
 def ask(swarm: Swarm, prompt: str, max_tokens: int, **options: Any) -> Generation:
-    return swarm.background.run(swarm.client.generate(prompt, max_tokens=max_tokens, **options))
+    return swarm.loop_thread.run(swarm.client.generate(prompt, max_tokens=max_tokens, **options))
 
 
 # ---------------------------------------------------------------- the plan
@@ -105,7 +105,7 @@ def test_eight_requests_at_once_get_each_its_own_tokens(swarm: Swarm) -> None:
             *(swarm.client.generate(p, max_tokens=count) for p, count in PROMPTS.items())
         )
 
-    generations = swarm.background.run(all_at_once())
+    generations = swarm.loop_thread.run(all_at_once())
     for (prompt, count), generation in zip(PROMPTS.items(), generations, strict=True):
         assert list(generation.token_ids) == expected(prompt, count), prompt
 
@@ -130,7 +130,7 @@ def test_malformed_clients_do_not_harm_the_swarm(swarm: Swarm, links: Links) -> 
         await be_hostile(links.channel, hops)
         return [await each for each in asked]
 
-    for generation in swarm.background.run(beside()):
+    for generation in swarm.loop_thread.run(beside()):
         assert list(generation.token_ids) == expected(STORY, 32)
         assert generation.replays == 0
     assert list(ask(swarm, STORY, 12).token_ids) == expected(STORY, 12)
@@ -144,7 +144,7 @@ def test_malformed_clients_do_not_harm_the_swarm(swarm: Swarm, links: Links) -> 
 
 def leases_of(swarm: Swarm, links: Links) -> dict[str, Lease]:
     """The live leases, by peer."""
-    found = swarm.background.run(links.board.read(Lease))
+    found = swarm.loop_thread.run(links.board.read(Lease))
     return {peer: lease for peer, lease in found.items() if lease.until > time.time()}
 
 
@@ -176,7 +176,7 @@ def stream_while(swarm: Swarm, act_at: int, act: Callable[[], None], max_tokens:
                     await asyncio.to_thread(act)
             return pieces.generation
 
-    return swarm.background.run(story())
+    return swarm.loop_thread.run(story())
 
 
 def test_a_lost_planner_is_followed_within_fifteen_seconds_and_answers_go_on(
@@ -229,8 +229,8 @@ def test_an_interrupted_node_leaves_within_five_seconds_and_leaves_nothing_behin
     wait_until(lambda: not leaver.orphans(), 2.0, lambda: str(leaver.orphans()))
     assert leaver.lines[-1].startswith("left:")
     tail = leaver.peer_tail
-    adverts = swarm.background.run(links.board.read(Advert))
-    peers = swarm.background.run(links.board.read(Capability))
+    adverts = swarm.loop_thread.run(links.board.read(Advert))
+    peers = swarm.loop_thread.run(links.board.read(Capability))
     assert all(a.leaving or not a.stages for p, a in adverts.items() if p.endswith(tail))
     assert all(c.leaving for p, c in peers.items() if p.endswith(tail))
     assert list(ask(swarm, STORY, 12).token_ids) == expected(STORY, 12)

@@ -11,8 +11,8 @@ import pytest
 
 from client.async_client import Client, Links
 from client.cli.chat import Chat, Conversation, run_chat
-from client.cli.terminal import Screen
-from client.event_loop_thread import Background
+from client.cli.terminal import Terminal
+from client.event_loop_thread import EventLoopThread
 from client.request import LocalModel, Options
 from client.text.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadSampling, NoRoute, PromptTooLong
@@ -122,7 +122,7 @@ class Talk:
         self._patch.setattr("builtins.input", read)
         client = Client(INVITE, model=LocalModel(SPEC, ChatBytes(), ()), connect=connect)
         chosen = cast("Options", {"max_tokens": 3} | options)
-        self.code = run_chat(client, Screen(), Chat(client, 5.0, chosen, system))
+        self.code = run_chat(client, Terminal(), Chat(client, 5.0, chosen, system))
         out, err = self._capsys.readouterr()
         return out.splitlines(), err.splitlines()
 
@@ -166,16 +166,16 @@ def test_an_error_does_not_end_the_conversation(talk: Talk, line: str, says: str
 def test_an_interrupted_answer_does_not_end_the_conversation(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, asked = Background.run, []
+    run, asked = EventLoopThread.run, []
 
-    def interrupted(background: Background, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def interrupted(loop_thread: EventLoopThread, coroutine: Coroutine[Any, Any, Any]) -> Any:
         asked.append(getattr(coroutine, "__qualname__", ""))
         if asked.count("Chat.say") == 1 and asked[-1] == "Chat.say":
             coroutine.close()
             raise KeyboardInterrupt
-        return run(background, coroutine)
+        return run(loop_thread, coroutine)
 
-    monkeypatch.setattr(Background, "run", interrupted)
+    monkeypatch.setattr(EventLoopThread, "run", interrupted)
     shown, _ = talk("hi", "hi")
     assert shown == ["", "(stopped)", answer_to("u:hi\n", 3)]
 

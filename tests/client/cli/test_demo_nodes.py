@@ -5,8 +5,7 @@ from typing import cast
 
 import pytest
 
-from client.cli.cast import Role
-from client.cli.demo_nodes import CrewMember
+from client.cli.demo_nodes import DemoNode, NodeSpec
 
 
 class Printed:
@@ -34,8 +33,8 @@ def test_the_last_turning_point_says_what_a_node_waits_for(
 ) -> None:
     async def story() -> None:
         process = cast("asyncio.subprocess.Process", Printed(*lines))
-        member = CrewMember(Role("oak", 1, 1.0), process, lambda _name, _line: None)
-        await member.reading
-        assert member.state() == state
+        node = DemoNode(NodeSpec("oak", 1, 1.0), process, lambda _name, _line: None)
+        await node.reading
+        assert node.state() == state
 
     asyncio.run(story())

@@ -10,9 +10,9 @@ import pytest
 
 from client.async_client import Links
 from client.cli.swarm_status import (
-    Overview,
-    find_overview,
-    read_overview,
+    SwarmStatus,
+    find_status,
+    read_status,
     why_idle,
 )
 from client.cli.tables import (
@@ -23,7 +23,7 @@ from client.cli.tables import (
     show_planner,
     show_stages,
 )
-from client.cli.terminal import Screen
+from client.cli.terminal import Terminal
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
@@ -76,12 +76,12 @@ async def offer(world: MemoryWorld, holder: str, term: int, **changes: Any) -> N
 def test_the_holder_of_the_live_lease_plans_and_the_leaving_are_not_shown() -> None:
     async def story() -> None:
         links = await fill(MemoryWorld())
-        overview = await read_overview(links.board, INVITE)
-        assert (overview.planner, overview.term) == (ONE, 3)
-        assert set(overview.capabilities) == {ONE, TWO}
-        assert overview.name_of(ONE) == "oak"
-        assert overview.name_of(TWO) == TWO[-8:]
-        values = json.loads(json.dumps(overview.to_json()))
+        status = await read_status(links.board, INVITE)
+        assert (status.planner, status.term) == (ONE, 3)
+        assert set(status.capabilities) == {ONE, TWO}
+        assert status.name_of(ONE) == "oak"
+        assert status.name_of(TWO) == TWO[-8:]
+        values = json.loads(json.dumps(status.to_json()))
         assert {peer["peer"] for peer in values["peers"]} == {ONE, TWO}
         assert values["stages"][0]["members"][1]["kv"] == 1
 
@@ -116,12 +116,12 @@ def test_in_an_open_swarm_only_a_proven_planner_counts_whatever_the_terms() -> N
         proof = founder_proof(invite.swarm, founder.peer)
         await world.board(TWO).publish(Lease(900, until, proof))  # a proof of somebody else
         await offer(world, TWO, 900)
-        assert (await read_overview(links.board, invite)).planner == ""
+        assert (await read_status(links.board, invite)).planner == ""
         with pytest.raises(NoRoute, match="no plan yet"):
             await read_plan(links.board, links.channel, trust_of(invite))
         await world.board(founder.peer).publish(Lease(3, until, proof))
         await offer(world, founder.peer, 3)
-        assert (await read_overview(links.board, invite)).planner == founder.peer
+        assert (await read_status(links.board, invite)).planner == founder.peer
         assert (await read_plan(links.board, links.channel, trust_of(invite))).term == 3
 
     asyncio.run(story())
@@ -204,8 +204,8 @@ def plan_over(*devices: str) -> LivePlan:
 def test_each_idle_device_has_its_reason(planner: str, live: LivePlan | None, why: str) -> None:
     known = Capability("m", [DEVICE], [], "host", True, 0.0)
     stage = StageAdvert(0, 6, [Member(ONE, 0, 2, 1)], 0.002, 512, 1)
-    overview = Overview("s", "m", {ONE: known, TWO: known}, (stage,), planner, 3)
-    assert why_idle(overview, live) == {f"{TWO}/0": why}
+    status = SwarmStatus("s", "m", {ONE: known, TWO: known}, (stage,), planner, 3)
+    assert why_idle(status, live) == {f"{TWO}/0": why}
 
 
 def test_the_places_of_a_plan_are_those_of_whoever_leads_a_stage() -> None:
@@ -220,8 +220,8 @@ def test_an_empty_board_is_looked_at_again_before_its_swarm_is_said_to_be_over()
     async def story() -> None:
         world = MemoryWorld()
         with pytest.raises(BadInvite, match="know nothing"):
-            await find_overview(world.board(ME), INVITE, 0.0)
-        looking = asyncio.create_task(find_overview(world.board(ME), INVITE, 1.0))
+            await find_status(world.board(ME), INVITE, 0.0)
+        looking = asyncio.create_task(find_status(world.board(ME), INVITE, 1.0))
         await asyncio.sleep(0)
         await fill(world)
         assert set((await looking).capabilities) == {ONE, TWO}
@@ -246,16 +246,16 @@ def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]
         world = MemoryWorld()
         links = await fill(world)
         await offer(world, ONE, 3)
-        overview, live = (
-            await read_overview(links.board, INVITE),
+        status, live = (
+            await read_status(links.board, INVITE),
             await read_plan(links.board, links.channel, trust_of(INVITE)),
         )
-        screen = Screen()
+        terminal = Terminal()
         for show in (show_planner, show_peers, show_stages):
-            show(screen, overview)
-        show_plan(screen, live, overview, lambda plan, names: f"PICTURE {sorted(names.values())}")
-        show_plan_table(screen, live, overview)
-        screen.line(route_line(overview.stages, overview))
+            show(terminal, status)
+        show_plan(terminal, live, status, lambda plan, names: f"PICTURE {sorted(names.values())}")
+        show_plan_table(terminal, live, status)
+        terminal.line(route_line(status.stages, status))
 
     asyncio.run(story())
     lines = capsys.readouterr().out.splitlines()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.cli.swarm_status import Overview
+from client.cli.swarm_status import SwarmStatus
 from client.cli.tables import show_peers, show_plan, show_plan_table, show_planner, show_stages
-from client.cli.terminal import Screen, wrapped
+from client.cli.terminal import Terminal, wrapped
 from client.routing.live_plan import LivePlan
 from planner.cli.text_chart import layers_picture
 from swarm.hardware import Device
@@ -43,25 +43,25 @@ def open_terminal(patch: pytest.MonkeyPatch, *, columns: int = 160) -> FakeTermi
     return made
 
 
-def overview_of(name: str) -> Overview:
+def status_of(name: str) -> SwarmStatus:
     device = replace(DEVICE, name=name)
     known = Capability("m", [device], [], "host", True, 0.0, name=name)
     stage = StageAdvert(0, 6, [Member(EVE, 0, 1, 1)], 0.002, 512, 1)
-    return Overview("forest-abc", name, {EVE: known}, (stage,), EVE, 3)
+    return SwarmStatus("forest-abc", name, {EVE: known}, (stage,), EVE, 3)
 
 
 def show_all(name: str) -> None:
-    overview = overview_of(name)
+    status = status_of(name)
     shard = Shard(f"{EVE}/0", 1, 1)
     strange = Shard(name + "/1", 1, 1)
     plan = Plan((Pipeline((Stage(0, 3, (shard,)), Stage(3, 6, (strange,)))),))
-    screen = Screen()
-    screen.head(f"{overview.swarm} serves {overview.model}")
+    terminal = Terminal()
+    terminal.head(f"{status.swarm} serves {status.model}")
     for show in (show_planner, show_peers, show_stages):
-        show(screen, overview)
-    show_plan(screen, LivePlan(plan, 3, name, "", {}), overview, layers_picture)
-    show_plan(screen, LivePlan(Plan(()), 3, EVE, name, {}), overview, layers_picture)
-    show_plan_table(screen, LivePlan(plan, 3, EVE, "", {}), overview)
+        show(terminal, status)
+    show_plan(terminal, LivePlan(plan, 3, name, "", {}), status, layers_picture)
+    show_plan(terminal, LivePlan(Plan(()), 3, EVE, name, {}), status, layers_picture)
+    show_plan_table(terminal, LivePlan(plan, 3, EVE, "", {}), status)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -96,7 +96,7 @@ def test_any_name_can_be_shown(name: str) -> None:
 
 
 def test_text_reaches_a_pipe_byte_for_byte(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().piece(TEXT)
+    Terminal().piece(TEXT)
     assert capsys.readouterr().out == TEXT
 
 
@@ -104,7 +104,7 @@ def test_a_pipe_stays_one_where_colours_are_forced(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    Screen().piece(TEXT)
+    Terminal().piece(TEXT)
     assert capsys.readouterr().out == TEXT
 
 
@@ -112,7 +112,7 @@ def test_a_terminal_gets_tabs_and_newlines_but_no_escape_sequence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = open_terminal(monkeypatch)
-    Screen().piece(TEXT)
+    Terminal().piece(TEXT)
     assert terminal.getvalue() == TEXT.replace("\x1b", "").replace("\r", "")
 
 
@@ -120,15 +120,15 @@ def test_json_is_the_same_values_everywhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"text": TEXT + "\x9b2J"}
-    Screen().json(values)
+    Terminal().json(values)
     assert json.loads(capsys.readouterr().out) == values
     made = open_terminal(monkeypatch)
-    Screen().json(values)
+    Terminal().json(values)
     assert json.loads(made.getvalue()) == values
     assert "\x9b" not in made.getvalue()
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
     monkeypatch.setattr(sys, "stdout", ascii_only)
-    Screen().json(values)
+    Terminal().json(values)
     ascii_only.seek(0)
     assert json.loads(ascii_only.read()) == values
 
@@ -137,7 +137,7 @@ def test_a_narrow_terminal_lists_what_a_table_would_tear(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = open_terminal(monkeypatch, columns=60)
-    show_peers(Screen(), overview_of("oak"))
+    show_peers(Terminal(), status_of("oak"))
     lines = terminal.getvalue().splitlines()
     assert "   name: oak" in lines
     assert " serves: 0-5" in lines
@@ -154,7 +154,7 @@ def test_a_dumb_terminal_gets_no_colours(
 
 
 def test_an_unnamed_peer_shows_its_id_once(capsys: pytest.CaptureFixture[str]) -> None:
-    show_peers(Screen(), overview_of(""))
+    show_peers(Terminal(), status_of(""))
     _, row = capsys.readouterr().out.splitlines()
     assert row.startswith("-")
     assert row.count(EVE[-8:]) == 1

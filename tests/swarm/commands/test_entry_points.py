@@ -1,4 +1,4 @@
-"""The doors: our packages are found beside `swarm`, and names of the caller stay theirs."""
+"""Entry points: our packages are found beside `swarm`, and names of the caller stay theirs."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.commands.entry_points import open_room
+from swarm.commands.entry_points import import_package
 from swarm.commands.package_finder import HOME, PACKAGES, command_of, is_ours
 from swarm.errors import BadInput
 
@@ -63,7 +63,8 @@ def test_a_script_may_be_called_client(tmp_path: Path) -> None:
 
 
 BORROW = (  # the lightest one
-    "from swarm.commands.entry_points import borrow_room; ours = borrow_room('planner')"
+    "from swarm.commands.entry_points import import_package_privately as ours_of;"
+    " ours = ours_of('planner')"
 )
 
 
@@ -108,7 +109,7 @@ def test_a_foreign_module_under_our_name_is_refused(monkeypatch: pytest.MonkeyPa
     stranger.__spec__ = ModuleSpec("planner", None, origin=stranger.__file__)
     monkeypatch.setitem(sys.modules, "planner", stranger)
     with pytest.raises(BadInput, match=r"/elsewhere/planner\.py was loaded in place of"):
-        open_room("planner.cli.text_chart")
+        import_package("planner.cli.text_chart")
 
 
 def test_only_what_lies_beside_swarm_is_ours() -> None:

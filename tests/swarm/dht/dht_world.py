@@ -43,7 +43,7 @@ class MemoryP2P:
 
 @dataclass
 class MemoryProcess:
-    """The part of a PeerProcess that a board uses."""
+    """The part of a P2PDaemon that a board uses."""
 
     p2p: Any
     peer: str
@@ -77,7 +77,7 @@ class DhtWorld:
         host = self.hosts.get(peer, f"10.0.{list(self.peers).index(peer)}.1")
         return f"/ip4/{host}/tcp/4001/p2p/{peer}"
 
-    def process(self, identity: Identity) -> Any:
+    def daemon(self, identity: Identity) -> Any:
         p2p = self.peers[identity.peer] = MemoryP2P(self, identity.peer)
         return MemoryProcess(p2p, identity.peer, self)
 
@@ -85,7 +85,7 @@ class DhtWorld:
         """A real board; the first one is the founder's."""
         known = tuple(self.address_of(peer) for peer in self.peers)[:3]
         who = identity or (Identity.throwaway() if self.peers else self.founder)
-        process = self.process(who)
+        daemon = self.daemon(who)
         return await DhtBoard.open(
-            process, self.id, who, key=self.key, initial_peers=known, client=client
+            daemon, self.id, who, key=self.key, initial_peers=known, client=client
         )

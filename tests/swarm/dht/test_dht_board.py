@@ -168,7 +168,7 @@ def test_no_forgery_reaches_an_honest_node(swarm: Swarm, host: Peer, other: Peer
 
         async def stored(subkey: str | None, value: bytes, moment: float, name: str = key) -> Any:
             return await node.protocol.call_store(
-                host.process.p2p.peer_id,
+                host.daemon.p2p.peer_id,
                 [DHTID.generate(name)],
                 [value],
                 [moment],
@@ -198,20 +198,20 @@ def test_a_stranger_to_a_private_swarm_neither_enters_nor_reads(swarm: Swarm, ho
 
     async def story() -> None:
         founder = Identity.throwaway()
-        process = await open_p2p(founder, Network())
-        board = await DhtBoard.open(process, "private", founder, key="secret")
+        daemon = await open_p2p(founder, Network())
+        board = await DhtBoard.open(daemon, "private", founder, key="secret")
         await board.publish(Lease(1, 1.0))
-        addresses = await process.addresses()
+        addresses = await daemon.addresses()
         stranger = Identity.throwaway()
         outside = await open_p2p(stranger, Network(initial_peers=addresses))
         with pytest.raises(Unreachable, match="key has to be right"):
             await DhtBoard.open(outside, "private", stranger, key="guess", initial_peers=addresses)
         window = await DHTNode.create(p2p=outside.p2p, client_mode=True)
         asked = [DHTID.generate(name) for name in ("private/planner", f"{board._swarm}/planner")]
-        assert await window.protocol.call_find(process.p2p.peer_id, asked) is None
+        assert await window.protocol.call_find(daemon.p2p.peer_id, asked) is None
         assert board.neighbours == 0
         assert await board.read(Lease) == {founder.peer: Lease(1, 1.0)}
-        for part in (outside, board, process):
+        for part in (outside, board, daemon):
             await part.close()
 
     swarm.run(story())
@@ -228,11 +228,11 @@ def test_a_clock_that_is_off_is_named_with_its_offset(
         ahead = replace(protocol._company, clock=NetworkClock(lambda: time.time() + 60.0))
         monkeypatch.setattr(protocol, "_company", ahead)
         identity = Identity.throwaway()
-        process = await open_p2p(identity, Network(initial_peers=swarm.addresses))
+        daemon = await open_p2p(identity, Network(initial_peers=swarm.addresses))
         with pytest.raises(BadInput, match=r"clock is (59|6[0-3])\.\d s behind") as caught:
-            await DhtBoard.open(process, swarm.id, identity, initial_peers=swarm.addresses)
+            await DhtBoard.open(daemon, swarm.id, identity, initial_peers=swarm.addresses)
         assert "NTP" in caught.value.next_step
-        await process.close()
+        await daemon.close()
 
     swarm.run(story())
 
@@ -242,10 +242,10 @@ def test_peers_without_a_board_are_unreachable(swarm: Swarm, host: Peer) -> None
         deaf = await open_p2p(Identity.throwaway(), Network())
         identity = Identity.throwaway()
         addresses = await deaf.addresses()
-        process = await open_p2p(identity, Network(initial_peers=addresses))
+        daemon = await open_p2p(identity, Network(initial_peers=addresses))
         with pytest.raises(Unreachable, match="No peer in the invite answers"):
-            await DhtBoard.open(process, swarm.id, identity, initial_peers=addresses)
-        await process.close()
+            await DhtBoard.open(daemon, swarm.id, identity, initial_peers=addresses)
+        await daemon.close()
         await deaf.close()
 
     swarm.run(story())
@@ -254,8 +254,8 @@ def test_peers_without_a_board_are_unreachable(swarm: Swarm, host: Peer) -> None
 def test_a_board_closes_within_seconds_after_its_daemon_died(swarm: Swarm, host: Peer) -> None:
     async def story() -> None:
         dying = await swarm.peer(board=True)
-        dying.process.p2p._child.kill()
-        await asyncio.wait_for(dying.process.ended.wait(), 10)
+        dying.daemon.p2p._child.kill()
+        await asyncio.wait_for(dying.daemon.ended.wait(), 10)
         start = time.monotonic()
         await dying.own_board().close()
         assert time.monotonic() - start < 3

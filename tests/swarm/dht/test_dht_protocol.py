@@ -71,11 +71,11 @@ class Liar(DHTProtocol):  # type: ignore[misc]
 async def liar_in(world: DhtWorld, key: str, *, own_id: bool) -> Liar:
     """A liar who has announced ids next to a key, or its own, to every honest peer."""
     others = list(world.peers)
-    process = world.process(Identity.throwaway())
+    daemon = world.daemon(Identity.throwaway())
     target = int(DHTID.generate(key))
     near = [DHTID(target ^ number) for number in range(1, NEAR + 1)]
-    ids = [node_id_of(process.peer)] if own_id else near
-    liar: Liar = await Liar.create(process.p2p, ids[0], 20, 5, 20, 1.0)
+    ids = [node_id_of(daemon.peer)] if own_id else near
+    liar: Liar = await Liar.create(daemon.p2p, ids[0], 20, 5, 20, 1.0)
     liar.near = near
     for node_id in ids:
         liar.node_info = dht_pb2.NodeInfo(node_id=node_id.to_bytes())
@@ -308,8 +308,8 @@ def test_a_plain_hivemind_node_reads_an_open_swarm() -> None:
         world = DhtWorld()
         board = await world.board()
         await board.publish(Lease(7, 0.0))
-        process = world.process(Identity.throwaway())
-        old = await DHTNode.create(p2p=process.p2p, initial_peers=[], client_mode=True)
+        daemon = world.daemon(Identity.throwaway())
+        old = await DHTNode.create(p2p=daemon.p2p, initial_peers=[], client_mode=True)
         asked = PeerID.from_base58(board.peer), [DHTID.generate(plain_key(world.id, Lease))]
         ((item, _),) = (await old.protocol.call_find(*asked)).values()
         assert [peer for peer, _ in item.value.items()] == [board.peer]

@@ -63,7 +63,7 @@ def victim(swarm: Swarm, host: Peer) -> Peer:
 
 async def raw_stream(rogue: Peer, victim: Peer, proof: bytes | None = None) -> FrameStream:
     protocol = rogue.channel._frames
-    reader, writer = await rogue.process.open_stream(victim.id, protocol)
+    reader, writer = await rogue.daemon.open_stream(victim.id, protocol)
     writer.write(rogue.channel._proof(rogue.id, victim.id) if proof is None else proof)
     return FrameStream(reader, writer)
 
@@ -397,12 +397,12 @@ def test_a_killed_peer_is_lost_on_both_ends_at_once(swarm: Swarm, host: Peer) ->
         question = asyncio.create_task(host.channel.ask(dying.id, "never", b""))
         await asyncio.sleep(0.1)
         start = time.monotonic()
-        dying.process.p2p._child.kill()
+        dying.daemon.p2p._child.kill()
         assert await host.loss() == (dying.id, "its stream ended")
         assert await dying.loss() == (host.id, "its stream ended")
         with pytest.raises(PeerLost):
             await question
-        await asyncio.wait_for(dying.process.ended.wait(), 10)
+        await asyncio.wait_for(dying.daemon.ended.wait(), 10)
         assert time.monotonic() - start < 3
         with pytest.raises(PeerLost):
             await host.channel.send(dying.id, step(2))
@@ -427,7 +427,7 @@ def test_a_black_holed_peer_is_lost_after_three_beats_and_found_again(
             assert await holed.loss() == (host.id, "it has fallen silent")
             await eventually(lambda: is_disconnected(host, holed))
         finally:
-            holed.process.p2p._child.send_signal(signal.SIGCONT)
+            holed.daemon.p2p._child.send_signal(signal.SIGCONT)
         await holed.channel.send(host.id, step(2), timeout_seconds=15)  # after its disconnect
         assert await host.message() == (holed.id, step(2))
         await host.channel.send(holed.id, step(3), timeout_seconds=15)
@@ -449,7 +449,7 @@ def test_silent_streams_of_a_stranger_do_not_lock_newcomers_out(
         stranger = await swarm.peer(key="guess")
         protocol = node.channel._frames
         opened = await asyncio.gather(
-            *(stranger.process.open_stream(node.id, protocol) for _ in range(80))
+            *(stranger.daemon.open_stream(node.id, protocol) for _ in range(80))
         )
         ends = [asyncio.create_task(reader.read()) for reader, _ in opened]
         for end in islice(asyncio.as_completed(ends), 80 - UNPROVED_OF_A_PEER):
@@ -488,13 +488,13 @@ def test_a_quiet_stream_gives_way_when_all_places_are_taken(
 
 async def stop_daemon(peer: Peer) -> None:
     """Stop all threads of a p2pd: on a busy machine they run on for a moment."""
-    pid = peer.process.p2p._child.pid
+    pid = peer.daemon.p2p._child.pid
     os.kill(pid, signal.SIGSTOP)
     await asyncio.to_thread(os.waitpid, pid, os.WUNTRACED)
 
 
 async def is_disconnected(peer: Peer, other: Peer) -> bool:
-    return other.id not in await peer.process.connected()
+    return other.id not in await peer.daemon.connected()
 
 
 def test_a_lost_peer_is_called_only_after_the_own_disconnect(
@@ -503,7 +503,7 @@ def test_a_lost_peer_is_called_only_after_the_own_disconnect(
     """The disconnect is held back here: a daemon that stood still would hold back all the rest."""
     wake = asyncio.Event()
     opened: list[str] = []
-    disconnect, open_stream = host.process.disconnect, host.process.open_stream
+    disconnect, open_stream = host.daemon.disconnect, host.daemon.open_stream
 
     async def disconnect_late(peer: str) -> None:
         await wake.wait()
@@ -519,7 +519,7 @@ def test_a_lost_peer_is_called_only_after_the_own_disconnect(
         deaf.channel._listening.clear()
         await host.channel.send(deaf.id, step(1))
         assert await host.loss() == (deaf.id, "it has fallen silent")
-        monkeypatch.setattr(host.process, "open_stream", open_and_note)
+        monkeypatch.setattr(host.daemon, "open_stream", open_and_note)
         with pytest.raises(Deadline):
             await host.channel.send(deaf.id, step(2), timeout_seconds=0.1)
         with pytest.raises(Deadline):
@@ -531,7 +531,7 @@ def test_a_lost_peer_is_called_only_after_the_own_disconnect(
         assert opened == [deaf.id, deaf.id]
         assert await host.loss() == (deaf.id, "it has fallen silent")  # not cut off by ourselves
 
-    monkeypatch.setattr(host.process, "disconnect", disconnect_late)
+    monkeypatch.setattr(host.daemon, "disconnect", disconnect_late)
     swarm.run(story())
 
 

@@ -1,4 +1,4 @@
-"""PeerProcess: what a person hears when p2pd cannot start, and what the daemon tells us."""
+"""P2PDaemon: what a person hears when p2pd cannot start, and what the daemon tells us."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.p2p.p2p_daemon import (
     Network,
-    PeerProcess,
+    P2PDaemon,
     _last_line,
     _listening,
     open_p2p,
@@ -21,22 +21,22 @@ from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity
 
 
-async def opened(network: Network, identity: Identity | None = None) -> PeerProcess:
+async def opened(network: Network, identity: Identity | None = None) -> P2PDaemon:
     return await open_p2p(identity or Identity.throwaway(), network)
 
 
 def test_p2pd_takes_our_ed25519_key_and_listens_on_loopback_only(tmp_path: Path) -> None:
     async def story() -> None:
         identity = Identity.load_or_create(tmp_path)
-        process = await opened(Network(), identity)
-        addresses = await process.addresses()
-        await process.close()
+        daemon = await opened(Network(), identity)
+        addresses = await daemon.addresses()
+        await daemon.close()
         identity.close()
-        assert process.peer == identity.peer
+        assert daemon.peer == identity.peer
         assert len(addresses) == 1
         assert addresses[0].startswith("/ip4/127.0.0.1/tcp/")
         assert addresses[0].endswith(f"/p2p/{identity.peer}")
-        assert process.ended.is_set()
+        assert daemon.ended.is_set()
 
     asyncio.run(story())
 
@@ -48,13 +48,13 @@ def test_addresses_are_known_where_hiveminds_own_codec_of_peer_ids_fails(
         raise ValueError("a package that it takes for granted is missing")
 
     async def story() -> None:
-        process = await opened(Network())
+        daemon = await opened(Network())
         monkeypatch.setattr(Multiaddr, "encapsulate", fails)
         try:
-            (address,) = await process.addresses()
+            (address,) = await daemon.addresses()
         finally:
-            await process.close()
-        assert address.endswith(f"/p2p/{process.peer}")
+            await daemon.close()
+        assert address.endswith(f"/p2p/{daemon.peer}")
 
     asyncio.run(story())
 
@@ -110,10 +110,10 @@ def test_one_of_two_bootstrap_peers_is_enough() -> None:
     async def story() -> None:
         host = await opened(Network())
         gone = f"/ip4/127.0.0.1/tcp/1/p2p/{peer_named('gone')}"
-        process = await opened(Network(initial_peers=(gone, *await host.addresses())))
+        daemon = await opened(Network(initial_peers=(gone, *await host.addresses())))
         with pytest.raises(Unreachable):
-            await process.connect(gone)
-        await process.close()
+            await daemon.connect(gone)
+        await daemon.close()
         await host.close()
 
     asyncio.run(story())
@@ -153,12 +153,12 @@ def test_a_peer_that_no_search_finds_is_reached_where_it_says_it_is() -> None:
 
 def test_wrong_addresses_are_a_lost_peer_and_nothing_worse() -> None:
     async def story() -> None:
-        process = await opened(Network())
+        daemon = await opened(Network())
         stranger = peer_named("stranger")
-        process.note_addresses(stranger, ["/ip4/127.0.0.1/tcp/9", "nonsense"])
+        daemon.note_addresses(stranger, ["/ip4/127.0.0.1/tcp/9", "nonsense"])
         with pytest.raises(PeerLost):
-            await process.open_stream(stranger, "hello")
-        await process.close()
+            await daemon.open_stream(stranger, "hello")
+        await daemon.close()
 
     asyncio.run(story())
 
@@ -196,15 +196,15 @@ def test_sockets_that_killed_nodes_left_are_removed_and_no_others(tmp_path: Path
 
 def test_a_closed_process_leaves_no_socket() -> None:
     async def story() -> None:
-        process = await opened(Network())
+        daemon = await opened(Network())
         paths = [
             Path(str(each["unix"]))
-            for each in (process.p2p._daemon_listen_maddr, process.p2p._client_listen_maddr)
+            for each in (daemon.p2p._daemon_listen_maddr, daemon.p2p._client_listen_maddr)
         ]
         assert paths[0].exists()
-        process.p2p._child.kill()  # hivemind then leaves its socket where it is
-        await process.ended.wait()
-        await process.close()
+        daemon.p2p._child.kill()  # hivemind then leaves its socket where it is
+        await daemon.ended.wait()
+        await daemon.close()
         assert not any(path.exists() for path in paths)
 
     asyncio.run(story())

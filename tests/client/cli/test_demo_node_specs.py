@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from client.cli.cast import cast_of
+from client.cli.demo_nodes import node_specs_of
 from node.control.next_plan import next_plan
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadModel
@@ -18,31 +18,31 @@ SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)
 
 def capabilities(spec: ModelSpec, seed: int) -> dict[str, Capability]:
     chance = random.Random(seed)
-    names = [role.name for role in cast_of(spec)]
+    names = [node.name for node in node_specs_of(spec)]
     return {
-        role.name: Capability(
+        node.name: Capability(
             "m",
             [
                 Device(
                     0,
                     "cpu",
                     "cpu",
-                    role.memory_bytes,
-                    chance.uniform(1e9, 2e10) / role.slowdown,
-                    chance.uniform(1e10, 1e11) / role.slowdown,
+                    node.memory_bytes,
+                    chance.uniform(1e9, 2e10) / node.slowdown,
+                    chance.uniform(1e10, 1e11) / node.slowdown,
                 )
             ],
             [
                 Link(name, chance.uniform(1e-4, 5e-3), chance.uniform(1e7, 1e9))
                 for name in names
-                if name != role.name
+                if name != node.name
             ],
             "host",
             True,
             0.0,
-            name=role.name,
+            name=node.name,
         )
-        for role in cast_of(spec)
+        for node in node_specs_of(spec)
     }
 
 
@@ -70,4 +70,4 @@ def test_three_of_the_four_are_not_enough(missing: int) -> None:
 
 def test_a_model_that_is_too_small_to_show_is_refused() -> None:
     with pytest.raises(BadModel, match="too small"):
-        cast_of(replace(SPEC, kv_heads=4))
+        node_specs_of(replace(SPEC, kv_heads=4))
