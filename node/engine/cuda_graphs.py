@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from node.engine.attention.backends import Backend
-from node.engine.attention.decode_batch import Chunk, Singles, block_tables_of
-from node.engine.attention.ragged_batch import Batch
+from node.engine.attention.decode_batch import DecodeBatch, TokenSpan, block_tables_of
+from node.engine.attention.ragged_batch import RaggedBatch
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.stage_model import Skeleton
@@ -46,33 +46,33 @@ def record_cuda(run: Callable[[], Outputs]) -> tuple[Replay, Outputs]:
     return graph.replay, outputs
 
 
-class FixedBatch(Batch):
+class FixedBatch(RaggedBatch):
     """A decode step whose shapes do not change, for any sessions of at most `limit` rows."""
 
     def __init__(
-        self, store: KVStore, chunks: Sequence[Chunk], like: torch.Tensor, backend: Backend
+        self, store: KVStore, spans: Sequence[TokenSpan], like: torch.Tensor, backend: Backend
     ) -> None:
-        super().__init__(store, chunks, like, backend)
-        self.limit = limit_of(chunks)
-        (self._singles,) = (part for part in self._parts if isinstance(part, Singles))
-        self._singles.fix(self.limit - 1)
+        super().__init__(store, spans, like, backend)
+        self.limit = limit_of(spans)
+        (self._decodes,) = (part for part in self._parts if isinstance(part, DecodeBatch))
+        self._decodes.fix_shapes(self.limit - 1)
 
-    def place(self, positions: torch.Tensor, blocks: torch.Tensor) -> None:
+    def set_inputs(self, positions: torch.Tensor, blocks: torch.Tensor) -> None:
         """Take positions [tokens] and blocks [tokens, limit's]; part of what is recorded."""
-        self._singles.place(positions, blocks)
+        self._decodes.set_inputs(positions, blocks)
         block = blocks.gather(1, (positions // BLOCK_TOKENS)[:, None])[:, 0]
         self._rows = block * BLOCK_TOKENS + positions % BLOCK_TOKENS
 
 
-def limit_of(chunks: Sequence[Chunk]) -> int:
+def limit_of(spans: Sequence[TokenSpan]) -> int:
     """Up to how many rows a recorded step reads: few numbers, since each is recorded."""
-    return max(LEAST_LIMIT, 1 << (max(chunk.end for chunk in chunks) - 1).bit_length())
+    return max(LEAST_LIMIT, 1 << (max(span.end for span in spans) - 1).bit_length())
 
 
-def wastes(chunks: Sequence[Chunk]) -> bool:
+def wastes(spans: Sequence[TokenSpan]) -> bool:
     """Whether most of what a recorded step would read is padding."""
-    return len(chunks) * limit_of(chunks) > MOST_PADDING * sum(
-        max(LEAST_LIMIT, chunk.end) for chunk in chunks
+    return len(spans) * limit_of(spans) > MOST_PADDING * sum(
+        max(LEAST_LIMIT, span.end) for span in spans
     )
 
 
@@ -104,45 +104,47 @@ class DecodeGraphs:
         self.is_broken = False
         self.replays = 0
 
-    def run(self, rows: torch.Tensor, chunks: Sequence[Chunk], backend: Backend) -> Outputs | None:
+    def run(
+        self, rows: torch.Tensor, spans: Sequence[TokenSpan], backend: Backend
+    ) -> Outputs | None:
         """Replay a step of so many sessions, or return None if it has to be computed as usual."""
-        if self.is_broken or backend.on_host or any(chunk.count != 1 for chunk in chunks):
+        if self.is_broken or backend.on_host or any(span.count != 1 for span in spans):
             return None
-        if backend.pads and wastes(chunks):
+        if backend.pads and wastes(spans):
             return None
-        key = len(chunks), limit_of(chunks)
+        key = len(spans), limit_of(spans)
         self._repeats = self._repeats + 1 if key == self._latest else 1
         self._latest = key
         found = self._recorded.pop(key, None)
         if found is None:
             if self._repeats < REPEATS:
                 return None
-            found = self._recorded_anew(rows, chunks, backend)
+            found = self._recorded_anew(rows, spans, backend)
             if found is None:
                 return None
         self._recorded[key] = found  # the latest used last
         if len(self._recorded) > GRAPHS_KEPT:
             del self._recorded[next(iter(self._recorded))]
         found.rows.copy_(rows.unsqueeze(0))
-        found.positions.copy_(torch.tensor([[chunk.position for chunk in chunks]]))
-        found.blocks.copy_(block_tables_of([chunk.table for chunk in chunks], key[1] - 1))
+        found.positions.copy_(torch.tensor([[span.position for span in spans]]))
+        found.blocks.copy_(block_tables_of([span.table for span in spans], key[1] - 1))
         found.replay()
         self.replays += 1
         return tuple(each[0].clone() for each in found.outputs)
 
     def _recorded_anew(
-        self, rows: torch.Tensor, chunks: Sequence[Chunk], backend: Backend
+        self, rows: torch.Tensor, spans: Sequence[TokenSpan], backend: Backend
     ) -> Recorded | None:
         device = self._like.device
-        batch = FixedBatch(self._store, chunks, self._like, backend)
+        batch = FixedBatch(self._store, spans, self._like, backend)
         dtype = rows.dtype if rows.ndim == 1 else self._like.dtype
         buffer = rows.to(device, dtype, copy=True).unsqueeze(0)
-        places = [[chunk.position for chunk in chunks]]
+        places = [[span.position for span in spans]]
         positions = torch.tensor(places, device=device)
-        blocks = block_tables_of([chunk.table for chunk in chunks], batch.limit - 1).to(device)
+        blocks = block_tables_of([span.table for span in spans], batch.limit - 1).to(device)
 
         def run() -> Outputs:
-            batch.place(positions[0], blocks)
+            batch.set_inputs(positions[0], blocks)
             return self._forward(batch, buffer, positions)
 
         try:

@@ -6,12 +6,18 @@ import torch
 
 from node.engine.attention import flex_paged
 from node.engine.attention.backends import backend_of
-from node.engine.attention.decode_batch import Chunk
-from node.engine.attention.interface import Options, attend_few
-from node.engine.attention.ragged_batch import Batch
+from node.engine.attention.decode_batch import TokenSpan
+from node.engine.attention.interface import Options, attend_small_batch
+from node.engine.attention.ragged_batch import RaggedBatch
 from node.engine.cuda_graphs import DecodeGraphs
 from node.engine.fused_forward import DirectStage
-from node.engine.kernels.small_batch import MOST_ROWS, MOST_VALUES, FewRows, has_kernels, places_of
+from node.engine.kernels.small_batch import (
+    MOST_ROWS,
+    MOST_VALUES,
+    SmallBatch,
+    has_kernels,
+    index_rows,
+)
 from node.engine.model_loader.load_shard import LoadedParts
 from node.engine.shard_io import StageSpec
 
@@ -37,21 +43,21 @@ class Forward:
             self.graphs = DecodeGraphs(parts.skeleton, parts.store, self._like)
 
     def run(
-        self, rows: torch.Tensor, chunks: Sequence[Chunk], kept: Kept, wanted: Mapping[str, int]
+        self, rows: torch.Tensor, spans: Sequence[TokenSpan], kept: Kept, wanted: Mapping[str, int]
     ) -> tuple[torch.Tensor, Logits]:
         """Run ids [tokens] or hidden rows [tokens, hidden] of several sessions.
 
         Returns hidden rows [tokens, hidden], and the logits of the rows `kept`, of which a session
         needs so many candidates as `wanted` says.
         """
-        recorded = self.graphs.run(rows, chunks, self.backend) if self.graphs else None
+        recorded = self.graphs.run(rows, spans, self.backend) if self.graphs else None
         if recorded is not None:
             scores = recorded[1].cpu() if kept else recorded[0]  # one transfer for all
             return recorded[0], {
                 name: scores[part.start : part.stop] for name, part in kept.items()
             }
         places = [row for part in kept.values() for row in part]
-        hidden, drawn = self._computed(rows, chunks, places)
+        hidden, drawn = self._computed(rows, spans, places)
         if drawn is None:
             return hidden, {}
         if self._vocabulary is not None:
@@ -62,35 +68,36 @@ class Forward:
         return hidden, dict(zip(kept, parts, strict=True))
 
     def _computed(
-        self, rows: torch.Tensor, chunks: Sequence[Chunk], places: list[int]
+        self, rows: torch.Tensor, spans: Sequence[TokenSpan], places: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        few = self._few_of(len(rows), chunks) if self._has_kernels else None
-        if few is not None and self.direct is not None:
-            return self.direct.run(rows, few, places or None)
+        small_batch = self._small_batch_of(len(rows), spans) if self._has_kernels else None
+        if small_batch is not None and self.direct is not None:
+            return self.direct.run(rows, small_batch, places or None)
         step = self._skeleton.step
-        step.few = few
+        step.small_batch = small_batch
         step.attend = (
-            _attend_with(few)
-            if few is not None
-            else Batch(self._store, chunks, self._like, self.backend).attend
+            _attend_with(small_batch)
+            if small_batch is not None
+            else RaggedBatch(self._store, spans, self._like, self.backend).attend
         )
         try:
-            return self._by_transformers(rows.to(self._device), chunks, places)
+            return self._by_transformers(rows.to(self._device), spans, places)
         finally:
-            step.few = None
+            step.small_batch = None
 
-    def _few_of(self, count: int, chunks: Sequence[Chunk]) -> FewRows | None:
+    def _small_batch_of(self, count: int, spans: Sequence[TokenSpan]) -> SmallBatch | None:
         """The step for our kernels, unless it is long or more threads would be quicker."""
-        values = sum(chunk.end * chunk.count for chunk in chunks) * self._store.row_values
+        values = sum(span.end * span.count for span in spans) * self._store.row_values
         if count > MOST_ROWS or (values > MOST_VALUES and torch.get_num_threads() > 1):
             return None
-        return FewRows(*places_of([chunk.span for chunk in chunks]), self._store.flat)
+        index = index_rows([span.table_and_positions for span in spans])
+        return SmallBatch(*index, self._store.flat)
 
     def _by_transformers(
-        self, rows: torch.Tensor, chunks: Sequence[Chunk], places: list[int]
+        self, rows: torch.Tensor, spans: Sequence[TokenSpan], places: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         skeleton = self._skeleton
-        positions = torch.tensor([at for c in chunks for at in range(c.position, c.end)])
+        positions = torch.tensor([at for c in spans for at in range(c.position, c.end)])
         inputs = self._inputs(rows.unsqueeze(0))
         inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
         inputs |= {"use_cache": False, "past_key_values": None}
@@ -111,12 +118,12 @@ class Forward:
         return {"inputs_embeds": hidden}
 
 
-def _attend_with(few: FewRows) -> Callable[..., torch.Tensor]:
+def _attend_with(small_batch: SmallBatch) -> Callable[..., torch.Tensor]:
     """Attention of a layer that is not fused, for a step that the kernels run."""
 
     def attend(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: Options
     ) -> torch.Tensor:
-        return attend_few(few, layer, query, key, value, options).unsqueeze(0)
+        return attend_small_batch(small_batch, layer, query, key, value, options).unsqueeze(0)
 
     return attend

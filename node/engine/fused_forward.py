@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from node.engine.kernels.small_batch import FewRows
+from node.engine.kernels.small_batch import SmallBatch
 from node.engine.layers import module_matching
-from node.engine.layers.fused_layer import FusedLayer, normed, weight_and_epsilon_of
+from node.engine.layers.fused_layer import FusedLayer, fused_add_rms_norm, weight_and_epsilon_of
 from node.engine.shard_io import Array
 from node.engine.stage_model import Skeleton
 
@@ -64,19 +64,19 @@ class DirectStage:
         return cls(skeleton)
 
     def run(
-        self, rows: torch.Tensor, step: FewRows, kept: list[int] | None
+        self, rows: torch.Tensor, step: SmallBatch, kept: list[int] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run ids [tokens] or hidden rows [tokens, hidden].
 
         Returns hidden rows [tokens, hidden], and of the rows `kept` the logits [rows, vocab].
         """
-        step.rotate(*self._rotary.of(step.places[:, 1]))
+        step.rotate(*self._rotary.of(step.row_index[:, 1]))
         hidden = self._embed(rows[None])[0] if rows.ndim == 1 else rows.to(torch.float32, copy=True)
         added = None
         for layer in self._layers:
-            added = layer.run_few(hidden, added, step)
+            added = layer.run_small_batch(hidden, added, step)
         if kept is None or self._norm is None or self._head is None:
             assert added is not None
             return hidden.add_(added), None
-        final = normed(hidden, added, self._norm)
+        final = fused_add_rms_norm(hidden, added, self._norm)
         return hidden, self._head(final[kept])

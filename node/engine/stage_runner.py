@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from node.engine.attention.decode_batch import Chunk
+from node.engine.attention.decode_batch import TokenSpan
 from node.engine.forward import Forward
 from node.engine.kv_cache.admission import Admission
 from node.engine.kv_cache.prefix_cache import Prompt
@@ -213,38 +213,38 @@ class StageRunner:
 
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         starts = itertools.accumulate((len(item.rows) for item in items), initial=0)
-        chunks = [
-            Chunk(self._store.table(item.session), item.position, len(item.rows), start)
+        spans = [
+            TokenSpan(self._store.table(item.session), item.position, len(item.rows), start)
             for item, start in zip(items, starts, strict=False)
         ]
         kept = {
-            item.session: range(chunk.here.stop - 1 - len(item.drafts), chunk.here.stop)
-            for item, chunk in zip(items, chunks, strict=True)
+            item.session: range(span.step_rows.stop - 1 - len(item.drafts), span.step_rows.stop)
+            for item, span in zip(items, spans, strict=True)
             if item.sample and self._skeleton.has_head
         }
         rows = torch.cat([item.rows for item in items])
-        hidden, logits = self.forward.run(rows, chunks, kept, self._wanted)
-        for chunk in chunks:
-            chunk.table.length = max(chunk.table.length, chunk.end)
+        hidden, logits = self.forward.run(rows, spans, kept, self._wanted)
+        for span in spans:
+            span.table.length = max(span.table.length, span.end)
         if self.is_last:
             return [
-                self._sample(item, chunk, logits.get(item.session))
-                for item, chunk in zip(items, chunks, strict=True)
+                self._sample(item, span, logits.get(item.session))
+                for item, span in zip(items, spans, strict=True)
             ]
         return [
-            StepResult(item.session, rows=hidden[chunk.here])
-            for item, chunk in zip(items, chunks, strict=True)
+            StepResult(item.session, rows=hidden[span.step_rows])
+            for item, span in zip(items, spans, strict=True)
         ]
 
-    def _sample(self, item: StepItem, chunk: Chunk, logits: torch.Tensor | None) -> StepResult:
+    def _sample(self, item: StepItem, span: TokenSpan, logits: torch.Tensor | None) -> StepResult:
         if logits is None or self.spec.rank:
             return StepResult(item.session)
         sampler = self._samplers[item.session]
-        first = chunk.end - len(item.drafts)
+        first = span.end - len(item.drafts)
         try:
             ids, finish = sampler.verify(first, logits, item.drafts)
         except EngineError as error:
             return StepResult(item.session, error=error)
         end = first + len(ids)
-        drafts = [] if finish else sampler.guess(end, chunk.table.capacity - end)
+        drafts = [] if finish else sampler.guess(end, span.table.capacity - end)
         return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)

@@ -12,8 +12,13 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from node.engine.attention import flex_paged
-from node.engine.attention.decode_batch import Singles
-from node.engine.attention.interface import Options, attend_chunk, attend_few, attend_padded
+from node.engine.attention.decode_batch import DecodeBatch
+from node.engine.attention.interface import (
+    Options,
+    attend_padded,
+    attend_prefill,
+    attend_small_batch,
+)
 from node.engine.kernels.small_batch import MOST_VALUES, has_kernels
 from node.engine.kv_cache.block_manager import Arenas
 
@@ -29,14 +34,14 @@ class Backend:
     """How chunks of one session and single tokens of many sessions are attended."""
 
     name: str
-    chunk: Attend
-    singles: Callable[[Singles, int, Arenas, Parts, Options], torch.Tensor]
+    prefill: Attend
+    decode: Callable[[DecodeBatch, int, Arenas, Parts, Options], torch.Tensor]
     is_causal: bool = False  # a chunk without window, cap and sinks needs no mask
     pads: bool = True  # sessions of unlike lengths in one call would cost as much as the longest
     on_host: bool = False  # reads the step on the host: for CPUs only, and not to be recorded
 
 
-def attend_chunk_fused(
+def attend_prefill_fused(
     query: torch.Tensor,  # [heads, tokens, head dim]
     keys: torch.Tensor,  # [kv heads, length, head dim]
     values: torch.Tensor,
@@ -45,7 +50,7 @@ def attend_chunk_fused(
 ) -> torch.Tensor:
     """Attend the tokens of one session in one kernel: [tokens, heads, head dim]."""
     if not options.is_plain:
-        return attend_chunk(query, keys, values, mask, options)
+        return attend_prefill(query, keys, values, mask, options)
     tokens, length = query.shape[1], keys.shape[1]
     if mask is None and tokens > 1:
         mask = causal_lower_right(tokens, length)
@@ -59,22 +64,22 @@ def attend_chunk_fused(
 
 
 def attend_gathered(
-    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+    batch: DecodeBatch, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session over padded copies of its rows: [sessions, heads, dim]."""
     query = parts[0].transpose(0, 1)  # [sessions, heads, head dim]
-    if len(singles.alike) == 1:
-        return _attend_alike(singles, arenas, query, options)
+    if len(batch.length_groups) == 1:
+        return _attend_padded(batch, arenas, query, options)
     out = query.new_empty((*query.shape[:2], arenas[1].shape[2]))
-    for part, places in singles.alike:
-        out[places] = _attend_alike(part, arenas, query[places], options)
+    for part, places in batch.length_groups:
+        out[places] = _attend_padded(part, arenas, query[places], options)
     return out
 
 
-def _attend_alike(
-    singles: Singles, arenas: Arenas, query: torch.Tensor, options: Options
+def _attend_padded(
+    batch: DecodeBatch, arenas: Arenas, query: torch.Tensor, options: Options
 ) -> torch.Tensor:
-    rows, mask = singles.seen(options.window)
+    rows, mask = batch.seen(options.window)
     keys, values = (arena[:, rows].transpose(0, 1) for arena in arenas)
     grouped = query.reshape(len(rows), keys.shape[1], -1, query.shape[2])
     out = attend_padded(grouped, keys, values, mask[:, None, None], options)
@@ -82,31 +87,31 @@ def _attend_alike(
 
 
 def attend_with_kernel(
-    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+    batch: DecodeBatch, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session with our kernel, unless several threads are quicker."""
-    values = singles.seen_rows * parts[1].shape[0] * parts[1].shape[2]
+    values = batch.seen_rows * parts[1].shape[0] * parts[1].shape[2]
     if values > MOST_VALUES and torch.get_num_threads() > 1:
-        return attend_gathered(singles, layer, arenas, parts, options)
-    return attend_few(singles.few, layer, *parts, options)
+        return attend_gathered(batch, layer, arenas, parts, options)
+    return attend_small_batch(batch.small_batch, layer, *parts, options)
 
 
 def attend_paged(
-    singles: Singles, layer: int, arenas: Arenas, parts: Parts, options: Options
+    batch: DecodeBatch, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session where its rows lie, or portably if that fails here."""
     if flex_paged.takes(parts[0]) and not flex_paged.is_broken():
         try:
-            return flex_paged.attend(singles, arenas, parts[0], options)
+            return flex_paged.attend(batch, arenas, parts[0], options)
         except flex_paged.ERRORS as error:
             flex_paged.give_up(error)
-    return attend_gathered(singles, layer, arenas, parts, options)
+    return attend_gathered(batch, layer, arenas, parts, options)
 
 
-KERNEL = Backend("kernel", attend_chunk, attend_with_kernel, pads=False, on_host=True)
-PADDED = Backend("padded", attend_chunk, attend_gathered)
-FUSED = Backend("fused", attend_chunk_fused, attend_gathered, is_causal=True)
-PAGED = Backend("paged", attend_chunk_fused, attend_paged, is_causal=True, pads=False)
+KERNEL = Backend("kernel", attend_prefill, attend_with_kernel, pads=False, on_host=True)
+PADDED = Backend("padded", attend_prefill, attend_gathered)
+FUSED = Backend("fused", attend_prefill_fused, attend_gathered, is_causal=True)
+PAGED = Backend("paged", attend_prefill_fused, attend_paged, is_causal=True, pads=False)
 BACKENDS = {backend.name: backend for backend in (KERNEL, PADDED, FUSED, PAGED)}
 
 

@@ -14,7 +14,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
-from node.engine.attention.decode_batch import NO_BLOCK, Singles
+from node.engine.attention.decode_batch import NO_BLOCK, DecodeBatch
 from node.engine.attention.interface import Options
 from node.engine.kv_cache.block_manager import Arenas
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
@@ -64,7 +64,7 @@ _failures: list[Exception] = []
 
 
 def attend(
-    singles: Singles,
+    batch: DecodeBatch,
     arenas: Arenas,
     heads: torch.Tensor,  # queries: [heads, sessions, head dim]
     options: Options,
@@ -78,8 +78,8 @@ def attend(
         bucket *= BUCKET
     query = heads.new_zeros((bucket, heads.shape[0], heads.shape[2]))
     query[:count] = heads.transpose(0, 1)
-    mask = singles.kept(
-        ("paged", options.window), lambda: _block_mask(singles, bucket, arenas, options)
+    mask = batch.cached(
+        ("paged", options.window), lambda: _block_mask(batch, bucket, arenas, options)
     )
     out, aux = _flex(query.device)(
         query.unsqueeze(2),
@@ -98,14 +98,14 @@ def attend(
     return rows * share.unsqueeze(-1).to(rows.dtype)
 
 
-def _block_mask(singles: Singles, bucket: int, arenas: Arenas, options: Options) -> BlockMask:
+def _block_mask(batch: DecodeBatch, bucket: int, arenas: Arenas, options: Options) -> BlockMask:
     """Which blocks each session reads; its shapes follow from the store and `bucket` alone.
 
     Only the last block, and with a window the oldest one, hold rows that are not seen.
     """
-    more = bucket - len(singles.positions)
-    blocks = torch.cat([singles.blocks, singles.blocks[:1].expand(more, -1)])
-    positions = torch.nn.functional.pad(singles.positions, (0, more))  # one block of the first
+    more = bucket - len(batch.positions)
+    blocks = torch.cat([batch.blocks, batch.blocks[:1].expand(more, -1)])
+    positions = torch.nn.functional.pad(batch.positions, (0, more))  # one block of the first
     tokens = arenas[0].shape[1]
     total, window = tokens // BLOCK_TOKENS, options.window
     order = torch.arange(blocks.shape[1], device=blocks.device)

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 
 from node.engine.kernels import numba_kernels
 from node.engine.kernels.numba_kernels import NO_SINKS
-from node.engine.kernels.small_batch import FewRows
+from node.engine.kernels.small_batch import SmallBatch
 
 NAME = "swarm"
 
@@ -47,7 +47,7 @@ class RunningStep:
     """How the running step attends, shared by all layers of a stage: one of the two is set."""
 
     attend: Callable[..., torch.Tensor] | None = None
-    few: FewRows | None = None  # fused layers run it with kernels
+    small_batch: SmallBatch | None = None  # fused layers run it with kernels
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class Options:
         return float(head_dim**-0.5) if self.scaling is None else self.scaling
 
 
-def attend_chunk(
+def attend_prefill(
     query: torch.Tensor,  # [heads, tokens, head dim]
     keys: torch.Tensor,  # [kv heads, length, head dim]
     values: torch.Tensor,
@@ -141,8 +141,8 @@ def attend_padded(
     return _weights_of(scores, mask, options.softcap, sinks).to(values.dtype) @ values
 
 
-def attend_few(
-    few: FewRows,
+def attend_small_batch(
+    small_batch: SmallBatch,
     layer: int,
     query: torch.Tensor,  # [heads, tokens, head dim]
     key: torch.Tensor,  # [kv heads, tokens, head dim]
@@ -155,8 +155,8 @@ def attend_few(
     factor, cap = options.scale_for(query.shape[2]), options.softcap or 0.0
     numba_kernels.attend(
         tuple(each.contiguous().numpy() for each in (query, key, value)),
-        (few.places, few.block_starts),
-        few.arenas(layer),
+        (small_batch.row_index, small_batch.block_starts),
+        small_batch.arenas(layer),
         (options.window or 0, np.float32(factor), np.float32(cap)),
         sinks,
         out.numpy(),

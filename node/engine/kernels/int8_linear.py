@@ -20,10 +20,10 @@ from node.engine.kernels.packed_linear import (
 from node.engine.kernels.small_batch import MOST_ROWS
 
 LEVELS = 127
-MOST_KEPT = 64  # rows
+MOST_CACHED_ROWS = 64
 
 
-class Quantised:
+class QuantisedRows:
     """Rows as they were rounded last: the linears of a layer often get the same ones."""
 
     def __init__(self) -> None:
@@ -38,22 +38,25 @@ class Quantised:
             return self._found
         flat = rows.reshape(-1, rows.shape[-1]).float()
         if self._is_packed and len(flat) <= MOST_ROWS:
-            self._rows, self._found = rows, _few_of(flat)
+            self._rows, self._found = rows, _quantise_few(flat)
             return self._found
-        tops = torch.linalg.vector_norm(flat, math.inf, 1, keepdim=True).clamp_(min=1e-8)
-        moved = torch.addcdiv(self._middle, flat, tops, value=LEVELS)
+        absmax = torch.linalg.vector_norm(flat, math.inf, 1, keepdim=True).clamp_(min=1e-8)
+        moved = torch.addcdiv(self._middle, flat, absmax, value=LEVELS)
         if self._is_packed:
-            found = moved.to(torch.uint8), tops
+            found = moved.to(torch.uint8), absmax
         else:
-            found = moved.floor_().sub_(ZERO).to(torch.int8), tops
-        self._rows, self._found = (rows, found) if len(flat) <= MOST_KEPT else (None, self._found)
+            found = moved.floor_().sub_(ZERO).to(torch.int8), absmax
+        if len(flat) <= MOST_CACHED_ROWS:
+            self._rows, self._found = rows, found
+        else:
+            self._rows = None
         return found
 
 
-def _few_of(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    whole, tops = torch.empty(flat.shape, dtype=torch.uint8), torch.empty(len(flat), 1)
-    quantise(flat.numpy(), whole.numpy(), tops.numpy())
-    return whole, tops
+def _quantise_few(flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    quantised, absmax = torch.empty(flat.shape, dtype=torch.uint8), torch.empty(len(flat), 1)
+    quantise(flat.numpy(), quantised.numpy(), absmax.numpy())
+    return quantised, absmax
 
 
 class Int8Linear(nn.Linear):
@@ -63,12 +66,12 @@ class Int8Linear(nn.Linear):
     """
 
     scale: nn.Parameter
-    quantised: Quantised
+    quantised: QuantisedRows
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # torch's own name for it
         """Quantise each row, multiply in integers, scale back: [..., outputs]."""
-        rows, tops = self.quantised.of(input)
-        out = self._multiply(rows).mul_(tops).to(input.dtype)
+        rows, absmax = self.quantised.of(input)
+        out = self._multiply(rows).mul_(absmax).to(input.dtype)
         if self.bias is not None:
             out += self.bias
         return out.view(*input.shape[:-1], self.out_features)
@@ -89,7 +92,7 @@ class PackedInt8Linear(Int8Linear):
 
 def quantise_layer(layer: nn.Module) -> None:
     """Turn the loaded linears of a layer into int8 in place: hooks and names stay theirs."""
-    quantised = Quantised()
+    quantised = QuantisedRows()
     for linear in linears_of(layer):
         weight = linear.weight.float()  # [outputs, inputs]
         scale = weight.abs().amax(1).div_(LEVELS).clamp_(min=1e-10)

@@ -29,7 +29,7 @@ P4, P5 = np.float32(0.00961812910763), np.float32(0.00133335581464)
 P6 = np.float32(0.000154035303934)
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 BIAS, MANTISSA_BITS = np.int32(127), np.int32(23)
-LEVELS, LEAST_TOP = np.float32(127), np.float32(1e-8)
+LEVELS, LEAST_ABSMAX = np.float32(127), np.float32(1e-8)
 NO_SINK, NO_SINKS = np.float32(-np.inf), np.empty(0, np.float32)
 BLOCK = np.int64(BLOCK_TOKENS)
 
@@ -38,14 +38,16 @@ BLOCK = np.int64(BLOCK_TOKENS)
 def _exp_of_negative(value: Any) -> Any:
     """e^value for value <= 0 without a call, so that loops around it run on vectors."""
     exponent = max(value * LOG2_E, LEAST_EXPONENT)
-    whole = np.int32(exponent - HALF)
-    f = exponent - np.float32(whole)
+    integer = np.int32(exponent - HALF)
+    f = exponent - np.float32(integer)
     power = ((((((P6 * f + P5) * f + P4) * f + P3) * f + P2) * f) + P1) * f + ONE
-    return power * np.int32((whole + BIAS) << MANTISSA_BITS).view(np.float32)
+    return power * np.int32((integer + BIAS) << MANTISSA_BITS).view(np.float32)
 
 
 @kernel(**OPTIONS)
-def add_norm(hidden: Array, added: Array, weight: Array, epsilon: Any, out: Array) -> None:
+def fused_add_rms_norm(
+    hidden: Array, added: Array, weight: Array, epsilon: Any, out: Array
+) -> None:
     """Add to hidden [rows, width] in place and write its RMS norm to `out`; `added` may be empty.
 
     Zhang and Sennrich 2019, eq. 4: x / sqrt(mean(x^2) + epsilon) * weight.
@@ -67,7 +69,7 @@ def add_norm(hidden: Array, added: Array, weight: Array, epsilon: Any, out: Arra
 
 
 @kernel(**OPTIONS)
-def gate(both: Array, out: Array) -> None:
+def silu_and_mul(both: Array, out: Array) -> None:
     """SwiGLU of Shazeer 2020: silu(gate) * up, from [rows, 2 x width] with the gate first."""
     rows, width = out.shape
     for row in range(rows):
@@ -79,16 +81,16 @@ def gate(both: Array, out: Array) -> None:
 
 
 @kernel(**OPTIONS)
-def quantise(rows: Array, whole: Array, tops: Array) -> None:
-    """Round rows [rows, width] to uint8 `whole`, 128 too large each; `tops` [rows, 1] is 127's."""
+def quantise(rows: Array, quantised: Array, absmax: Array) -> None:
+    """Round rows [rows, width] to uint8, 128 too large each; 127 is worth `absmax` [rows, 1]."""
     count, width = rows.shape
     for row in range(count):
-        top = LEAST_TOP
+        top = LEAST_ABSMAX
         for at in range(width):
             top = max(top, abs(rows[row, at]))
-        tops[row, 0] = top
+        absmax[row, 0] = top
         for at in range(width):
-            whole[row, at] = np.uint8(LEVELS * rows[row, at] / top + np.float32(128.5))
+            quantised[row, at] = np.uint8(LEVELS * rows[row, at] / top + np.float32(128.5))
 
 
 @kernel(**OPTIONS)
@@ -140,7 +142,7 @@ def _score(query: Array, keys: Array, block_starts: Array, span: Any, scores: Ar
 
 
 @kernel(**OPTIONS)
-def _cap(scores: Array, cap: Any, span: Any) -> None:
+def _soft_cap(scores: Array, cap: Any, span: Any) -> None:
     """Soft-cap scores in place (Bello et al. 2016, section 5.1): cap x tanh(score / cap)."""
     first, end = span
     for at in range(first, end):
@@ -148,7 +150,7 @@ def _cap(scores: Array, cap: Any, span: Any) -> None:
 
 
 @kernel(**OPTIONS)
-def _soften(scores: Array, span: Any, sink: Any) -> Any:
+def _softmax(scores: Array, span: Any, sink: Any) -> Any:
     """Exponentials of one head's scores in place, and 1 / their sum; `sink` joins the sum only."""
     first, end = span
     top = max(scores[first], sink)
@@ -162,7 +164,7 @@ def _soften(scores: Array, span: Any, sink: Any) -> Any:
 
 
 @kernel(**OPTIONS)
-def _weigh(scores: Array, values: Array, block_starts: Array, span: Any, out: Array) -> None:
+def _weighted_sum(scores: Array, values: Array, block_starts: Array, span: Any, out: Array) -> None:
     """Write weights x values of the rows of `span`; four rows at once."""
     width = len(out)
     for part in range(width):
@@ -189,12 +191,12 @@ def _weigh(scores: Array, values: Array, block_starts: Array, span: Any, out: Ar
 def _attend_head(
     query: Array,  # [head dim], scaled
     past: Any,  # keys and values of its kv head: [tokens, head dim]
-    where: Any,  # first row of each block, and how many rows the query sees
+    seen: Any,  # first row of each block, and how many rows the query sees
     numbers: Any,  # window (0: none), cap (0: none), sink (-inf: none)
     scores: Array,  # at least those rows, overwritten
     out: Array,  # [value head dim]
 ) -> None:
-    block_starts, end = where
+    block_starts, end = seen
     window, cap, sink = numbers
     first = np.int64(0)
     if window > 0:
@@ -202,9 +204,9 @@ def _attend_head(
     span = (first, end)
     _score(query, past[0], block_starts, span, scores)
     if cap > 0:
-        _cap(scores, cap, span)
-    factor = _soften(scores, span, sink)
-    _weigh(scores, past[1], block_starts, span, out)
+        _soft_cap(scores, cap, span)
+    factor = _softmax(scores, span, sink)
+    _weighted_sum(scores, past[1], block_starts, span, out)
     for part in range(len(out)):
         out[part] *= factor
 
@@ -212,7 +214,7 @@ def _attend_head(
 @kernel(**OPTIONS)
 def attend_fused(
     heads: Array,  # [rows, query heads + 2 x kv heads, head dim]: queries, keys, values
-    where: Any,  # places and blocks as in FewRows, cos and sin: [rows, head dim]
+    index: Any,  # row index and block starts as in SmallBatch, cos and sin: [rows, head dim]
     arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
     norms: Any,  # weights of query and key norm, [head dim] or empty, and their epsilon
     shape: Any,  # kv heads, window (0: none), factor of the scores
@@ -222,15 +224,15 @@ def attend_fused(
 
     Rows of one session must come in order: the later see the earlier.
     """
-    places, block_starts, cos, sin = where
+    row_index, block_starts, cos, sin = index
     query_norm, key_norm, epsilon = norms
     kv_heads, window, factor = shape
     rows, query_heads, width = out.shape
     group = query_heads // kv_heads
     turned = np.empty(width, np.float32)
-    scores = np.empty(places[:, 1].max() + 1, np.float32)
+    scores = np.empty(row_index[:, 1].max() + 1, np.float32)
     for row in range(rows):
-        first_block, position = places[row]
+        first_block, position = row_index[row]
         own = block_starts[first_block:]
         at = own[position // BLOCK] + position % BLOCK
         for kv_head in range(kv_heads):
@@ -252,7 +254,7 @@ def attend_fused(
 @kernel(**OPTIONS)
 def attend(
     rows: Any,  # queries [heads, rows, head dim], keys and values [kv heads, rows, head dim]
-    where: Any,  # places and blocks as in FewRows
+    index: Any,  # row index and block starts as in SmallBatch
     arenas: Any,  # keys and values of one layer: [kv heads, tokens, head dim]
     numbers: Any,  # window (0: none), factor of the scores, cap (0: none)
     sinks: Array,  # [heads] or empty
@@ -260,14 +262,14 @@ def attend(
 ) -> None:
     """Write keys and values that are rotated already, if at all, and attend as above."""
     queries, keys, values = rows
-    places, block_starts = where
+    row_index, block_starts = index
     window, factor, cap = numbers
     count, heads = out.shape[:2]
     kv_heads = len(keys)
     group = heads // kv_heads
-    scores = np.empty(places[:, 1].max() + 1, np.float32)
+    scores = np.empty(row_index[:, 1].max() + 1, np.float32)
     for row in range(count):
-        first_block, position = places[row]
+        first_block, position = row_index[row]
         own = block_starts[first_block:]
         at = own[position // BLOCK] + position % BLOCK
         for kv_head in range(kv_heads):

@@ -15,19 +15,17 @@ MOST_VALUES = 1 << 19  # of keys, read by one thread; above it several threads a
 
 
 @dataclass(slots=True)
-class FewRows:
+class SmallBatch:
     """Where the rows of a step are written and what they see."""
 
-    places: (
-        Array  # int64 [rows, 2]: where the blocks of its session begin in `block_starts`, position
-    )
+    row_index: Array  # int64 [rows, 2]: where its session's `block_starts` begin, its position
     block_starts: Array  # int64: the first row of each block, session after session
     arenas: Callable[[int], tuple[Array, Array]]  # of a layer: keys and values
-    where: tuple[Array, ...] = ()  # places and blocks with cos and sin, for the kernel
+    index: tuple[Array, ...] = ()  # both with cos and sin, for the kernel
 
     def rotate(self, cos: Array, sin: Array) -> None:
         """Take the rotary embedding of the rows: [rows, head dim] each."""
-        self.where = (self.places, self.block_starts, cos, sin)
+        self.index = (self.row_index, self.block_starts, cos, sin)
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
@@ -35,12 +33,12 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32
 
 
-def places_of(sessions: Sequence[tuple[BlockTable, range]]) -> tuple[Array, Array]:
-    """Places [rows, 2] and block starts of sessions, from the positions of their rows."""
-    places, block_starts, first = [], [], 0
+def index_rows(sessions: Sequence[tuple[BlockTable, range]]) -> tuple[Array, Array]:
+    """Row index [rows, 2] and block starts of sessions, from the positions of their rows."""
+    row_index, block_starts, first = [], [], 0
     for table, positions in sessions:
         assert positions.stop <= len(table.starts) * BLOCK_TOKENS  # the kernels trust it
-        places += [(first, at) for at in positions]
+        row_index += [(first, at) for at in positions]
         block_starts.append(table.starts)
         first += len(table.starts)
-    return np.array(places), np.concatenate(block_starts)
+    return np.array(row_index), np.concatenate(block_starts)

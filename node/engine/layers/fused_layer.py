@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from node.engine.attention.interface import Options, Seat
 from node.engine.kernels import numba_kernels
-from node.engine.kernels.small_batch import FewRows
+from node.engine.kernels.small_batch import SmallBatch
 from node.engine.layers import module_matching
 from node.engine.shard_io import Array
 
@@ -66,13 +66,13 @@ class FusedAttention(nn.Module):
         out = seat.stage.attend(seat.layer, query[0], key[0], value[0], self._options)
         return cast("torch.Tensor", self.o_proj(out.flatten(2)))
 
-    def attend_few(self, rows: torch.Tensor, step: FewRows) -> torch.Tensor:
+    def attend_small_batch(self, rows: torch.Tensor, step: SmallBatch) -> torch.Tensor:
         """Attend few normed rows: [tokens, hidden]."""
         projected = self._project(rows).numpy()
         out = torch.empty(len(rows), self.heads * self.head_dim)
         numba_kernels.attend_fused(
             projected.reshape(len(rows), -1, self.head_dim),
-            step.where,
+            step.index,
             step.arenas(self.swarm_seat.layer),
             self._norms,
             self._shape,
@@ -98,13 +98,13 @@ class FusedMLP(nn.Module):
         """Run rows of any number: [1, tokens, hidden]."""
         both = self.gate_up_proj(rows)
         if torch.get_num_threads() == 1:  # torch's two passes divide their rows among threads
-            return cast("torch.Tensor", self.down_proj(gated(both[0]).unsqueeze(0)))
+            return cast("torch.Tensor", self.down_proj(silu_and_mul(both[0]).unsqueeze(0)))
         gate, up = both.chunk(2, -1)
         return cast("torch.Tensor", self.down_proj(functional.silu(gate) * up))
 
-    def run_few(self, rows: torch.Tensor) -> torch.Tensor:
+    def run_small_batch(self, rows: torch.Tensor) -> torch.Tensor:
         """Run few rows: [tokens, hidden]."""
-        return self._leave(gated(self._enter(rows)))
+        return self._leave(silu_and_mul(self._enter(rows)))
 
 
 class FusedLayer(nn.Module):
@@ -133,43 +133,45 @@ class FusedLayer(nn.Module):
         **_: object,
     ) -> torch.Tensor:
         """Run rows [1, tokens, hidden], as transformers calls a layer."""
-        few = self.self_attn.swarm_seat.stage.few
-        if few is not None:
+        small_batch = self.self_attn.swarm_seat.stage.small_batch
+        if small_batch is not None:
             cos, sin = position_embeddings
-            few.rotate(cos[0].numpy(), sin[0].numpy())
+            small_batch.rotate(cos[0].numpy(), sin[0].numpy())
             hidden = hidden_states[0].clone()
-            hidden += self.run_few(hidden, None, few)
+            hidden += self.run_small_batch(hidden, None, small_batch)
             return hidden.unsqueeze(0)
         rows = self.input_layernorm(hidden_states)
         hidden = hidden_states + self.self_attn(rows, position_embeddings)
         rows = self.mlp(self.post_attention_layernorm(hidden))
         return cast("torch.Tensor", hidden + rows)
 
-    def run_few(
-        self, hidden: torch.Tensor, added: torch.Tensor | None, step: FewRows
+    def run_small_batch(
+        self, hidden: torch.Tensor, added: torch.Tensor | None, step: SmallBatch
     ) -> torch.Tensor:
         """Add `added` to few rows [tokens, hidden] in place, run; returns what to add next."""
-        attended = self.self_attn.attend_few(normed(hidden, added, self._before), step)
-        rows = normed(hidden, attended, self._between)
+        attended = self.self_attn.attend_small_batch(
+            fused_add_rms_norm(hidden, added, self._before), step
+        )
+        rows = fused_add_rms_norm(hidden, attended, self._between)
         if isinstance(self.mlp, FusedMLP):
-            return self.mlp.run_few(rows)
+            return self.mlp.run_small_batch(rows)
         return cast("torch.Tensor", self.mlp(rows.unsqueeze(0))[0])
 
 
-def normed(
+def fused_add_rms_norm(
     hidden: torch.Tensor, added: torch.Tensor | None, norm: tuple[Array, Any]
 ) -> torch.Tensor:
     """Add to hidden [tokens, hidden] in place; returns its norm, from weight and epsilon."""
     out = torch.empty_like(hidden)
     more = NOTHING if added is None else added.numpy()
-    numba_kernels.add_norm(hidden.numpy(), more, *norm, out.numpy())
+    numba_kernels.fused_add_rms_norm(hidden.numpy(), more, *norm, out.numpy())
     return out
 
 
-def gated(both: torch.Tensor) -> torch.Tensor:
+def silu_and_mul(both: torch.Tensor) -> torch.Tensor:
     """SwiGLU of gate and up side by side: [tokens, width] from [tokens, 2 x width]."""
     out = torch.empty(len(both), both.shape[-1] // 2)
-    numba_kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.silu_and_mul(both.numpy(), out.numpy())
     return out
 
 

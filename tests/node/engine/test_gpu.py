@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks import gpu
 from node.engine.attention import flex_paged
 from node.engine.attention.backends import BACKENDS, FUSED, KERNEL, PADDED, PAGED, backend_of
-from node.engine.attention.interface import Options, attend_chunk
+from node.engine.attention.interface import Options, attend_prefill
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
 from swarm.wire.sampling_params import Sampling
@@ -72,7 +72,7 @@ def test_the_result_of_a_kernel_that_keeps_tokens_outside_heads_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = (torch.rand(8, 5, 16), torch.rand(4, 9, 16), torch.rand(4, 9, 16))
-    wanted = attend_chunk(*given, None, Options())
+    wanted = attend_prefill(*given, None, Options())
     plain = functional.scaled_dot_product_attention
 
     def as_on_a_gpu(*args: Any, **options: Any) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_the_result_of_a_kernel_that_keeps_tokens_outside_heads_is_taken(
         return rows.transpose(-2, -3).contiguous().transpose(-2, -3)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", as_on_a_gpu)
-    assert torch.equal(attend_chunk(*given, None, Options()), wanted)
+    assert torch.equal(attend_prefill(*given, None, Options()), wanted)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")

@@ -346,9 +346,9 @@ def test_logits_of_many_sessions_are_made_in_bounded_memory(
     drawn: list[int] = []
     forward = runner.forward.run
 
-    def spy(rows: Any, chunks: Any, kept: Any, wanted: Any) -> Any:
+    def spy(rows: Any, spans: Any, kept: Any, wanted: Any) -> Any:
         drawn.append(sum(map(len, kept.values())))
-        return forward(rows, chunks, kept, wanted)
+        return forward(rows, spans, kept, wanted)
 
     monkeypatch.setattr(runner.forward, "run", spy)
     monkeypatch.setattr("node.engine.stage_runner.MOST_LOGIT_BYTES", 2 * 4 * 96)

@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention
 
 from node.engine.attention import flex_paged
 from node.engine.attention.backends import attend_gathered, attend_paged
-from node.engine.attention.decode_batch import Chunk, Singles
+from node.engine.attention.decode_batch import DecodeBatch, TokenSpan
 from node.engine.attention.interface import Options
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
@@ -20,15 +20,15 @@ HEADS, KV_HEADS, DIM = 8, 4, 32
 PAGES = 31
 
 
-def decoding(ends: list[int]) -> tuple[KVStore, list[Chunk]]:
+def decoding(ends: list[int]) -> tuple[KVStore, list[TokenSpan]]:
     """Sessions with random rows, each about to attend its last one."""
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), PAGES * BLOCK, torch.empty(0))
-    chunks = []
+    spans = []
     for number, end in enumerate(ends):
         table = store.open(f"s{number}", end, known=end)
         store.grow(table.session, 0, end)
-        chunks.append(Chunk(table, end - 1, 1, number))
-    return store, chunks
+        spans.append(TokenSpan(table, end - 1, 1, number))
+    return store, spans
 
 
 @given(
@@ -38,18 +38,18 @@ def decoding(ends: list[int]) -> tuple[KVStore, list[Chunk]]:
 def test_listed_blocks_are_those_that_hold_what_is_seen(
     ends: list[int], window: int | None
 ) -> None:
-    store, chunks = decoding(ends)
+    store, spans = decoding(ends)
     bucket = 4 if len(ends) <= 4 else 16
-    singles = Singles(store, chunks, torch.empty(0))
-    mask = flex_paged._block_mask(singles, bucket, store.arena(0), Options(window=window))
-    begun = Chunk(chunks[0].table, 0, 1, 0)  # what the rest is filled with
-    for number, chunk in enumerate([*chunks, *[begun] * (bucket - len(chunks))]):
-        first = 0 if window is None else max(0, chunk.end - window)
-        seen = range(first, chunk.end)
-        blocks = {chunk.table.blocks[row // BLOCK] for row in seen}
+    batch = DecodeBatch(store, spans, torch.empty(0))
+    mask = flex_paged._block_mask(batch, bucket, store.arena(0), Options(window=window))
+    begun = TokenSpan(spans[0].table, 0, 1, 0)  # what the rest is filled with
+    for number, span in enumerate([*spans, *[begun] * (bucket - len(spans))]):
+        first = 0 if window is None else max(0, span.end - window)
+        seen = range(first, span.end)
+        blocks = {span.table.blocks[row // BLOCK] for row in seen}
         full = {
             block
-            for place, block in enumerate(chunk.table.blocks)
+            for place, block in enumerate(span.table.blocks)
             if place * BLOCK in seen and place * BLOCK + BLOCK - 1 in seen
         }
         edges = listed(mask.kv_num_blocks, mask.kv_indices, number)
@@ -80,19 +80,19 @@ def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("options", [Options(), Options(window=70), Options(softcap=3.0)])
 @pytest.mark.usefixtures("_compiled")
 def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Options) -> None:
-    store, chunks = decoding([5, 300, 64, 129, 200])
+    store, spans = decoding([5, 300, 64, 129, 200])
     for arena in store.arena(0):
         arena.fill_(torch.nan)  # blocks that are not listed must not be read
-        for chunk in chunks:
-            block_end = len(chunk.table.blocks) * BLOCK
-            arena[:, chunk.table.slot_mapping(0, block_end)] = torch.randn(KV_HEADS, block_end, DIM)
-    for some in (chunks, chunks[:4], chunks[1:2]):
+        for span in spans:
+            block_end = len(span.table.blocks) * BLOCK
+            arena[:, span.table.slot_mapping(0, block_end)] = torch.randn(KV_HEADS, block_end, DIM)
+    for some in (spans, spans[:4], spans[1:2]):
         query, unused = torch.randn(HEADS, len(some), DIM), torch.empty(0)
         with torch.inference_mode():
-            singles = Singles(store, some, torch.empty(0))
-            found = flex_paged.attend(singles, store.arena(0), query, options)
+            batch = DecodeBatch(store, some, torch.empty(0))
+            found = flex_paged.attend(batch, store.arena(0), query, options)
             parts = (query, unused, unused)
-            expected = attend_gathered(singles, 0, store.arena(0), parts, options)
+            expected = attend_gathered(batch, 0, store.arena(0), parts, options)
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 
@@ -108,10 +108,10 @@ def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
     store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * BLOCK, torch.empty(0))
     table = store.open("narrow", 4, known=4)
     store.grow("narrow", 0, 4)
-    singles = Singles(store, [Chunk(table, 3, 1, 0)], torch.empty(0))
+    batch = DecodeBatch(store, [TokenSpan(table, 3, 1, 0)], torch.empty(0))
     row = torch.ones(KV_HEADS, 1, 12)
     parts = (torch.ones(HEADS, 1, 12), row, row)
-    assert attend_paged(singles, 0, store.arena(0), parts, Options()).shape == (1, HEADS, 12)
+    assert attend_paged(batch, 0, store.arena(0), parts, Options()).shape == (1, HEADS, 12)
 
 
 def test_a_failed_compilation_is_told_in_one_short_line(caplog: pytest.LogCaptureFixture) -> None:

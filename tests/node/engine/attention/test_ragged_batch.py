@@ -11,9 +11,9 @@ from torch._dynamo.exc import TorchDynamoException
 
 from node.engine.attention import flex_paged
 from node.engine.attention.backends import BACKENDS, Backend
-from node.engine.attention.decode_batch import Chunk, Singles
+from node.engine.attention.decode_batch import DecodeBatch, TokenSpan
 from node.engine.attention.interface import Options
-from node.engine.attention.ragged_batch import Batch
+from node.engine.attention.ragged_batch import RaggedBatch
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.kv_cache.block_table import BlockTable
@@ -98,22 +98,22 @@ def check_step(
             for arena in store.arena(0):
                 arena[:, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0
     firsts = [0, *itertools.accumulate(counts.values())]
-    chunks = [
-        Chunk(tables[n], tables[n].length, count, first)
+    spans = [
+        TokenSpan(tables[n], tables[n].length, count, first)
         for (n, count), first in zip(counts.items(), firsts, strict=False)
     ]
     packed = [
         torch.cat(
-            [rows[n][k][:, c.position : c.end] for n, c in zip(counts, chunks, strict=True)], 1
+            [rows[n][k][:, c.position : c.end] for n, c in zip(counts, spans, strict=True)], 1
         )
         for k in range(3)
     ]
     query, key, value = packed
-    out = Batch(store, chunks, torch.empty(0), chosen).attend(0, query, key, value, options)[0]
-    for n, chunk in zip(counts, chunks, strict=True):
-        expected = attend_alone([each[:, : chunk.end] for each in rows[n]], chunk.position, options)
-        torch.testing.assert_close(out[chunk.here], expected, atol=1e-5, rtol=1e-5)
-        tables[n].length = chunk.end
+    out = RaggedBatch(store, spans, torch.empty(0), chosen).attend(0, query, key, value, options)[0]
+    for n, span in zip(counts, spans, strict=True):
+        expected = attend_alone([each[:, : span.end] for each in rows[n]], span.position, options)
+        torch.testing.assert_close(out[span.step_rows], expected, atol=1e-5, rtol=1e-5)
+        tables[n].length = span.end
 
 
 def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> None:
@@ -122,11 +122,11 @@ def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> No
     tables = [store.open(f"s{n}", 1024, known=0) for n in range(3)]
     for table in tables:
         store.grow(table.session, 0, table.capacity)
-    chunks = [Chunk(tables[n % 3], at, 1, n) for n, at in enumerate(positions)]
-    (whole,) = Batch(store, chunks, torch.empty(0), BACKENDS["padded"])._parts
-    assert isinstance(whole, Singles)
-    assert whole.here == slice(0, 5)
-    assert [(part.most, places) for part, places in whole.alike] == [
+    spans = [TokenSpan(tables[n % 3], at, 1, n) for n, at in enumerate(positions)]
+    (whole,) = RaggedBatch(store, spans, torch.empty(0), BACKENDS["padded"])._parts
+    assert isinstance(whole, DecodeBatch)
+    assert whole.step_rows == slice(0, 5)
+    assert [(part.most, places) for part, places in whole.length_groups] == [
         (60, [0, 1]),
         (70, [2]),
         (950, [3, 4]),

@@ -9,9 +9,9 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from node.engine.kernels import numba_kernels
-from node.engine.kernels.int8_linear import LEVELS, Quantised
+from node.engine.kernels.int8_linear import LEVELS, QuantisedRows
 from node.engine.kernels.packed_linear import ZERO
-from node.engine.kernels.small_batch import places_of
+from node.engine.kernels.small_batch import index_rows
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.shard_io import Array
 
@@ -27,12 +27,14 @@ def rows(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 def test_norm_adds_in_place_and_normalises(width: int) -> None:
     hidden, added, weight = rows(3, width), rows(3, width, seed=1), rows(width, seed=2)
     total, out = hidden + added, torch.empty(3, width)
-    numba_kernels.add_norm(hidden.numpy(), added.numpy(), weight.numpy(), EPSILON, out.numpy())
+    numba_kernels.fused_add_rms_norm(
+        hidden.numpy(), added.numpy(), weight.numpy(), EPSILON, out.numpy()
+    )
     torch.testing.assert_close(hidden, total)
     expected = functional.rms_norm(total, (width,), weight, 1e-5)
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-6)
     nothing = np.empty((0, 0), np.float32)
-    numba_kernels.add_norm(hidden.numpy(), nothing, weight.numpy(), EPSILON, out.numpy())
+    numba_kernels.fused_add_rms_norm(hidden.numpy(), nothing, weight.numpy(), EPSILON, out.numpy())
     torch.testing.assert_close(hidden, total)
     torch.testing.assert_close(out, expected, rtol=2e-5, atol=2e-6)
 
@@ -40,17 +42,19 @@ def test_norm_adds_in_place_and_normalises(width: int) -> None:
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 1e4])
 def test_gate_is_silu_times_up(scale: float) -> None:
     both, out = rows(4, 2 * 37, scale=scale), torch.empty(4, 37)
-    numba_kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.silu_and_mul(both.numpy(), out.numpy())
     expected = functional.silu(both[:, :37].double()) * both[:, 37:].double()
     torch.testing.assert_close(out.double(), expected, rtol=3e-5, atol=1e-25)
 
 
 def test_nan_is_not_hidden_by_the_gate_or_the_norm() -> None:
     both, out = torch.full((1, 8), torch.nan), torch.zeros(1, 4)
-    numba_kernels.gate(both.numpy(), out.numpy())
+    numba_kernels.silu_and_mul(both.numpy(), out.numpy())
     assert bool(out.isnan().all())
     nothing, weight = np.empty((0, 0), np.float32), np.ones(4, np.float32)
-    numba_kernels.add_norm(both[:, :4].clone().numpy(), nothing, weight, EPSILON, out.numpy())
+    numba_kernels.fused_add_rms_norm(
+        both[:, :4].clone().numpy(), nothing, weight, EPSILON, out.numpy()
+    )
     assert bool(out.isnan().all())
 
 
@@ -61,13 +65,13 @@ def test_few_rows_are_rounded_like_many(
 ) -> None:
     monkeypatch.setattr("node.engine.kernels.int8_linear.can_multiply_integers", lambda: is_packed)
     many = rows(64, 96, scale=scale)
-    whole, tops = Quantised().of(many)
-    few, few_tops = Quantised().of(many[:5].clone())
-    assert torch.equal(few_tops, tops[:5])
+    whole, absmax = QuantisedRows().of(many)
+    few, few_absmax = QuantisedRows().of(many[:5].clone())
+    assert torch.equal(few_absmax, absmax[:5])
     assert int((few.int() - whole[:5].int()).abs().max()) <= 1  # halves may go either way
     assert few.dtype == whole.dtype == (torch.uint8 if is_packed else torch.int8)
-    worth = (few.int() - (ZERO if is_packed else 0)) * few_tops / LEVELS
-    assert float((worth - many[:5]).abs().max()) <= 0.501 * float(tops.max()) / LEVELS
+    worth = (few.int() - (ZERO if is_packed else 0)) * few_absmax / LEVELS
+    assert float((worth - many[:5]).abs().max()) <= 0.501 * float(absmax.max()) / LEVELS
 
 
 def attend_alone(
@@ -117,7 +121,7 @@ def test_rows_of_any_sessions_see_their_own_past_only(
             continue
         for table, span in zip(tables, spans, strict=True):
             store.grow(table.session, span.start, span.stop)
-        places = places_of(list(zip(tables, spans, strict=True)))
+        index = index_rows(list(zip(tables, spans, strict=True)))
         where = torch.cat([torch.arange(span.start, span.stop) for span in spans])
         heads = torch.cat(
             [p[span.start : span.stop] for p, span in zip(projected, spans, strict=True)]
@@ -126,7 +130,7 @@ def test_rows_of_any_sessions_see_their_own_past_only(
         cos, sin = angles[where].cos().numpy(), angles[where].sin().numpy()
         numba_kernels.attend_fused(
             heads.clone().numpy(),
-            (*places, cos, sin),
+            (*index, cos, sin),
             store.flat(1),
             (*weights, EPSILON),
             (2, window, np.float32(0.3)),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from node.engine import forward
-from node.engine.attention.decode_batch import Chunk
+from node.engine.attention.decode_batch import TokenSpan
 from node.engine.kernels import small_batch
 from node.engine.kernels.int8_linear import Int8Linear
-from node.engine.kernels.small_batch import FewRows
+from node.engine.kernels.small_batch import SmallBatch
 from node.engine.layers.fused_layer import FusedLayer
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
@@ -134,13 +134,13 @@ def test_a_long_context_is_left_to_several_threads(
     monkeypatch.setattr(forward, "MOST_VALUES", 20 * 64)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     seen: list[bool] = []
-    few_of = runner.forward._few_of
+    small_batch_of = runner.forward._small_batch_of
 
-    def watched(count: int, chunks: Sequence[Chunk]) -> FewRows | None:
-        few: FewRows | None = few_of(count, chunks)
-        seen.append(few is not None)
-        return few
+    def watched(count: int, spans: Sequence[TokenSpan]) -> SmallBatch | None:
+        small_batch: SmallBatch | None = small_batch_of(count, spans)
+        seen.append(small_batch is not None)
+        return small_batch
 
-    monkeypatch.setattr(runner.forward, "_few_of", watched)
+    monkeypatch.setattr(runner.forward, "_small_batch_of", watched)
     assert_few_run_like_many(runner)
     assert {True, False} == set(seen)

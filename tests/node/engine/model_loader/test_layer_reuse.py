@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.attention.decode_batch import Chunk
+from node.engine.attention.decode_batch import TokenSpan
 from node.engine.model_loader.layer_reuse import KeptLayers
 from node.engine.model_loader.load_shard import Supply
 from node.engine.parallel.allreduce import LocalReducer
@@ -33,7 +33,7 @@ def rows_of(runner: StageRunner) -> torch.Tensor:
     table = runner._store.open("s", 64)
     rows = IDS if runner.is_first else HIDDEN
     runner._store.grow("s", 0, len(rows))
-    hidden, _ = runner.forward.run(rows, [Chunk(table, 0, len(rows), 0)], {}, {})
+    hidden, _ = runner.forward.run(rows, [TokenSpan(table, 0, len(rows), 0)], {}, {})
     runner._store.close("s")
     return hidden.clone()
 
