@@ -6,11 +6,11 @@ from planner.cost.cost_model import CostModel
 from planner.cost.feasibility import require_room
 from planner.hexgen.genetic_search import hexgen_start
 from planner.problem import Problem
-from planner.search.baselines import RIVALS, plan_value
-from planner.search.group_pool import Pool
+from planner.search.baselines import BASELINES, plan_value
+from planner.search.group_pool import GroupPool
 from planner.search.latency_search import least_latency, local_plans, next_latency
-from planner.search.local_search import Goal, best_partition
-from planner.search.stage_order import reordered_plan
+from planner.search.local_search import Objective, best_partition
+from planner.search.stage_order import with_best_stage_orders
 from planner.simulation.slo import attainment
 from planner.stop import StopRule as StopRule
 from planner.stop import never as never
@@ -24,14 +24,14 @@ def make_plan(problem: Problem, stop: StopRule, seed: int = 0) -> Plan:
     pipeline can hold the model and one sequence.
     """
     require_room(problem)
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     plan = SEARCHES[problem.objective](pool, stop, seed)
     if not plan.pipelines:
         require_room(problem, proven_impossible=True)
     return plan
 
 
-def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
+def latency_plan(pool: GroupPool, stop: StopRule, seed: int) -> Plan:
     """The quickest pipeline, then the next quickest from what is left, while any fits."""
     given = _starts(pool, "latency", stop)
     starts = [pipeline for plan in given for pipeline in plan.pipelines]
@@ -44,7 +44,7 @@ def latency_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
     return Plan(tuple(pipelines))
 
 
-def _rest(pool: Pool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipeline, ...]:
+def _rest(pool: GroupPool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipeline, ...]:
     """Further pipelines about as quick as the first while there are any, then for throughput."""
     limit, near = NEARLY * pool.cost.latency(first), list[Pipeline]()
     while not stop(limit) and (pipeline := next_latency(pool, limit)) is not None:
@@ -54,33 +54,33 @@ def _rest(pool: Pool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipel
     return (*near, *left.pipelines)
 
 
-def without(pool: Pool, pipelines: Sequence[Pipeline]) -> Pool:
+def without(pool: GroupPool, pipelines: Sequence[Pipeline]) -> GroupPool:
     """A pool of the devices that serve in none of the pipelines."""
     stages = [stage for pipeline in pipelines for stage in pipeline.stages]
     return pool.without({shard.device for stage in stages for shard in stage.shards})
 
 
-def throughput_plan(pool: Pool, stop: StopRule, seed: int, *, patient: bool = True) -> Plan:
-    """Most tokens per second; never fewer than the plans of the rivals."""
-    goal = Goal(pool, "throughput")
-    rivals = _starts(pool, "throughput", stop if patient else _at_once)
-    layout = best_partition(goal, [], stop if patient else _at_once, seed)[1]
-    plans = [goal.plan(layout), *rivals, *local_plans(pool)]
+def throughput_plan(pool: GroupPool, stop: StopRule, seed: int, *, patient: bool = True) -> Plan:
+    """Most tokens per second; never fewer than the plans of the baselines."""
+    objective = Objective(pool, "throughput")
+    baselines = _starts(pool, "throughput", stop if patient else _at_once)
+    partition = best_partition(objective, [], stop if patient else _at_once, seed)[1]
+    plans = [objective.plan(partition), *baselines, *local_plans(pool)]
     best = max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
-    return reordered_plan(pool.cost, best, "throughput", stop) if patient else best
+    return with_best_stage_orders(pool.cost, best, "throughput", stop) if patient else best
 
 
-def _starts(pool: Pool, objective: str, stop: StopRule) -> list[Plan]:
+def _starts(pool: GroupPool, objective: str, stop: StopRule) -> list[Plan]:
     """What other schedulers make of the pool: no search ends below one of these."""
-    rivals = [rival(pool, objective) for rival in RIVALS.values()]
-    return rivals if stop(0.0) else [*rivals, hexgen_start(pool, objective, stop)]
+    baselines = [baseline(pool, objective) for baseline in BASELINES.values()]
+    return baselines if stop(0.0) else [*baselines, hexgen_start(pool, objective, stop)]
 
 
 def _at_once(best_cost: float) -> bool:
     return True
 
 
-def slo_plan(pool: Pool, stop: StopRule, seed: int) -> Plan:
+def slo_plan(pool: GroupPool, stop: StopRule, seed: int) -> Plan:
     """Most requests within the deadline: the best of plans between low latency and high flow."""
     plans = [latency_plan(pool, stop, seed), throughput_plan(pool, stop, seed)]
     plans += [plan for kind in ("throughput", "latency") for plan in _starts(pool, kind, stop)]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from planner.cost.cost_model import CostModel
 from planner.make_plan import latency_plan, throughput_plan
 from planner.problem import Problem
-from planner.search.baselines import RIVALS
-from planner.search.group_pool import Pool
-from planner.search.local_search import Goal, starts_of
+from planner.search.baselines import BASELINES
+from planner.search.group_pool import GroupPool
+from planner.search.local_search import Objective, starts_of
 from planner.stop import StopRule
 from swarm.plan import Plan
 
@@ -24,11 +24,11 @@ class Point:
 def pareto_front(problem: Problem, stop: StopRule, seed: int) -> list[Point]:
     """The points found, quickest first."""
     problem = replace(problem, objective="latency")
-    pool = Pool(problem, CostModel(problem))
-    goal = Goal(pool, "throughput")
+    pool = GroupPool(problem, CostModel(problem))
+    objective = Objective(pool, "throughput")
     plans = [latency_plan(pool, stop, seed), throughput_plan(pool, stop, seed)]
-    plans += [rival(pool, objective) for rival in RIVALS.values() for objective in ("latency", "")]
-    plans += [goal.plan(goal.settled(start)) for start in starts_of(pool)]
+    plans += [baseline(pool, name) for baseline in BASELINES.values() for name in ("latency", "")]
+    plans += [objective.plan(objective.with_feasible_parts(start)) for start in starts_of(pool)]
     points = [_point(pool.cost, plan) for plan in plans if plan.pipelines]
     points.sort(key=lambda point: (point.latency_seconds, -point.tokens_per_second))
     front: list[Point] = []

@@ -1,4 +1,4 @@
-"""Outcome: a plan with its value, its bound, and how both were obtained."""
+"""Result: a plan with its value, its bound, and how both were obtained."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from planner.hexgen.genetic_search import HexGen
 from planner.instance.cluster_file import Instance
 from planner.make_plan import make_plan
 from planner.problem import Problem
-from planner.search.baselines import RIVALS
-from planner.search.group_pool import Pool
+from planner.search.baselines import BASELINES
+from planner.search.group_pool import GroupPool
 from planner.search.helix_flow import segment_plan
 from planner.simulation.slo import attainment, slo_bound
 from planner.stop import StopRule, never
@@ -21,11 +21,11 @@ from swarm.errors import BadInput, DoesNotFit
 from swarm.plan import Plan
 
 OUR_SEARCH = "swarm"
-SEARCH_NAMES = (OUR_SEARCH, "hexgen", *RIVALS)
+SEARCH_NAMES = (OUR_SEARCH, "hexgen", *BASELINES)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Result:
     """What a search found. `value`: seconds (latency), tokens/s (throughput, flow), share (slo)."""
 
     plan: Plan
@@ -44,24 +44,22 @@ class Outcome:
         return worst / best - 1 if self.objective == "latency" else best / worst - 1
 
 
-def solve(problem: Problem, search: str, stop: StopRule, seed: int = 0) -> Outcome:
-    """Search for a plan; one that does not fit is an outcome with reasons, not an error."""
+def solve(problem: Problem, search: str, stop: StopRule, seed: int = 0) -> Result:
+    """Search for a plan; one that does not fit is a result with reasons, not an error."""
     try:
         plan = _plan(problem, search, stop, seed)
     except DoesNotFit as error:
-        return Outcome(
-            Plan(()), problem.objective, 0.0, Bound(0.0, "memory"), search, (str(error),)
-        )
+        return Result(Plan(()), problem.objective, 0.0, Bound(0.0, "memory"), search, (str(error),))
     if not plan.pipelines:
         reason = f"{search} found no plan that fits"
-        return Outcome(plan, problem.objective, 0.0, bound_of(problem), search, (reason,))
+        return Result(plan, problem.objective, 0.0, bound_of(problem), search, (reason,))
     cost = CostModel(problem)
     reasons, value = tuple(cost.reasons(plan)), value_of(cost, plan)
     bound = bound_of(problem, value, stop) if search == OUR_SEARCH else bound_of(problem)
-    return Outcome(plan, problem.objective, value, bound, search, reasons)
+    return Result(plan, problem.objective, value, bound, search, reasons)
 
 
-def solve_segments(instance: Instance, stop: StopRule) -> Outcome:
+def solve_segments(instance: Instance, stop: StopRule) -> Result:
     """Helix's capacity mode: largest static flow over segments with several holders."""
     if not instance.capacity:
         raise BadInput(
@@ -70,20 +68,20 @@ def solve_segments(instance: Instance, stop: StopRule) -> Outcome:
         )
     plan, flow, bound = segment_plan(instance.problem, instance.capacity, stop)
     reasons = () if plan.pipelines else ("no set of segments covers all layers",)
-    return Outcome(plan, "flow", flow, bound, OUR_SEARCH, reasons)
+    return Result(plan, "flow", flow, bound, OUR_SEARCH, reasons)
 
 
 def _plan(problem: Problem, search: str, stop: StopRule, seed: int) -> Plan:
     if search == OUR_SEARCH:
         return make_plan(problem, stop, seed)
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     objective = "latency" if problem.objective == "latency" else "throughput"
     if search == "hexgen":
         return HexGen(pool, objective, seed).plan(stop)
-    if search not in RIVALS:
+    if search not in BASELINES:
         known = ", ".join(SEARCH_NAMES)
         raise BadInput(f"--search {search!r} is unknown.", f"Take one of {known}.")
-    return RIVALS[search](pool, objective)
+    return BASELINES[search](pool, objective)
 
 
 VALUES: dict[str, Callable[[CostModel, Plan], float]] = {

@@ -11,8 +11,8 @@ from planner.hexgen.paper_cost import PaperRules
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import make_plan
 from planner.problem import Problem
-from planner.search.baselines import RIVALS
-from planner.search.group_pool import Pool
+from planner.search.baselines import BASELINES
+from planner.search.group_pool import GroupPool
 from planner.simulation.simulator import Request, Simulation, poisson_trace, request_seconds
 from planner.stop import never
 from swarm.plan import Pipeline, Plan
@@ -123,13 +123,13 @@ def setups(folder: Path) -> dict[str, Setup]:
     file, made = read_file(folder / "instances.json"), {}
     for pool_name, instance in POOLS.items():
         problem = read_instance(file, instance, "throughput").problem
-        pool = Pool(problem, CostModel(problem))
+        pool = GroupPool(problem, CostModel(problem))
         rules, alone = PaperRules(problem), paper_alone(problem)
         hexgen = HexGen(pool, "throughput", 0, rules).plan(never)
-        symmetric = _fitting(rules, RIVALS["symmetric"](pool, "throughput"))
-        quick_symmetric = _fitting(rules, RIVALS["symmetric"](pool, "latency"))
+        symmetric = _fitting(rules, BASELINES["symmetric"](pool, "throughput"))
+        quick_symmetric = _fitting(rules, BASELINES["symmetric"](pool, "latency"))
         best = max((symmetric, quick_symmetric), key=lambda p: rules.plan_value(p, "throughput"))
-        petals = _fitting(rules, RIVALS["petals"](pool, "throughput"))
+        petals = _fitting(rules, BASELINES["petals"](pool, "throughput"))
         ours = make_plan(problem, never)
         reference = reference_alone(problem)
         for kind, plan, batching, how in (

@@ -32,7 +32,7 @@ from planner.pareto import pareto_front  # noqa: E402
 from planner.problem import Problem  # noqa: E402
 from planner.replanning.migration import least_moved_bytes  # noqa: E402
 from planner.replanning.replan import Replanned, replan  # noqa: E402
-from planner.result import SEARCH_NAMES, Outcome, solve, solve_segments  # noqa: E402
+from planner.result import SEARCH_NAMES, Result, solve, solve_segments  # noqa: E402
 from planner.stop import Deadline  # noqa: E402
 from swarm.plan import Plan  # noqa: E402
 
@@ -82,22 +82,22 @@ def timed(call: Callable[[], Made]) -> tuple[Made, float]:
     return call(), time.process_time() - begun
 
 
-def solved(name: str, objective: str, search: str) -> tuple[Outcome, float]:
+def solved(name: str, objective: str, search: str) -> tuple[Result, float]:
     """One search on one instance, its value checked by the oracle."""
     problem = read_instance(read_file(SOURCE), name, objective).problem
-    outcome, seconds = timed(lambda: solve(problem, search, never))
-    if outcome.plan.pipelines:
+    result, seconds = timed(lambda: solve(problem, search, never))
+    if result.plan.pipelines:
         judge = reference.Evaluator(*reference.load(SOURCE, name))
-        plan = outcome.plan.to_json()
+        plan = result.plan.to_json()
         assert judge.problems(plan) == [], (name, search)
         report = judge.report(plan)
         key = "best_latency_s" if objective == "latency" else "tokens_per_s"
-        assert abs(outcome.value / report[key] - 1) < 1e-6, (name, search)
-    return outcome, seconds
+        assert abs(result.value / report[key] - 1) < 1e-6, (name, search)
+    return result, seconds
 
 
 def instance_table(objective: str) -> list[str]:
-    """Value, bound, gap, seconds and the rivals' values for every instance."""
+    """Value, bound, gap, seconds and the baselines' values for every instance."""
     unit = "s" if objective == "latency" else "tok/s"
     lines = [
         f"| instance | ours ({unit}) | bound | gap | s | hexgen | its s | symmetric | petals-like |"
@@ -136,11 +136,11 @@ def flow_table() -> list[str]:
         if not instance.capacity:
             continue
         runs = [timed(lambda i=instance: solve_segments(i, never)) for _ in range(5)]
-        outcome, seconds = runs[0][0], statistics.median(s for _, s in runs)
+        result, seconds = runs[0][0], statistics.median(s for _, s in runs)
         published = instance.fields.values.get("published", {})
         theirs = published.get("milp_flow_tok_s") or published.get("optimal_flow_tok_s") or "-"
         lines.append(
-            f"| {name} | {outcome.value:.6g} | {outcome.bound.value:.6g} | {outcome.gap:.1%} |"
+            f"| {name} | {result.value:.6g} | {result.bound.value:.6g} | {result.gap:.1%} |"
             f" {seconds:.2f} | {theirs} | {published.get('milp_bound', '-')} |"
         )
     return lines
@@ -156,12 +156,12 @@ def growth_table() -> list[str]:
         name = write_volunteers(path, SOURCE, peers)
         for objective, curve in curves.items():
             problem = read_instance(read_file(path), name, objective).problem
-            outcome, seconds = timed(lambda p=problem: solve(p, "swarm", never))
+            result, seconds = timed(lambda p=problem: solve(p, "swarm", never))
             curve.append((peers, seconds))
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             lines.append(
-                f"| {peers} | {objective} | {seconds:.1f} | {outcome.value:.4g} |"
-                f" {outcome.gap:.0%} | {len(outcome.plan.pipelines)} | {memory:.0f} |"
+                f"| {peers} | {objective} | {seconds:.1f} | {result.value:.4g} |"
+                f" {result.gap:.0%} | {len(result.plan.pipelines)} | {memory:.0f} |"
             )
             say(lines[-1])
         path.unlink()

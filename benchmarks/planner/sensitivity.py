@@ -15,7 +15,7 @@ from planner.hexgen.paper_cost import PaperRules
 from planner.instance.cluster_file import read_file, read_instance
 from planner.problem import Problem
 from planner.search.device_group import even_shards
-from planner.search.group_pool import Pool
+from planner.search.group_pool import GroupPool
 from planner.simulation.simulator import Request
 from swarm.plan import Pipeline, Plan, Stage
 
@@ -72,7 +72,7 @@ class Pools:
         if key not in self.plans:
             problem = self.problems[name]
             rules = PaperRules(problem, talk=assumed.talk, batch=assumed.batch)
-            pool = Pool(problem, CostModel(problem))
+            pool = GroupPool(problem, CostModel(problem))
             generations = iter(range(GENERATIONS))
             search = HexGen(pool, "throughput", 0, rules)
             self.plans[key] = search.plan(lambda best: next(generations, None) is None)

@@ -143,14 +143,14 @@ def _count(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedCommand:
     """The instance that a command is about, after --without and --add."""
 
     options: argparse.Namespace
     instance: Instance
 
 
-def asked(parser: Parser, arguments: Sequence[str]) -> Asked:
+def parse_command(parser: Parser, arguments: Sequence[str]) -> ParsedCommand:
     """Parse the flags and read the instance; raises BadInput on anything wrong."""
     options = parser.parse_args(arguments)
     file = read_file(options.instance)
@@ -164,7 +164,7 @@ def asked(parser: Parser, arguments: Sequence[str]) -> Asked:
         requests_per_second=options.rate,
         deadline_seconds=deadline_of(options) if options.objective == "slo" else math.inf,
     )
-    return Asked(options, replace(instance, problem=replace(problem, workload=load)))
+    return ParsedCommand(options, replace(instance, problem=replace(problem, workload=load)))
 
 
 def deadline_of(options: argparse.Namespace) -> float:

@@ -1,4 +1,4 @@
-"""play: a simulation as `swarm simulate` asks for it, and its report."""
+"""Simulation report: a simulation as `swarm simulate` asks for it, and its report."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planner.cli.options import Asked, deadline_of
+from planner.cli.options import ParsedCommand, deadline_of
 from planner.cli.svg_charts import curves_chart
 from planner.cost.cost_model import CostModel
 from planner.instance.fields import Fields
@@ -30,7 +30,7 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # times the one asked for
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class SimulationResult:
     """What came out: the report, shares in time by SLO scale, and for the deadline asked for.
 
     The SLO scale is a deadline as a multiple of the request's seconds alone on the best pipeline.
@@ -94,32 +94,39 @@ def _finite(value: float) -> float | None:
     return value if value != float("inf") else None
 
 
-def play(problem: Problem, plan: Plan, ask: Asked) -> Played:
+def simulate_plan(problem: Problem, plan: Plan, command: ParsedCommand) -> SimulationResult:
     """Poisson arrivals of the instance's lengths through the plan, with its events."""
-    options = ask.options
+    options = command.options
     cost = CostModel(problem)
-    inputs, outputs = _lengths(ask.instance.fields, problem)
+    inputs, outputs = _lengths(command.instance.fields, problem)
     trace = poisson_trace(options.rate, options.requests, inputs, outputs, options.seed)
-    events = _events(ask, problem)
+    events = _events(command, problem)
     simulation = Simulation(cost, plan, batching=options.batching == "continuous")
     report = simulation.run(trace, events)
     alone = _alone_seconds(cost, plan, trace)
     curve = tuple((s, report.attainment([s * a for a in alone])) for s in SCALES)
     share = report.attainment([options.deadline_scale * a for a in alone])
     scale, deadline = options.deadline_scale, deadline_of(options)
-    return Played(report, share, curve, options.rate, scale, deadline)
+    return SimulationResult(report, share, curve, options.rate, scale, deadline)
 
 
-def played_by_rate(problem: Problem, plan: Plan, ask: Asked) -> list[Played]:
+def simulate_by_rate(
+    problem: Problem, plan: Plan, command: ParsedCommand
+) -> list[SimulationResult]:
     """The same at rates around the one asked for."""
-    rates = [round(ask.options.rate * factor, 6) for factor in RATES]
-    asked = [argparse.Namespace(**{**vars(ask.options), "rate": rate}) for rate in rates]
-    return [play(problem, plan, replace(ask, options=options)) for options in asked]
+    rates = [round(command.options.rate * factor, 6) for factor in RATES]
+    options_by_rate = [
+        argparse.Namespace(**{**vars(command.options), "rate": rate}) for rate in rates
+    ]
+    return [
+        simulate_plan(problem, plan, replace(command, options=options))
+        for options in options_by_rate
+    ]
 
 
-def attainment_by_deadline(played: Sequence[Played]) -> str:
+def attainment_by_deadline(simulated: Sequence[SimulationResult]) -> str:
     """A curve for each rate over deadlines; SVG text."""
-    curves = {f"{one.rate:g} requests/s": one.curve for one in played}
+    curves = {f"{one.rate:g} requests/s": one.curve for one in simulated}
     axes = (
         "SLO scale: deadline / seconds of the request alone on the best pipeline",
         "requests in time",
@@ -127,11 +134,11 @@ def attainment_by_deadline(played: Sequence[Played]) -> str:
     return curves_chart("SLO attainment against deadline", axes, curves, shares=True)
 
 
-def attainment_by_rate(played: Sequence[Played], scale: float) -> str:
+def attainment_by_rate(simulated: Sequence[SimulationResult], scale: float) -> str:
     """A curve for the deadline asked for, and for two more, over rates; SVG text."""
     curves = {}
     for wanted in sorted({scale, *SCALES_SHOWN}):
-        shares = [(one.rate, one.share_at(wanted)) for one in played]
+        shares = [(one.rate, one.share_at(wanted)) for one in simulated]
         curves[f"SLO scale {wanted:g}"] = shares
     axes = ("requests/s", "requests in time")
     return curves_chart("SLO attainment against rate", axes, curves, shares=True)
@@ -154,16 +161,16 @@ def _alone_seconds(cost: CostModel, plan: Plan, trace: list[Request]) -> list[fl
     return [known[r.input_tokens, r.output_tokens] for r in trace]
 
 
-def _events(ask: Asked, problem: Problem) -> list[Event]:
+def _events(command: ParsedCommand, problem: Problem) -> list[Event]:
     """Leaves and joins of the file given, or of the instance itself."""
-    if ask.options.events:
+    if command.options.events:
         try:
-            values = json.loads(Path(ask.options.events).read_text(encoding="utf-8"))
+            values = json.loads(Path(command.options.events).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadInput(f"{ask.options.events}: {error}.", "Name a JSON file.") from error
-        entry = Fields({"events": values}, "", ask.options.events)
-    elif ask.instance.fields.has("events"):
-        entry = ask.instance.fields
+            raise BadInput(f"{command.options.events}: {error}.", "Name a JSON file.") from error
+        entry = Fields({"events": values}, "", command.options.events)
+    elif command.instance.fields.has("events"):
+        entry = command.instance.fields
     else:
         return []
     return [

@@ -2,8 +2,8 @@
 
 Jiang et al., ICML 2024, sections 4.1 and 4.2. A chromosome is a partition of the devices into
 groups; each group becomes one pipeline by dynamic programming over device counts, with even
-tensor-parallel shares inside a machine; groups merge, split and swap. Our own search
-(`partition.py`, `exact.py`) differs by uneven shares, groups over machines and balanced layers.
+tensor-parallel shares inside a machine; groups merge, split and swap. Our own search differs by
+uneven shares, groups over machines and balanced layers (`local_search.py`, `exact_latency.py`).
 """
 
 import math
@@ -18,9 +18,9 @@ from planner.cost.criterion import Criterion, latency_criterion
 from planner.device_classes import Classes, classes_of
 from planner.problem import Numbers
 from planner.search.chain_dp import Chains, Link, best_chain
-from planner.search.device_group import Atom, atom_with, even_shards
+from planner.search.device_group import DeviceGroup, even_shards, group_with_shards
 from planner.search.exact_latency import back_seconds, hop_seconds
-from planner.search.group_pool import Pool, value_of
+from planner.search.group_pool import GroupPool, value_of
 from planner.search.stage_table import Row
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan, Stage
@@ -31,8 +31,6 @@ GENERATIONS = 120
 PATIENCE = 25  # generations without a gain
 DEGREES = (1, 2, 4, 8)
 MOST_STATES = 1500  # larger groups are not searched: they would never finish in the paper either
-
-
 MOST_DEVICES_TO_START = 64
 WORK_TO_START = 50_000
 
@@ -48,7 +46,7 @@ class Rules(Protocol):
     def criterion(self) -> Criterion:
         """How often hops are paid in prefill and in decode."""
 
-    def atom(self, members: tuple[int, ...]) -> Atom | None:
+    def group(self, members: tuple[int, ...]) -> DeviceGroup | None:
         """A group with even shares; None if it cannot be divided so."""
 
     def value(self, pipeline: Pipeline, objective: str) -> float:
@@ -59,7 +57,7 @@ class Rules(Protocol):
 class ReferenceRules:
     """Prices by the reference cost model, so that all searches are compared by one evaluator."""
 
-    pool: Pool
+    pool: GroupPool
     returns_token: bool = True
 
     @property
@@ -67,10 +65,10 @@ class ReferenceRules:
         """One request alone."""
         return latency_criterion(self.pool.problem)
 
-    def atom(self, members: tuple[int, ...]) -> Atom | None:
+    def group(self, members: tuple[int, ...]) -> DeviceGroup | None:
         """The group with even shares."""
         shards = even_shards(self.pool.problem, members)
-        return atom_with(self.pool.problem, members, shards, -1) if shards else None
+        return group_with_shards(self.pool.problem, members, shards, -1) if shards else None
 
     def value(self, pipeline: Pipeline, objective: str) -> float:
         """Tokens per second, or requests alone per second."""
@@ -82,7 +80,7 @@ class HexGen:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: GroupPool,
         objective: str,
         seed: int,
         rules: Rules | None = None,
@@ -111,7 +109,7 @@ class HexGen:
         for _ in range(GENERATIONS):
             if quiet >= PATIENCE or self.work >= self.most_work or stop(-best):
                 break
-            children = [self.mutated(self.draw.choice(population)) for _ in range(POPULATION)]
+            children = [self.mutate(self.draw.choice(population)) for _ in range(POPULATION)]
             healthy = [child for child in children if self.may_hold(child)]
             ranked = sorted({*population, *healthy}, key=lambda g: (-self.fitness(g), g))
             population = ranked[:POPULATION]
@@ -136,7 +134,7 @@ class HexGen:
         groups: list[tuple[int, ...]] = []
         for number in sorted(set(clusters)):
             members = [d for d, c in zip(self.pool.devices, clusters, strict=True) if c == number]
-            groups += self.filled(members)
+            groups += self.groups_that_hold_the_model(members)
         return tuple(groups)
 
     def link_rows(self) -> Numbers:
@@ -145,7 +143,7 @@ class HexGen:
         rows: Numbers = np.log10(1e-6 + self.problem.latency[np.ix_(machines, machines)])
         return rows
 
-    def filled(self, members: Sequence[int]) -> list[tuple[int, ...]]:
+    def groups_that_hold_the_model(self, members: Sequence[int]) -> list[tuple[int, ...]]:
         """Members in turn into groups that just hold the model; what is left joins the last."""
         groups: list[list[int]] = [[]]
         for device in members:
@@ -165,7 +163,7 @@ class HexGen:
         memory = self.problem.devices
         return all(sum(memory[d].memory_bytes for d in group) >= need for group in groups)
 
-    def mutated(self, groups: Groups) -> Groups:
+    def mutate(self, groups: Groups) -> Groups:
         """Merge two groups, split one, or swap devices between two."""
         kind = self.draw.choice(("merge", "split", "swap") if len(groups) > 1 else ("split",))
         i, j = self.draw.sample(range(len(groups)), 2) if len(groups) > 1 else (0, 0)
@@ -175,7 +173,7 @@ class HexGen:
         if kind == "split":
             rest = [group for n, group in enumerate(groups) if n != i]
             return (*rest, *self.halves(groups[i]))
-        return (*rest, *self.swapped(groups[i], groups[j]))
+        return (*rest, *self.swap(groups[i], groups[j]))
 
     def halves(self, group: tuple[int, ...]) -> Groups:
         """The group cut in two at a random place."""
@@ -184,7 +182,7 @@ class HexGen:
         at = self.draw.randint(1, len(group) - 1)
         return group[:at], group[at:]
 
-    def swapped(self, a: tuple[int, ...], b: tuple[int, ...]) -> Groups:
+    def swap(self, a: tuple[int, ...], b: tuple[int, ...]) -> Groups:
         """Up to as many devices of each group as the smaller has change places."""
         count = self.draw.randint(1, min(len(a), len(b)))
         out, back = set(self.draw.sample(a, count)), set(self.draw.sample(b, count))
@@ -202,7 +200,7 @@ class HexGen:
         classes = classes_of(self.problem, group)
         if classes.states > MOST_STATES:
             return None
-        rows, atoms = self._rows(classes)
+        rows, device_groups = self._rows(classes)
         self.work += classes.states * max(1, len(rows)) ** 2
         if not rows:
             return None
@@ -210,44 +208,44 @@ class HexGen:
         hops = hop_seconds(self.problem, classes, criterion, rows)
         backs = back_seconds(self.problem, classes, criterion, rows)
         backs = backs if self.rules.returns_token else 0 * backs
-        floor = min(atom.request_seconds for atom in atoms)
+        floor = min(device_group.request_seconds for device_group in device_groups)
         links = best_chain(Chains(classes, rows, hops, backs, floor))[1]
-        return self._built(classes, links) if links else None
+        return self._pipeline_over(classes, links) if links else None
 
-    def _rows(self, classes: Classes) -> tuple[list[Row], list[Atom]]:
+    def _rows(self, classes: Classes) -> tuple[list[Row], list[DeviceGroup]]:
         """Tensor-parallel groups of 1, 2, 4, 8 equal devices of one machine."""
-        rows, atoms = [], []
+        rows, device_groups = [], []
         for number, members in enumerate(classes.members):
             for degree in DEGREES:
                 chosen = members[:degree]
                 if len(chosen) < degree or len(set(self.problem.machine_of[list(chosen)])) > 1:
                     break
-                atom = self.rules.atom(chosen)
-                if atom is not None:
+                device_group = self.rules.group(chosen)
+                if device_group is not None:
                     counts = tuple(degree * (n == number) for n in range(len(classes.members)))
-                    atoms.append(atom)
-                    rows.append(self._row(counts, atom))
-        return rows, atoms
+                    device_groups.append(device_group)
+                    rows.append(self._row(counts, device_group))
+        return rows, device_groups
 
-    def _row(self, counts: tuple[int, ...], atom: Atom) -> Row:
+    def _row(self, counts: tuple[int, ...], device_group: DeviceGroup) -> Row:
         layers = np.arange(0.0, self.problem.model.layers + 1)
 
         def seconds(most: float, head: float) -> Numbers:
             fits = (layers > 0) & (layers <= most)
-            return np.where(fits, layers * atom.request_seconds + head, np.inf)
+            return np.where(fits, layers * device_group.request_seconds + head, np.inf)
 
-        head = atom.head_request_seconds
+        head = device_group.head_request_seconds
         return Row(
             counts,
-            atom.members,
-            atom.members[:1],
-            seconds(atom.layers[0], 0.0),
-            seconds(atom.first_layers[0], 0.0)[None, :],
-            seconds(atom.last_layers[0], head)[None, :],
-            seconds(atom.only_layers[0], head)[None, :],
+            device_group.members,
+            device_group.members[:1],
+            seconds(device_group.layers[0], 0.0),
+            seconds(device_group.first_layers[0], 0.0)[None, :],
+            seconds(device_group.last_layers[0], head)[None, :],
+            seconds(device_group.only_layers[0], head)[None, :],
         )
 
-    def _built(self, classes: Classes, links: Sequence[Link]) -> Pipeline:
+    def _pipeline_over(self, classes: Classes, links: Sequence[Link]) -> Pipeline:
         taken = np.zeros(len(classes.counts), dtype=np.int64)
         stages, at = [], 0
         for link in links:
@@ -258,7 +256,7 @@ class HexGen:
         return Pipeline(tuple(stages))
 
 
-def hexgen_start(pool: Pool, objective: str, stop: StopRule) -> Plan:
+def hexgen_start(pool: GroupPool, objective: str, stop: StopRule) -> Plan:
     """HexGen's plan after so much work as a start of a longer search may cost: about 0.4 s.
 
     That is all of its search on a dozen devices and less than its first population on 58; nothing

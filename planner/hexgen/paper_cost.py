@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.cost.criterion import Criterion
 from planner.problem import Problem
-from planner.search.device_group import BATCHES, SEQUENCES, Atom, even_shards
+from planner.search.device_group import BATCHES, SEQUENCES, DeviceGroup, even_shards
 from swarm.plan import Pipeline, Plan, Stage
 
 
@@ -66,7 +66,7 @@ class PaperRules:
         memory = min(self.problem.devices[m].memory_bytes for m in members)
         return float(max(0.0, (memory - 4 * row) // (weights + 2 * row)))
 
-    def atom(self, members: tuple[int, ...]) -> Atom | None:
+    def group(self, members: tuple[int, ...]) -> DeviceGroup | None:
         """The group as the inner search needs it; None if it is too large to divide."""
         shards = even_shards(self.problem, members)
         if not shards:
@@ -74,7 +74,9 @@ class PaperRules:
         seconds = self.layer_seconds(members)
         most = np.full(len(SEQUENCES), self.most_layers(members))
         every = seconds * np.ones(len(BATCHES))
-        return Atom(members, shards, -1, every, 0 * every, seconds, 0.0, most, most, most, most)
+        return DeviceGroup(
+            members, shards, -1, every, 0 * every, seconds, 0.0, most, most, most, most
+        )
 
     def latency(self, pipeline: Pipeline) -> float:
         """Seconds of one request."""

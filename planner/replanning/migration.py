@@ -54,7 +54,7 @@ def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
     return max((size / rates[device] for device, size in moved.items()), default=0.0)
 
 
-def settled_in_place(problem: Problem, old: Plan, new: Plan) -> Plan:
+def with_least_loading(problem: Problem, old: Plan, new: Plan) -> Plan:
     """The new plan with equal devices of one machine exchanged so that least is loaded."""
     slots: dict[tuple[object, ...], list[tuple[Stage, str]]] = {}
     for stage, shard in new.shards():

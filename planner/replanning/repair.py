@@ -2,7 +2,7 @@
 
 Stages that lost a member go on with the others, or with a spare in the place of the lost one.
 What is left of broken pipelines is joined where halves line up, then gaps are closed by neighbours
-and spares (`division.py`), from the plan that loads least to the one that serves fastest.
+and spares (`layer_assignment.py`), from the plan that loads least to the one that serves fastest.
 """
 
 import itertools
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.cost.criterion import latency_criterion
-from planner.replanning.layer_assignment import Remnant, pipelines_over
+from planner.replanning.layer_assignment import SurvivingStage, pipelines_over
 from planner.replanning.migration import lacking_bytes
-from planner.search.group_pool import Pool, value_of
-from planner.search.tensor_split import Group, share_out
+from planner.search.group_pool import GroupPool, value_of
+from planner.search.tensor_split import StageMembers, best_split
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 # Price of loading one model's bytes, as a share of what a pipeline is worth at best.
@@ -21,7 +21,7 @@ LOADINGS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenPlan:
     """The plan in force as it is now: whole pipelines, stages of broken ones, idle devices."""
 
     whole: tuple[Pipeline, ...]
@@ -29,7 +29,7 @@ class Broken:
     spares: tuple[int, ...]
 
 
-def broken_plan(pool: Pool, current: Plan) -> Broken:
+def broken_plan(pool: GroupPool, current: Plan) -> BrokenPlan:
     """Sort the plan's pipelines into whole ones and broken ones."""
     here = set(pool.problem.index_of)
     whole, broken = list[Pipeline](), list[tuple[Stage, ...]]()
@@ -41,10 +41,10 @@ def broken_plan(pool: Pool, current: Plan) -> Broken:
             broken.append(pipeline.stages)
     used = {shard.device for _, shard in current.shards()}
     spares = [n for n in pool.devices if pool.problem.devices[n].id not in used]
-    return Broken(tuple(whole), tuple(broken), tuple(spares))
+    return BrokenPlan(tuple(whole), tuple(broken), tuple(spares))
 
 
-def repairs(pool: Pool, current: Plan, objective: str) -> Iterator[Plan]:
+def repairs(pool: GroupPool, current: Plan, objective: str) -> Iterator[Plan]:
     """Plans that keep every whole pipeline; what they load is left to the caller to judge."""
     broken = broken_plan(pool, current)
     if broken.whole:
@@ -52,39 +52,47 @@ def repairs(pool: Pool, current: Plan, objective: str) -> Iterator[Plan]:
     for is_replaced in (True, False) if broken.spares else (False,):
         spares = list(broken.spares)
         left = [
-            [r for stage in stages for r in _remnants(pool, stage, spares if is_replaced else [])]
+            [
+                r
+                for stage in stages
+                for r in _surviving_stages(pool, stage, spares if is_replaced else [])
+            ]
             for stages in broken.stages
         ]
-        extra = [Remnant(atom) for spare in spares if (atom := pool.atom((spare,))) is not None]
+        extra = [
+            SurvivingStage(alone) for spare in spares if (alone := pool.group((spare,))) is not None
+        ]
         for groups in _groupings(pool, left):
-            yield from _closed(pool, broken.whole, groups, objective)
+            yield from _plans_over(pool, broken.whole, groups, objective)
             if extra and groups:
-                yield from _closed(pool, broken.whole, _with_spares(groups, extra), objective)
+                yield from _plans_over(pool, broken.whole, _with_spares(groups, extra), objective)
 
 
 # ---- what is left of a stage
 
 
-def _remnants(pool: Pool, stage: Stage, spares: list[int]) -> list[Remnant]:
+def _surviving_stages(pool: GroupPool, stage: Stage, spares: list[int]) -> list[SurvivingStage]:
     """The stage with what members it has left, `spares` in the place of lost ones; or nothing."""
     known = pool.problem.index_of
-    shards = _replaced(pool, stage, spares)
+    shards = _with_spares_in_place(pool, stage, spares)
     if not shards:
         members = tuple(known[s.device] for s in stage.shards if s.device in known)
         if members:
             criterion = latency_criterion(pool.problem)
-            shards = share_out(pool.problem, Group(members), criterion, stage.layers)
-            shards = shards or share_out(pool.problem, Group(members), criterion, 1)
+            shards = best_split(pool.problem, StageMembers(members), criterion, stage.layers)
+            shards = shards or best_split(pool.problem, StageMembers(members), criterion, 1)
     if not shards:
         return []
-    atom = pool.adopt(tuple(known[s.device] for s in shards), shards)
+    group = pool.adopt(tuple(known[s.device] for s in shards), shards)
     old = {shard.device: stage for shard in stage.shards}
     lacks = lacking_bytes(pool.problem, old, replace(stage, shards=shards))
     whole = stage.layers * pool.problem.model.layer_bytes
-    return [Remnant(atom, stage.start, stage.end, max(0.0, 1 - sum(lacks.values()) / whole))]
+    return [
+        SurvivingStage(group, stage.start, stage.end, max(0.0, 1 - sum(lacks.values()) / whole))
+    ]
 
 
-def _replaced(pool: Pool, stage: Stage, spares: list[int]) -> tuple[Shard, ...]:
+def _with_spares_in_place(pool: GroupPool, stage: Stage, spares: list[int]) -> tuple[Shard, ...]:
     """The shards with a spare of the same machine for every lost one; nothing if there is none."""
     problem = pool.problem
     here = [s.device for s in stage.shards if s.device in problem.index_of]
@@ -101,43 +109,47 @@ def _replaced(pool: Pool, stage: Stage, spares: list[int]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-# ---- which remnants serve together
+# ---- which survivors serve together
 
 
-def _groupings(pool: Pool, left: Sequence[Sequence[Remnant]]) -> list[list[list[Remnant]]]:
+def _groupings(
+    pool: GroupPool, left: Sequence[Sequence[SurvivingStage]]
+) -> list[list[list[SurvivingStage]]]:
     """As they served before, and joined so that the first pipelines lack the fewest layers."""
     apart = [list(group) for group in left if group]
-    joined = _joined([r for group in apart for r in group], len(left), pool.problem.model.layers)
+    joined = _chains([r for group in apart for r in group], len(left), pool.problem.model.layers)
     return [apart] if len(apart) < 2 else [joined, apart]
 
 
-def _joined(remnants: list[Remnant], count: int, layers: int) -> list[list[Remnant]]:
-    """Chains of remnants, in turn the one that lacks the fewest layers; the rest in the last."""
-    rest, chains = list(remnants), list[list[Remnant]]()
+def _chains(survivors: list[SurvivingStage], count: int, layers: int) -> list[list[SurvivingStage]]:
+    """Chains of survivors, in turn the one that lacks the fewest layers; the rest in the last."""
+    rest, chains = list(survivors), list[list[SurvivingStage]]()
     while rest and len(chains) < count:
         chain = _fullest(rest, layers)
         chains.append(chain)
-        rest = [remnant for remnant in rest if remnant not in chain]
+        rest = [survivor for survivor in rest if survivor not in chain]
     return [*chains[:-1], [*chains[-1], *rest]] if chains else []
 
 
-def _fullest(remnants: Sequence[Remnant], layers: int) -> list[Remnant]:
+def _fullest(survivors: Sequence[SurvivingStage], layers: int) -> list[SurvivingStage]:
     """The chain over rising layers that leaves the fewest of them to be loaded."""
-    ordered = sorted(remnants, key=lambda r: (r.end, r.start, r.atom.members))
-    best: list[tuple[float, list[Remnant]]] = []  # that ends with each remnant
-    for at, remnant in enumerate(ordered):
-        own = (1 - remnant.kept) * (remnant.end - remnant.start)
-        options = [(float(remnant.start) + own, [remnant])]
+    ordered = sorted(survivors, key=lambda r: (r.end, r.start, r.group.members))
+    best: list[tuple[float, list[SurvivingStage]]] = []  # that ends with each survivor
+    for at, survivor in enumerate(ordered):
+        own = (1 - survivor.held_share) * (survivor.end - survivor.start)
+        options = [(float(survivor.start) + own, [survivor])]
         for cost, chain in best[:at]:
-            gap = max(0, remnant.start - chain[-1].end)
-            if chain[-1].end < remnant.end:
-                options.append((cost + gap + own, [*chain, remnant]))
+            gap = max(0, survivor.start - chain[-1].end)
+            if chain[-1].end < survivor.end:
+                options.append((cost + gap + own, [*chain, survivor]))
         best.append(min(options, key=lambda option: option[0]))
     closed = [(cost + layers - chain[-1].end, chain) for cost, chain in best]
     return min(closed, key=lambda option: option[0])[1]
 
 
-def _with_spares(groups: list[list[Remnant]], extra: Sequence[Remnant]) -> list[list[Remnant]]:
+def _with_spares(
+    groups: list[list[SurvivingStage]], extra: Sequence[SurvivingStage]
+) -> list[list[SurvivingStage]]:
     """Spares dealt to the groups in turn, each at the widest gap."""
     filled = []
     for number, group in enumerate(groups):
@@ -151,8 +163,11 @@ def _with_spares(groups: list[list[Remnant]], extra: Sequence[Remnant]) -> list[
 # ---- pipelines of them
 
 
-def _closed(
-    pool: Pool, whole: Sequence[Pipeline], groups: Sequence[Sequence[Remnant]], objective: str
+def _plans_over(
+    pool: GroupPool,
+    whole: Sequence[Pipeline],
+    groups: Sequence[Sequence[SurvivingStage]],
+    objective: str,
 ) -> Iterator[Plan]:
     """The whole pipelines and one of each group, at several prices of loading."""
     layers, known = pool.problem.model.layers, set[tuple[Pipeline, ...]]()
@@ -172,10 +187,10 @@ def _closed(
 
 
 def _offers(
-    pool: Pool, group: Sequence[Remnant], pipelines: Sequence[Pipeline], objective: str
+    pool: GroupPool, group: Sequence[SurvivingStage], pipelines: Sequence[Pipeline], objective: str
 ) -> list[tuple[float, float, Pipeline]]:
     """Pipelines that work, each with its value and the share of the model that it loads."""
-    held = [Stage(r.start, r.end, r.atom.shards) for r in group if r.kept]
+    held = [Stage(r.start, r.end, r.group.shards) for r in group if r.held_share]
     old = {shard.device: stage for stage in held for shard in stage.shards}
     model, offers = pool.problem.model, []
     for pipeline in pipelines:

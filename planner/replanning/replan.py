@@ -14,10 +14,10 @@ from planner.cost.cost_model import CostModel
 from planner.cost.feasibility import needed_bytes
 from planner.make_plan import latency_plan, make_plan, throughput_plan, without
 from planner.problem import Problem
-from planner.replanning.migration import load_seconds, moved_bytes, settled_in_place
+from planner.replanning.migration import load_seconds, moved_bytes, with_least_loading
 from planner.replanning.repair import repairs
 from planner.search.baselines import plan_value
-from planner.search.group_pool import Pool, value_of
+from planner.search.group_pool import GroupPool, value_of
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.plan import Pipeline, Plan
@@ -55,7 +55,7 @@ def replan(
     short-lived peer win; of repairs about equal in value the one that moves least is taken, and a
     full search must gain a tenth, net of loading. Raises DoesNotFit if nothing fits.
     """
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     made = repairs(pool, current, _objective(problem))
     best = _chosen(problem, [_judged(pool, current, plan, repaired=True) for plan in made])
     if best is not None and (not search or stop(-best.value)):
@@ -85,7 +85,7 @@ def _chosen(problem: Problem, made: Sequence[Replanned]) -> Replanned | None:
     return min(near, key=lambda one: (one.moved_bytes, -one.net_value), default=None)
 
 
-def _grown(pool: Pool, current: Plan, best: Replanned, stop: StopRule, seed: int) -> Replanned:
+def _grown(pool: GroupPool, current: Plan, best: Replanned, stop: StopRule, seed: int) -> Replanned:
     """The plan with further pipelines of the devices that it leaves idle, if they are worth it."""
     idle = without(pool, best.plan.pipelines)
     if sum(pool.problem.devices[n].memory_bytes for n in idle.devices) < needed_bytes(pool.problem):
@@ -113,9 +113,9 @@ def _beats(problem: Problem, one: Replanned, best: Replanned) -> bool:
     return gains or (more and one.net_value >= best.net_value * (1 - NO_LOSS))
 
 
-def _judged(pool: Pool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
+def _judged(pool: GroupPool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
     problem = pool.problem
-    plan = settled_in_place(problem, current, plan)
+    plan = with_least_loading(problem, current, plan)
     moved = moved_bytes(problem, current, plan)
     kept = [_kept_share(problem, moved, pipeline) for pipeline in plan.pipelines]
     values = [value_of(pool.cost, p, _objective(problem)) for p in plan.pipelines]
@@ -130,7 +130,7 @@ def _judged(pool: Pool, current: Plan, plan: Plan, *, repaired: bool) -> Replann
     )
 
 
-def _useful_flows(pool: Pool, plan: Plan) -> list[float]:
+def _useful_flows(pool: GroupPool, plan: Plan) -> list[float]:
     """Tokens per second of every pipeline; for latency in proportion to how quick it is."""
     flows = [pool.cost.throughput(pipeline) for pipeline in plan.pipelines]
     if pool.problem.objective != "latency":

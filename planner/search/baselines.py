@@ -1,16 +1,16 @@
-"""Rivals: placements that other schedulers would make, as baselines and as starts of our search."""
+"""Baselines: placements that other schedulers would make, to compare with and to start from."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from planner.cost.cost_model import CostModel
-from planner.search.device_group import Atom, atom_with, even_shards
-from planner.search.group_pool import Pool, value_of
+from planner.search.device_group import DeviceGroup, even_shards, group_with_shards
+from planner.search.group_pool import GroupPool, value_of
 from planner.search.layer_balance import pipeline_of
 from swarm.plan import Pipeline, Plan
 
 
-def symmetric_plan(pool: Pool, objective: str) -> Plan:
+def symmetric_plan(pool: GroupPool, objective: str) -> Plan:
     """One tensor-parallel degree and one number of stages everywhere, layers in equal parts.
 
     The best of all such plans: HexGen's symmetric baseline (ICML 2024, section 5).
@@ -24,7 +24,7 @@ def symmetric_plan(pool: Pool, objective: str) -> Plan:
     return max(plans, key=lambda plan: plan_value(pool.cost, plan, objective))
 
 
-def _symmetric(pool: Pool, degree: int, stages: int) -> Plan:
+def _symmetric(pool: GroupPool, degree: int, stages: int) -> Plan:
     layers = pool.problem.model.layers // stages
     groups = [a for a in _even_groups(pool, degree) if a.layers[0] >= layers]
     ordered = pool.in_order(groups)
@@ -32,7 +32,7 @@ def _symmetric(pool: Pool, degree: int, stages: int) -> Plan:
     return _valid(pool.cost, [pipeline_of(run, [layers] * stages) for run in runs])
 
 
-def _even_groups(pool: Pool, degree: int) -> Iterator[Atom]:
+def _even_groups(pool: GroupPool, degree: int) -> Iterator[DeviceGroup]:
     machines: dict[int, list[int]] = {}
     for device in pool.devices:
         machines.setdefault(int(pool.problem.machine_of[device]), []).append(device)
@@ -41,36 +41,36 @@ def _even_groups(pool: Pool, degree: int) -> Iterator[Atom]:
             chosen = tuple(members[at : at + degree])
             shards = even_shards(pool.problem, chosen)
             if shards:
-                yield atom_with(pool.problem, chosen, shards, -1)
+                yield group_with_shards(pool.problem, chosen, shards, -1)
 
 
-def petals_plan(pool: Pool, objective: str) -> Plan:
+def petals_plan(pool: GroupPool, objective: str) -> Plan:
     """Every server in turn takes as many layers as it holds where the next ones are missing.
 
     After Petals (NeurIPS 2023): whole layers on single devices, filled by memory, fastest first.
     """
-    fast = sorted(_even_groups(pool, 1), key=lambda atom: (atom.request_seconds, atom.members))
+    fast = sorted(_even_groups(pool, 1), key=lambda group: (group.request_seconds, group.members))
     pipelines: list[Pipeline] = []
-    chain: list[tuple[Atom, int]] = []
-    for atom in fast:
-        held = int(atom.only_layers[0])
+    chain: list[tuple[DeviceGroup, int]] = []
+    for group in fast:
+        held = int(group.only_layers[0])
         left = pool.problem.model.layers - sum(count for _, count in chain)
         if held:
-            chain.append((atom, min(held, left)))
+            chain.append((group, min(held, left)))
         if chain and sum(count for _, count in chain) == pool.problem.model.layers:
             pipelines.append(pipeline_of([a for a, _ in chain], [count for _, count in chain]))
             chain = []
     return _valid(pool.cost, pipelines)
 
 
-def parallax_plan(pool: Pool, objective: str) -> Plan:
+def parallax_plan(pool: GroupPool, objective: str) -> Plan:
     """k pipelines with the fewest stages, k**2 / stages largest, layers by water-filling.
 
     After Parallax (arXiv 2509.26182): single devices, layers in proportion to FLOP/s within
     memory.
     """
     roomy = sorted(_even_groups(pool, 1), key=lambda a: (-a.only_layers[0], a.members))
-    best: tuple[float, list[list[Atom]]] = (0.0, [])
+    best: tuple[float, list[list[DeviceGroup]]] = (0.0, [])
     for count in range(1, len(roomy) + 1):
         chains = _fewest_stages(pool, roomy, count)
         if not chains:
@@ -81,23 +81,25 @@ def parallax_plan(pool: Pool, objective: str) -> Plan:
     return _valid(pool.cost, [pipeline for pipeline in filled if pipeline])
 
 
-def _fewest_stages(pool: Pool, roomy: Sequence[Atom], count: int) -> list[list[Atom]]:
+def _fewest_stages(
+    pool: GroupPool, roomy: Sequence[DeviceGroup], count: int
+) -> list[list[DeviceGroup]]:
     """Devices, largest first, to the pipeline that lacks most layers; empty if too few."""
-    chains: list[list[Atom]] = [[] for _ in range(count)]
+    chains: list[list[DeviceGroup]] = [[] for _ in range(count)]
     lacks = [float(pool.problem.model.layers)] * count
-    for atom in roomy:
+    for group in roomy:
         neediest = max(range(count), key=lambda i: lacks[i])
         if lacks[neediest] <= 0:
             break
-        chains[neediest].append(atom)
-        lacks[neediest] -= float(atom.only_layers[0])
+        chains[neediest].append(group)
+        lacks[neediest] -= float(group.only_layers[0])
     return chains if max(lacks) <= 0 else []
 
 
-def _water_filled(pool: Pool, chain: Sequence[Atom]) -> Pipeline | None:
+def _water_filled(pool: GroupPool, chain: Sequence[DeviceGroup]) -> Pipeline | None:
     layers = pool.problem.model.layers
-    flops = [pool.problem.devices[atom.members[0]].flops for atom in chain]
-    most = [int(atom.only_layers[0]) for atom in chain]
+    flops = [pool.problem.devices[group.members[0]].flops for group in chain]
+    most = [int(group.only_layers[0]) for group in chain]
     counts = [0] * len(chain)
     for _ in range(layers):
         open_ = [i for i in range(len(chain)) if counts[i] < most[i]]
@@ -117,4 +119,4 @@ def plan_value(cost: CostModel, plan: Plan, objective: str) -> float:
     return max(values, default=0.0) if objective == "latency" else math.fsum(values)
 
 
-RIVALS = {"symmetric": symmetric_plan, "petals": petals_plan, "parallax": parallax_plan}
+BASELINES = {"symmetric": symmetric_plan, "petals": petals_plan, "parallax": parallax_plan}

@@ -1,6 +1,6 @@
-"""Atom: a group of devices with its shares dealt, ready to serve any number of layers.
+"""DeviceGroup: devices with a fixed tensor split, ready to serve any number of layers.
 
-Search over many devices works on atoms: their seconds are in proportion to layers and their
+Search over many devices works on device groups: their seconds are in proportion to layers and their
 memory bounds the layers, so that layers can be balanced over them by arithmetic on arrays.
 """
 
@@ -12,21 +12,21 @@ import numpy as np
 from planner.cost.criterion import batch_criterion
 from planner.cost.stage_cost import StageForm, form_stage
 from planner.problem import Numbers, Problem
-from planner.search.tensor_split import Group, share_out
+from planner.search.tensor_split import StageMembers, best_split
 from swarm.plan import Shard
 
 BATCHES = np.unique(np.round(np.geomspace(1, 4096, 29)))  # batch sizes tried
 SEQUENCES = np.unique(np.round(np.geomspace(1, 4096, 109)))  # sequences held that are tried
-SHARE_BATCH = 64.0  # batch for which an atom's shares are dealt
+SPLIT_BATCH = 64.0  # batch for which a group's tensor split is solved
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Atom:
+class DeviceGroup:
     """Seconds of one layer over `BATCHES`, and most layers over `SEQUENCES`."""
 
     members: tuple[int, ...]
     shards: tuple[Shard, ...]
-    kind: int  # atoms of equal kind are interchangeable
+    kind: int  # groups of equal kind are interchangeable
     seconds: Numbers  # one layer, one saturated cycle of that batch
     head_seconds: Numbers
     request_seconds: float  # one layer, one request alone
@@ -43,11 +43,11 @@ class Atom:
         return self.last_layers if last else self.layers
 
 
-def atom_of(problem: Problem, members: tuple[int, ...], kind: int) -> Atom | None:
-    """Deal the shares of a group for a saturated batch; None if it cannot hold one layer."""
-    criterion = batch_criterion(problem, SHARE_BATCH, 1.0)
-    shards = share_out(problem, Group(members), criterion, 1)
-    return atom_with(problem, members, shards, kind) if shards else None
+def group_of(problem: Problem, members: tuple[int, ...], kind: int) -> DeviceGroup | None:
+    """Split the layers of a group for a saturated batch; None if it cannot hold one layer."""
+    criterion = batch_criterion(problem, SPLIT_BATCH, 1.0)
+    shards = best_split(problem, StageMembers(members), criterion, 1)
+    return group_with_shards(problem, members, shards, kind) if shards else None
 
 
 def even_shards(problem: Problem, members: Sequence[int]) -> tuple[Shard, ...]:
@@ -62,10 +62,10 @@ def even_shards(problem: Problem, members: Sequence[int]) -> tuple[Shard, ...]:
     )
 
 
-def atom_with(
+def group_with_shards(
     problem: Problem, members: tuple[int, ...], shards: tuple[Shard, ...], kind: int
-) -> Atom:
-    """The atom of a group whose shares are dealt already."""
+) -> DeviceGroup:
+    """The group of these members with their split given."""
 
     def form(*, first: bool = False, last: bool = False) -> StageForm:
         return form_stage(problem, shards, 1, first=first, last=last)
@@ -73,7 +73,7 @@ def atom_with(
     middle, last = form(), form(last=True)
     seconds, ending = saturated_seconds(problem, middle), saturated_seconds(problem, last)
     alone, alone_last = request_seconds(problem, middle), request_seconds(problem, last)
-    return Atom(
+    return DeviceGroup(
         members,
         shards,
         kind,

@@ -7,9 +7,16 @@ from planner.cost.criterion import Criterion, latency_criterion
 from planner.device_classes import Classes, Counts, classes_of
 from planner.problem import Numbers, Problem
 from planner.search.chain_dp import Chains, Link, best_chain
-from planner.search.stage_table import Row, Tables, corrected, floor_seconds, led_by, row_of
-from planner.search.tensor_split import SLACK, Group, share_out
-from planner.search.tensor_split_polish import Place, polished, true_seconds
+from planner.search.stage_table import (
+    Row,
+    Tables,
+    floor_seconds,
+    row_of,
+    with_leader_first,
+    with_true_seconds,
+)
+from planner.search.tensor_split import SLACK, StageMembers, best_split
+from planner.search.tensor_split_polish import Place, refined_split, true_seconds
 from swarm.plan import Pipeline, Stage
 
 MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is
@@ -123,7 +130,9 @@ class _Wide:
         for link, stage in zip(links, pipeline.stages, strict=True):
             place = Place(link.layers, stage is pipeline.stages[0], stage is pipeline.stages[-1])
             seconds = true_seconds(self.problem, self.criterion, place, stage.shards)
-            self.rows[link.row.counts] = corrected(self.rows[link.row.counts], place, seconds)
+            self.rows[link.row.counts] = with_true_seconds(
+                self.rows[link.row.counts], place, seconds
+            )
 
     def search(self, groups: list[Counts], limit: float) -> tuple[float, list[Link]]:
         """The best chain below the limit over the given groups."""
@@ -176,9 +185,9 @@ def pipeline_of(
         first, last = link is links[0], link is links[-1]
         members = tuple(classes.pick(link.row.counts, tuple(taken.tolist())))
         leader = members[link.row.members.index(link.row.leader(Place(link.layers, first, last)))]
-        group = Group(led_by(members, leader), first, last)
-        shards = share_out(problem, group, criterion, link.layers)
-        shards = polished(problem, criterion, Place(link.layers, first, last), shards)
+        group = StageMembers(with_leader_first(members, leader), first, last)
+        shards = best_split(problem, group, criterion, link.layers)
+        shards = refined_split(problem, criterion, Place(link.layers, first, last), shards)
         stages.append(Stage(at, at + link.layers, shards))
         taken += link.row.counts
         at += link.layers

@@ -1,4 +1,4 @@
-"""staged_plan: pipelines of exactly as many stages as the user asks for.
+"""plan_with_stages: pipelines of exactly as many stages as the user asks for.
 
 Devices in order of the tour are cut into groups, one for each stage, within machines where that
 divides them about evenly; then single devices change groups while the value rises.
@@ -12,7 +12,7 @@ import numpy as np
 
 from planner.cost.feasibility import needed_bytes, require_room
 from planner.problem import Numbers
-from planner.search.group_pool import NEAR_SECONDS, Pool, tour_of
+from planner.search.group_pool import NEAR_SECONDS, GroupPool, tour_of
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 
@@ -23,7 +23,9 @@ STARTS_KEPT = 2
 FAR = 1.0  # price of a group over far machines, against cutting unevenly
 
 
-def staged_plan(pool: Pool, objective: str, stages: int, stop: StopRule, seed: int) -> Plan:
+def plan_with_stages(
+    pool: GroupPool, objective: str, stages: int, stop: StopRule, seed: int
+) -> Plan:
     """The best plan found whose pipelines have that many stages each; empty if none fits.
 
     Raises DoesNotFit, with the missing bytes, if all memory together is too small.
@@ -34,8 +36,8 @@ def staged_plan(pool: Pool, objective: str, stages: int, stop: StopRule, seed: i
     best: tuple[float, list[Pipeline]] = (0.0, [])
     for count in range(1, max(1, len(pool.devices) // stages) + 1):
         runs = _runs(pool, pool.devices, count)
-        goals = [_Goal(_only(pool, run), objective, stages) for run in runs]
-        found = [goal.best(stop, seed) for goal in goals]
+        searches = [_StageCountSearch(_only(pool, run), objective, stages) for run in runs]
+        found = [search.best(stop, seed) for search in searches]
         made = [pipeline for pipeline in found if pipeline is not None]
         value = sum(pool.cost.throughput(pipeline) for pipeline in made)
         best = max(best, (value, made), key=lambda pair: pair[0])
@@ -44,34 +46,34 @@ def staged_plan(pool: Pool, objective: str, stages: int, stop: StopRule, seed: i
     return Plan(tuple(best[1]))
 
 
-def _one_by_one(pool: Pool, stages: int, stop: StopRule, seed: int) -> Iterator[Pipeline]:
+def _one_by_one(pool: GroupPool, stages: int, stop: StopRule, seed: int) -> Iterator[Pipeline]:
     """The quickest pipeline, then the quickest of what is left, while there is one."""
     while len(pool.devices) >= stages:
-        pipeline = _Goal(pool, "latency", stages).best(stop, seed)
+        pipeline = _StageCountSearch(pool, "latency", stages).best(stop, seed)
         if pipeline is None:
             return
         yield pipeline
         pool = pool.without(s.device for stage in pipeline.stages for s in stage.shards)
 
 
-def _only(pool: Pool, devices: Sequence[int]) -> Pool:
+def _only(pool: GroupPool, devices: Sequence[int]) -> GroupPool:
     """A pool of these devices alone."""
     others = set(pool.devices) - set(devices)
     return pool.without(pool.problem.devices[d].id for d in others)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Goal:
+class _StageCountSearch:
     """What groups are worth as one pipeline of so many stages."""
 
-    pool: Pool
+    pool: GroupPool
     objective: str
     stages: int
 
-    def worth(self, groups: Groups) -> float:
+    def value(self, groups: Groups) -> float:
         """The value of all groups but the spares; 0 if one of them would serve no layer."""
-        atoms = [self.pool.atom(group) for group in groups[:-1]]
-        usable = [atom for atom in atoms if atom is not None]
+        device_groups = [self.pool.group(group) for group in groups[:-1]]
+        usable = [found for found in device_groups if found is not None]
         if len(usable) < self.stages:
             return 0.0
         price = self.pool.price(usable, self.objective)
@@ -81,27 +83,30 @@ class _Goal:
         """The best pipeline found over the pool's devices; some may be spares."""
         runs = [_ordered(self.pool, self.pool.devices), *_prefixes(self.pool)]
         starts = {_cut(self.pool, run, self.stages) for run in runs if len(run) >= self.stages}
-        ranked = sorted(starts, key=lambda groups: (-self.worth(groups), groups))[:STARTS_KEPT]
+        ranked = sorted(starts, key=lambda groups: (-self.value(groups), groups))[:STARTS_KEPT]
         draw = random.Random(seed)
-        found = [self.improved(groups, stop, draw) for groups in ranked]
-        chosen = max(found, key=self.worth, default=())
-        if not chosen or not self.worth(chosen):
+        found = [self.improve(groups, stop, draw) for groups in ranked]
+        chosen = max(found, key=self.value, default=())
+        if not chosen or not self.value(chosen):
             return None
-        atoms = [self.pool.atom(group) for group in chosen[:-1]]
-        return self.pool.build([atom for atom in atoms if atom is not None], self.objective)
+        device_groups = [self.pool.group(group) for group in chosen[:-1]]
+        return self.pool.build(
+            [found for found in device_groups if found is not None],
+            self.objective,
+        )
 
-    def improved(self, groups: Groups, stop: StopRule, draw: random.Random) -> Groups:
+    def improve(self, groups: Groups, stop: StopRule, draw: random.Random) -> Groups:
         """The groups after changes of single devices that raise the value."""
-        value, failures = self.worth(groups), 0
+        value, failures = self.value(groups), 0
         while failures < PATIENCE and not (value and stop(-value)):
             failures += 1
-            changed = _changed(groups, draw)
-            if changed is not None and (more := self.worth(changed)) > value:
+            changed = _random_move(groups, draw)
+            if changed is not None and (more := self.value(changed)) > value:
                 groups, value, failures = changed, more, 0
         return groups
 
 
-def _changed(groups: Groups, draw: random.Random) -> Groups | None:
+def _random_move(groups: Groups, draw: random.Random) -> Groups | None:
     """One device goes from a group (or the spares, the last) to another, or two change places."""
     i, j = draw.sample(range(len(groups)), 2)
     gone = draw.sample(groups[i], 1) if groups[i] else []
@@ -112,13 +117,13 @@ def _changed(groups: Groups, draw: random.Random) -> Groups | None:
     return tuple(changed) if all(changed[:-1]) else None
 
 
-def _ordered(pool: Pool, devices: Sequence[int]) -> list[int]:
+def _ordered(pool: GroupPool, devices: Sequence[int]) -> list[int]:
     """Devices along the tour, those of one machine together."""
     where, turn = pool.problem.machine_of, tour_of(pool.problem)
     return sorted(devices, key=lambda d: (turn[int(where[d])], d))
 
 
-def _runs(pool: Pool, devices: Sequence[int], count: int) -> list[list[int]]:
+def _runs(pool: GroupPool, devices: Sequence[int], count: int) -> list[list[int]]:
     """Devices along the tour in so many runs of about equal memory."""
     ordered = _ordered(pool, devices)
     memory = np.array([pool.problem.devices[d].memory_bytes for d in ordered])
@@ -127,7 +132,7 @@ def _runs(pool: Pool, devices: Sequence[int], count: int) -> list[list[int]]:
     return [[d for d, n in zip(ordered, number, strict=True) if n == run] for run in range(count)]
 
 
-def _prefixes(pool: Pool) -> Iterator[list[int]]:
+def _prefixes(pool: GroupPool) -> Iterator[list[int]]:
     """Machines by power, and by distance from each of the most powerful, that hold the model."""
     where, problem = pool.problem.machine_of, pool.problem
     machines = sorted({int(where[d]) for d in pool.devices}, key=pool.power, reverse=True)
@@ -142,7 +147,7 @@ def _prefixes(pool: Pool) -> Iterator[list[int]]:
                 yield _ordered(pool, taken)
 
 
-def _cut(pool: Pool, run: Sequence[int], stages: int) -> Groups:
+def _cut(pool: GroupPool, run: Sequence[int], stages: int) -> Groups:
     """The run in so many groups, as even in speed as not crossing far machines allows."""
     problem = pool.problem
     speeds = np.array([problem.devices[d].bytes_per_second for d in run])
@@ -163,7 +168,7 @@ def _cut(pool: Pool, run: Sequence[int], stages: int) -> Groups:
     return (*groups, idle)
 
 
-def _far(pool: Pool, run: Sequence[int]) -> Numbers:
+def _far(pool: GroupPool, run: Sequence[int]) -> Numbers:
     """The price of every group `[row, column)` of the run that spans far machines."""
     where = pool.problem.machine_of[list(run)]
     breaks = pool.problem.latency[where[:-1], where[1:]] > NEAR_SECONDS

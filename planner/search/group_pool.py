@@ -1,4 +1,4 @@
-"""Pool: the atoms of one search, their tour through the network, and remembered prices."""
+"""GroupPool: a search's device groups, their tour through the network, and remembered prices."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ import numpy as np
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.problem import Problem
-from planner.search.device_group import Atom, atom_of, atom_with
+from planner.search.device_group import DeviceGroup, group_of, group_with_shards
 from planner.search.layer_balance import latency_layers, pipeline_of, throughput_layers
 from planner.search.stage_table import Tables
 from swarm.plan import Pipeline, Shard
 
-Atoms = Sequence[Atom]
+DeviceGroups = Sequence[DeviceGroup]
 NEAR_SECONDS = 2e-3  # one way; farther devices never share a layer in this search
 Key = tuple[tuple[int, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a set of atoms is worth as one pipeline, and how: its turn of the tour and layers."""
+    """What a set of groups is worth as one pipeline, and how: its turn of the tour and layers."""
 
     value: float  # tokens per second, or 1 / seconds of one request; 0 if it cannot work
     turn: int = 0
     layers: tuple[int, ...] = ()
 
 
-class Pool:
-    """Makes atoms of groups of devices and prices sets of atoms, each only once.
+class GroupPool:
+    """Makes device groups and prices sets of groups, each only once.
 
-    Two atoms are of one kind if their devices have equal speeds and stand in equal places; prices
+    Two groups are of one kind if their devices have equal speeds and stand in equal places; prices
     are remembered by kinds, so that equal machines cost no further evaluation.
     """
 
@@ -44,30 +44,30 @@ class Pool:
         self._tour = tour_of(problem)
         self._speeds = speed_classes(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
-        self._atoms: dict[tuple[int, ...], Atom | None] = {}
+        self._groups: dict[tuple[int, ...], DeviceGroup | None] = {}
         self.tables = Tables(problem, latency_criterion(problem))
         self._adopted = 0
-        self.work = 0  # atoms priced so far: what a search has cost, without a clock
+        self.work = 0  # groups priced so far: what a search has cost, without a clock
         self._prices: dict[tuple[str, Key], Price] = {}
 
-    def without(self, devices: Iterable[str]) -> "Pool":
+    def without(self, devices: Iterable[str]) -> "GroupPool":
         """A pool without these devices; what was solved for groups is kept."""
         gone = {self.problem.index_of[device] for device in devices}
-        pool = Pool(self.problem, self.cost, [d for d in self.devices if d not in gone])
+        pool = GroupPool(self.problem, self.cost, [d for d in self.devices if d not in gone])
         pool.tables = self.tables
         return pool
 
-    def atom(self, members: Iterable[int]) -> Atom | None:
-        """The atom of a group, or None if the group cannot hold one layer."""
+    def group(self, members: Iterable[int]) -> DeviceGroup | None:
+        """The group of these devices, or None if it cannot hold one layer."""
         key = tuple(sorted(members))
-        if key not in self._atoms:
-            self._atoms[key] = atom_of(self.problem, key, self._kind(key))
-        return self._atoms[key]
+        if key not in self._groups:
+            self._groups[key] = group_of(self.problem, key, self._kind(key))
+        return self._groups[key]
 
-    def adopt(self, members: tuple[int, ...], shards: tuple[Shard, ...]) -> Atom:
-        """The atom of a group whose shares are dealt already; of a kind of its own."""
+    def adopt(self, members: tuple[int, ...], shards: tuple[Shard, ...]) -> DeviceGroup:
+        """The group of these devices with a split given; of a kind of its own."""
         self._adopted += 1
-        return atom_with(self.problem, members, shards, -self._adopted)
+        return group_with_shards(self.problem, members, shards, -self._adopted)
 
     def _kind(self, members: tuple[int, ...]) -> int:
         where = self.problem.machine_of
@@ -97,23 +97,23 @@ class Pool:
         where = self.problem.machine_of
         return tuple(sorted((self._speeds[d], self._places[where[d]]) for d in devices))
 
-    def is_near(self, a: Atom, b: Atom) -> bool:
+    def is_near(self, a: DeviceGroup, b: DeviceGroup) -> bool:
         """Whether a tensor-parallel group over both might pay: its messages are short enough."""
         where = self.problem.machine_of
         here, there = where[a.members[0]], where[b.members[0]]
         return bool(here == there or self.problem.latency[here, there] <= NEAR_SECONDS)
 
-    def in_order(self, atoms: Iterable[Atom]) -> list[Atom]:
-        """The atoms along the tour, the quicker first within a machine."""
+    def in_order(self, groups: Iterable[DeviceGroup]) -> list[DeviceGroup]:
+        """The groups along the tour, the quicker first within a machine."""
         where = self.problem.machine_of
         return sorted(
-            atoms, key=lambda a: (self._tour[where[a.members[0]]], a.request_seconds, a.members)
+            groups, key=lambda a: (self._tour[where[a.members[0]]], a.request_seconds, a.members)
         )
 
-    def price(self, atoms: Iterable[Atom], objective: str) -> Price:
-        """The best that these atoms can do as one pipeline."""
-        ordered = self.in_order(atoms)
-        where = [int(self.problem.machine_of[atom.members[0]]) for atom in ordered]
+    def price(self, groups: Iterable[DeviceGroup], objective: str) -> Price:
+        """The best that these groups can do as one pipeline."""
+        ordered = self.in_order(groups)
+        where = [int(self.problem.machine_of[group.members[0]]) for group in ordered]
         stays = [a == b for a, b in zip([-1, *where], where, strict=False)]
         key = (objective, tuple((a.kind, stay) for a, stay in zip(ordered, stays, strict=True)))
         if key not in self._prices:
@@ -122,7 +122,7 @@ class Pool:
             self._prices[key] = max(turns, key=lambda price: price.value)
         return self._prices[key]
 
-    def _priced(self, ordered: Atoms, turn: int, objective: str) -> Price:
+    def _priced(self, ordered: DeviceGroups, turn: int, objective: str) -> Price:
         turned = [*ordered[turn:], *ordered[:turn]]
         best = Price(0.0)
         if objective == "latency":
@@ -137,9 +137,9 @@ class Pool:
                 best = Price(value, turn, division)
         return best
 
-    def build(self, atoms: Iterable[Atom], objective: str) -> Pipeline | None:
+    def build(self, groups: Iterable[DeviceGroup], objective: str) -> Pipeline | None:
         """The pipeline that was priced; None if it is worth nothing."""
-        ordered, price = self.in_order(atoms), self.price(atoms, objective)
+        ordered, price = self.in_order(groups), self.price(groups, objective)
         if not price.value:
             return None
         turned = [*ordered[price.turn :], *ordered[: price.turn]]
@@ -153,8 +153,8 @@ def value_of(cost: CostModel, pipeline: Pipeline, objective: str) -> float:
     return 1 / cost.latency(pipeline) if objective == "latency" else cost.throughput(pipeline)
 
 
-def _turns(ordered: Atoms) -> list[int]:
-    """Places to begin: as the tour goes, and so that the atom best for the head comes last."""
+def _turns(ordered: DeviceGroups) -> list[int]:
+    """Places to begin: as the tour goes, and so that the group best for the head comes last."""
     quick = min(range(len(ordered)), key=lambda i: ordered[i].head_request_seconds)
     return list(dict.fromkeys((0, (quick + 1) % len(ordered))))
 

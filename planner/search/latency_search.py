@@ -4,11 +4,11 @@ import random
 from collections.abc import Iterator, Sequence
 
 from planner.device_classes import classes_of
-from planner.search.device_group import Atom
+from planner.search.device_group import DeviceGroup
 from planner.search.exact_latency import FEW_DEVICES, is_small, least_latency_pipeline
-from planner.search.group_pool import Pool
-from planner.search.local_search import Goal, tilings
-from planner.search.operators import Layout
+from planner.search.group_pool import GroupPool
+from planner.search.local_search import Objective, tilings
+from planner.search.operators import Partition
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 
@@ -19,11 +19,11 @@ CHAINS_KEPT = 2
 
 
 def least_latency(
-    pool: Pool, given: Sequence[Pipeline], stop: StopRule, seed: int
+    pool: GroupPool, given: Sequence[Pipeline], stop: StopRule, seed: int
 ) -> Pipeline | None:
     """The quickest pipeline over the pool's devices, never slower than the given ones.
 
-    Few devices: exact. Many: exact within neighbourhoods, then chains improved by local moves.
+    Few devices: exact. Many: exact within neighbourhoods, then chains improve by local moves.
     """
     classes = classes_of(pool.problem, pool.devices)
     if is_small(classes) and len(pool.devices) <= FEW_DEVICES:
@@ -40,7 +40,7 @@ def least_latency(
     return best
 
 
-def local_plans(pool: Pool) -> list[Plan]:
+def local_plans(pool: GroupPool) -> list[Plan]:
     """The quickest pipeline of groups within machines, exactly, if there are few enough groups."""
     if classes_of(pool.problem, pool.devices).states > MOST_LOCAL_STATES:
         return []
@@ -50,7 +50,7 @@ def local_plans(pool: Pool) -> list[Plan]:
     return [Plan((local,))] if local else []
 
 
-def next_latency(pool: Pool, limit: float) -> Pipeline | None:
+def next_latency(pool: GroupPool, limit: float) -> Pipeline | None:
     """A pipeline below that many seconds over what is left, found in one neighbourhood."""
     near = next(neighbourhoods(pool), None) if pool.devices else None
     return _exact(pool, near, limit) if near else None
@@ -60,16 +60,16 @@ def _some(pipeline: Pipeline | None) -> list[Pipeline]:
     return [pipeline] if pipeline else []
 
 
-def _exact(pool: Pool, devices: Sequence[int], limit: float) -> Pipeline | None:
+def _exact(pool: GroupPool, devices: Sequence[int], limit: float) -> Pipeline | None:
     return least_latency_pipeline(pool.problem, list(devices), limit, tables=pool.tables)
 
 
-def _quickest(pool: Pool, pipelines: Sequence[Pipeline]) -> Pipeline | None:
+def _quickest(pool: GroupPool, pipelines: Sequence[Pipeline]) -> Pipeline | None:
     fitting = [pipeline for pipeline in pipelines if pool.cost.room(pipeline) >= 1]
     return min(fitting, key=pool.cost.latency, default=None)
 
 
-def neighbourhoods(pool: Pool) -> Iterator[tuple[int, ...]]:
+def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
     """Sets of near devices that exact search can take on, around the quickest machines first."""
     problem, seen = pool.problem, set[tuple[tuple[int, int], ...]]()
     machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.power)
@@ -86,7 +86,7 @@ def neighbourhoods(pool: Pool) -> Iterator[tuple[int, ...]]:
             return
 
 
-def _grown(pool: Pool, machines: Sequence[int]) -> tuple[int, ...]:
+def _grown(pool: GroupPool, machines: Sequence[int]) -> tuple[int, ...]:
     """Devices of the first machines that together stay small enough for exact search."""
     chosen: list[int] = []
     for machine in machines:
@@ -97,21 +97,23 @@ def _grown(pool: Pool, machines: Sequence[int]) -> tuple[int, ...]:
     return tuple(chosen) or tuple(pool.devices[:2])
 
 
-def _best_chain(pool: Pool, stop: StopRule, seed: int) -> Pipeline | None:
-    """Local search from the quickest atoms that together hold the model."""
-    goal, draw = Goal(pool, "latency"), random.Random(seed)
-    starts = [Layout((part,), spare) for part, spare in _prefixes(pool)]
-    ranked = sorted(starts, key=lambda layout: -goal.total(layout))[:CHAINS_KEPT]
-    layouts = [goal.improved(goal.settled(start), stop, draw) for start in ranked]
-    plans = [goal.plan(layout) for layout in layouts]
+def _best_chain(pool: GroupPool, stop: StopRule, seed: int) -> Pipeline | None:
+    """Local search from the quickest groups that together hold the model."""
+    objective, draw = Objective(pool, "latency"), random.Random(seed)
+    starts = [Partition((part,), spare) for part, spare in _prefixes(pool)]
+    ranked = sorted(starts, key=lambda partition: -objective.total(partition))[:CHAINS_KEPT]
+    partitions = [
+        objective.improve(objective.with_feasible_parts(start), stop, draw) for start in ranked
+    ]
+    plans = [objective.plan(partition) for partition in partitions]
     return _quickest(pool, [p for plan in plans for p in plan.pipelines])
 
 
-def _prefixes(pool: Pool) -> Iterator[tuple[tuple[Atom, ...], tuple[Atom, ...]]]:
-    """For every tiling, the quickest atoms, and the nearest of some, that just hold the model."""
-    for atoms in tilings(pool):
-        quick = sorted(atoms, key=lambda atom: (atom.request_seconds, atom.members))
-        orders = [quick, pool.in_order(atoms)]
+def _prefixes(pool: GroupPool) -> Iterator[tuple[tuple[DeviceGroup, ...], tuple[DeviceGroup, ...]]]:
+    """For every tiling, the quickest groups, and the nearest of some, that just hold the model."""
+    for groups in tilings(pool):
+        quick = sorted(groups, key=lambda group: (group.request_seconds, group.members))
+        orders = [quick, pool.in_order(groups)]
         for order in orders:
             held, count = 0.0, 0
             while held < pool.problem.model.layers + 2 and count < len(order):

@@ -1,19 +1,18 @@
-"""Partition: local search over which atoms serve together, for most tokens per second."""
+"""Local search over which groups serve together, for most tokens per second."""
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from planner.search.device_group import Atom
-from planner.search.group_pool import Pool
-from planner.search.operators import MOVES, Change, Layout, Part
-from planner.search.regroup import regrouped
+from planner.search.device_group import DeviceGroup
+from planner.search.group_pool import GroupPool
+from planner.search.operators import OPERATORS, Change, Part, Partition, with_even_groups
 from planner.stop import StopRule
 from swarm.plan import Plan
 
-PATIENCE = 300  # tries without a gain before the search rests, and more for each part
-PATIENCE_PER_PART = 40
-MOST_WORK = 8_000  # atoms priced from one start, so that large pools end, too
+PATIENCE = 300  # tries without a gain before the search rests, and more for each pipeline
+PATIENCE_PER_PIPELINE = 40
+MOST_WORK = 8_000  # groups priced from one start, so that large pools end, too
 STARTS_KEPT = 2
 MOST_STARTS = 24
 GAIN = 1e-6
@@ -21,85 +20,89 @@ MUCH = 1.05  # times the value
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Goal:
-    """What a layout is worth: all parts for tokens per second, the best one for latency."""
+class Objective:
+    """What a partition is worth: all parts for tokens per second, the best one for latency."""
 
-    pool: Pool
-    objective: str
+    pool: GroupPool
+    name: str
 
-    def worth(self, part: Part) -> float:
-        """The value of the atoms as one pipeline; 0 if they cannot hold the model."""
-        return self.pool.price(part, self.objective).value if part else 0.0
+    def value(self, part: Part) -> float:
+        """The value of the groups as one pipeline; 0 if they cannot hold the model."""
+        return self.pool.price(part, self.name).value if part else 0.0
 
-    def total(self, layout: Layout) -> float:
+    def total(self, partition: Partition) -> float:
         """The value of all parts."""
-        worths = [self.worth(part) for part in layout.parts]
-        return max(worths, default=0.0) if self.objective == "latency" else sum(worths)
+        values = [self.value(part) for part in partition.parts]
+        return max(values, default=0.0) if self.name == "latency" else sum(values)
 
-    def settled(self, layout: Layout) -> Layout:
-        """The layout with parts that cannot work turned into spares."""
-        idle = tuple(atom for p in layout.parts if not self.worth(p) for atom in p)
-        return Layout(tuple(p for p in layout.parts if self.worth(p)), layout.spare + idle)
+    def with_feasible_parts(self, partition: Partition) -> Partition:
+        """The partition with parts that cannot work turned into spares."""
+        idle = tuple(group for p in partition.parts if not self.value(p) for group in p)
+        return Partition(tuple(p for p in partition.parts if self.value(p)), partition.spare + idle)
 
-    def improved(self, layout: Layout, stop: StopRule, draw: random.Random) -> Layout:
-        """Try random moves until many in a row gain nothing or the stop rule says so."""
-        value, failures = self.total(layout), 0
-        names, weights = [kind for kind, _ in MOVES], [weight for _, weight in MOVES]
-        patience = PATIENCE + PATIENCE_PER_PART * len(layout.parts)
+    def improve(self, partition: Partition, stop: StopRule, draw: random.Random) -> Partition:
+        """Try random operators until many in a row gain nothing or the stop rule says so."""
+        value, failures = self.total(partition), 0
+        operators, weights = zip(*OPERATORS, strict=True)
+        patience = PATIENCE + PATIENCE_PER_PIPELINE * len(partition.parts)
         budget = self.pool.work + MOST_WORK
         while failures < patience and self.pool.work < budget and not stop(-value):
             failures += 1
-            if not layout.parts:
+            if not partition.parts:
                 break
-            change = draw.choices(names, weights)[0](self.pool, layout, draw)
-            if change is not None and self._pays(layout, change):
-                layout = self.settled(change.applied(layout))
-                value, failures = self.total(layout), 0
-        return layout
+            change = draw.choices(operators, weights)[0](self.pool, partition, draw)
+            if change is not None and self._pays(partition, change):
+                partition = self.with_feasible_parts(change.apply_to(partition))
+                value, failures = self.total(partition), 0
+        return partition
 
-    def _pays(self, layout: Layout, change: Change) -> bool:
-        before = sum(self.worth(layout.parts[i]) for i in change.old)
-        after = sum(self.worth(part) for part in change.new)
+    def _pays(self, partition: Partition, change: Change) -> bool:
+        before = sum(self.value(partition.parts[i]) for i in change.old)
+        after = sum(self.value(part) for part in change.new)
         return after > before * (1 + GAIN)
 
-    def plan(self, layout: Layout) -> Plan:
-        """The plan that the layout stands for."""
-        built = [self.pool.build(part, self.objective) for part in layout.parts]
+    def plan(self, partition: Partition) -> Plan:
+        """The plan that the partition stands for."""
+        built = [self.pool.build(part, self.name) for part in partition.parts]
         return Plan(tuple(pipeline for pipeline in built if pipeline is not None))
 
 
 def best_partition(
-    goal: Goal, others: Sequence[Layout], stop: StopRule, seed: int
-) -> tuple[float, Layout]:
-    """The best layout found, and its value, from our own starts and `others`."""
-    ranked = sorted([*others, *starts_of(goal.pool)], key=lambda layout: -goal.total(layout))
+    objective: Objective, others: Sequence[Partition], stop: StopRule, seed: int
+) -> tuple[float, Partition]:
+    """The best partition found, and its value, from our own starts and `others`."""
+    ranked = sorted(
+        [*others, *starts_of(objective.pool)], key=lambda partition: -objective.total(partition)
+    )
     draw = random.Random(seed)
-    best = (0.0, Layout(()))
+    best = (0.0, Partition(()))
     for start in ranked[:STARTS_KEPT]:
-        layout = goal.improved(_dealt_anew(goal, goal.settled(start)), stop, draw)
-        best = max(best, (goal.total(layout), layout), key=lambda pair: pair[0])
+        partition = objective.improve(
+            _regrouped_if_better(objective, objective.with_feasible_parts(start)), stop, draw
+        )
+        best = max(best, (objective.total(partition), partition), key=lambda pair: pair[0])
         if stop(-best[0]):
             break
     return best
 
 
-def _dealt_anew(goal: Goal, start: Layout) -> Layout:
-    """The start regrouped if that gains much; small gains are better found atom by atom."""
-    dealt = regrouped(goal.pool, goal.worth, start)
-    return dealt if goal.total(dealt) > goal.total(start) * MUCH else start
+def _regrouped_if_better(objective: Objective, start: Partition) -> Partition:
+    """The start in even groups if that gains much; small gains are better found one by one."""
+    regrouped = with_even_groups(objective.pool, objective.value, start)
+    return regrouped if objective.total(regrouped) > objective.total(start) * MUCH else start
 
 
-def starts_of(pool: Pool) -> Iterator[Layout]:
+def starts_of(pool: GroupPool) -> Iterator[Partition]:
     """Tilings of the machines, each split into 1, 2, 3 ... pipelines, near ones and mixed ones."""
-    for atoms in tilings(pool):
-        ordered = pool.in_order(atoms)
+    for groups in tilings(pool):
+        ordered = pool.in_order(groups)
         for count in _counts(_most_pipelines(pool, ordered)):
-            yield Layout(_contiguous(ordered, count))
+            yield Partition(_contiguous(ordered, count))
             if count > 1:
-                yield Layout(_dealt(ordered, count))
+                yield Partition(_mixed(ordered, count))
 
 
-def tilings(pool: Pool) -> Iterator[list[Atom]]:
+def tilings(pool: GroupPool) -> Iterator[list[DeviceGroup]]:
     """Machines cut into tensor-parallel groups of 1, 2, 4 ... devices; small devices united."""
     machines: dict[int, list[int]] = {}
     for number in pool.devices:
@@ -113,22 +116,22 @@ def tilings(pool: Pool) -> Iterator[list[Atom]]:
         size *= 2
 
 
-def _cut(pool: Pool, members: Sequence[int], size: int) -> Iterator[Atom]:
+def _cut(pool: GroupPool, members: Sequence[int], size: int) -> Iterator[DeviceGroup]:
     """Groups of `size`; where one cannot hold a layer, a larger one."""
     at = 0
     while at < len(members):
-        atom, end = None, at + size - 1
-        while atom is None and end < len(members):
+        group, end = None, at + size - 1
+        while group is None and end < len(members):
             end += 1
-            atom = pool.atom(members[at:end])
-        if atom is not None:
-            yield atom
+            group = pool.group(members[at:end])
+        if group is not None:
+            yield group
         at = max(end, at + 1)
 
 
-def _most_pipelines(pool: Pool, ordered: Sequence[Atom]) -> int:
+def _most_pipelines(pool: GroupPool, ordered: Sequence[DeviceGroup]) -> int:
     """Pipelines that memory could hold."""
-    layers = sum(float(atom.layers[0]) for atom in ordered)
+    layers = sum(float(group.layers[0]) for group in ordered)
     return max(1, min(len(ordered), int(layers / pool.problem.model.layers)))
 
 
@@ -139,18 +142,18 @@ def _counts(most: int) -> list[int]:
     return sorted({round(most ** (i / (MOST_STARTS - 1))) for i in range(MOST_STARTS)})
 
 
-def _contiguous(ordered: Sequence[Atom], count: int) -> tuple[Part, ...]:
+def _contiguous(ordered: Sequence[DeviceGroup], count: int) -> tuple[Part, ...]:
     """Neighbours on the tour together, in parts of about equal speed."""
-    speeds = [1 / atom.seconds[len(atom.seconds) // 2] for atom in ordered]
+    speeds = [1 / group.seconds[len(group.seconds) // 2] for group in ordered]
     whole, done = sum(speeds), 0.0
-    parts: list[list[Atom]] = [[] for _ in range(count)]
-    for atom, speed in zip(ordered, speeds, strict=True):
-        parts[min(count - 1, int((done + speed / 2) / whole * count))].append(atom)
+    parts: list[list[DeviceGroup]] = [[] for _ in range(count)]
+    for group, speed in zip(ordered, speeds, strict=True):
+        parts[min(count - 1, int((done + speed / 2) / whole * count))].append(group)
         done += speed
     return tuple(tuple(part) for part in parts if part)
 
 
-def _dealt(ordered: Sequence[Atom], count: int) -> tuple[Part, ...]:
-    """Every part gets a like mix of atoms."""
-    by_kind = sorted(ordered, key=lambda atom: (atom.request_seconds, atom.kind))
+def _mixed(ordered: Sequence[DeviceGroup], count: int) -> tuple[Part, ...]:
+    """Every part gets a like mix of groups."""
+    by_kind = sorted(ordered, key=lambda group: (group.request_seconds, group.kind))
     return tuple(tuple(by_kind[i::count]) for i in range(count))

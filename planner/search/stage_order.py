@@ -1,4 +1,4 @@
-"""reordered: exchange stages of a pipeline, and shift layers, while its value rises."""
+"""Stage order: exchange stages of a pipeline, and shift layers, while its value rises."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,14 @@ GAIN = 1e-9
 MOST_STAGES = 24  # longer pipelines are left as they are
 
 
-def reordered_plan(cost: CostModel, plan: Plan, objective: str, stop: StopRule) -> Plan:
-    """Every pipeline of the plan, reordered."""
-    return Plan(tuple(reordered(cost, p, objective, stop) for p in plan.pipelines))
+def with_best_stage_orders(cost: CostModel, plan: Plan, objective: str, stop: StopRule) -> Plan:
+    """Every pipeline of the plan, with_best_stage_order."""
+    return Plan(tuple(with_best_stage_order(cost, p, objective, stop) for p in plan.pipelines))
 
 
-def reordered(cost: CostModel, pipeline: Pipeline, objective: str, stop: StopRule) -> Pipeline:
+def with_best_stage_order(
+    cost: CostModel, pipeline: Pipeline, objective: str, stop: StopRule
+) -> Pipeline:
     """The pipeline after every exchange or shift that raises its value, first come first made."""
     best = value_of(cost, pipeline, objective)
     if len(pipeline.stages) > MOST_STAGES:

@@ -8,7 +8,7 @@ from planner.cost.criterion import Criterion, allreduce_seconds, unit_rates
 from planner.cost.stage_cost import worst_link
 from planner.device_classes import Classes, Counts
 from planner.problem import Numbers, Problem
-from planner.search.tensor_split import Group, least_seconds
+from planner.search.tensor_split import StageMembers, least_seconds
 from planner.search.tensor_split_polish import Place
 
 FEW_KINDS = 4  # unlike members among whom every leader is tried
@@ -59,7 +59,7 @@ class Tables:
         self.criterion = criterion
         self._known: dict[tuple[object, ...], Numbers] = {}
 
-    def seconds(self, group: Group) -> Numbers:
+    def seconds(self, group: StageMembers) -> Numbers:
         """Least seconds by layer count; below all layers infinite if the group holds both ends."""
         kinds = tuple(_kind_of(self.problem, member) for member in group.members)
         link = worst_link(self.problem, list(group.members))
@@ -80,7 +80,7 @@ def row_of(tables: Tables, classes: Classes, counts: Counts) -> Row:
     leaders = leader_choices(problem, members)
 
     def seconds(leader: int, *, first: bool, last: bool) -> Numbers:
-        return tables.seconds(Group(led_by(members, leader), first, last))
+        return tables.seconds(StageMembers(with_leader_first(members, leader), first, last))
 
     embeds = members[:1] if problem.model.embedding_everywhere else leaders
     return Row(
@@ -94,7 +94,7 @@ def row_of(tables: Tables, classes: Classes, counts: Counts) -> Row:
     )
 
 
-def corrected(row: Row, place: Place, seconds: float) -> Row:
+def with_true_seconds(row: Row, place: Place, seconds: float) -> Row:
     """The row with the seconds of one place, layer count and its best leader replaced."""
     if not (place.first or place.last):
         middle = row.middle.copy()
@@ -107,7 +107,7 @@ def corrected(row: Row, place: Place, seconds: float) -> Row:
     return replace(row, last=table)
 
 
-def led_by(members: tuple[int, ...], leader: int) -> tuple[int, ...]:
+def with_leader_first(members: tuple[int, ...], leader: int) -> tuple[int, ...]:
     """The members with the leader moved to the front."""
     return (leader, *(member for member in members if member != leader))
 

@@ -1,4 +1,4 @@
-"""Shares: how the devices of one stage divide its KV heads and MLP blocks, unevenly.
+"""Tensor split: how the devices of one stage divide its KV heads and MLP blocks, unevenly.
 
 For a time limit each member can hold so many MLP blocks beside k KV heads; a dynamic programme
 over members finds whether the limit can be met, bisection finds the least limit. All layer counts
@@ -23,7 +23,7 @@ SLACK = 5e-4  # time given up, at most, for an even spread of the KV cache
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StageMembers:
     """Members of a stage, leader first, and whether it holds the model's ends."""
 
     members: tuple[int, ...]
@@ -32,11 +32,11 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Sharing:
+class SplitLimits:
     """Bounds of every member for one group: what fits in memory, what a time limit allows."""
 
     problem: Problem
-    group: Group
+    group: StageMembers
     criterion: Criterion
     layers: Numbers  # one entry for each case
     is_memory_free: bool = False  # as if memory were without end
@@ -48,7 +48,7 @@ class Sharing:
         heads = self.problem.model.kv_heads
         return next(p for p in range(1, heads + 1) if heads % p == 0 and heads // p <= self.units)
 
-    def room(self, rank: int) -> Numbers:
+    def blocks_in_memory(self, rank: int) -> Numbers:
         """MLP blocks that fit beside each number of packs: [cases, packs + 1]."""
         problem, model = self.problem, self.problem.model
         if self.is_memory_free:
@@ -66,9 +66,9 @@ class Sharing:
         return np.where(free < 0, -np.inf, np.minimum(blocks, model.mlp_blocks))
 
     @cached_property
-    def rooms(self) -> list[Numbers]:
-        """`room` of every member, worked out once."""
-        return [self.room(rank) for rank in range(len(self.group.members))]
+    def memory_limits(self) -> list[Numbers]:
+        """`blocks_in_memory` of every member, worked out once."""
+        return [self.blocks_in_memory(rank) for rank in range(len(self.group.members))]
 
     @cached_property
     def rates(self) -> list[tuple[Numbers, Numbers, float]]:
@@ -87,7 +87,7 @@ class Sharing:
         return np.arange(0, self.problem.model.kv_heads + 1, self.pack, dtype=float)
 
     @cached_property
-    def least(self) -> Numbers:
+    def least_blocks(self) -> Numbers:
         """MLP blocks that a shard must hold beside each number of packs."""
         units = self.problem.model.least_units
         least = np.full(len(self.heads), float(units))
@@ -95,13 +95,13 @@ class Sharing:
         return least
 
 
-def _reach(sharing: Sharing, rank: int, limit: Numbers) -> Numbers:
+def _blocks_in_time(limits: SplitLimits, rank: int, limit: Numbers) -> Numbers:
     """MLP blocks that a member finishes within `limit` beside each number of packs."""
-    head, block, extra = sharing.rates[rank]
-    left = ((limit - extra) / sharing.layers)[:, None, None]
-    blocks = (left - np.multiply.outer(sharing.heads, head)) / block
-    reach = np.minimum(np.floor(blocks.min(axis=2) + 1e-9), sharing.rooms[rank])
-    return np.where(reach >= sharing.least, reach, -np.inf)
+    head, block, extra = limits.rates[rank]
+    left = ((limit - extra) / limits.layers)[:, None, None]
+    blocks = (left - np.multiply.outer(limits.heads, head)) / block
+    reach = np.minimum(np.floor(blocks.min(axis=2) + 1e-9), limits.memory_limits[rank])
+    return np.where(reach >= limits.least_blocks, reach, -np.inf)
 
 
 def _most_blocks(reaches: list[Numbers]) -> list[Numbers]:
@@ -116,7 +116,9 @@ def _most_blocks(reaches: list[Numbers]) -> list[Numbers]:
     return stages
 
 
-def least_seconds(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+def least_seconds(
+    problem: Problem, group: StageMembers, criterion: Criterion, layers: Numbers
+) -> Numbers:
     """The criterion's least seconds of the group for every layer count; infinite if none fits."""
     worst = worst_link(problem, list(group.members))
     talk = layers * allreduce_seconds(problem, criterion, *worst, len(group.members))
@@ -125,7 +127,7 @@ def least_seconds(problem: Problem, group: Group, criterion: Criterion, layers: 
     if not _is_divisible(problem, group.members):
         return np.full_like(layers, np.inf)
     if group.last:
-        return _least_limit(Sharing(problem, group, criterion, layers)) + talk
+        return _least_limit(SplitLimits(problem, group, criterion, layers)) + talk
     return _without_head(problem, group, criterion, layers) + talk
 
 
@@ -135,20 +137,22 @@ def _is_divisible(problem: Problem, members: tuple[int, ...]) -> bool:
     return len(members) <= most and not problem.mixes(members)
 
 
-def _without_head(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+def _without_head(
+    problem: Problem, group: StageMembers, criterion: Criterion, layers: Numbers
+) -> Numbers:
     """As long as memory suffices, seconds are in proportion to layers: one case tells all."""
     one = np.ones(1)
-    free = Sharing(problem, group, criterion, one, is_memory_free=True)
+    free = SplitLimits(problem, group, criterion, one, is_memory_free=True)
     layer = _least_limit(free)
-    tight = Sharing(problem, group, criterion, layers)
+    tight = SplitLimits(problem, group, criterion, layers)
     seconds = layer * layers
     binds = ~_meets(tight, seconds * (1 + 1e-9))
     if binds.any():
-        seconds[binds] = _least_limit(Sharing(problem, group, criterion, layers[binds]))
+        seconds[binds] = _least_limit(SplitLimits(problem, group, criterion, layers[binds]))
     return seconds
 
 
-def _alone(problem: Problem, group: Group, criterion: Criterion, layers: Numbers) -> Numbers:
+def _alone(problem: Problem, group: StageMembers, criterion: Criterion, layers: Numbers) -> Numbers:
     model, device = problem.model, problem.devices[group.members[0]]
     head, block = unit_rates(problem, criterion, device)
     extra = head_seconds(problem, criterion, device) if group.last else 0.0
@@ -159,41 +163,41 @@ def _alone(problem: Problem, group: Group, criterion: Criterion, layers: Numbers
     return np.where(fits, layers * layer + extra, np.inf)
 
 
-def _meets(sharing: Sharing, limit: Numbers) -> NDBool:
+def _meets(limits: SplitLimits, limit: Numbers) -> NDBool:
     """For each case, whether the members together can hold a layer within the limit."""
-    ranks = range(len(sharing.group.members))
-    reaches = [_reach(sharing, rank, limit) for rank in ranks]
-    met: NDBool = _most_blocks(reaches)[-1][:, -1] >= sharing.problem.model.mlp_blocks
+    ranks = range(len(limits.group.members))
+    reaches = [_blocks_in_time(limits, rank, limit) for rank in ranks]
+    met: NDBool = _most_blocks(reaches)[-1][:, -1] >= limits.problem.model.mlp_blocks
     return met
 
 
-def _least_limit(sharing: Sharing) -> Numbers:
-    possible = _meets(sharing, np.full_like(sharing.layers, 1e18))
-    high = np.where(possible, fair_seconds(sharing), 1.0)
+def _least_limit(limits: SplitLimits) -> Numbers:
+    possible = _meets(limits, np.full_like(limits.layers, 1e18))
+    high = np.where(possible, fair_seconds(limits), 1.0)
     low = np.zeros_like(high)
-    while not np.all(met := _meets(sharing, high) | ~possible):
+    while not np.all(met := _meets(limits, high) | ~possible):
         low = np.where(met, low, high)
         high = np.where(met, high, 2 * high)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        met = _meets(sharing, middle)
+        met = _meets(limits, middle)
         low, high = np.where(met, low, middle), np.where(met, middle, high)
     return np.where(possible, high, np.inf)
 
 
-def fair_seconds(sharing: Sharing) -> Numbers:
+def fair_seconds(limits: SplitLimits) -> Numbers:
     """Seconds if every member could take just its fair, fractional share: never above the least."""
-    problem, model = sharing.problem, sharing.problem.model
+    problem, model = limits.problem, limits.problem.model
     speeds = np.zeros(4)
-    for member in sharing.group.members:
-        head, block = unit_rates(problem, sharing.criterion, problem.devices[member])
+    for member in limits.group.members:
+        head, block = unit_rates(problem, limits.criterion, problem.devices[member])
         speeds += 1 / (head * model.kv_heads + block * model.mlp_blocks)
-    fair: Numbers = sharing.layers * float((1 / speeds).max())
+    fair: Numbers = limits.layers * float((1 / speeds).max())
     return fair
 
 
-def share_out(
-    problem: Problem, group: Group, criterion: Criterion, layers: int
+def best_split(
+    problem: Problem, group: StageMembers, criterion: Criterion, layers: int
 ) -> tuple[Shard, ...]:
     """The group's shards with the least seconds for so many layers; empty if they do not fit."""
     model = problem.model
@@ -204,27 +208,27 @@ def share_out(
     if not _is_divisible(problem, group.members):
         return ()
     case = np.array([float(layers)])
-    sharing = Sharing(problem, group, criterion, case, units=FINE_UNITS)
-    limit = _least_limit(sharing)
+    limits = SplitLimits(problem, group, criterion, case, units=FINE_UNITS)
+    limit = _least_limit(limits)
     if not np.isfinite(limit[0]):
         return ()
     ranks = range(len(ids))
     loose = limit * (1 + SLACK)
-    fair = [_reach(sharing, rank, loose)[0] for rank in ranks]
-    least = [_reach(sharing, rank, limit)[0] for rank in ranks]
-    return _deal(sharing, ids, fair if _fair_packs(sharing, fair) else least)
+    fair = [_blocks_in_time(limits, rank, loose)[0] for rank in ranks]
+    least = [_blocks_in_time(limits, rank, limit)[0] for rank in ranks]
+    return _shards(limits, ids, fair if _fair_packs(limits, fair) else least)
 
 
-def _deal(sharing: Sharing, ids: list[str], reaches: list[Numbers]) -> tuple[Shard, ...]:
-    packs = _fair_packs(sharing, reaches) or _best_packs(reaches)
+def _shards(limits: SplitLimits, ids: list[str], reaches: list[Numbers]) -> tuple[Shard, ...]:
+    packs = _fair_packs(limits, reaches) or _best_packs(reaches)
     blocks = [int(reach[p]) for reach, p in zip(reaches, packs, strict=True)]
-    least = [int(sharing.least[p]) for p in packs]
-    trimmed = _trim(blocks, least, sum(blocks) - sharing.problem.model.mlp_blocks)
-    heads = [sharing.pack * p for p in packs]
+    least = [int(limits.least_blocks[p]) for p in packs]
+    trimmed = _trim(blocks, least, sum(blocks) - limits.problem.model.mlp_blocks)
+    heads = [limits.pack * p for p in packs]
     return tuple(Shard(i, kv, mlp) for i, kv, mlp in zip(ids, heads, trimmed, strict=True))
 
 
-def _fair_packs(sharing: Sharing, reaches: list[Numbers]) -> list[int]:
+def _fair_packs(limits: SplitLimits, reaches: list[Numbers]) -> list[int]:
     """Packs in proportion to the members' speeds, if that meets the limit; it spreads the cache."""
     speeds = np.array([reach[0] if np.isfinite(reach[0]) else reach.max() for reach in reaches])
     whole = len(reaches[0]) - 1
@@ -233,7 +237,7 @@ def _fair_packs(sharing: Sharing, reaches: list[Numbers]) -> list[int]:
     for rank in np.argsort(packs - wish, kind="stable")[: whole - packs.sum()]:
         packs[rank] += 1
     held = sum(reach[p] for reach, p in zip(reaches, packs, strict=True))
-    return [int(p) for p in packs] if held >= sharing.problem.model.mlp_blocks else []
+    return [int(p) for p in packs] if held >= limits.problem.model.mlp_blocks else []
 
 
 def _best_packs(reaches: list[Numbers]) -> list[int]:

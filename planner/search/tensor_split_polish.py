@@ -1,8 +1,8 @@
-"""polished: move units between the shards of a stage while its true seconds fall.
+"""refined_split: move units between the shards of a stage while its true seconds fall.
 
-The tables of `shares` bound a stage by the greatest sum of a member's prefill and decode seconds;
-the true seconds are the sum of the two greatest, which unlike members can lower by a trade, and so
-can equal ones of the last stage, whose leader has the head besides.
+The limits of `tensor_split` bound a stage by the greatest sum of a member's prefill and decode
+seconds; the true seconds are the sum of the two greatest, which unlike members can lower by a
+trade, and so can equal ones of the last stage, whose leader has the head besides.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def true_seconds(
     return stage_seconds(problem, criterion, form)
 
 
-def polished(
+def refined_split(
     problem: Problem, criterion: Criterion, place: Place, shards: tuple[Shard, ...]
 ) -> tuple[Shard, ...]:
     """The shards after every move of KV heads and MLP blocks that lowers the stage's seconds."""

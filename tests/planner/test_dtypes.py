@@ -10,9 +10,9 @@ from planner.device_classes import classes_of
 from planner.live_problem import live_problem, unmixed, widened, with_dtypes
 from planner.make_plan import make_plan, never
 from planner.problem import Problem
-from planner.replanning.migration import settled_in_place
-from planner.search.group_pool import Pool
-from planner.search.tensor_split import Group, share_out
+from planner.replanning.migration import with_least_loading
+from planner.search.group_pool import GroupPool
+from planner.search.tensor_split import StageMembers, best_split
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDTHS, Device, common_dtype
@@ -126,17 +126,17 @@ def test_devices_that_differ_in_dtype_alone_are_not_interchangeable() -> None:
     problem = problem_of({"a": Capability(SPEC.digest, both, [], "h", True, 0.0)})
     assert len({(d.memory_bytes, d.bytes_per_second, d.flops) for d in problem.devices}) == 1
     assert classes_of(problem, range(4)).members == ((0, 2), (1, 3))
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     assert [pool.speed(device) for device in range(4)] == [0, 1, 0, 1]
     old = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
     new = Plan((Pipeline((Stage(0, 8, (Shard("a/1", 8, 8),)),)),))
-    assert settled_in_place(problem, old, new) == new  # though a/0 would have nothing to load
+    assert with_least_loading(problem, old, new) == new  # though a/0 would have nothing to load
 
 
 def test_a_group_of_unlike_dtypes_holds_nothing() -> None:
     room = 16 * (LAYER_BYTES + KV_BYTES)
     problem = problem_of({"a": peer_of("f32", room), "b": peer_of("bf16", room)})
-    assert share_out(problem, Group((0, 1)), latency_criterion(problem), 1) == ()
+    assert best_split(problem, StageMembers((0, 1)), latency_criterion(problem), 1) == ()
     mixed = Stage(0, 8, (Shard("a/0", 4, 4), Shard("b/0", 4, 4)))
     assert CostModel(problem).room(Pipeline((mixed,))) < 1
 
@@ -150,7 +150,7 @@ def test_widened_devices_are_those_of_float32_and_may_share_a_stage() -> None:
     assert (device.dtype, device.weight_bytes, device.memory_bytes) == ("f32", 4.0, int(room))
     assert device.flops == peers["b"].devices[0].flops / 2
     problem = problem_of(alike)
-    assert share_out(problem, Group((0, 1)), latency_criterion(problem), 1)
+    assert best_split(problem, StageMembers((0, 1)), latency_criterion(problem), 1)
 
 
 def test_a_plan_says_what_every_stage_computes_in() -> None:

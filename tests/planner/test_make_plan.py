@@ -1,4 +1,4 @@
-"""The door: valid, deterministic, and never below the rivals that it starts from."""
+"""The door: valid, deterministic, and never below the baselines that it starts from."""
 
 import itertools
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from planner.make_plan import make_plan, never
 from planner.pareto import pareto_front
 from planner.problem import Problem
 from planner.result import solve
-from planner.search.baselines import RIVALS, plan_value
-from planner.search.group_pool import Pool
+from planner.search.baselines import BASELINES, plan_value
+from planner.search.group_pool import GroupPool
 from swarm.errors import DoesNotFit
 
 World = Callable[..., Problem]
@@ -30,13 +30,13 @@ def test_is_never_below_hexgen_and_the_other_rivals(
 ) -> None:
     problem = read_instance(read_file(cluster_file), name, objective).problem
     cost = CostModel(problem)
-    pool = Pool(problem, cost)
+    pool = GroupPool(problem, cost)
     plan = make_plan(problem, never)
     assert cost.reasons(plan) == []
     ours = plan_value(cost, plan, objective) * (1 + 1e-9)
     assert ours >= plan_value(cost, HexGen(pool, objective, 0).plan(never), objective)
-    for rival in RIVALS.values():
-        placed = rival(pool, objective)
+    for baseline in BASELINES.values():
+        placed = baseline(pool, objective)
         assert cost.reasons(placed) == []
         assert ours >= plan_value(cost, placed, objective)
 
@@ -87,7 +87,7 @@ def test_hexgen_is_a_start_so_that_no_plan_is_worth_less(
     cluster_file: Path, name: str, objective: str
 ) -> None:
     problem = read_instance(read_file(cluster_file), name, objective).problem
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     hexgen = HexGen(pool, objective, 0)
     theirs, ours = hexgen.plan(never), make_plan(problem, never)
     assert hexgen.work <= WORK_TO_START
@@ -99,7 +99,7 @@ def test_hexgen_is_a_start_so_that_no_plan_is_worth_less(
 
 def test_hexgen_as_a_start_ends_after_so_much_work(cluster_file: Path) -> None:
     problem = read_instance(read_file(cluster_file), "hexgen-hetero-full-58", "throughput").problem
-    pool = Pool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem))
     short = HexGen(pool, "throughput", 0, most_work=1.0)
     assert short.plan(never).pipelines
     whole = HexGen(pool, "throughput", 0, most_work=WORK_TO_START)

@@ -15,7 +15,7 @@ from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import make_plan, never
-from planner.search.tensor_split_polish import Place, _moves, polished, true_seconds
+from planner.search.tensor_split_polish import Place, _moves, refined_split, true_seconds
 from planner.simulation.simulator import Event, Simulation, poisson_trace
 
 Mend = Callable[[dict[str, Any]], None]
@@ -245,7 +245,7 @@ def test_equal_devices_of_the_last_stage_trade_for_the_head_too(tmp_path: Path) 
     assert len(stage.shards) == 2
     criterion = latency_criterion(problem)
     place = Place(stage.layers, first=True, last=True)
-    assert polished(problem, criterion, place, stage.shards) == stage.shards
+    assert refined_split(problem, criterion, place, stage.shards) == stage.shards
     best = true_seconds(problem, criterion, place, stage.shards)
     for moved in _moves(problem, stage.shards, 1):
         assert true_seconds(problem, criterion, place, moved) >= best * (1 - 1e-6)

@@ -9,10 +9,10 @@ from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import never
 from planner.problem import Problem
-from planner.replanning.migration import load_seconds, moved_bytes, settled_in_place
+from planner.replanning.migration import load_seconds, moved_bytes, with_least_loading
 from planner.replanning.replan import replan, thin_layers
 from planner.search.baselines import symmetric_plan
-from planner.search.group_pool import Pool
+from planner.search.group_pool import GroupPool
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 NAME = "hexgen-churn-4-offline"
@@ -26,7 +26,7 @@ def problem_of(cluster_file: Path, objective: str, without: int = 0) -> Problem:
 
 def placed(problem: Problem, objective: str) -> Plan:
     """Some good plan, soon."""
-    return symmetric_plan(Pool(problem, CostModel(problem)), objective)
+    return symmetric_plan(GroupPool(problem, CostModel(problem)), objective)
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
@@ -62,8 +62,8 @@ def test_moved_bytes_count_only_what_is_missing(cluster_file: Path) -> None:
     moved = moved_bytes(problem, plan(40), plan(43))
     assert moved == {"is-0/0": pytest.approx(3 * model.layer_bytes)}
     assert load_seconds(problem, moved) > 0
-    settled = settled_in_place(problem, plan(40), plan(40, first=1))
-    assert moved_bytes(problem, plan(40), settled) == {}
+    exchanged = with_least_loading(problem, plan(40), plan(40, first=1))
+    assert moved_bytes(problem, plan(40), exchanged) == {}
 
 
 def test_layers_on_one_short_lived_peer_are_counted(cluster_file: Path) -> None:

@@ -10,8 +10,8 @@ from planner.cli.commands import main
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import make_plan, never
-from planner.search.fixed_stage_count import staged_plan
-from planner.search.group_pool import Pool
+from planner.search.fixed_stage_count import plan_with_stages
+from planner.search.group_pool import GroupPool
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "slo"])
@@ -39,7 +39,7 @@ def test_the_number_that_the_free_search_takes_costs_little(
 ) -> None:
     problem = read_instance(read_file(cluster_file), "hexgen-case-study", objective).problem
     cost = CostModel(problem)
-    forced = staged_plan(Pool(problem, cost), objective, stages, never, 0)
+    forced = plan_with_stages(GroupPool(problem, cost), objective, stages, never, 0)
     free = make_plan(problem, never)
     if objective == "latency":
         assert cost.best_latency(forced) <= 1.01 * cost.best_latency(free)

@@ -8,7 +8,7 @@ import pytest
 
 from planner.cost.criterion import latency_criterion
 from planner.problem import Problem
-from planner.search.tensor_split import Group, least_seconds, share_out
+from planner.search.tensor_split import StageMembers, best_split, least_seconds
 
 World = Callable[..., Problem]
 
@@ -22,8 +22,8 @@ def test_more_members_than_units_are_refused_not_given_nothing(
     devices = tuple(replace(d, memory_bytes=4e8) for d in problem.devices)
     model = replace(problem.model, mlp_blocks=2, least_units=least_units)
     problem = replace(problem, devices=devices, model=model)
-    group = Group(tuple(range(members)))
-    shards = share_out(problem, group, latency_criterion(problem), 2)
+    group = StageMembers(tuple(range(members)))
+    shards = best_split(problem, group, latency_criterion(problem), 2)
     seconds = least_seconds(problem, group, latency_criterion(problem), np.array([2.0]))
     if shards:
         assert [sum(s.kv for s in shards), sum(s.mlp for s in shards)] == [2, 2]
