@@ -15,21 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from node.bootstrap import (
-    Links,
-    Served,
-    detected_devices,
-    find_served,
-    invite_of,
-    manifest_of,
-    open_equipment,
-    open_links,
-    read_founded,
-)
+from node.bootstrap import NodeNetwork, invite_of, open_network
 from node.config import PROGRAM, NodeConfig, read_config
-from node.node import Life
+from node.device.open_devices import detected_devices, open_devices
+from node.node import Node
 from node.probe import memory_words
-from node.status_lines import Story, reach_of
+from node.served_model import ServedModel, find_served, manifest_of, read_founded
+from node.status_lines import StatusLines, reach_of
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
@@ -83,39 +75,43 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     invite = invite_of(config)
     await asyncio.to_thread(detected_devices, config)  # what cannot work is refused before we join
     own = None if invite else await asyncio.to_thread(read_founded, config)
-    async with open_links(config, manifest_of(own) if own else None) as links:
+    async with open_network(config, manifest_of(own) if own else None) as network:
         if own and own.is_folder:
-            remember_model(config.state, links.invite.swarm, own.folder)
-        served = own or await find_served(links.invite.model, links, config.state)
-        story = Story(terminal.say, terminal.show_progress, served.spec)
-        await serve(config, served, links, story, stop)
+            remember_model(config.state, network.invite.swarm, own.folder)
+        served = own or await find_served(network.invite.model, network, config.state)
+        status = StatusLines(terminal.say, terminal.show_progress, served.spec)
+        await serve(config, served, network, status, stop)
 
 
 async def serve(
-    config: NodeConfig, served: Served, links: Links, story: Story, stop: asyncio.Event
+    config: NodeConfig,
+    served: ServedModel,
+    network: NodeNetwork,
+    status: StatusLines,
+    stop: asyncio.Event,
 ) -> None:
     """Measure the devices, say who we are, and live."""
-    life = Life(config, served, links, story)
+    node = Node(config, served, network, status)
 
     def on_answer(index: int, answer: Message) -> None:
-        life.on_answer(index, answer)
+        node.on_answer(index, answer)
 
-    story.introduce(
-        config.name or "unnamed", links.channel.peer, reach_of(links.addresses, config.announce)
+    status.introduce(
+        config.name or "unnamed", network.channel.peer, reach_of(network.addresses, config.announce)
     )
-    story.swarm(links.invite.swarm)
+    status.swarm(network.invite.swarm)
     if config.founds:
-        story.invite(links.invite.encode())
-        story.asked(links.invite.swarm, links.last_swarm)
+        status.invite(network.invite.encode())
+        status.asked(network.invite.swarm, network.last_swarm)
     async with AsyncExitStack() as stack:
-        opening = stack.enter_async_context(open_equipment(config, served, on_answer))
-        equipment = await unless_stopped(opening, stop)
-        if equipment is None:
+        opening = stack.enter_async_context(open_devices(config, served, on_answer))
+        devices = await unless_stopped(opening, stop)
+        if devices is None:
             return
-        for each in equipment:
+        for each in devices:
             limits = config.memory_bytes, config.memory_share
-            story.offer(each.device, memory_words(each.device, *limits))
-        await life.run(equipment, stop)
+            status.offer(each.device, memory_words(each.device, *limits))
+        await node.run(devices, stop)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:

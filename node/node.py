@@ -1,4 +1,4 @@
-"""The life of a node: join, advertise, stand for election, follow the plan, serve, leave."""
+"""The whole node: join, advertise, stand for election, follow the plan, serve, leave."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-from node.bootstrap import Equipment, Links, Served, manifest_of
+from node.bootstrap import NodeNetwork
 from node.config import NodeConfig
 from node.control.announcer import Announcer
 from node.control.certification import Certification
@@ -21,11 +21,13 @@ from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
 from node.device.group_rendezvous import Reach
 from node.device.local_device import Home, OwnDevice
+from node.device.open_devices import MeasuredDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
+from node.served_model import ServedModel, manifest_of
 from node.serving.activation_format import RowForms
 from node.serving.stage_server import Server
 from node.serving.weight_server import WeightsDesk
-from node.status_lines import Story
+from node.status_lines import StatusLines
 from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
@@ -43,34 +45,36 @@ LEAST_SECONDS = 0.2  # however much news there is
 QUICK_SECONDS = 0.4  # between looks at the board while things change
 SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
-TEND_SECONDS = 0.2
+RECONCILE_SECONDS = 0.2
 PROBE_SECONDS = 600.0
-HURRIES_PER_SECOND, HURRIES_BURST = 0.5, 10  # looks at the board that one peer may ask for
+NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
 SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
 LEAVE_SECONDS = 1.5
-SUM_SECONDS = 60.0
+REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
-class Life:
-    """One node among others; `run` is its life, `leave` its end."""
+class Node:
+    """One node among others; it serves from `run` until it is told to stop."""
 
-    def __init__(self, config: NodeConfig, served: Served, links: Links, story: Story) -> None:
+    def __init__(
+        self, config: NodeConfig, served: ServedModel, network: NodeNetwork, status: StatusLines
+    ) -> None:
         self._config = config
         self._served = served
-        self._links = links
-        self._story = story
-        channel, board, swarm = links.channel, links.board, links.invite.swarm
+        self._network = network
+        self._status = status
+        channel, board, swarm = network.channel, network.board, network.invite.swarm
         problem = partial(problem_with, spec=served.spec)
-        self._plan_store = PlanStore(swarm, links.folder, channel, problem_of=problem)
-        trust = PlannerTrust(swarm, is_private=bool(links.invite.key))
+        self._plan_store = PlanStore(swarm, network.folder, channel, problem_of=problem)
+        trust = PlannerTrust(swarm, is_private=bool(network.invite.key))
         self._membership = Membership(swarm, served.spec.digest, board, channel, trust)
         self._certification = Certification(
-            links.identity, trust, links.folder, channel, trusted=frozenset(config.trusted)
+            network.identity, trust, network.folder, channel, trusted=frozenset(config.trusted)
         )
         speed_to = self._membership.bytes_per_second_to
-        forms = RowForms(config.activations, served.spec.hidden, speed_to, story.link)
+        forms = RowForms(config.activations, served.spec.hidden, speed_to, status.link)
         spec = served.spec
         self._server = Server(channel, spec.digest, forms.is_narrow, context=spec.context)
         self._election = LeaderElection(channel.peer, board, self._membership)
@@ -79,32 +83,32 @@ class Life:
         )
         self._devices: dict[int, OwnDevice] = {}
         self._announcer: Announcer | None = None
-        self._born_at = time.monotonic()
+        self._started_at = time.monotonic()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
-        self._hurries = Budget(HURRIES_PER_SECOND, HURRIES_BURST)
-        self._all_hurries = Budget(4 * HURRIES_PER_SECOND, 3 * HURRIES_BURST)
-        self._told: dict[int, str] = {}  # the group that was said to be ready, by device
-        self._tending: dict[int, asyncio.Task[None]] = {}
+        self._news_budget = Budget(NEWS_PER_SECOND, NEWS_BURST)
+        self._total_news_budget = Budget(4 * NEWS_PER_SECOND, 3 * NEWS_BURST)
+        self._shown_groups: dict[int, str] = {}  # the group that was said to be ready, by device
+        self._reconciling: dict[int, asyncio.Task[None]] = {}
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
         self._desk = WeightsDesk(channel, served.folder)
         answer_probes(channel)
-        channel.answer("group", self._called)
+        channel.answer("group", self._answer_group)
         channel.answer("news", self._hear_news)
 
     # ------------------------------------------------------------------ the whole of it
 
-    async def run(self, equipment: list[Equipment], stop: asyncio.Event) -> None:
+    async def run(self, devices: list[MeasuredDevice], stop: asyncio.Event) -> None:
         """Serve with these devices until `stop` is set; raises Unreachable if p2pd dies."""
-        self._take_in(equipment)
+        self._add_devices(devices)
         loops = {
             "watching the board": self._watch,
-            "tending the devices": self._tend,
-            "publishing records": self._speak,
+            "tending the devices": self._reconcile,
+            "publishing records": self._publish,
             "measuring links": self._measure,
-            "handing out files": self._hand_out,
-            "telling what was served": self._sum_up,
+            "handing out files": self._serve_weights,
+            "telling what was served": self._report_service,
         }
         tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
         causes = (self._daemon_ended(), self._copy_refused())
@@ -120,13 +124,13 @@ class Life:
             await asyncio.gather(*tasks, *ends, return_exceptions=True)
             await self._leave()
 
-    def _take_in(self, equipment: list[Equipment]) -> None:
+    def _add_devices(self, devices: list[MeasuredDevice]) -> None:
         host = self._config.listen
         folder = str(self._served.folder)
-        channel = self._links.channel
+        channel = self._network.channel
         quant = self._config.quant
         store = self._served.store
-        process = self._links.process
+        process = self._network.process
         reach = Reach(machine_id(), process.addresses, process.connected)
         home = Home(
             channel=channel,
@@ -139,25 +143,25 @@ class Life:
             reach=reach,
             is_serving=self._membership.is_serving,
         )
-        for each in equipment:
+        for each in devices:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
             own = OwnDevice(home, device.index, budget, each.worker)
             self._devices[device.index] = own
         capability = Capability(
             model=self._served.spec.digest,
-            devices=[each.device for each in equipment],
+            devices=[each.device for each in devices],
             links=[],
             host=machine_id(),
             reachable=True,
             since=CLOCK.now(),
             name=self._config.name,
             version=version("hexgen-swarm"),
-            addresses=[each.partition("/p2p/")[0] for each in self._links.addresses],
+            addresses=[each.partition("/p2p/")[0] for each in self._network.addresses],
             protocol=PROTOCOL_VERSION,
         )
         self._announcer = Announcer(
-            self._links.board, self._membership, self._plan_store, self._server, capability
+            self._network.board, self._membership, self._plan_store, self._server, capability
         )
 
     def on_answer(self, index: int, answer: Message) -> None:
@@ -169,7 +173,7 @@ class Life:
                 self._server.on_answer(index, answer)
 
     async def _daemon_ended(self) -> None:
-        await self._links.process.ended.wait()
+        await self._network.process.ended.wait()
         raise Unreachable("The network daemon p2pd ended.", "Start the node again.")
 
     async def _copy_refused(self) -> None:
@@ -211,12 +215,12 @@ class Life:
         plan = self._plan
         adopted = await self._plan_store.adopt_latest(membership)
         if adopted:
-            await self._tell_plan()
+            await self._show_plan()
         adopted = adopted and plan != self._plan  # a later term alone calls for nothing
         changed = before != set(membership.capabilities) or membership.has_misses
         if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
-        self._tell_planner()
+        self._show_planner()
 
     @property
     def _plan(self) -> Plan | None:
@@ -238,30 +242,30 @@ class Life:
             self._certification.note_service(self._membership, planned)
         await self._certification.seek(self._membership)
 
-    def _tell_planner(self) -> None:
+    def _show_planner(self) -> None:
         """Say when nobody plans for long, and note when somebody does again."""
         vacant = time.monotonic() - self._membership.vacant_since
         if self._election.holds or vacant < SETTLE_SECONDS:
-            self._story.planned_again()
+            self._status.planned_again()
         elif vacant > VACANT_SECONDS:
-            self._story.unplanned()
+            self._status.unplanned()
 
     def _settled(self) -> bool:
         held = [device.holding for device in self._devices.values()]
         return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)
 
-    async def _tell_plan(self) -> None:
+    async def _show_plan(self) -> None:
         accepted = self._plan_store.accepted
         assert accepted is not None
         assert self._announcer is not None
         if accepted.reason:
-            self._story.waiting(accepted.reason)
+            self._status.waiting(accepted.reason)
             return
         for device in self._devices.values():
             part = self._plan_store.assignment_of(device.id)
             holding = device.holding
             if part is not None and (holding is None or holding.assignment != part):
-                self._story.assigned(part, accepted.planner, accepted.term)
+                self._status.assigned(part, accepted.planner, accepted.term)
         self._announcer.publish_soon()  # others learn which term we follow
 
     async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
@@ -271,9 +275,9 @@ class Life:
 
     def _may_hurry(self, peer: str) -> bool:
         """Whether a peer may make us look at the board at once; all together not without end."""
-        return self._hurries.takes(peer) and self._all_hurries.takes("all")
+        return self._news_budget.takes(peer) and self._total_news_budget.takes("all")
 
-    async def _called(self, peer: str, payload: bytes) -> bytes:
+    async def _answer_group(self, peer: str, payload: bytes) -> bytes:
         try:
             request: dict[str, Any] = msgpack.unpackb(payload)
             device = self._devices.get(request["device"])
@@ -295,61 +299,61 @@ class Life:
 
     # ------------------------------------------------------------------ our own devices
 
-    async def _tend(self) -> None:
-        tending = self._tending
+    async def _reconcile(self) -> None:
+        reconciling = self._reconciling
         while True:
             for index, device in self._devices.items():
-                if index not in tending or tending[index].done():
-                    tending[index] = asyncio.create_task(device.tend())
-                    tending[index].add_done_callback(_report)
-                self._tell_load(device, self._told)
+                if index not in reconciling or reconciling[index].done():
+                    reconciling[index] = asyncio.create_task(device.tend())
+                    reconciling[index].add_done_callback(_report)
+                self._show_load(device, self._shown_groups)
             self._server.free_idle()
-            await asyncio.sleep(TEND_SECONDS)
+            await asyncio.sleep(RECONCILE_SECONDS)
 
-    def _tell_load(self, device: OwnDevice, told: dict[int, str]) -> None:
+    def _show_load(self, device: OwnDevice, shown: dict[int, str]) -> None:
         holding = device.holding
         if holding is None:
-            if told.pop(device.index, ""):
-                self._tell_end(device)
+            if shown.pop(device.index, ""):
+                self._show_end(device)
             elif self._is_spare(device):
-                self._story.spare(device.index, device.memory_bytes)
+                self._status.spare(device.index, device.memory_bytes)
         elif not holding.ready:
             if not device.provisions.is_busy:
-                self._story.show_progress(holding.fraction)
-        elif device.loaded and told.get(device.index) != holding.group:
-            told[device.index] = holding.group
-            self._story.show_progress(1.0)
-            self._story.ready(holding.assignment, device.loaded, device.fetched)
+                self._status.show_progress(holding.fraction)
+        elif device.loaded and shown.get(device.index) != holding.group:
+            shown[device.index] = holding.group
+            self._status.show_progress(1.0)
+            self._status.ready(holding.assignment, device.loaded, device.fetched)
 
-    def _tell_end(self, device: OwnDevice) -> None:
+    def _show_end(self, device: OwnDevice) -> None:
         """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
         if device.has_failed:
-            self._story.lost(f"the shard of device {device.index}; loading again when planned")
+            self._status.lost(f"the shard of device {device.index}; loading again when planned")
         elif self._plan_store.assignment_of(device.id) is None:
             accepted = self._plan_store.accepted
-            self._story.released(device.index, accepted.reason if accepted else "")
+            self._status.released(device.index, accepted.reason if accepted else "")
 
     def _is_spare(self, device: OwnDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
         accepted = self._plan_store.accepted
         if accepted is None or accepted.reason or self._announcer is None:
             return False
-        known = time.monotonic() - self._born_at > SPARE_SECONDS
+        known = time.monotonic() - self._started_at > SPARE_SECONDS
         return known and self._plan_store.assignment_of(device.id) is None
 
     # ------------------------------------------------------------------ the board
 
-    async def _speak(self) -> None:
+    async def _publish(self) -> None:
         assert self._announcer is not None
         while True:
             try:
                 manifest = manifest_of(self._served, self._desk.digest)
                 if self._config.founds:
-                    self._links.manifests.say(manifest, self._links.identity.sign)
+                    self._network.manifests.say(manifest, self._network.identity.sign)
                 await self._announcer.publish_due(manifest if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
-            await asyncio.sleep(TEND_SECONDS)
+            await asyncio.sleep(RECONCILE_SECONDS)
 
     async def _measure(self) -> None:
         assert self._announcer is not None
@@ -357,28 +361,28 @@ class Life:
         known: set[str] = set()
         measured_at = time.monotonic()
         while True:
-            peers = sorted(set(self._membership.capabilities) - {self._links.channel.peer})
+            peers = sorted(set(self._membership.capabilities) - {self._network.channel.peer})
             due = time.monotonic() - measured_at > PROBE_SECONDS
             if set(peers[:NEIGHBOURS]) - known or due:
                 known, measured_at = set(peers), time.monotonic()
-                self._announcer.note_links(await measure_links(self._links.channel, peers))
+                self._announcer.note_links(await measure_links(self._network.channel, peers))
             await asyncio.sleep(SETTLE_SECONDS)
 
-    async def _hand_out(self) -> None:
+    async def _serve_weights(self) -> None:
         """Let peers have the model's files; never ends."""
         if self._config.founds and self._served.is_for_all:
             await self._desk.open_as_founder()
         elif not self._config.founds:
-            find = self._links.manifests.find
-            await self._desk.open_when_known(self._links.board, self._served.store, find)
+            find = self._network.manifests.find
+            await self._desk.open_when_known(self._network.board, self._served.store, find)
         await asyncio.Event().wait()
 
-    async def _sum_up(self) -> None:
+    async def _report_service(self) -> None:
         """Say every minute what was served; never ends."""
         while True:
-            await asyncio.sleep(SUM_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
             if words := self._server.tally.take(time.monotonic()):
-                self._story.served(words)
+                self._status.served(words)
 
     # ------------------------------------------------------------------ the end
 
@@ -393,10 +397,10 @@ class Life:
                 await asyncio.gather(*last_words)
         except Exception:  # an island: what goes wrong now must not hide why we leave
             logger.warning("left without saying so", exc_info=True)
-        self._story.left()
+        self._status.left()
 
 
 def _report(task: "asyncio.Task[None]") -> None:
-    """Say that tending a device failed: it is tended again, but never in silence."""
+    """Say that reconciling a device failed: it is tended again, but never in silence."""
     if not task.cancelled() and (error := task.exception()):
         logger.error("a device could not be tended", exc_info=error)

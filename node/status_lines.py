@@ -1,4 +1,4 @@
-"""The story of a node: at most ten lines until it is ready, then its turning points."""
+"""StatusLines: at most ten lines until a node is ready, then its turning points."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ REASON_SHOWN = 300  # characters of a planner's words
 SHOWN = 3  # addresses
 
 
-class Story:
+class StatusLines:
     """Says each thing once, in the order in which it happens."""
 
     def __init__(self, say: Say, show_progress: Callable[[float], None], spec: ModelSpec) -> None:

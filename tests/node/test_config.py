@@ -13,11 +13,10 @@ from node.bootstrap import (
     _seen_from_here,
     invite_of,
     open_identity,
-    open_links,
-    read_founded,
-    read_model,
+    open_network,
 )
 from node.config import NodeConfig, read_config, worker_environment
+from node.served_model import read_founded, read_model
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
@@ -254,7 +253,7 @@ def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_ca
         return ()
 
     async def open_it() -> None:
-        async with open_links(read_config(["--host", "--listen", "localhost"]), serving):
+        async with open_network(read_config(["--host", "--listen", "localhost"]), serving):
             pytest.fail("there is no address to invite to")
 
     monkeypatch.setattr(P2PDaemon, "addresses", nowhere)

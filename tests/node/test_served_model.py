@@ -11,8 +11,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from node import bootstrap
-from node.bootstrap import Links, Served, find_served, read_model
+from node import served_model
+from node.bootstrap import NodeNetwork
+from node.served_model import ServedModel, find_served, read_model
 from node.serving.weight_server import WeightsDesk
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.dht.board import Board
@@ -32,7 +33,7 @@ SWARM = swarm_id("friends", FOUNDER.peer)
 
 @dataclass
 class Ways:
-    """The part of a node's links that finding a model needs."""
+    """The part of a node's network that finding a model needs."""
 
     channel: Channel
     board: Board
@@ -43,7 +44,7 @@ class Ways:
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(bootstrap, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(served_model, "KNOWN_SECONDS", 0.0)
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -57,21 +58,21 @@ async def found(world: MemoryWorld, folder: Path) -> Manifest:
     desk = WeightsDesk(world.channel(FOUNDER.peer), folder)
     await desk.open_as_founder()
     served = await asyncio.to_thread(read_model, str(folder))
-    manifest = bootstrap.manifest_of(served, desk.digest)
+    manifest = served_model.manifest_of(served, desk.digest)
     await board.publish(manifest)
     return manifest
 
 
-def links_of(world: MemoryWorld) -> Links:
+def network_of(world: MemoryWorld) -> NodeNetwork:
     me = peer_named("newcomer")
     channel, board = world.channel(me), world.board(me)
     invite = Invite((), SWARM, "./model")
-    return cast("Links", Ways(channel, board, ManifestKeeper(channel, board, SWARM), invite))
+    return cast("NodeNetwork", Ways(channel, board, ManifestKeeper(channel, board, SWARM), invite))
 
 
-async def find(name: str, world: MemoryWorld) -> Served:
+async def find(name: str, world: MemoryWorld) -> ServedModel:
     """What a newcomer without a state folder serves."""
-    return await find_served(name, links_of(world), Path("/nowhere"))
+    return await find_served(name, network_of(world), Path("/nowhere"))
 
 
 def copy_of(folder: Path, factor: float = 1.0) -> Path:
@@ -117,7 +118,7 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
     real = read_model(str(TINY))
     here = replace(real, name="some/model", revision="c" * 40, weights="w" * 64)
 
-    def read(name: str, revision: str = "") -> Served:
+    def read(name: str, revision: str = "") -> ServedModel:
         asked.append((name, revision))
         return here
 
@@ -133,7 +134,7 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
         with pytest.raises(BadModel, match="not the model that the swarm serves"):
             await find("some/model", world)
 
-    monkeypatch.setattr(bootstrap, "read_model", read)
+    monkeypatch.setattr(served_model, "read_model", read)
     run(story())
     assert asked == [("some/model", "c" * 40)] * 3
 
@@ -141,6 +142,8 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
 def test_without_the_founders_word_nothing_is_taken_by_its_name_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bootstrap, "read_model", lambda *_: pytest.fail("taken by its name alone"))
+    monkeypatch.setattr(
+        served_model, "read_model", lambda *_: pytest.fail("taken by its name alone")
+    )
     with pytest.raises(Unreachable, match="no peer knows what it serves"):
         asyncio.run(find("some/model", MemoryWorld()))

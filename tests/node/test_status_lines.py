@@ -1,12 +1,12 @@
-"""The story of a node's start: short lines, each said once, in the order in which it happens."""
+"""StatusLines of a node's start: short lines, each said once, in the order in which it happens."""
 
-from node.status_lines import Story, name_of, reach_of
+from node.status_lines import StatusLines, name_of, reach_of
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, short_id
 from swarm.hardware import Device
 from swarm.plan import Assignment, Shard, Stage
 from swarm.testing.memory_network import peer_named
-from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
+from tests.node.memberships import LAYER_BYTES, SPEC, capability_of
 
 ME, PLANNER = peer_named("me"), peer_named("planner")
 STAGE = Stage(0, 3, (Shard(f"{ME}/0", 5, 6), Shard(f"{PLANNER}/0", 3, 2)))
@@ -15,23 +15,23 @@ LOADED = Loaded("g", 3_500_000, 3_600_000, 512, 0.01)
 
 
 class Listener:
-    """Hears a story."""
+    """Hears what a node says."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.story = Story(self.lines.append, lambda _fraction: None, SPEC)
+        self.status = StatusLines(self.lines.append, lambda _fraction: None, SPEC)
 
 
 def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
     heard = Listener()
-    story = heard.story
-    story.introduce("anna", ME, "reachable at 2 addresses")
-    story.swarm("swarm-abc")
-    story.invite("swarm1:xyz")
-    story.offer(Device(0, "cpu", "x86_64 CPU", 8_000_000, 2e9, 5e9))
-    story.waiting("waiting for peers")
-    story.assigned(Assignment(STAGE, 1), PLANNER, 4)
-    story.ready(Assignment(STAGE, 1), LOADED)
+    status = heard.status
+    status.introduce("anna", ME, "reachable at 2 addresses")
+    status.swarm("swarm-abc")
+    status.invite("swarm1:xyz")
+    status.offer(Device(0, "cpu", "x86_64 CPU", 8_000_000, 2e9, 5e9))
+    status.waiting("waiting for peers")
+    status.assigned(Assignment(STAGE, 1), PLANNER, 4)
+    status.ready(Assignment(STAGE, 1), LOADED)
     assert len(heard.lines) <= 10
     assert all("\n" not in line and len(line) < 160 for line in heard.lines)
     assert [line.partition(":")[0] for line in heard.lines] == [
@@ -59,14 +59,14 @@ def test_the_first_line_says_what_is_known_of_the_way_here_and_no_more() -> None
 def test_a_second_host_says_whom_commands_ask_now() -> None:
     heard = Listener()
     for before in ("", "swarm-b", "swarm-a"):
-        heard.story.asked("swarm-b", before)
+        heard.status.asked("swarm-b", before)
     assert heard.lines == ["asked: `swarm generate` without --join now asks swarm-b, not swarm-a"]
 
 
 def test_a_whole_stage_says_so() -> None:
     heard = Listener()
-    heard.story.assigned(LONE, PLANNER, 1)
-    heard.story.ready(LONE, LOADED)
+    heard.status.assigned(LONE, PLANNER, 1)
+    heard.status.ready(LONE, LOADED)
     assert "layers 3-7 of 8, whole" in heard.lines[0]
     assert "leader takes" not in heard.lines[1]
 
@@ -74,25 +74,25 @@ def test_a_whole_stage_says_so() -> None:
 def test_a_reload_says_how_much_of_the_shard_is_new_and_where_it_came_from() -> None:
     heard = Listener()
     kept = Loaded("g", 3_400_000, 1_300_000, 512, 0.01, 2_200_000)
-    heard.story.ready(LONE, kept, ", 1.3 MB fetched from the hub")
+    heard.status.ready(LONE, kept, ", 1.3 MB fetched from the hub")
     assert "1.2 MB new of 3.4 MB, 1.3 MB read, 1.3 MB fetched from the hub" in heard.lines[0]
 
 
 def test_waiting_is_said_again_when_the_reason_changes_or_is_back() -> None:
     heard = Listener()
     for reason in ("", "1 GB is missing", "1 GB is missing", "90 MB are missing"):
-        heard.story.waiting(reason)
-    heard.story.assigned(LONE, PLANNER, 1)
-    heard.story.waiting("90 MB are missing")
+        heard.status.waiting(reason)
+    heard.status.assigned(LONE, PLANNER, 1)
+    heard.status.waiting("90 MB are missing")
     told = [line for line in heard.lines if not line.startswith("plan")]
     assert told == [f"waiting: {words} missing" for words in ("1 GB is", "90 MB are", "90 MB are")]
 
 
 def test_what_was_given_up_on_purpose_is_not_called_lost() -> None:
     heard = Listener()
-    heard.story.released(0, "")
-    heard.story.released(0, "3 GB are missing")
-    heard.story.waiting("3 GB are missing")  # that was just said
+    heard.status.released(0, "")
+    heard.status.released(0, "3 GB are missing")
+    heard.status.waiting("3 GB are missing")  # that was just said
     assert heard.lines == [
         "released: device 0 no longer holds layers, the plan has no part for it",
         "released: device 0 no longer holds layers: 3 GB are missing",
@@ -102,8 +102,8 @@ def test_what_was_given_up_on_purpose_is_not_called_lost() -> None:
 def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
     small, large = Listener(), Listener()
     for _ in range(2):
-        small.story.spare(0, LAYER_BYTES - 1)
-        large.story.spare(1, LAYER_BYTES)
+        small.status.spare(0, LAYER_BYTES - 1)
+        large.status.spare(1, LAYER_BYTES)
     assert small.lines == [
         f"spare: device 0 is too small for one layer of {bytes_text(LAYER_BYTES)}; it is idle"
     ]
@@ -113,25 +113,25 @@ def test_a_spare_says_once_whether_it_is_too_small_or_not_needed() -> None:
 def test_a_layer_of_a_narrow_device_is_as_small_as_the_device_holds_it() -> None:
     heard = Listener()
     gpu = Device(0, "cuda", "GPU", LAYER_BYTES // 2, 2e9, 5e9, 2.0, "bf16")
-    heard.story.offer(gpu)
-    heard.story.offer(Device(1, "cpu", "CPU", 10**9, 2e9, 5e9, 1.1))
+    heard.status.offer(gpu)
+    heard.status.offer(Device(1, "cpu", "CPU", 10**9, 2e9, 5e9, 1.1))
     assert [line.rpartition(", ")[2] for line in heard.lines] == ["in bf16", "in int8 and f32"]
-    heard.story.spare(0, gpu.memory_bytes)
+    heard.status.spare(0, gpu.memory_bytes)
     assert heard.lines[-1] == "spare: device 0 is not needed now; it is idle"
 
 
 def test_a_spare_that_was_needed_may_say_that_it_is_one_again() -> None:
     heard = Listener()
-    heard.story.spare(0, LAYER_BYTES)
-    heard.story.assigned(LONE, PLANNER, 1)
-    heard.story.spare(0, LAYER_BYTES)
+    heard.status.spare(0, LAYER_BYTES)
+    heard.status.assigned(LONE, PLANNER, 1)
+    heard.status.spare(0, LAYER_BYTES)
     assert [line.partition(":")[0] for line in heard.lines] == ["spare", "plan", "spare"]
 
 
 def test_a_link_that_gets_int8_is_told_with_its_speed_and_so_is_the_way_back() -> None:
     heard = Listener()
-    heard.story.link(PLANNER, 1.2e6)
-    heard.story.link(PLANNER, 0.0)
+    heard.status.link(PLANNER, 1.2e6)
+    heard.status.link(PLANNER, 0.0)
     assert heard.lines == [
         f"link: activations to {PLANNER[-8:]} travel as int8: the link carries 1.2 MB/s",
         f"link: activations to {PLANNER[-8:]} travel in full",
@@ -140,8 +140,8 @@ def test_a_link_that_gets_int8_is_told_with_its_speed_and_so_is_the_way_back() -
 
 def test_the_end_is_told() -> None:
     heard = Listener()
-    heard.story.lost("rank 1 is gone")
-    heard.story.left()
+    heard.status.lost("rank 1 is gone")
+    heard.status.left()
     assert heard.lines == [
         "lost: rank 1 is gone",
         "left: record withdrawn, sessions handed over",

@@ -7,8 +7,8 @@ from typing import NoReturn
 import pytest
 
 from node.main import Terminal
-from node.status_lines import Story
-from tests.node.neighbours import SPEC
+from node.status_lines import StatusLines
+from tests.node.memberships import SPEC
 
 HOSTILE = "\x1b]52;c;cm0gLXJmIH4K\x07\x1b[2J[link=x]:smile:\ud800"
 
@@ -28,7 +28,7 @@ class FullDisk(io.StringIO):
 
 
 def wait_for(reason: str) -> None:
-    Story(Terminal().say, lambda _: None, SPEC).waiting(reason)
+    StatusLines(Terminal().say, lambda _: None, SPEC).waiting(reason)
 
 
 def test_a_planners_reason_is_shown_escaped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

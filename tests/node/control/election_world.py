@@ -25,7 +25,7 @@ from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
 from swarm.wire.messages import Message
-from tests.node.neighbours import MEMBERS
+from tests.node.memberships import MEMBERS
 
 SWARM = "simulated"
 SPEC = ModelSpec("m", "digest", "llama", 1, 8, 2, 2, 4, 16, 64, 64, 10, 10)
@@ -231,7 +231,7 @@ class Node:
         self._held = False
 
     async def step(self) -> None:
-        """One look at the board, as Life does it."""
+        """One look at the board, as a node does it."""
         membership, world = self.membership, self._world
         capability = self._capability()
         if world.now - self._spoken_at >= HEARTBEAT_SECONDS:
@@ -252,7 +252,7 @@ class Node:
             elif not self.election.holds:
                 self.planner_loop.forget()
         except SwarmError:
-            self.acts = False  # Life logs it and looks again
+            self.acts = False  # Node logs it and looks again
             return
         if await self.plan_store.adopt_latest(membership):
             self._spoken_at = -HEARTBEAT_SECONDS

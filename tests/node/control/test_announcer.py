@@ -11,7 +11,7 @@ from node.control.plan_store import PlanStore
 from swarm.errors import Unreachable
 from swarm.hardware import Device
 from swarm.records import PENDING, Advert, Capability, Manifest, Record
-from tests.node.neighbours import MEMBERS
+from tests.node.memberships import MEMBERS
 from tests.node.stands import DIGEST, MIDDLE, Stand
 
 CAPABILITY = Capability(DIGEST, [Device(0, "cpu", "cpu", 1, 1.0, 1.0)], [], "host", True, 0.0)

@@ -21,7 +21,7 @@ from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import PlannerTrust, depth_of
 from swarm.trust.identity import Identity, swarm_id
-from tests.node.neighbours import SPEC, capability_of, look
+from tests.node.memberships import SPEC, capability_of, look
 
 LOOK_SECONDS = 20.0
 

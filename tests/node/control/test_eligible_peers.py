@@ -18,7 +18,7 @@ from node.control.eligible_peers import (
 )
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Member, StageAdvert
-from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of
+from tests.node.memberships import LAYER_BYTES, SPEC, capability_of
 
 STAGES = (Stage(0, 4, (Shard("anna/0", 8, 8),)), Stage(4, 8, (Shard("bert/0", 8, 8),)))
 PLAN = Plan((Pipeline(STAGES),))

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from node.node import Life
+from node.node import Node
 from swarm.election import LEASE_SECONDS
 from swarm.errors import Unreachable
 from swarm.records import Lease, PlanRef
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.network_clock import CLOCK
-from tests.node.lives import life_of
-from tests.node.neighbours import SPEC, capability_of
+from tests.node.memberships import SPEC, capability_of
+from tests.node.nodes import node_of
 
 EVE = peer_named("eve")
 
@@ -57,8 +57,8 @@ def test_a_plan_in_plain_words_is_followed_and_its_reason_said(tmp_path: Path) -
     async def story() -> None:
         world = MemoryWorld()
         await offer(world, document(reason="too few peers"), 5)
-        life = life_of(world, "me", tmp_path, lines)
-        await life._look()
+        node = node_of(world, "me", tmp_path, lines)
+        await node._look()
 
     run(story)
     assert lines == ["waiting: too few peers"]
@@ -73,9 +73,9 @@ def test_a_plan_with_words_that_no_terminal_can_show_is_not_followed(
     async def story() -> None:
         world = MemoryWorld()
         await offer(world, document(reason=reason), 5)
-        life = life_of(world, "me", tmp_path, lines)
-        await life._look()
-        assert life._plan_store.accepted is None
+        node = node_of(world, "me", tmp_path, lines)
+        await node._look()
+        assert node._plan_store.accepted is None
 
     run(story)
     assert lines == []
@@ -89,19 +89,19 @@ def test_whatever_ends_a_look_the_node_goes_on(
 
     async def story() -> None:
         world = MemoryWorld()
-        life = life_of(world, "me", tmp_path, [])
+        node = node_of(world, "me", tmp_path, [])
         enough = asyncio.Event()
 
-        async def stumble(_life: Life) -> None:
+        async def stumble(_node: Node) -> None:
             looks.append(1)
             if len(looks) == 3:
                 enough.set()
             raise RecursionError("of a kind that nobody thought of")
 
-        monkeypatch.setattr(Life, "_look", stumble)
-        monkeypatch.setattr(Life, "_daemon_ended", lambda _life: _after(enough))
+        monkeypatch.setattr(Node, "_look", stumble)
+        monkeypatch.setattr(Node, "_daemon_ended", lambda _node: _after(enough))
         with pytest.raises(Unreachable, match="p2pd"):
-            await life.run([], asyncio.Event())
+            await node.run([], asyncio.Event())
 
     with caplog.at_level(logging.ERROR):
         run(story)

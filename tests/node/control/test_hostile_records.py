@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.control.next_plan import PlanDocument
-from node.node import Life
+from node.node import Node
 from swarm.election import TERM_JUMP
 from swarm.errors import PeerRefused, SwarmError
 from swarm.hardware import Device, Link
@@ -35,8 +35,8 @@ from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import PROOF_CAP, founder_proof
 from swarm.trust.identity import Identity, swarm_id
 from swarm.trust.network_clock import CLOCK
-from tests.node.lives import life_of
-from tests.node.neighbours import SPEC, capability_of
+from tests.node.memberships import SPEC, capability_of
+from tests.node.nodes import node_of
 
 FOUNDER = Identity.throwaway()
 SWARM = swarm_id("tiny", FOUNDER.peer)
@@ -205,27 +205,27 @@ async def found(world: MemoryWorld, term: int) -> None:
     await board.publish(PlanRef(term, 0, hashlib.sha256(data).hexdigest(), len(data)))
 
 
-async def look_among(crowd: list[Stranger], folder: Path) -> Life:
+async def look_among(crowd: list[Stranger], folder: Path) -> Node:
     """One node between the founder and strangers looks at all of them, twice."""
     world = MemoryWorld()
     await found(world, 3)
     for stranger in crowd:
         await move_in(world, stranger)
-    life = life_of(world, "me", folder, [], swarm=SWARM, key="")
-    life._membership.reads_adverts = True
+    node = node_of(world, "me", folder, [], swarm=SWARM, key="")
+    node._membership.reads_adverts = True
     for _ in range(2):
-        await life._look()
-    return life
+        await node._look()
+    return node
 
 
 def check(crowd: list[Stranger]) -> None:
     """Nothing leaves the looks, and the founder's plan is followed."""
     with TemporaryDirectory() as folder:
-        life = asyncio.run(look_among(crowd, Path(folder)))
-    assert life._plan_store.accepted is not None
-    assert life._plan_store.accepted.planner == FOUNDER.peer
-    assert life._plan_store.term == life._membership.trusted_term == 3
-    assert not life._election.holds
+        node = asyncio.run(look_among(crowd, Path(folder)))
+    assert node._plan_store.accepted is not None
+    assert node._plan_store.accepted.planner == FOUNDER.peer
+    assert node._plan_store.term == node._membership.trusted_term == 3
+    assert not node._election.holds
 
 
 @ORDINARY
@@ -246,12 +246,12 @@ async def plan_among(crowd: list[Stranger], folder: Path) -> None:
     world = MemoryWorld()
     for stranger in crowd:
         await move_in(world, stranger)
-    life = life_of(world, "me", folder, [], key="secret")
-    life._membership.reads_adverts = True
-    life._membership._vacant_since -= 100.0
+    node = node_of(world, "me", folder, [], key="secret")
+    node._membership.reads_adverts = True
+    node._membership._vacant_since -= 100.0
     for _ in range(3):
         with contextlib.suppress(SwarmError):  # which the loop expects
-            await life._look()
+            await node._look()
 
 
 @settings(ORDINARY, max_examples=100)
@@ -299,8 +299,8 @@ def test_any_document_of_a_stranger_is_read_or_refused(data: bytes) -> None:
 def test_a_group_request_of_a_stranger_is_refused_with_an_error_of_ours(payload: bytes) -> None:
     async def story() -> None:
         with TemporaryDirectory() as folder:
-            life = life_of(MemoryWorld(), "me", Path(folder), [])
+            node = node_of(MemoryWorld(), "me", Path(folder), [])
             with pytest.raises(SwarmError):
-                await life._called(STRANGERS[0], payload)
+                await node._answer_group(STRANGERS[0], payload)
 
     asyncio.run(story())

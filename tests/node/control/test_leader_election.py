@@ -14,7 +14,7 @@ from swarm.errors import SwarmError, Unreachable
 from swarm.records import Lease, Record
 from swarm.testing.memory_network import MemoryBoard, MemoryWorld, peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.neighbours import SWARM, capability_of, look, membership_of
+from tests.node.memberships import SWARM, capability_of, look, membership_of
 
 ME, OTHER = peer_named("me"), peer_named("other")
 

@@ -23,7 +23,7 @@ from swarm.hardware import Link
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.neighbours import SWARM, capability_of, look, membership_of
+from tests.node.memberships import SWARM, capability_of, look, membership_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
 

@@ -19,7 +19,7 @@ from planner.live_problem import live_problem
 from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import TERM_CAP, Capability
-from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
+from tests.node.memberships import LAYER_BYTES, SPEC, WHOLE, capability_of
 
 WHOLE_ON_A = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
 

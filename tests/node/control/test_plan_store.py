@@ -17,7 +17,7 @@ from swarm.errors import PeerRefused, SwarmError
 from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Lease, PlanRef
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import SPEC, SWARM, capability_of, look, membership_of
+from tests.node.memberships import SPEC, SWARM, capability_of, look, membership_of
 
 ME, PLANNER, OTHER = (peer_named(name) for name in ("me", "planner", "other"))
 STAGES = (

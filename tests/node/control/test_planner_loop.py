@@ -20,8 +20,8 @@ from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Lease, PlanRef
 from swarm.testing.clock import settle
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import LAYER_BYTES, MEMBERS, WHOLE, capability_of, look
-from tests.node.neighbours import SPEC as EIGHT_LAYERS
+from tests.node.memberships import LAYER_BYTES, MEMBERS, WHOLE, capability_of, look
+from tests.node.memberships import SPEC as EIGHT_LAYERS
 from tests.node.stands import STRANGER, until
 
 ME = peer_named("me")

@@ -11,7 +11,7 @@ from swarm.election import TERM_JUMP
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Lease
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import LAYER_BYTES, SPEC, capability_of, look, membership_of
+from tests.node.memberships import LAYER_BYTES, SPEC, capability_of, look, membership_of
 
 WHOLE = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
 DOCUMENT = PlanDocument(WHOLE, 1, "a", SPEC.digest)

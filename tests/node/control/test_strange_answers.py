@@ -9,7 +9,7 @@ from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import MEMBERS
+from tests.node.memberships import MEMBERS
 from tests.node.stands import DIGEST, STRANGER
 
 ME = peer_named("me")

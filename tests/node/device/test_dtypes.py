@@ -23,7 +23,7 @@ from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import LAYER_BYTES, SPEC, WHOLE, capability_of
+from tests.node.memberships import LAYER_BYTES, SPEC, WHOLE, capability_of
 from tests.node.stands import ScriptedWorker
 from tests.node.worker.shards import FOLDER
 

@@ -14,7 +14,7 @@ from swarm.errors import PeerRefused
 from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.neighbours import SPEC, capability_of, look, membership_of
+from tests.node.memberships import SPEC, capability_of, look, membership_of
 
 ME, ANNA = peer_named("me"), peer_named("anna")
 PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]

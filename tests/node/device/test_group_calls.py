@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from node.node import Life, _report
+from node.node import Node, _report
 from swarm.errors import PeerRefused
 from tests.node.stands import STRANGER
 
@@ -36,16 +36,16 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
         reads.append(1)
 
     async def story() -> None:
-        life = Life.__new__(Life)
-        life._devices = {0: Deaf()}  # type: ignore[dict-item]
-        life._catching_up = asyncio.Lock()
-        life._caught_up_at = -1.0
-        life._may_hurry = anybody  # type: ignore[method-assign]
-        life._membership = SimpleNamespace(refresh=read)  # type: ignore[assignment]
-        life._plan_store = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
+        node = Node.__new__(Node)
+        node._devices = {0: Deaf()}  # type: ignore[dict-item]
+        node._catching_up = asyncio.Lock()
+        node._caught_up_at = -1.0
+        node._may_hurry = anybody  # type: ignore[method-assign]
+        node._membership = SimpleNamespace(refresh=read)  # type: ignore[assignment]
+        node._plan_store = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
         for _ in range(10):
             with pytest.raises(PeerRefused):
-                await life._called(STRANGER, REQUEST)
+                await node._answer_group(STRANGER, REQUEST)
 
     asyncio.run(story())
     assert len(reads) == 2

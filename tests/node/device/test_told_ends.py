@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from swarm.testing.memory_network import MemoryWorld
-from tests.node.lives import life_of
+from tests.node.nodes import node_of
 
 LOST = "lost: the shard of device 0; loading again when planned"
 RELEASED = "released: device 0 no longer holds layers"
@@ -27,13 +27,13 @@ def test_the_end_of_a_shard_is_told_as_what_it_is(
     tmp_path: Path, has_failed: bool, assigned: bool, reason: str, told: str | None
 ) -> None:
     lines: list[str] = []
-    life = life_of(MemoryWorld(), "me", tmp_path, lines)
-    life._plan_store = SimpleNamespace(  # type: ignore[assignment]
+    node = node_of(MemoryWorld(), "me", tmp_path, lines)
+    node._plan_store = SimpleNamespace(  # type: ignore[assignment]
         assignment_of=lambda _id: "a part" if assigned else None,
         accepted=SimpleNamespace(reason=reason),
     )
     device: Any = SimpleNamespace(index=0, id="me/0", holding=None, has_failed=has_failed)
     ready = {0: "group"}
-    life._tell_load(device, ready)
+    node._show_load(device, ready)
     assert lines == ([told] if told else [])
     assert ready == {}

@@ -14,7 +14,7 @@ from planner.cost.stage_cost import end_bytes_of
 from swarm.model_spec import BYTES_PER_VALUE
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.wire.sampling_params import Sampling
-from tests.node.neighbours import SPEC, capability_of
+from tests.node.memberships import SPEC, capability_of
 from tests.node.worker.shards import FOLDER, generate, lone_shard, shard_group
 
 WORDY = replace(SPEC, vocab=1 << 16)

@@ -9,7 +9,7 @@ from swarm.errors import BadInvite
 from swarm.invites import Invite
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.version import PROTOCOL_VERSION, mismatch, works_with
-from tests.node.neighbours import capability_of, look, membership_of
+from tests.node.memberships import capability_of, look, membership_of
 
 NEAR = (PROTOCOL_VERSION - 1, PROTOCOL_VERSION, PROTOCOL_VERSION + 1)
 FAR = (PROTOCOL_VERSION - 2, PROTOCOL_VERSION + 2, 10**9)

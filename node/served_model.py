@@ -1,0 +1,119 @@
+"""ServedModel: what a node serves, found in a folder, on the hub or at the peers."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from node.bootstrap import KNOWN_SECONDS, NodeNetwork
+from node.config import NodeConfig
+from swarm.checkpoint.expected_tensors import require_complete
+from swarm.checkpoint.folder import is_hub_id, open_model, read_spec
+from swarm.checkpoint.folder_check import FolderCheck
+from swarm.checkpoint.hub_model import hub_weights_of
+from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.peer_model import open_from_peers, settled_manifest
+from swarm.checkpoint.weight_store import Store
+from swarm.errors import BadInput, BadModel, SwarmError, Unreachable
+from swarm.model_spec import BUILT_IN, ModelSpec
+from swarm.records import PENDING, Manifest
+from swarm.state_folder import (
+    FOLDER_MARK,
+    local_name,
+    shared_name,
+    title_of,
+)
+from swarm.trust.network_clock import CLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model that this node serves."""
+
+    name: str
+    folder: Path
+    spec: ModelSpec
+    store: Store | None = None  # fills the folder, if it is not whole
+    revision: str = ""  # the hub's commit, if it comes from there
+    weights: str = ""  # a digest over what the hub says its weight files hold
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of this machine, and neither built in nor of the hub."""
+        return self.name.startswith(FOLDER_MARK)
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether its files may be handed out: they are here, and not in everybody's package."""
+        return self.store is None and self.name != BUILT_IN
+
+
+def read_model(name: str, revision: str = "", served_name: str = "") -> ServedModel:
+    """Find a model and its numbers; raises BadInput, BadModel, Unreachable."""
+    folder, store = open_model(name, revision=revision)
+    is_folder = name != BUILT_IN and Path(name).expanduser().is_dir()
+    if served_name and not is_folder:
+        raise BadInput(
+            f"--served-model-name: others find {name} by this name only.", "Leave it out."
+        )
+    shared = shared_name(folder, served_name) if is_folder else name
+    commit = folder.name if is_hub_id(name) and not is_folder else ""
+    if name != BUILT_IN:
+        require_complete(folder, title_of(shared))
+    spec = read_spec(folder, title_of(shared))
+    return ServedModel(
+        shared, folder, spec, store, commit, hub_weights_of(folder) if commit else ""
+    )
+
+
+def read_founded(config: NodeConfig) -> ServedModel:
+    """The model that a founder was asked to serve; raises BadInput, BadModel, Unreachable."""
+    return read_model(config.model, served_name=config.served_name)
+
+
+async def find_served(name: str, network: NodeNetwork, state: Path) -> ServedModel:
+    """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable.
+
+    Whatever lies here is held against the founder's word, its weights as well.
+    """
+    manifest = await network.manifests.find(KNOWN_SECONDS)
+    if manifest is None:
+        raise Unreachable(
+            "The host of this swarm is away, and no peer knows what it serves.",
+            "Start again when the host is back.",
+        )
+    cause: SwarmError
+    try:
+        local = local_name(state, network.invite.swarm, name)
+        served = await asyncio.to_thread(read_model, local, manifest.revision)
+        return replace(await _checked(served, manifest, network), name=name)
+    except (BadModel, Unreachable) as error:
+        cause = error
+    find = network.manifests.find
+    folder, store = await open_from_peers(network.channel, network.board, cause, find)
+    await asyncio.to_thread(require_complete, folder, title_of(name))
+    return ServedModel(
+        name, folder, await asyncio.to_thread(read_spec, folder, title_of(name)), store
+    )
+
+
+async def _checked(served: ServedModel, manifest: Manifest, network: NodeNetwork) -> ServedModel:
+    """A copy that is the swarm's model, as far as can be seen now; raises BadModel."""
+    cause = BadModel(
+        f"The copy of {title_of(served.name)} here is not the model that the swarm serves.",
+        "Put the very same files there, or move this copy away.",
+    )
+    known = manifest.weights and served.weights
+    if manifest.digest != served.spec.digest or (known and manifest.weights != served.weights):
+        raise cause
+    if served.revision or served.name == BUILT_IN or not manifest.inventory:
+        return served
+    settled = await settled_manifest(network.manifests.find, cause)
+    source = PeerSource(network.channel, network.board, settled.inventory)
+    return replace(served, store=await FolderCheck.open(served.folder, source))
+
+
+def manifest_of(served: ServedModel, inventory: str = PENDING) -> Manifest:
+    """The founder's word on what its swarm serves, and what peers may hand out of it."""
+    known = inventory if served.is_for_all else ""
+    digest, now = served.spec.digest, CLOCK.now()
+    return Manifest(served.name, digest, "f32", now, served.revision, known, served.weights)
