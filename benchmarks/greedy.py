@@ -27,7 +27,9 @@ CLIENTS = 8
 PROMPT, NEW = 16, 32
 GREEDY_PROMPT, GREEDY_NEW = 1024, 512
 SLOWDOWN_GATE = 2.0
-START_SECONDS = 8.0  # for the greedy process to import, to join and to open
+START_SECONDS = 90.0  # for the greedy process to import, to join and to hold what it can
+HELD = 32  # sessions that have said something, before anything is measured
+HOLDING = b"holding\n"
 
 
 async def ask_again_and_again(client: Client, seed: int, until: float) -> list[float]:
@@ -50,15 +52,22 @@ async def be_greedy(invite: str, sessions: int) -> None:
 
 async def _hold_all(client: Client, sessions: int) -> None:
 
+    held: set[int] = set()
+
     async def hold(seed: int) -> None:
         while True:
             with suppress(SwarmError):
-                await client.generate(
+                stream = client.stream(
                     prompt_ids(GREEDY_PROMPT, seed),
                     max_tokens=GREEDY_NEW,
                     temperature=0.0,
                     timeout_seconds=60,
                 )
+                async for _piece in stream:
+                    if seed not in held:
+                        held.add(seed)
+                        if len(held) == min(HELD, sessions):
+                            print(HOLDING.decode(), end="", flush=True)
 
     await asyncio.gather(*(hold(1000 + seed) for seed in range(sessions)))
 
@@ -101,9 +110,14 @@ async def _clients(swarm: SmallSwarm, stack: AsyncExitStack) -> list[Client]:
 async def greedy_process(invite: str, sessions: int) -> AsyncIterator[None]:
     """Hold a greedy client in a process that takes only the time that nobody else wants."""
     words = ("-m", "benchmarks.greedy", "--sessions", str(sessions), "--be-greedy", invite)
-    greedy = await asyncio.create_subprocess_exec("nice", "-n", "19", sys.executable, *words)
+    greedy = await asyncio.create_subprocess_exec(
+        *("nice", "-n", "19", sys.executable, *words), stdout=asyncio.subprocess.PIPE
+    )
     try:
-        await asyncio.sleep(START_SECONDS)
+        assert greedy.stdout is not None
+        said = await asyncio.wait_for(greedy.stdout.readline(), START_SECONDS)
+        if said != HOLDING:
+            raise RuntimeError("the greedy client ended before it held anything")
         yield
     finally:
         greedy.terminate()
