@@ -1,1 +1,5 @@
-"""The board's own parts: everything here may know hivemind's DHT."""
+"""The board that all peers read: records in hivemind's DHT, and what keeps them honest."""
+
+from swarm.p2p import lazy_hivemind
+
+lazy_hivemind.install()
