@@ -4,10 +4,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Unpack
 
-from client.async_client import TIMEOUT_SECONDS, Client
+from client.async_client import Client
 from client.event_loop_thread import EventLoopThread
 from client.generation import Generation
 from client.request import Options, Question
+from client.session.deadlines import TIMEOUT_SECONDS
 from client.text.tokenizer import Messages
 from swarm.errors import LocalProtocolError
 from swarm.invites import Invite

@@ -1,68 +1,28 @@
 """Client: one connection to a swarm for as many requests at once as you like."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from client.generation import Generation
+from client.network import Connect, open_links
 from client.request import LocalModel, Options, Question, Request
 from client.routing.live_plan import find_plan, trust_of
 from client.routing.route import Place
 from client.routing.route_finder import Directory
+from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
 from client.switchboard import Switchboard
 from client.text.tokenizer import Messages
 from client.token_stream import Answer, Progress, end
 from swarm.checkpoint.peer_model import open_from_peers
-from swarm.dht.board import Board
-from swarm.dht.dht_board import DhtBoard
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
-from swarm.p2p.channel import Channel
-from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, open_p2p
 from swarm.state_folder import local_name, own_environment, state_folder
-from swarm.trust.identity import Identity
-
-TIMEOUT_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """The two seams to the outside, open."""
-
-    board: Board
-    channel: Channel
-
-
-Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
-
-
-@asynccontextmanager
-async def open_links(invite: Invite) -> AsyncIterator[Links]:
-    """Hold a p2pd, a board and a channel under a throwaway identity; raises Unreachable."""
-    identity = Identity.throwaway()
-    network = Network(initial_peers=invite.addresses, client=True)
-    async with AsyncExitStack() as stack:
-        daemon = await open_p2p(identity, network)
-        stack.push_async_callback(daemon.close)
-        board = await DhtBoard.open(
-            daemon,
-            invite.swarm,
-            identity,
-            key=invite.key,
-            initial_peers=invite.addresses,
-            client=True,
-        )
-        stack.push_async_callback(board.close)
-        channel = await LibP2PChannel.open(daemon, invite.swarm, invite.key)
-        stack.push_async_callback(channel.close)
-        yield Links(board, channel)
 
 
 class Client:

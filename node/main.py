@@ -1,11 +1,11 @@
-"""`python -m swarm.node`: reads the command line, lives as a node, prints what happens."""
+"""`python -m swarm.node` once its command line is read: lives as a node, prints what happens."""
 
 import asyncio
 import logging
 import os
 import resource
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from node.bootstrap import NodeNetwork, invite_of, open_network
-from node.config import PROGRAM, NodeConfig, read_config
+from node.config import NodeConfig
 from node.device.open_devices import detected_devices, open_devices
 from node.node import Node
 from node.probe import memory_words
@@ -129,13 +129,12 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
         stopping.cancel()
 
 
-def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
+def main(config: NodeConfig) -> int:
     """Run a node; returns the exit code."""
     log_printably()
     accept_any_text()
     _raise_file_limit()
     try:
-        config = read_config(arguments, program)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(config, Terminal()))
     except SwarmError as error:

@@ -9,6 +9,7 @@ from swarm.commands.command_line import carry_out, read_arguments, suggestion
 from swarm.commands.entry_points import import_package, leave
 from swarm.errors import BadInput
 from swarm.formatting import log_printably
+from swarm.node import run_node
 
 COMMANDS = {
     "demo": "four unlike nodes on this machine: join, plan, generate, compare",
@@ -53,7 +54,7 @@ def _run(given: list[str]) -> int:
 def _call(command: str, given: list[str]) -> int:
     rest = given[1:]
     if command == "node":
-        return int(import_package("node.main").main(rest, "swarm node"))
+        return run_node(rest, "swarm node")
     if command == "plan" and not HELP.isdisjoint(rest):
         return int(import_package("planner.cli.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):

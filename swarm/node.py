@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Sequence
 
 from swarm.commands.command_line import carry_out, read_arguments
 from swarm.commands.entry_points import import_package, leave
@@ -13,9 +14,15 @@ def main() -> int:
 
 
 def _live() -> int:
+    return run_node(read_arguments(sys.argv[1:]))
+
+
+def run_node(arguments: Sequence[str], program: str = "python -m swarm.node") -> int:
+    """Read a node's command line, and only then load what a node needs; raises SwarmError."""
+    config = import_package("node.config").read_config(arguments, program)
     node = import_package("node.main")
     gc.freeze()  # what is imported stays: looking through it again and again would stall the node
-    code: int = node.main(read_arguments(sys.argv[1:]))
+    code: int = node.main(config)
     return code
 
 

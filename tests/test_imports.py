@@ -146,7 +146,7 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 def test_imports_for_type_checkers_alone_stand_only_in_the_doors() -> None:
     hidden = {each.importer for each in imports() if not each.at_run_time}
-    assert hidden <= {"swarm.client", "swarm.node"}
+    assert hidden <= {"client", "swarm.client"}
 
 
 def test_the_engine_knows_nothing_of_its_node() -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import uvloop
 
-from client.async_client import Client, Links, open_links
+from client.async_client import Client
 from client.cli.demo_nodes import DemoNodes, NodeSpec, node_specs_of
 from client.cli.reference_model import generate_reference, matching
 from client.cli.swarm_status import SwarmStatus, read_status
 from client.cli.tables import DrawLayers, layers_of, route_line, show_peers, show_plan, show_planner
 from client.cli.terminal import Terminal, wrapped
 from client.generation import Generation
+from client.network import Links, open_links
 from client.request import LocalModel, Question
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.commands.command_line import Parser, seconds_of

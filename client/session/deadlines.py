@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+TIMEOUT_SECONDS = 60.0  # of a request without progress, unless somebody says otherwise
 Clock = Callable[[], float]
 MOST_DOUBLINGS = 6
 

@@ -44,7 +44,14 @@ def import_package_privately(package: str) -> ModuleType:
         if is_ours(_spec_of(package)):
             return _import(package)
         with _name_replaced(package):
-            return _import(package)
+            return _loaded(_import(package))
+
+
+def _loaded(package: ModuleType) -> ModuleType:
+    """A package with all that it exports: later, its name will mean something else."""
+    for name in getattr(package, "__all__", ()):
+        getattr(package, name)
+    return package
 
 
 @contextmanager

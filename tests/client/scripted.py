@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.async_client import Client, Links
+from client.async_client import Client
+from client.network import Links
 from client.request import LocalModel, Request
 from client.routing.route import Route
 from client.routing.route_finder import Directory

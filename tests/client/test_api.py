@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from client.api import Stream
-from client.async_client import Client, Links
+from client.async_client import Client
+from client.network import Links
 from client.request import LocalModel, Options, Question
 from client.text.tokenizer import ByteTokenizer
 from swarm.errors import LocalProtocolError, NoRoute, PromptTooLong

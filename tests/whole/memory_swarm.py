@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 
-from client.async_client import Links
+from client.network import Links
 from node.serving.stage_server import LedStage, Server
 from node.worker.messages import Broken, Unload
 from node.worker.scheduler import Arrived, Schedule

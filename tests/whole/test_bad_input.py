@@ -10,7 +10,7 @@ from shutil import copy, copytree
 
 import pytest
 
-from node.main import main
+from swarm.cli import main
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
 from swarm.testing.memory_network import peer_named
@@ -108,7 +108,7 @@ class Run:
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
         state = ["--state", str(self.folder / "state"), "--listen", "127.0.0.1"]
-        code = main([*state, *words])
+        code = main(["node", *state, *words])
         return code, *self._capsys.readouterr()
 
     def model(self, **changes: object) -> Path:

@@ -13,11 +13,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import client
-from client.async_client import open_links
 from client.event_loop_thread import EventLoopThread
+from client.network import open_links
 from node import bootstrap
-from node.main import main
 from swarm.checkpoint.folder import read_spec
+from swarm.cli import main
 from swarm.invites import Invite
 from swarm.records import Advert, Capability
 from tests.whole.conftest import Swarm
@@ -110,7 +110,7 @@ def test_a_foreign_invite_is_refused(
     monkeypatch.setattr(bootstrap, "KNOWN_SECONDS", 1.0)  # nothing will come
     changed: dict[str, Any] = {field: value}
     foreign = replace(Invite.parse(swarm.invite), **changed).encode()
-    code = main(["--join", foreign, "--state", str(tmp_path), "--listen", "127.0.0.1"])
+    code = main(["node", "--join", foreign, "--state", str(tmp_path), "--listen", "127.0.0.1"])
     assert code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import client
-from client.async_client import open_links
 from client.cli.swarm_status import read_status
 from client.event_loop_thread import EventLoopThread
+from client.network import open_links
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from node.worker.shard import LoadedShard
 from swarm.invites import Invite

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from client.async_client import Links, open_links
 from client.generation import Generation
+from client.network import Links, open_links
 from swarm.invites import Invite
 from swarm.records import Advert, Capability, Lease
 from tests.whole.conftest import SPARE, Swarm

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from client.async_client import Client, Links
+from client.async_client import Client
 from client.cli.chat import Chat, Conversation, run_chat
 from client.cli.terminal import Terminal
 from client.event_loop_thread import EventLoopThread
+from client.network import Links
 from client.request import LocalModel, Options
 from client.text.tokenizer import ByteTokenizer, Messages
 from swarm.errors import BadSampling, NoRoute, PromptTooLong

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from client.async_client import Links
 from client.cli.commands import main
+from client.network import Links
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.errors import BadInput, BadInvite, NoRoute
 from swarm.hardware import Device
@@ -146,7 +146,7 @@ async def nobody(invite: Invite) -> AsyncIterator[Links]:
 def test_a_swarm_that_nobody_knows_is_said_to_be_so(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("client.cli.commands.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("client.cli.look.KNOWN_SECONDS", 0.0)
     with pytest.raises(BadInvite, match=r"nothing of its swarm\. Ask for a new") as told:
         main([command, *JOIN], draw, nobody)
     assert told.value.exit_code == 2

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from client.async_client import Links
 from client.cli.swarm_status import (
     SwarmStatus,
     find_status,
@@ -24,6 +23,7 @@ from client.cli.tables import (
     show_stages,
 )
 from client.cli.terminal import Terminal
+from client.network import Links
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute

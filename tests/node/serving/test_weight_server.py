@@ -11,7 +11,7 @@ import msgpack
 import pytest
 from huggingface_hub import constants
 
-from client.async_client import Links
+from client.network import Links
 from client.request import LocalModel
 from node.serving.weight_server import WeightsDesk
 from swarm.checkpoint import peer_downloader
