@@ -61,7 +61,7 @@ def _call(command: str, given: list[str]) -> int:
         return int(import_package("planner.cli.commands").main(given))
     draw = import_package("planner.cli.text_chart").layers_picture
     if command == "demo":
-        return int(import_package("client.cli.demo").main(rest, draw))
+        return int(import_package("client.cli.demo_command").main(rest, draw))
     return int(import_package("client.cli.commands").main(given, draw))
 
 

@@ -1,5 +1,6 @@
 """Demo: four unlike nodes on this machine join, elect, plan, generate, and are checked."""
 
+import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
@@ -22,13 +23,10 @@ from client.generation import Generation
 from client.network import Links, open_links
 from client.request import LocalModel, Question
 from client.routing.live_plan import LivePlan, read_plan, trust_of
-from swarm.commands.command_line import Parser, seconds_of
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
 
-PROMPT = "Once upon a time"
-READY_SECONDS = 300.0  # the first time kernels are compiled, which takes a slow machine long
 LOOK_SECONDS = 0.5
 TELLING = ("node:", "offer:", "plan:", "ready:", "lost:", "error:")
 
@@ -69,9 +67,8 @@ class Outcome:
         }
 
 
-def main(arguments: Sequence[str], draw: DrawLayers) -> int:
+def run_demo(given: argparse.Namespace, draw: DrawLayers) -> int:
     """Run the demo; returns 0 if every token agrees and every node left well."""
-    given = _parser().parse_args(arguments)
     terminal = Terminal()
     demo = Demo(terminal, draw, given.timeout, is_quiet=given.json)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -201,18 +198,3 @@ def _conclude(terminal: Terminal, outcome: Outcome) -> None:
         terminal.note(f"error: {complaint}")
     terminal.line(f"{outcome.seconds:.0f} s in all; the same prompt with transformers alone:")
     terminal.line(f"{outcome.matches} of {len(outcome.reference)} tokens match")
-
-
-def _parser() -> Parser:
-    made = Parser(prog="swarm demo", description="Four unlike nodes on this machine, checked.")
-    made.add_argument("--json", action="store_true", help="one JSON object")
-    made.add_argument("--max-tokens", type=int, default=48, metavar="N", help="default: 48")
-    made.add_argument("--prompt", default=PROMPT, metavar="TEXT", help=f"default: {PROMPT}")
-    made.add_argument(
-        *("--timeout",),
-        type=seconds_of,
-        default=READY_SECONDS,
-        metavar="SECONDS",
-        help=f"for the nodes to become ready (default: {READY_SECONDS:.0f})",
-    )
-    return made

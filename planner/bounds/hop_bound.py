@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 
 from planner.bounds.device_rates import kinds_of
 from planner.bounds.layer_time import (
@@ -60,6 +59,8 @@ class Ring:
 
 def _rings(onward: Numbers, back: Numbers) -> list[Ring]:
     """Machines as one region, and as regions of machines linked below several thresholds."""
+    from scipy.sparse.csgraph import connected_components  # loaded late: help needs it not
+
     hops = _nearest(onward)
     own = float((hops - _nearest(back)).max())
     rings = [Ring(hops, (tuple(range(len(hops))),), (0.0,), own)]

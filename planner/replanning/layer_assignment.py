@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from planner.problem import Numbers
 from planner.search.device_group import BATCHES, SEQUENCES, SPLIT_BATCH, DeviceGroup
@@ -122,6 +121,8 @@ def _order_with_least_loading(
     case: AssignmentCase, counts: Sequence[int], layers: int
 ) -> list[int]:
     """Survivors in the order of the intervals in which they load least; idle ones last."""
+    from scipy.optimize import linear_sum_assignment  # loaded late: help needs it not
+
     ends = np.cumsum(counts)
     busy = [i for i, count in enumerate(counts) if count]
     begin, end = (ends - counts)[busy].astype(float), ends[busy].astype(float)

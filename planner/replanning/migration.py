@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from planner.problem import PlanDevice, Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -56,6 +55,8 @@ def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
 
 def with_least_loading(problem: Problem, old: Plan, new: Plan) -> Plan:
     """The new plan with equal devices of one machine exchanged so that least is loaded."""
+    from scipy.optimize import linear_sum_assignment  # loaded late: help needs it not
+
     slots: dict[tuple[object, ...], list[tuple[Stage, str]]] = {}
     for stage, shard in new.shards():
         device = problem.devices[problem.index_of[shard.device]]

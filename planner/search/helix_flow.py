@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from planner.bounds.layer_flow_bound import Bound
 from planner.problem import Problem
@@ -108,6 +107,9 @@ def segment_bound(nodes: Nodes, layers: int) -> Bound:
 
 def _cover(nodes: Nodes, layers: int, flow: float) -> list[Segment]:
     """Segments of at least that flow that cover all layers; empty if none are found."""
+    # loaded late: help needs it not
+    from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
     kinds = list(_segments(nodes, flow))
     if not kinds:
         return []
