@@ -16,7 +16,7 @@ from benchmarks.models import add_options, model_folder, prompt_ids
 from benchmarks.ranks import Decode, together
 from benchmarks.report import Gate, Report, cpu_seconds_of, median_seconds, ratio_of, seconds_of
 from node.engine.shard_io import StageSpec, StepItem
-from node.engine.stage_model import build_skeleton
+from node.engine.stage_model import build_stage_model
 from node.engine.stage_runner import StageRunner
 from swarm.checkpoint.folder import load_config, read_spec
 from swarm.model_spec import BUILT_IN
@@ -85,7 +85,7 @@ def main() -> None:
         if options.only in name:
             measure_model(report, name, model_folder(name, options.cache), rounds)
     if options.only in "skeleton":
-        measure_skeleton(report)
+        measure_stage_model(report)
     report.show()
     report.write(options.json)
 
@@ -114,7 +114,7 @@ def measure_overhead(report: Report, name: str, bench: Bench, rounds: int) -> No
     """A step of one token against the matrix products it cannot do without, in CPU time."""
     linears = [
         module
-        for layer in bench.runner._skeleton.layer_names().values()
+        for layer in bench.runner._stage.layer_names().values()
         for module in layer.modules()
         if isinstance(module, torch.nn.Linear)
     ]
@@ -170,21 +170,21 @@ def measure_tensor_parallel(report: Report, name: str, folder: Path, rounds: int
         report.add(name, f"decode {sessions}, 2 ranks / 1", two / alone, "x time")
 
 
-def measure_skeleton(report: Report) -> None:
+def measure_stage_model(report: Report) -> None:
     """One stage of a 70B model without its weights, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, grown = pool.apply(skeleton_cost)
+        seconds, grown = pool.apply(stage_model_cost)
     report.add("70B shape", "skeleton of 20 layers", seconds, "s", Gate(1.0))
     report.add("70B shape", "resident bytes it adds", grown, "MiB", Gate(300))
 
 
-def skeleton_cost() -> tuple[float, float]:
+def stage_model_cost() -> tuple[float, float]:
     """Seconds, and MiB that it adds."""
     config = LlamaConfig(**LLAMA_70B)  # type: ignore[arg-type]
-    build_skeleton(LlamaConfig(), range(1), torch.float32, has_head=False)  # imports
+    build_stage_model(LlamaConfig(), range(1), torch.float32, has_head=False)  # imports
     before = psutil.Process().memory_info().rss
     seconds = seconds_of(
-        lambda: build_skeleton(config, range(20, 40), torch.bfloat16, has_head=False)
+        lambda: build_stage_model(config, range(20, 40), torch.bfloat16, has_head=False)
     )
     grown = psutil.Process().memory_info().rss - before
     return seconds, grown / MIB

@@ -96,9 +96,7 @@ class GpuBench(Bench):
         runner.forward.backend = BACKENDS[backend]
         runner.forward.graphs = None
         if graphs:
-            runner.forward.graphs = DecodeGraphs(
-                runner._skeleton, runner._store, runner.forward._like
-            )
+            runner.forward.graphs = DecodeGraphs(runner._stage, runner._store, runner.forward._like)
 
     def stream(self) -> list[int]:
         """Generate greedily, alone."""

@@ -16,7 +16,7 @@ from node.engine.attention.decode_batch import DecodeBatch, TokenSpan, block_tab
 from node.engine.attention.ragged_batch import RaggedBatch
 from node.engine.kv_cache.block_manager import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ class DecodeGraphs:
 
     def __init__(
         self,
-        skeleton: Skeleton,
+        stage: StageModel,
         store: KVStore,
         like: torch.Tensor,
         record: Record = record_cuda,
     ) -> None:
-        self._skeleton, self._store, self._like, self._record = skeleton, store, like, record
+        self._stage, self._store, self._like, self._record = stage, store, like, record
         self._recorded: dict[tuple[int, int], Recorded] = {}  # by sessions and limit
         self._latest = (0, 0)
         self._repeats = 0
@@ -156,18 +156,18 @@ class DecodeGraphs:
         return Recorded(buffer, positions, blocks, replay, outputs)
 
     def _forward(self, batch: FixedBatch, rows: torch.Tensor, positions: torch.Tensor) -> Outputs:
-        skeleton = self._skeleton
-        skeleton.step.attend = batch.attend
+        stage = self._stage
+        stage.step.attend = batch.attend
         named: dict[str, object] = {"position_ids": positions, "use_cache": False}
         named["past_key_values"] = None
         if rows.ndim == 2:
             named["input_ids"] = rows
         else:
-            named["inputs_embeds"] = skeleton.entering = rows
-        if not skeleton.has_head:
-            skeleton.base(**named)
-            assert skeleton.leaving is not None
-            return (skeleton.leaving,)
-        logits = skeleton.model(**named, logits_to_keep=0).logits
-        assert skeleton.leaving is not None
-        return skeleton.leaving, logits
+            named["inputs_embeds"] = stage.entering = rows
+        if not stage.has_head:
+            stage.base(**named)
+            assert stage.leaving is not None
+            return (stage.leaving,)
+        logits = stage.model(**named, logits_to_keep=0).logits
+        assert stage.leaving is not None
+        return stage.leaving, logits

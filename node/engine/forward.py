@@ -29,7 +29,7 @@ class Forward:
     """The layers of one loaded shard; owned by its compute thread."""
 
     def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
-        self._skeleton, self._store = parts.skeleton, parts.store
+        self._stage, self._store = parts.stage, parts.store
         self._vocabulary = parts.vocabulary
         self._device = device
         self._is_first = spec.start == 0
@@ -37,10 +37,10 @@ class Forward:
         self._has_kernels = has_kernels(device, spec.torch_dtype)
         flex_paged.start_afresh()
         self.backend = backend_of(device, spec.torch_dtype)
-        self.direct = DirectStage.of(parts.skeleton) if self._has_kernels else None
+        self.direct = DirectStage.of(parts.stage) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None
         if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
-            self.graphs = DecodeGraphs(parts.skeleton, parts.store, self._like)
+            self.graphs = DecodeGraphs(parts.stage, parts.store, self._like)
 
     def run(
         self, rows: torch.Tensor, spans: Sequence[TokenSpan], kept: Kept, wanted: Mapping[str, int]
@@ -73,7 +73,7 @@ class Forward:
         small_batch = self._small_batch_of(len(rows), spans) if self._has_kernels else None
         if small_batch is not None and self.direct is not None:
             return self.direct.run(rows, small_batch, places or None)
-        step = self._skeleton.step
+        step = self._stage.step
         step.small_batch = small_batch
         step.attend = (
             _attend_with(small_batch)
@@ -96,7 +96,7 @@ class Forward:
     def _by_transformers(
         self, rows: torch.Tensor, spans: Sequence[TokenSpan], places: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        skeleton = self._skeleton
+        stage = self._stage
         positions = torch.tensor([at for c in spans for at in range(c.position, c.end)])
         inputs = self._inputs(rows.unsqueeze(0))
         inputs |= {"position_ids": positions.to(self._device).unsqueeze(0)}
@@ -104,17 +104,17 @@ class Forward:
         drawn = None
         if places:
             keep = torch.tensor(places, device=self._device)
-            drawn = skeleton.model(**inputs, logits_to_keep=keep).logits[0]
+            drawn = stage.model(**inputs, logits_to_keep=keep).logits[0]
         else:
-            skeleton.base(**inputs)
-        assert skeleton.leaving is not None
-        return skeleton.leaving[0], drawn
+            stage.base(**inputs)
+        assert stage.leaving is not None
+        return stage.leaving[0], drawn
 
     def _inputs(self, rows: torch.Tensor) -> dict[str, object]:
         if self._is_first:
             return {"input_ids": rows}
         hidden = rows.to(self._like.dtype)
-        self._skeleton.entering = hidden
+        self._stage.entering = hidden
         return {"inputs_embeds": hidden}
 
 

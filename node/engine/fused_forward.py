@@ -13,7 +13,7 @@ from node.engine.kernels.small_batch import SmallBatch
 from node.engine.layers import module_matching
 from node.engine.layers.fused_layer import FusedLayer, fused_add_rms_norm, weight_and_epsilon_of
 from node.engine.shard_io import Array
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")  # others' angles may change with the length
 MOST_ANGLES = 1 << 15  # positions whose rotary embedding is kept
@@ -45,23 +45,23 @@ class Rotary:
 class DirectStage:
     """The layers of one stage with embedding, final norm and head as far as it has them."""
 
-    def __init__(self, skeleton: Skeleton) -> None:
-        model, base = cast("Any", skeleton.model), cast("Any", skeleton.base)
-        self._layers = [cast("FusedLayer", skeleton.layers[index]) for index in skeleton.owned]
+    def __init__(self, stage: StageModel) -> None:
+        model, base = cast("Any", stage.model), cast("Any", stage.base)
+        self._layers = [cast("FusedLayer", stage.layers[index]) for index in stage.owned]
         self._embed = base.embed_tokens
         self._rotary = Rotary(base.rotary_emb)
-        self._head = model.get_output_embeddings() if skeleton.has_head else None
-        self._norm = weight_and_epsilon_of(base.norm) if skeleton.has_head else None
+        self._head = model.get_output_embeddings() if stage.has_head else None
+        self._norm = weight_and_epsilon_of(base.norm) if stage.has_head else None
 
     @classmethod
-    def of(cls, skeleton: Skeleton) -> "DirectStage | None":
-        """The stage of a loaded skeleton, if it can be run so."""
-        is_known = module_matching.is_of(skeleton.base, module_matching.PLAIN_MODELS)
-        is_known = is_known and module_matching.is_of(skeleton.model, module_matching.PLAIN_HEADS)
-        layers = [skeleton.layers[index] for index in skeleton.owned]
+    def of(cls, stage: StageModel) -> "DirectStage | None":
+        """The stage of a loaded stage model, if it can be run so."""
+        is_known = module_matching.is_of(stage.base, module_matching.PLAIN_MODELS)
+        is_known = is_known and module_matching.is_of(stage.model, module_matching.PLAIN_HEADS)
+        layers = [stage.layers[index] for index in stage.owned]
         if not is_known or not all(isinstance(each, FusedLayer) for each in layers):
             return None
-        return cls(skeleton)
+        return cls(stage)
 
     def run(
         self, rows: torch.Tensor, step: SmallBatch, kept: list[int] | None

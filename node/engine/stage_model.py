@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from node.engine.attention.interface import NAME, RunningStep, Seat, register_attention
+from node.engine.attention.interface import NAME, AttentionContext, RunningStep, register_attention
 from swarm.errors import EngineError
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -22,7 +22,7 @@ class Skip(nn.Module):
 
 
 @dataclass(slots=True)
-class Skeleton:
+class StageModel:
     """The cut model and the two places where hidden rows enter and leave it."""
 
     model: PreTrainedModel
@@ -40,21 +40,21 @@ class Skeleton:
         return {f"{self.layers_name}.{i}": self.layers[i] for i in self.owned}
 
     def replace_layer(self, index: int, layer: nn.Module) -> None:
-        """Put a loaded layer in the place of an empty one; seats are to be taken again."""
+        """Put a loaded layer in the place of an empty one; `attach_context` is to follow."""
         self.layers[index] = layer
         _hook(self, range(index, index + 1))
 
-    def take_seats(self) -> None:
-        """Give every owned module that knows its layer's index a seat at the running step."""
+    def attach_context(self) -> None:
+        """Give every owned module that knows its layer's index the context of the running step."""
         for module in (m for i in self.owned for m in self.layers[i].modules()):
             layer = getattr(module, "layer_idx", None)
             if isinstance(layer, int):
-                module.__dict__["swarm_seat"] = Seat(self.step, layer)
+                module.__dict__["swarm_context"] = AttentionContext(self.step, layer)
 
 
-def build_skeleton(
+def build_stage_model(
     config: PretrainedConfig, owned: range, dtype: torch.dtype, *, has_head: bool
-) -> Skeleton:
+) -> StageModel:
     """Return the model on the meta device with only `owned` layers; raises EngineError.
 
     The full model is built and then cut: many architectures derive a layer's kind from its index.
@@ -70,11 +70,11 @@ def build_skeleton(
     if owned.stop > len(layers):
         raise EngineError(f"Layer {owned.stop - 1} does not exist, the model has {len(layers)}.")
     prefix = next(n for n, module in model.named_modules() if module is layers)
-    skeleton = Skeleton(model, base, layers, prefix or name, has_head, owned=owned)
-    _cut(skeleton, config)
-    _hook(skeleton, owned)
-    skeleton.take_seats()
-    return skeleton
+    stage = StageModel(model, base, layers, prefix or name, has_head, owned=owned)
+    _cut(stage, config)
+    _hook(stage, owned)
+    stage.attach_context()
+    return stage
 
 
 def _find_layers(base: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
@@ -84,22 +84,22 @@ def _find_layers(base: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
     raise EngineError(f"{type(base).__name__} has no list of {count} layers.")
 
 
-def _cut(skeleton: Skeleton, config: PretrainedConfig) -> None:
-    model, layers, owned = skeleton.model, skeleton.layers, skeleton.owned
+def _cut(stage: StageModel, config: PretrainedConfig) -> None:
+    model, layers, owned = stage.model, stage.layers, stage.owned
     for index in range(len(layers)):
         if index not in owned:
             layers[index] = Skip()
-    if not skeleton.has_head:
+    if not stage.has_head:
         for name in FINAL_NORMS:
-            if hasattr(skeleton.base, name):
-                setattr(skeleton.base, name, Skip())
+            if hasattr(stage.base, name):
+                setattr(stage.base, name, Skip())
         model.set_output_embeddings(Skip())  # type: ignore[no-untyped-call]
     is_tied = bool(getattr(config, "tie_word_embeddings", False))
     if owned.start > 0:
         for name in ("wpe", "embed_positions"):  # positions enter with the embedding, once
-            if isinstance(getattr(skeleton.base, name, None), nn.Embedding):
-                setattr(skeleton.base, name, NoPositions())
-        if not (is_tied and skeleton.has_head):
+            if isinstance(getattr(stage.base, name, None), nn.Embedding):
+                setattr(stage.base, name, NoPositions())
+        if not (is_tied and stage.has_head):
             model.set_input_embeddings(Skip())
 
 
@@ -111,13 +111,13 @@ class NoPositions(nn.Module):
         return torch.zeros((*positions.shape, 1), device=positions.device)
 
 
-def _hook(skeleton: Skeleton, indices: range) -> None:
+def _hook(stage: StageModel, indices: range) -> None:
     """Let hidden rows enter and leave at those of these layers that are the first or the last."""
 
     def enter(
         module: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
     ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-        hidden = skeleton.entering
+        hidden = stage.entering
         assert hidden is not None
         if inputs:
             return (hidden, *inputs[1:]), named
@@ -125,10 +125,10 @@ def _hook(skeleton: Skeleton, indices: range) -> None:
 
     def leave(module: nn.Module, inputs: object, output: object) -> None:
         first = output[0] if isinstance(output, tuple) else output
-        skeleton.leaving = cast("torch.Tensor", first)
+        stage.leaving = cast("torch.Tensor", first)
 
-    if skeleton.owned.start > 0 and skeleton.owned.start in indices:
-        first = skeleton.layers[skeleton.owned.start]
+    if stage.owned.start > 0 and stage.owned.start in indices:
+        first = stage.layers[stage.owned.start]
         first.register_forward_pre_hook(enter, with_kwargs=True)
-    if skeleton.owned.stop - 1 in indices:
-        skeleton.layers[skeleton.owned.stop - 1].register_forward_hook(leave)
+    if stage.owned.stop - 1 in indices:
+        stage.layers[stage.owned.stop - 1].register_forward_hook(leave)

@@ -38,19 +38,19 @@ class StageRunner:
 
     def __init__(self, spec: StageSpec, parts: LoadedParts, device: torch.device) -> None:
         self.spec = spec
-        self.weight_bytes = weight_bytes_of(parts.skeleton)
+        self.weight_bytes = weight_bytes_of(parts.stage)
         self.bytes_read, self.bytes_kept = parts.bytes_read, parts.bytes_kept
         self.is_first = spec.start == 0
         self.is_last = spec.end == int(parts.config.num_hidden_layers)
         self._config = parts.config
         self.context = context_of(parts.config)
-        self._skeleton, self._forms = parts.skeleton, parts.forms
+        self._stage, self._forms = parts.stage, parts.forms
         self._store = parts.store
         self.forward = Forward(spec, parts, device)
         self._admission = Admission(time.monotonic)
         self._samplers: dict[str, Sampler] = {}
         self._walker = Walker()
-        if self._skeleton.has_head:
+        if self._stage.has_head:
             is_known()  # compiled now, not in a step
         self._wanted: dict[str, int] = {}  # candidates that a session draws from
 
@@ -75,7 +75,7 @@ class StageRunner:
 
     def give_up(self) -> KeptLayers:
         """The layers, for the next shard; this runner must not be used any more."""
-        return KeptLayers(self.spec, self._skeleton, self._forms)
+        return KeptLayers(self.spec, self._stage, self._forms)
 
     @property
     def free_tokens(self) -> int:
@@ -112,7 +112,7 @@ class StageRunner:
         self._admission.came_again(session)
         chosen = sampling or GREEDY
         self._wanted[session] = candidates_of(chosen)
-        if self._skeleton.has_head and not self.spec.rank:
+        if self._stage.has_head and not self.spec.rank:
             try:
                 self._samplers[session] = self._sampler_of(chosen, history, generated)
             except SwarmError:
@@ -164,7 +164,7 @@ class StageRunner:
         portion: list[StepItem] = []
         rows = 0
         for item in items:
-            drawn = 1 + len(item.drafts) if item.sample and self._skeleton.has_head else 0
+            drawn = 1 + len(item.drafts) if item.sample and self._stage.has_head else 0
             if portion and rows + drawn > most:
                 yield portion
                 portion, rows = [], 0
@@ -220,7 +220,7 @@ class StageRunner:
         kept = {
             item.session: range(span.step_rows.stop - 1 - len(item.drafts), span.step_rows.stop)
             for item, span in zip(items, spans, strict=True)
-            if item.sample and self._skeleton.has_head
+            if item.sample and self._stage.has_head
         }
         rows = torch.cat([item.rows for item in items])
         hidden, logits = self.forward.run(rows, spans, kept, self._wanted)

@@ -14,7 +14,7 @@ from torch import nn
 
 from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
-from node.engine.stage_model import build_skeleton
+from node.engine.stage_model import build_stage_model
 from swarm.checkpoint.folder import load_config
 from swarm.hardware import WIDEST
 from swarm.model_spec import ModelSpec
@@ -103,8 +103,8 @@ def bytes_per_weight(folder: Path, quant: str) -> float:
         return WIDTH
     config = load_config(folder)
     every = range(int(config.num_hidden_layers))
-    skeleton = build_skeleton(config, every, torch.float32, has_head=False)
-    return max(_width_of(layer) for layer in skeleton.layer_names().values())
+    stage = build_stage_model(config, every, torch.float32, has_head=False)
+    return max(_width_of(layer) for layer in stage.layer_names().values())
 
 
 def _width_of(layer: nn.Module) -> float:

@@ -34,12 +34,12 @@ def swarm_attention(
     **options: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend the packed tokens of all sessions of the step: [1, tokens, heads, head dim]."""
-    seat: Seat = module.swarm_seat  # type: ignore[assignment]
-    if seat.options is None:
-        seat.options = Options.of(options)
-    attend = seat.stage.attend
+    context: AttentionContext = module.swarm_context  # type: ignore[assignment]
+    if context.options is None:
+        context.options = Options.of(options)
+    attend = context.step.attend
     assert attend is not None
-    return attend(seat.layer, query[0], key[0], value[0], seat.options), None
+    return attend(context.layer, query[0], key[0], value[0], context.options), None
 
 
 @dataclass(slots=True)
@@ -51,10 +51,10 @@ class RunningStep:
 
 
 @dataclass(slots=True)
-class Seat:
+class AttentionContext:
     """What an attention module keeps of ours; its options never change after loading."""
 
-    stage: RunningStep
+    step: RunningStep
     layer: int
     options: "Options | None" = None
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from node.engine.attention.interface import Options, Seat
+from node.engine.attention.interface import AttentionContext, Options
 from node.engine.kernels import numba_kernels
 from node.engine.kernels.small_batch import SmallBatch
 from node.engine.layers import module_matching
@@ -28,7 +28,7 @@ Call = Callable[[torch.Tensor], torch.Tensor]
 class FusedAttention(nn.Module):
     """Attention of Llama and its like: one projection in, rotary embedding, one out."""
 
-    swarm_seat: Seat
+    swarm_context: AttentionContext
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class FusedAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = apply_rotary_pos_emb(query, key, *rotary)
-        seat = self.swarm_seat
-        assert seat.stage.attend is not None
-        out = seat.stage.attend(seat.layer, query[0], key[0], value[0], self._options)
+        context = self.swarm_context
+        assert context.step.attend is not None
+        out = context.step.attend(context.layer, query[0], key[0], value[0], self._options)
         return cast("torch.Tensor", self.o_proj(out.flatten(2)))
 
     def attend_small_batch(self, rows: torch.Tensor, step: SmallBatch) -> torch.Tensor:
@@ -73,7 +73,7 @@ class FusedAttention(nn.Module):
         numba_kernels.attend_fused(
             projected.reshape(len(rows), -1, self.head_dim),
             step.index,
-            step.arenas(self.swarm_seat.layer),
+            step.arenas(self.swarm_context.layer),
             self._norms,
             self._shape,
             out.numpy().reshape(len(rows), -1, self.head_dim),
@@ -133,7 +133,7 @@ class FusedLayer(nn.Module):
         **_: object,
     ) -> torch.Tensor:
         """Run rows [1, tokens, hidden], as transformers calls a layer."""
-        small_batch = self.self_attn.swarm_seat.stage.small_batch
+        small_batch = self.self_attn.swarm_context.step.small_batch
         if small_batch is not None:
             cos, sin = position_embeddings
             small_batch.rotate(cos[0].numpy(), sin[0].numpy())

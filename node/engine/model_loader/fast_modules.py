@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from node.engine.layers.fused_layer import FusedLayer
 from node.engine.layers.module_matching import is_rms_norm
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 
 
 class Layers(nn.ModuleList):
@@ -58,27 +58,27 @@ class QuickNorm(nn.Module):
         return functional.rms_norm(hidden_states, self._shape, self.weight, self.variance_epsilon)
 
 
-def quicken(skeleton: Skeleton) -> None:
-    """Shorten the look-ups of a loaded skeleton; its modules must not be replaced afterwards."""
-    _slice_cheaply(skeleton)
-    for index in skeleton.owned:
-        _replace_norms(skeleton.layers[index])
-    for module in skeleton.model.modules():
-        is_inner = module not in (skeleton.model, skeleton.base)
+def quicken(stage: StageModel) -> None:
+    """Shorten the look-ups of a loaded stage model; its modules must not be replaced afterwards."""
+    _slice_cheaply(stage)
+    for index in stage.owned:
+        _replace_norms(stage.layers[index])
+    for module in stage.model.modules():
+        is_inner = module not in (stage.model, stage.base)
         if is_inner and not isinstance(getattr(module, "config", None), NoneType | QuickConfig):
             module.config = cast("Any", QuickConfig(cast("PretrainedConfig", module.config)))
-    for module in skeleton.model.modules():
+    for module in stage.model.modules():
         found = {**module._modules, **module._parameters, **module._buffers}
         module.__dict__.update(found)
         if isinstance(module, FusedLayer):
             module.seal()
 
 
-def _slice_cheaply(skeleton: Skeleton) -> None:
-    layers = Layers(skeleton.layers)
-    owner, _, name = skeleton.layers_name.rpartition(".")
-    skeleton.model.get_submodule(owner).add_module(name, layers)
-    skeleton.layers = layers
+def _slice_cheaply(stage: StageModel) -> None:
+    layers = Layers(stage.layers)
+    owner, _, name = stage.layers_name.rpartition(".")
+    stage.model.get_submodule(owner).add_module(name, layers)
+    stage.layers = layers
 
 
 def _replace_norms(layer: nn.Module) -> None:

@@ -6,44 +6,44 @@ from torch import nn
 
 from node.engine.parallel.tensor_parallel import TensorSplit
 from node.engine.shard_io import StageSpec
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 
 Forms = dict[int, Hashable]  # by layer: equal ones hold the same numbers
 
 
-def forms_of(skeleton: Skeleton, split: TensorSplit) -> Forms:
+def forms_of(stage: StageModel, split: TensorSplit) -> Forms:
     """What this rank holds of every owned layer; to be asked before anything is loaded."""
     return {
-        index: _form_of(name, skeleton.layers[index], split)
-        for index, name in zip(skeleton.owned, skeleton.layer_names(), strict=True)
+        index: _form_of(name, stage.layers[index], split)
+        for index, name in zip(stage.owned, stage.layer_names(), strict=True)
     }
 
 
 class KeptLayers:
-    """Layers without a model around them: no hook and no seat leads back to the old one."""
+    """Layers without a model around them: no hook and no context leads back to the old one."""
 
-    def __init__(self, spec: StageSpec, skeleton: Skeleton, forms: Forms) -> None:
+    def __init__(self, spec: StageSpec, stage: StageModel, forms: Forms) -> None:
         self._kind = _kind_of(spec)
         self._forms = forms
-        self._layers = {index: skeleton.layers[index] for index in skeleton.owned}
+        self._layers = {index: stage.layers[index] for index in stage.owned}
         for layer in self._layers.values():
             _set_free(layer)
 
     def move_into(
-        self, skeleton: Skeleton, split: TensorSplit, spec: StageSpec, forms: Forms
+        self, stage: StageModel, split: TensorSplit, spec: StageSpec, forms: Forms
     ) -> frozenset[str]:
         """Put those that are the same into their places, forget the others; returns the names."""
-        same = [index for index in skeleton.owned if self._is_same(index, spec, forms)]
+        same = [index for index in stage.owned if self._is_same(index, spec, forms)]
         for index in same:
             layer = self._layers[index]
-            names = {id(module): name for name, module in skeleton.layers[index].named_modules()}
+            names = {id(module): name for name, module in stage.layers[index].named_modules()}
             split.reduced = [
                 layer.get_submodule(names[id(module)]) if id(module) in names else module
                 for module in split.reduced
             ]
-            skeleton.replace_layer(index, layer)
+            stage.replace_layer(index, layer)
         self._layers.clear()
-        return frozenset(f"{skeleton.layers_name}.{index}" for index in same)
+        return frozenset(f"{stage.layers_name}.{index}" for index in same)
 
     def _is_same(self, index: int, spec: StageSpec, forms: Forms) -> bool:
         is_known = index in self._layers and self._kind == _kind_of(spec)
@@ -69,7 +69,7 @@ def _form_of(name: str, layer: nn.Module, split: TensorSplit) -> Hashable:
 
 def _set_free(layer: nn.Module) -> None:
     for module in layer.modules():
-        module.__dict__.pop("swarm_seat", None)
+        module.__dict__.pop("swarm_context", None)
         for hooks in (
             module._forward_hooks,
             module._forward_hooks_with_kwargs,

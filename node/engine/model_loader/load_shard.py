@@ -1,4 +1,4 @@
-"""Loading a shard: skeleton, cut, weights, KV store - everything that a runner runs on."""
+"""Loading a shard: stage model, cut, weights, KV store - everything that a runner runs on."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from node.engine.parallel.allreduce import Reducer
 from node.engine.parallel.tensor_parallel import TensorSplit
 from node.engine.parallel.vocab_parallel import Vocabulary
 from node.engine.shard_io import StageSpec
-from node.engine.stage_model import Skeleton, build_skeleton
+from node.engine.stage_model import StageModel, build_stage_model
 from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import bytes_text
@@ -58,7 +58,7 @@ class LoadedParts:
     """A shard, ready to run."""
 
     config: PretrainedConfig
-    skeleton: Skeleton
+    stage: StageModel
     store: KVStore
     bytes_read: int
     forms: Forms  # of its layers, so that the next shard may keep them
@@ -77,26 +77,26 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     owned = range(spec.start, spec.end)
     vocabulary = _vocabulary_of(spec, int(config.vocab_size))
     has_head = is_last and (spec.rank == 0 or vocabulary is not None)
-    skeleton = build_skeleton(config, owned, spec.torch_dtype, has_head=has_head)
-    split = TensorSplit(skeleton, spec, config)
+    stage = build_stage_model(config, owned, spec.torch_dtype, has_head=has_head)
+    split = TensorSplit(stage, spec, config)
     if vocabulary is not None:
-        split.cuts |= vocabulary.cut(skeleton)
-    room = _room_of(skeleton, split, spec, loader.budget_bytes)
-    forms, names = forms_of(skeleton, split), frozenset[str]()
+        split.cuts |= vocabulary.cut(stage)
+    room = _room_of(stage, split, spec, loader.budget_bytes)
+    forms, names = forms_of(stage, split), frozenset[str]()
     if loader.supply.kept is not None:
-        names = loader.supply.kept.move_into(skeleton, split, spec, forms)
-    bytes_kept = sum(bytes_of(skeleton.layer_names()[name]) for name in names)
-    bytes_read = _fill(skeleton, split, spec, loader, names)
-    skeleton.take_seats()  # layers of the shard before and fused ones have none
+        names = loader.supply.kept.move_into(stage, split, spec, forms)
+    bytes_kept = sum(bytes_of(stage.layer_names()[name]) for name in names)
+    bytes_read = _fill(stage, split, spec, loader, names)
+    stage.attach_context()  # layers of the shard before and fused ones have none
     if loader.reducer is not None:
         split.hook(loader.reducer.all_reduce)
         if vocabulary is not None:
-            vocabulary.hook(skeleton, loader.reducer.all_reduce)
-    quicken(skeleton)
+            vocabulary.hook(stage, loader.reducer.all_reduce)
+    quicken(stage)
     like = torch.empty(0, dtype=spec.torch_dtype, device=loader.device)
-    store = KVStore(skeleton.owned, split.kv_heads, split.head_dims, room, like)
+    store = KVStore(stage.owned, split.kv_heads, split.head_dims, room, like)
     logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
-    return LoadedParts(config, skeleton, store, bytes_read, forms, bytes_kept, vocabulary)
+    return LoadedParts(config, stage, store, bytes_read, forms, bytes_kept, vocabulary)
 
 
 def _vocabulary_of(spec: StageSpec, vocab: int) -> Vocabulary | None:
@@ -107,43 +107,43 @@ def _vocabulary_of(spec: StageSpec, vocab: int) -> Vocabulary | None:
     return Vocabulary(spec.vocab_bounds, spec.rank)
 
 
-def weight_bytes_of(skeleton: Skeleton) -> int:
-    """Bytes of the parameters of a skeleton, each counted once."""
-    unique = {id(each): each for each in skeleton.model.parameters()}
+def weight_bytes_of(stage: StageModel) -> int:
+    """Bytes of the parameters of a stage model, each counted once."""
+    unique = {id(each): each for each in stage.model.parameters()}
     return sum(each.numel() * each.element_size() for each in unique.values())
 
 
 def _fill(
-    skeleton: Skeleton,
+    stage: StageModel,
     split: TensorSplit,
     spec: StageSpec,
     loader: Loader,
     kept: frozenset[str],
 ) -> int:
-    indices = dict(zip(skeleton.layer_names(), skeleton.owned, strict=True))
+    indices = dict(zip(stage.layer_names(), stage.owned, strict=True))
     is_fusible = has_kernels(loader.device, spec.torch_dtype)
 
     def report(prefix: str, fraction: float) -> None:
         if prefix in indices:
             if is_fusible:
-                _fuse(skeleton, indices[prefix])
-            _shape(skeleton.layers[indices[prefix]], spec)
+                _fuse(stage, indices[prefix])
+            _shape(stage.layers[indices[prefix]], spec)
         if loader.on_progress is not None:
             loader.on_progress(fraction)
 
     source = Source(spec.folder, loader.device, kept, loader.supply.provide)
-    bytes_read = load_weights(skeleton, split, source, report)
-    model: Any = skeleton.model
+    bytes_read = load_weights(stage, split, source, report)
+    model: Any = stage.model
     head, ids = model.get_output_embeddings(), model.get_input_embeddings()
     if getattr(head, "weight", None) is not getattr(ids, "weight", None):  # one copy for both
         pack_layer(head)
     return bytes_read
 
 
-def _fuse(skeleton: Skeleton, index: int) -> None:
-    layer = fused(skeleton.layers[index])
+def _fuse(stage: StageModel, index: int) -> None:
+    layer = fused(stage.layers[index])
     if layer is not None:
-        skeleton.replace_layer(index, layer)
+        stage.replace_layer(index, layer)
 
 
 def _shape(layer: nn.Module, spec: StageSpec) -> None:
@@ -153,11 +153,11 @@ def _shape(layer: nn.Module, spec: StageSpec) -> None:
     pack_layer(layer)
 
 
-def _room_of(skeleton: Skeleton, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
+def _room_of(stage: StageModel, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
     """Tokens of KV that fit beside the weights; raises EngineError if none does."""
-    weights = weight_bytes_of(skeleton)
+    weights = weight_bytes_of(stage)
     if spec.quant == "int8":
-        weights -= sum(saved_bytes(layer) for layer in skeleton.layer_names().values())
+        weights -= sum(saved_bytes(layer) for layer in stage.layer_names().values())
     width = split.kv_heads * sum(split.head_dims) * spec.torch_dtype.itemsize
     token_bytes = width * (spec.end - spec.start)
     left = budget_bytes - weights

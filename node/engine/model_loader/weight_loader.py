@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from node.engine.model_loader.pieces import Group, Provide, require_bytes
 from node.engine.parallel.tensor_parallel import Cut, TensorSplit
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 from swarm.checkpoint.folder import LAYER, lone_head
 from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.errors import BadModel
@@ -81,7 +81,7 @@ class Source:
 
 
 def load_weights(
-    skeleton: Skeleton,
+    stage: StageModel,
     split: TensorSplit,
     source: Source,
     on_group: Callable[[str, float], None],
@@ -91,7 +91,7 @@ def load_weights(
     `on_group(prefix, fraction)` is called after each layer and after the ends, in the caller's
     thread.
     """
-    model = skeleton.model
+    model = stage.model
     counter = Counter()
     mapping = get_model_conversion_mapping(model)
     headers = read_headers(source.folder)
@@ -108,7 +108,7 @@ def load_weights(
             _load_group(model, sources, mapping, source.device)
             done += sum(header.parameters for header, _ in group)
             on_group(prefix, done / total)
-    if skeleton.has_head and getattr(model.config, "tie_word_embeddings", False):
+    if stage.has_head and getattr(model.config, "tie_word_embeddings", False):
         model.tie_weights()
     _finish(model, split, source)
     return counter.bytes

@@ -30,7 +30,7 @@ from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from node.engine.shard_io import StageSpec
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 from swarm.checkpoint.folder import ffn_of, head_dims_of, is_attention, kv_heads_of
 from swarm.errors import EngineError
 from swarm.plan import COLUMNS_PER_BLOCK
@@ -120,20 +120,20 @@ class Absent(nn.Module):
 
 
 class TensorSplit:
-    """The cut of one skeleton: it changes shapes on meta, and says what the loader shall read."""
+    """The cut of one stage model: it changes shapes on meta, and says what the loader reads."""
 
-    def __init__(self, skeleton: Skeleton, spec: StageSpec, config: PretrainedConfig) -> None:
+    def __init__(self, stage: StageModel, spec: StageSpec, config: PretrainedConfig) -> None:
         self.cuts: dict[str, Cut] = {}
         self.zeroed: set[str] = set()  # parameters that another rank adds
         self.reduced: list[nn.Module] = []
-        self._skeleton, self._config = skeleton, config
+        self._stage, self._config = stage, config
         self.head_dims = head_dims_of(config)
         self._ffn = ffn_of(config)
         blocks = -(-self._ffn // COLUMNS_PER_BLOCK)
         self._kv = _share("KV heads", spec.kv_bounds, spec.rank, kv_heads_of(config))
         self._mlp = _share("MLP blocks", spec.mlp_bounds, spec.rank, blocks)
         if spec.ranks > 1:
-            for name, layer in skeleton.layer_names().items():
+            for name, layer in stage.layer_names().items():
                 self._cut_layer(name, layer)
 
     @property
@@ -157,7 +157,7 @@ class TensorSplit:
 
     def _styles_of(self, layer_name: str) -> dict[str, str]:
         prefix = re.sub(r"\.\d+$", ".*.", layer_name)
-        plan = self._skeleton.model.tp_plan
+        plan = self._stage.model.tp_plan
         own = {name.removeprefix(prefix): s for name, s in plan.items() if name.startswith(prefix)}
         return own | STYLES.get(str(self._config.model_type), {})
 
@@ -179,7 +179,7 @@ class TensorSplit:
             self.cuts[f"{name}.{own}"] = cut
         _tell_sizes(module)
         if styles.get("weight") in ("packed_thirds", "packed_qkv"):
-            self._tell_heads(self._skeleton.model.get_submodule(name.rpartition(".")[0]))
+            self._tell_heads(self._stage.model.get_submodule(name.rpartition(".")[0]))
 
     def _give_away(self, name: str, module: nn.Module, own: str, share: Share) -> None:
         if share.is_first:
@@ -262,7 +262,7 @@ class TensorSplit:
             owner = name if name.endswith("experts") else name.rpartition(".")[0]
             module = Absent(is_attention=is_attention(name))
             layer.set_submodule(owner, module)
-            prefix = next(n for n, m in self._skeleton.model.named_modules() if m is module)
+            prefix = next(n for n, m in self._stage.model.named_modules() if m is module)
             gone = [each for each in self.cuts if each.startswith(f"{prefix}.")]
             for each in gone:
                 del self.cuts[each]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from node.engine.parallel.tensor_parallel import Cut
-from node.engine.stage_model import Skeleton
+from node.engine.stage_model import StageModel
 from swarm.wire.sampling_params import Sampling
 
 WHOLE = 0  # a session needs all logits
@@ -35,11 +35,11 @@ class Vocabulary:
         """Ids of all ranks together."""
         return self._bounds[-1]
 
-    def cut(self, skeleton: Skeleton) -> dict[str, Cut]:
-        """Shorten the embedding and the head of a skeleton on meta; returns what to read."""
+    def cut(self, stage: StageModel) -> dict[str, Cut]:
+        """Shorten the embedding and the head of a stage model on meta; returns what to read."""
         cuts: dict[str, Cut] = {}
         shortened: dict[int, nn.Parameter] = {}  # tied weights stay one parameter
-        for name, module in _ends_of(skeleton):
+        for name, module in _ends_of(stage):
             for own, parameter in list(module.named_parameters(recurse=False)):
                 if id(parameter) not in shortened:
                     shape = (self._high - self._low, *parameter.shape[1:])
@@ -49,12 +49,12 @@ class Vocabulary:
                 cuts[f"{name}.{own}"] = Cut(0, self.size, 1, ((self._low, self._high),))
         return cuts
 
-    def hook(self, skeleton: Skeleton, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def hook(self, stage: StageModel, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Look own ids up only, and add the rows of all ranks up."""
         self._reduce = reduce
-        if skeleton.owned.start > 0:
+        if stage.owned.start > 0:
             return
-        embedding = skeleton.model.get_input_embeddings()
+        embedding = stage.model.get_input_embeddings()
         absent: list[torch.Tensor] = []  # of the running step, [1, tokens, 1]
 
         def localise(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -123,10 +123,10 @@ def candidates_of(sampling: Sampling) -> int:
     return 1 if sampling.is_greedy else sampling.top_k
 
 
-def _ends_of(skeleton: Skeleton) -> list[tuple[str, nn.Module]]:
+def _ends_of(stage: StageModel) -> list[tuple[str, nn.Module]]:
     """Embedding and head by name, as far as this stage has them."""
-    names = {module: name for name, module in skeleton.model.named_modules()}
-    model = skeleton.model
+    names = {module: name for name, module in stage.model.named_modules()}
+    model = stage.model
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     ends = (model.get_input_embeddings(), head)
     return [(names[each], each) for each in ends if isinstance(each, nn.Embedding | nn.Linear)]

@@ -43,9 +43,7 @@ def recording(
     (runner,) = stage
     runner.shrink(4096)  # on a CPU flex attention looks at every row of the store
     runner.forward.backend = BACKENDS[backend]
-    runner.forward.graphs = DecodeGraphs(
-        runner._skeleton, runner._store, runner.forward._like, record
-    )
+    runner.forward.graphs = DecodeGraphs(runner._stage, runner._store, runner.forward._like, record)
     return runner.forward.graphs
 
 

@@ -137,7 +137,7 @@ def test_a_dropped_shard_is_freed_before_the_next_one_is_loaded() -> None:
         worker._supplies.given(Given("g1"))
         worker._control(load_order("g1"))
         assert worker._runner is not None
-        model = weakref.ref(worker._runner._skeleton.model)
+        model = weakref.ref(worker._runner._stage.model)
         worker._control(Unload())
         assert model() is None
 

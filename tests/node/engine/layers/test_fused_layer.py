@@ -30,7 +30,7 @@ ROTARY = {
 
 
 def is_fused(runner: StageRunner) -> list[bool]:
-    layers = runner._skeleton.layer_names().values()
+    layers = runner._stage.layer_names().values()
     return [isinstance(layer, FusedLayer) for layer in layers]
 
 
@@ -59,7 +59,7 @@ def test_another_activation_is_not_taken_for_silu(
 ) -> None:
     save(tmp_path, "llama", {"hidden_act": "gelu"})
     (runner,) = stage(tmp_path, (0, 3))
-    layer = runner._skeleton.layers[0]
+    layer = runner._stage.layers[0]
     assert isinstance(layer, FusedLayer)
     assert type(layer.mlp).__name__ == "LlamaMLP"
     assert_few_run_like_many(runner)
@@ -99,7 +99,7 @@ def test_int8_projections_are_joined_before_they_are_rounded(
     save(tmp_path, "llama", {})
     spec = StageSpec(tmp_path, 0, 3, 0, WHOLE, WHOLE, quant="int8")
     runner = StageRunner.load(spec, budget_bytes=1 << 26)
-    layer = runner._skeleton.layers[1]
+    layer = runner._stage.layers[1]
     assert isinstance(layer, FusedLayer)
     assert isinstance(layer.self_attn.qkv_proj, Int8Linear)
     assert_few_run_like_many(runner, tolerance=2e-2)

@@ -78,11 +78,11 @@ def test_nothing_of_the_shard_before_but_its_layers_stays_in_memory(
     save(tmp_path, "llama", {})
     runner = load(StageSpec(tmp_path, 0, 3, 0, WHOLE, WHOLE))
     rows_of(runner)
-    skeleton = runner._skeleton
-    model, store = weakref.ref(skeleton.model), weakref.ref(runner._store)
-    layers = [weakref.ref(skeleton.layers[index]) for index in range(3)]
+    stage = runner._stage
+    model, store = weakref.ref(stage.model), weakref.ref(runner._store)
+    layers = [weakref.ref(stage.layers[index]) for index in range(3)]
     kept = runner.give_up()
-    del runner, skeleton
+    del runner, stage
     gc.collect()
     assert model() is None
     assert store() is None

@@ -60,7 +60,7 @@ class Giver:
 
 
 def parameters_of(runner: StageRunner) -> dict[str, torch.Tensor]:
-    found = runner._skeleton.model.named_parameters()
+    found = runner._stage.model.named_parameters()
     return {name: each.to_dense() if each.is_mkldnn else each for name, each in found}
 
 
