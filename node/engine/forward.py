@@ -10,7 +10,7 @@ from node.engine.attention.decode_batch import TokenSpan
 from node.engine.attention.interface import Options, attend_small_batch
 from node.engine.attention.ragged_batch import RaggedBatch
 from node.engine.cuda_graphs import DecodeGraphs
-from node.engine.fused_forward import DirectStage
+from node.engine.fused_forward import FusedStage
 from node.engine.kernels.small_batch import (
     MOST_ROWS,
     MOST_VALUES,
@@ -21,7 +21,7 @@ from node.engine.kernels.small_batch import (
 from node.engine.model_loader.load_shard import LoadedParts
 from node.engine.shard_io import StageSpec
 
-Kept = Mapping[str, range]  # rows whose logits are wanted, by session
+LogitRows = Mapping[str, range]  # rows whose logits are wanted, by session
 Logits = dict[str, torch.Tensor]  # [rows, vocab] by session
 
 
@@ -37,42 +37,46 @@ class Forward:
         self._has_kernels = has_kernels(device, spec.torch_dtype)
         flex_paged.start_afresh()
         self.backend = backend_of(device, spec.torch_dtype)
-        self.direct = DirectStage.of(parts.stage) if self._has_kernels else None
+        self.fused = FusedStage.of(parts.stage) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None
         if device.type == "cuda" and spec.ranks == 1:  # sums between ranks cannot be recorded
             self.graphs = DecodeGraphs(parts.stage, parts.store, self._like)
 
     def run(
-        self, rows: torch.Tensor, spans: Sequence[TokenSpan], kept: Kept, wanted: Mapping[str, int]
+        self,
+        rows: torch.Tensor,
+        spans: Sequence[TokenSpan],
+        logit_rows: LogitRows,
+        candidates: Mapping[str, int],
     ) -> tuple[torch.Tensor, Logits]:
         """Run ids [tokens] or hidden rows [tokens, hidden] of several sessions.
 
-        Returns hidden rows [tokens, hidden], and the logits of the rows `kept`, of which a session
-        needs so many candidates as `wanted` says.
+        Returns hidden rows [tokens, hidden], and the logits of `logit_rows`: of so many best ids of
+        a session as `candidates` says.
         """
         recorded = self.graphs.run(rows, spans, self.backend) if self.graphs else None
         if recorded is not None:
-            scores = recorded[1].cpu() if kept else recorded[0]  # one transfer for all
+            scores = recorded[1].cpu() if logit_rows else recorded[0]  # one transfer for all
             return recorded[0], {
-                name: scores[part.start : part.stop] for name, part in kept.items()
+                name: scores[part.start : part.stop] for name, part in logit_rows.items()
             }
-        places = [row for part in kept.values() for row in part]
+        places = [row for part in logit_rows.values() for row in part]
         hidden, drawn = self._computed(rows, spans, places)
         if drawn is None:
             return hidden, {}
         if self._vocabulary is not None:
             drawn = self._vocabulary.merge(
-                drawn, [wanted[name] for name, part in kept.items() for _ in part]
+                drawn, [candidates[name] for name, part in logit_rows.items() for _ in part]
             )
-        parts = torch.split(drawn.cpu(), [len(part) for part in kept.values()])
-        return hidden, dict(zip(kept, parts, strict=True))
+        parts = torch.split(drawn.cpu(), [len(part) for part in logit_rows.values()])
+        return hidden, dict(zip(logit_rows, parts, strict=True))
 
     def _computed(
         self, rows: torch.Tensor, spans: Sequence[TokenSpan], places: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         small_batch = self._small_batch_of(len(rows), spans) if self._has_kernels else None
-        if small_batch is not None and self.direct is not None:
-            return self.direct.run(rows, small_batch, places or None)
+        if small_batch is not None and self.fused is not None:
+            return self.fused.run(rows, small_batch, places or None)
         step = self._stage.step
         step.small_batch = small_batch
         step.attend = (

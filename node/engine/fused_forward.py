@@ -42,7 +42,7 @@ class Rotary:
         return cos[0].numpy(), sin[0].numpy()
 
 
-class DirectStage:
+class FusedStage:
     """The layers of one stage with embedding, final norm and head as far as it has them."""
 
     def __init__(self, stage: StageModel) -> None:
@@ -54,29 +54,29 @@ class DirectStage:
         self._norm = weight_and_epsilon_of(base.norm) if stage.has_head else None
 
     @classmethod
-    def of(cls, stage: StageModel) -> "DirectStage | None":
-        """The stage of a loaded stage model, if it can be run so."""
-        is_known = module_matching.is_of(stage.base, module_matching.PLAIN_MODELS)
-        is_known = is_known and module_matching.is_of(stage.model, module_matching.PLAIN_HEADS)
+    def of(cls, stage: StageModel) -> "FusedStage | None":
+        """What runs a loaded stage model so, if it can be."""
+        is_known = module_matching.matches(stage.base, module_matching.PLAIN_MODELS)
+        is_known = is_known and module_matching.matches(stage.model, module_matching.PLAIN_HEADS)
         layers = [stage.layers[index] for index in stage.owned]
         if not is_known or not all(isinstance(each, FusedLayer) for each in layers):
             return None
         return cls(stage)
 
     def run(
-        self, rows: torch.Tensor, step: SmallBatch, kept: list[int] | None
+        self, rows: torch.Tensor, step: SmallBatch, logit_rows: list[int] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run ids [tokens] or hidden rows [tokens, hidden].
 
-        Returns hidden rows [tokens, hidden], and of the rows `kept` the logits [rows, vocab].
+        Returns hidden rows [tokens, hidden], and of the rows `logit_rows` the logits [rows, vocab].
         """
         step.rotate(*self._rotary.of(step.row_index[:, 1]))
         hidden = self._embed(rows[None])[0] if rows.ndim == 1 else rows.to(torch.float32, copy=True)
         added = None
         for layer in self._layers:
             added = layer.run_small_batch(hidden, added, step)
-        if kept is None or self._norm is None or self._head is None:
+        if logit_rows is None or self._norm is None or self._head is None:
             assert added is not None
             return hidden.add_(added), None
         final = fused_add_rms_norm(hidden, added, self._norm)
-        return hidden, self._head(final[kept])
+        return hidden, self._head(final[logit_rows])

@@ -15,7 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from node.engine.prompt_lookup import MOST_DRAFTS, Lookup
+from node.engine.prompt_lookup import MOST_DRAFTS, NgramProposer
 from node.engine.random_stream import RandomStream, Walker
 from swarm.errors import EngineError
 from swarm.wire.sampling_params import Sampling
@@ -43,7 +43,7 @@ class Sampler:
         self._prompt = len(history) - generated
         self._processors = processors_of(sampling)
         self._random = RandomStream(walker or Walker(), sampling.seed, generated)
-        self._lookup = Lookup()
+        self._proposer = NgramProposer()
 
     @property
     def ids(self) -> list[int]:
@@ -64,9 +64,9 @@ class Sampler:
     def verify(
         self, position: int, logits: torch.Tensor, drafts: Sequence[int]
     ) -> tuple[list[int], str]:
-        """Draw ids from `position` on, one after the other, while they equal their guesses.
+        """Draw ids from `position` on, one after the other, while they equal their drafts.
 
-        `logits` [1 + drafts, vocab]: of the row before `position`, then of the rows of guesses.
+        `logits` [1 + drafts, vocab]: of the row before `position`, then of the rows of drafts.
         """
         ids: list[int] = []
         for place, row in enumerate(logits):
@@ -76,15 +76,15 @@ class Sampler:
                 return ids, finish
         return ids, ""
 
-    def guess(self, position: int, room: int) -> list[int]:
-        """Return guesses of the ids from `position` on, at most `room`, if that is where we are."""
+    def propose_drafts(self, position: int, room: int) -> list[int]:
+        """Return drafts of the ids from `position` on, at most `room`, if that is where we are."""
         speculate = self._sampling.speculate
         wanted = MOST_DRAFTS if speculate is None else speculate
         left = self._prompt + self._sampling.max_tokens - position - 1  # the last one is drawn
         most = min(wanted, left, room)
         if most < 1 or position != self._known:
             return []
-        return self._lookup.guess(self._ids[: self._known], most)
+        return self._proposer.propose(self._ids[: self._known], most)
 
     def rollback(self, length: int) -> None:
         """Forget the ids from `length` on; drawn again, they come out the same."""

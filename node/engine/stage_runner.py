@@ -12,12 +12,12 @@ from node.engine.attention.decode_batch import TokenSpan
 from node.engine.forward import Forward
 from node.engine.kv_cache.admission import Admission
 from node.engine.kv_cache.prefix_cache import Prompt
-from node.engine.model_loader.layer_reuse import KeptLayers
+from node.engine.model_loader.layer_reuse import ReusableLayers
 from node.engine.model_loader.load_shard import (
-    NO_SUPPLY,
+    FOLDER_ONLY,
     LoadedParts,
     Loader,
-    Supply,
+    WeightSources,
     load_parts,
     weight_bytes_of,
 )
@@ -52,7 +52,7 @@ class StageRunner:
         self._walker = Walker()
         if self._stage.has_head:
             is_known()  # compiled now, not in a step
-        self._wanted: dict[str, int] = {}  # candidates that a session draws from
+        self._candidates: dict[str, int] = {}  # candidates that a session draws from
 
     @classmethod
     def load(
@@ -63,19 +63,19 @@ class StageRunner:
         device: str = "cpu",
         reducer: Reducer | None = None,
         on_progress: Callable[[float], None] | None = None,
-        supply: Supply = NO_SUPPLY,
+        sources: WeightSources = FOLDER_ONLY,
     ) -> "StageRunner":
         """Read the shard; weights and KV stay within `budget_bytes`.
 
         Layers of the shard before that stay as they are, are not read again. Raises BadModel for
         the checkpoint's faults, EngineError if the shard does not fit.
         """
-        loader = Loader(budget_bytes, torch.device(device), reducer, on_progress, supply)
+        loader = Loader(budget_bytes, torch.device(device), reducer, on_progress, sources)
         return cls(spec, load_parts(spec, loader), loader.device)
 
-    def give_up(self) -> KeptLayers:
+    def release_layers(self) -> ReusableLayers:
         """The layers, for the next shard; this runner must not be used any more."""
-        return KeptLayers(self.spec, self._stage, self._forms)
+        return ReusableLayers(self.spec, self._stage, self._forms)
 
     @property
     def free_tokens(self) -> int:
@@ -111,7 +111,7 @@ class StageRunner:
         self._store.open(session, capacity, len(history), spare)
         self._admission.came_again(session)
         chosen = sampling or GREEDY
-        self._wanted[session] = candidates_of(chosen)
+        self._candidates[session] = candidates_of(chosen)
         if self._stage.has_head and not self.spec.rank:
             try:
                 self._samplers[session] = self._sampler_of(chosen, history, generated)
@@ -140,7 +140,7 @@ class StageRunner:
         """Free a session; one that is not open is fine."""
         self._store.close(session)
         self._samplers.pop(session, None)
-        self._wanted.pop(session, None)
+        self._candidates.pop(session, None)
 
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[StepResult]:
@@ -217,13 +217,13 @@ class StageRunner:
             TokenSpan(self._store.table(item.session), item.position, len(item.rows), start)
             for item, start in zip(items, starts, strict=False)
         ]
-        kept = {
+        logit_rows = {
             item.session: range(span.step_rows.stop - 1 - len(item.drafts), span.step_rows.stop)
             for item, span in zip(items, spans, strict=True)
             if item.sample and self._stage.has_head
         }
         rows = torch.cat([item.rows for item in items])
-        hidden, logits = self.forward.run(rows, spans, kept, self._wanted)
+        hidden, logits = self.forward.run(rows, spans, logit_rows, self._candidates)
         for span in spans:
             span.table.length = max(span.table.length, span.end)
         if self.is_last:
@@ -246,5 +246,5 @@ class StageRunner:
         except EngineError as error:
             return StepResult(item.session, error=error)
         end = first + len(ids)
-        drafts = [] if finish else sampler.guess(end, span.table.capacity - end)
+        drafts = [] if finish else sampler.propose_drafts(end, span.table.capacity - end)
         return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)

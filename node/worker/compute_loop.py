@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from node.engine.model_loader.layer_reuse import KeptLayers
-from node.engine.model_loader.load_shard import Supply
+from node.engine.model_loader.layer_reuse import ReusableLayers
+from node.engine.model_loader.load_shard import WeightSources
 from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
@@ -72,7 +72,7 @@ class Worker:
         self._link: GroupLink | None = None
         self._shard: LoadedShard | None = None
         self._runner: StageRunner | None = None
-        self._kept: KeptLayers | None = None
+        self._kept: ReusableLayers | None = None
         self._group = ""
         self._most_sessions = most_sessions
         self._company = Company(1.0)
@@ -219,7 +219,7 @@ class Worker:
             device=self._device,
             reducer=reducer,
             on_progress=lambda share: self._progress(order.group, share),
-            supply=Supply(lambda wanted: self._supplies.ask(order.group, wanted), kept),
+            sources=WeightSources(lambda wanted: self._supplies.ask(order.group, wanted), kept),
         )
         self._runner = runner
         config = load_config(spec.folder)
@@ -264,7 +264,7 @@ class Worker:
 
     def _give_up(self) -> None:
         """Forget the shard, but keep its layers for the next one."""
-        kept = self._runner.give_up() if self._runner else self._kept
+        kept = self._runner.release_layers() if self._runner else self._kept
         self._drop()
         self._kept = kept
 

@@ -38,7 +38,7 @@ class FusedAttention(nn.Module):
         self.heads, self.kv_heads = (each.out_features // self.head_dim for each in projections[:2])
         self.qkv_proj = _joined(*projections)
         self.o_proj: nn.Linear = attention.o_proj
-        has_norms = module_matching.is_of(attention, module_matching.NORMED_HEADS)
+        has_norms = module_matching.matches(attention, module_matching.NORMED_HEADS)
         self.q_norm = attention.q_norm if has_norms else None
         self.k_norm = attention.k_norm if has_norms else None
         window, scaling = module_matching.window_of(attention), float(attention.scaling)
@@ -175,11 +175,11 @@ def silu_and_mul(both: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def fused(layer: nn.Module) -> "FusedLayer | None":
+def fuse(layer: nn.Module) -> "FusedLayer | None":
     """A layer that computes the same, from the loaded parts of this one, or None."""
     attention: Any = getattr(layer, "self_attn", nn.Identity())
-    is_known = module_matching.is_of(layer, module_matching.PLAIN_LAYERS)
-    if not is_known or not module_matching.is_of(attention, module_matching.PLAIN_ATTENTIONS):
+    is_known = module_matching.matches(layer, module_matching.PLAIN_LAYERS)
+    if not is_known or not module_matching.matches(attention, module_matching.PLAIN_ATTENTIONS):
         return None
     norms = [each for each in layer.modules() if type(each).__name__.endswith("RMSNorm")]
     if not module_matching.rotates_halves(attention) or not all(
@@ -198,7 +198,8 @@ def weight_and_epsilon_of(norm: Any) -> tuple[Array, Any]:
 
 def _is_gated(mlp: Any) -> bool:
     return (
-        module_matching.is_of(mlp, module_matching.GATED_MLP) and type(mlp.act_fn).__name__ in SILU
+        module_matching.matches(mlp, module_matching.GATED_MLP)
+        and type(mlp.act_fn).__name__ in SILU
     )
 
 

@@ -19,7 +19,7 @@ from node.engine.layers.module_matching import is_rms_norm
 from node.engine.stage_model import StageModel
 
 
-class Layers(nn.ModuleList):
+class FastModuleList(nn.ModuleList):
     """A list of layers whose full slice is itself: models slice it in every forward."""
 
     def __getitem__(self, index: Any) -> Any:
@@ -32,7 +32,7 @@ class Layers(nn.ModuleList):
         return iter(self._modules.values())
 
 
-class QuickConfig:
+class CachedConfig:
     """A config that looks every option up once; it does not change after loading."""
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -44,7 +44,7 @@ class QuickConfig:
         return value
 
 
-class QuickNorm(nn.Module):
+class FastRMSNorm(nn.Module):
     """LlamaRMSNorm in one call; the same bits in float32."""
 
     def __init__(self, norm: LlamaRMSNorm) -> None:
@@ -58,15 +58,15 @@ class QuickNorm(nn.Module):
         return functional.rms_norm(hidden_states, self._shape, self.weight, self.variance_epsilon)
 
 
-def quicken(stage: StageModel) -> None:
+def strip_python_overhead(stage: StageModel) -> None:
     """Shorten the look-ups of a loaded stage model; its modules must not be replaced afterwards."""
-    _slice_cheaply(stage)
+    _replace_layer_list(stage)
     for index in stage.owned:
         _replace_norms(stage.layers[index])
     for module in stage.model.modules():
         is_inner = module not in (stage.model, stage.base)
-        if is_inner and not isinstance(getattr(module, "config", None), NoneType | QuickConfig):
-            module.config = cast("Any", QuickConfig(cast("PretrainedConfig", module.config)))
+        if is_inner and not isinstance(getattr(module, "config", None), NoneType | CachedConfig):
+            module.config = cast("Any", CachedConfig(cast("PretrainedConfig", module.config)))
     for module in stage.model.modules():
         found = {**module._modules, **module._parameters, **module._buffers}
         module.__dict__.update(found)
@@ -74,8 +74,8 @@ def quicken(stage: StageModel) -> None:
             module.seal()
 
 
-def _slice_cheaply(stage: StageModel) -> None:
-    layers = Layers(stage.layers)
+def _replace_layer_list(stage: StageModel) -> None:
+    layers = FastModuleList(stage.layers)
     owner, _, name = stage.layers_name.rpartition(".")
     stage.model.get_submodule(owner).add_module(name, layers)
     stage.layers = layers
@@ -85,4 +85,4 @@ def _replace_norms(layer: nn.Module) -> None:
     for name, module in list(layer.named_modules()):
         weight = getattr(module, "weight", None)
         if is_rms_norm(module) and weight is not None and weight.dtype == torch.float32:
-            layer.set_submodule(name, QuickNorm(cast("LlamaRMSNorm", module)))
+            layer.set_submodule(name, FastRMSNorm(cast("LlamaRMSNorm", module)))

@@ -1,4 +1,4 @@
-"""KeptLayers: loaded layers of a shard that was given up, for the next shard to take over."""
+"""ReusableLayers: loaded layers of a shard that was given up, for the next shard to take over."""
 
 from collections.abc import Hashable
 
@@ -19,7 +19,7 @@ def forms_of(stage: StageModel, split: TensorSplit) -> Forms:
     }
 
 
-class KeptLayers:
+class ReusableLayers:
     """Layers without a model around them: no hook and no context leads back to the old one."""
 
     def __init__(self, spec: StageSpec, stage: StageModel, forms: Forms) -> None:

@@ -1,4 +1,22 @@
-"""Loading a shard: stage model, cut, weights, KV store - everything that a runner runs on."""
+"""Loads a shard: stage model, cut, weights, KV cache - everything that a runner runs on.
+
+Each step finds the modules as the one before left them, so their order matters:
+
+1. **Build** the stage model on meta: nothing is allocated before all is known to fit.
+2. **Cut** it to this rank, on meta too: shapes then say what the loader reads, how much KV fits
+   beside it, and which layers of the shard before are the same.
+3. **Reuse** those layers, before anything is read: the loader leaves them out.
+4. **Load** the others, one after the other. As soon as a layer is there it is **fused**, which
+   joins the weights of its linears, then **quantised and packed**: this wants the joined weights
+   and gives them a form that nothing can join any more. Layer by layer, so that only one of them
+   lies in memory twice at a time.
+5. **Attach** the context of attention: fused layers are new modules, reused ones have lost theirs.
+6. **Hook** the sums over ranks to the modules whose output is partial. Fusing, quantising and
+   packing leave those in place, but a reused layer brings its own, without hooks.
+7. **Strip** Python's overhead, last: modules note their children, and fused layers are **sealed**,
+   that is, note how each linear is called - directly, or through the hooks it has by then. What is
+   replaced or hooked afterwards would not be seen.
+"""
 
 import logging
 from collections.abc import Callable
@@ -14,11 +32,10 @@ from node.engine.kernels.packed_linear import pack_layer
 from node.engine.kernels.small_batch import has_kernels
 from node.engine.kv_cache.block_manager import MOST_TOKENS, KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
-from node.engine.layers.fused_layer import fused
-from node.engine.model_loader.fast_modules import quicken
-from node.engine.model_loader.layer_reuse import Forms, KeptLayers, bytes_of, forms_of
-from node.engine.model_loader.pieces import Provide
-from node.engine.model_loader.weight_loader import Source, load_weights
+from node.engine.layers.fused_layer import fuse
+from node.engine.model_loader.fast_modules import strip_python_overhead
+from node.engine.model_loader.layer_reuse import Forms, ReusableLayers, bytes_of, forms_of
+from node.engine.model_loader.weight_loader import FetchBytes, Source, load_weights
 from node.engine.parallel.allreduce import Reducer
 from node.engine.parallel.tensor_parallel import TensorSplit
 from node.engine.parallel.vocab_parallel import Vocabulary
@@ -32,14 +49,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class WeightSources:
     """Where a shard's weights may come from, besides the model's folder."""
 
-    provide: Provide | None = None  # fetches into the folder what it lacks
-    kept: KeptLayers | None = None  # layers of the shard before
+    fetch: FetchBytes | None = None  # fetches into the folder what it lacks
+    reusable: ReusableLayers | None = None  # layers of the shard before
 
 
-NO_SUPPLY = Supply()
+FOLDER_ONLY = WeightSources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +67,7 @@ class Loader:
     device: torch.device
     reducer: Reducer | None = None
     on_progress: Callable[[float], None] | None = None
-    supply: Supply = NO_SUPPLY
+    sources: WeightSources = FOLDER_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,7 @@ class LoadedParts:
 
 
 def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
-    """Read a shard; raises BadModel, and EngineError if it does not fit."""
+    """Read a shard, step by step as above; raises BadModel, and EngineError if it does not fit."""
     if (loader.reducer is None) != (spec.ranks == 1):
         raise EngineError(f"A stage of {spec.ranks} ranks and its reducer do not match.")
     if spec.quant == "int8" and loader.device.type != "cpu":
@@ -81,20 +98,20 @@ def load_parts(spec: StageSpec, loader: Loader) -> LoadedParts:
     split = TensorSplit(stage, spec, config)
     if vocabulary is not None:
         split.cuts |= vocabulary.cut(stage)
-    room = _room_of(stage, split, spec, loader.budget_bytes)
-    forms, names = forms_of(stage, split), frozenset[str]()
-    if loader.supply.kept is not None:
-        names = loader.supply.kept.move_into(stage, split, spec, forms)
-    bytes_kept = sum(bytes_of(stage.layer_names()[name]) for name in names)
-    bytes_read = _fill(stage, split, spec, loader, names)
-    stage.attach_context()  # layers of the shard before and fused ones have none
+    kv_tokens = _kv_tokens_of(stage, split, spec, loader.budget_bytes)
+    forms, reused = forms_of(stage, split), frozenset[str]()
+    if loader.sources.reusable is not None:
+        reused = loader.sources.reusable.move_into(stage, split, spec, forms)
+    bytes_kept = sum(bytes_of(stage.layer_names()[name]) for name in reused)
+    bytes_read = _load(stage, split, spec, loader, reused)
+    stage.attach_context()
     if loader.reducer is not None:
         split.hook(loader.reducer.all_reduce)
         if vocabulary is not None:
             vocabulary.hook(stage, loader.reducer.all_reduce)
-    quicken(stage)
+    strip_python_overhead(stage)
     like = torch.empty(0, dtype=spec.torch_dtype, device=loader.device)
-    store = KVStore(stage.owned, split.kv_heads, split.head_dims, room, like)
+    store = KVStore(stage.owned, split.kv_heads, split.head_dims, kv_tokens, like)
     logger.info("loaded layers [%d,%d) rank %d", spec.start, spec.end, spec.rank)
     return LoadedParts(config, stage, store, bytes_read, forms, bytes_kept, vocabulary)
 
@@ -113,25 +130,25 @@ def weight_bytes_of(stage: StageModel) -> int:
     return sum(each.numel() * each.element_size() for each in unique.values())
 
 
-def _fill(
+def _load(
     stage: StageModel,
     split: TensorSplit,
     spec: StageSpec,
     loader: Loader,
-    kept: frozenset[str],
+    reused: frozenset[str],
 ) -> int:
     indices = dict(zip(stage.layer_names(), stage.owned, strict=True))
-    is_fusible = has_kernels(loader.device, spec.torch_dtype)
+    can_fuse = has_kernels(loader.device, spec.torch_dtype)
 
     def report(prefix: str, fraction: float) -> None:
         if prefix in indices:
-            if is_fusible:
+            if can_fuse:
                 _fuse(stage, indices[prefix])
-            _shape(stage.layers[indices[prefix]], spec)
+            _quantise_and_pack(stage.layers[indices[prefix]], spec)
         if loader.on_progress is not None:
             loader.on_progress(fraction)
 
-    source = Source(spec.folder, loader.device, kept, loader.supply.provide)
+    source = Source(spec.folder, loader.device, reused, loader.sources.fetch)
     bytes_read = load_weights(stage, split, source, report)
     model: Any = stage.model
     head, ids = model.get_output_embeddings(), model.get_input_embeddings()
@@ -141,19 +158,19 @@ def _fill(
 
 
 def _fuse(stage: StageModel, index: int) -> None:
-    layer = fused(stage.layers[index])
+    layer = fuse(stage.layers[index])
     if layer is not None:
         stage.replace_layer(index, layer)
 
 
-def _shape(layer: nn.Module, spec: StageSpec) -> None:
+def _quantise_and_pack(layer: nn.Module, spec: StageSpec) -> None:
     """Give the weights of a loaded layer the form in which they are fastest."""
     if spec.quant == "int8":
         quantise_layer(layer)
     pack_layer(layer)
 
 
-def _room_of(stage: StageModel, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
+def _kv_tokens_of(stage: StageModel, split: TensorSplit, spec: StageSpec, budget_bytes: int) -> int:
     """Tokens of KV that fit beside the weights; raises EngineError if none does."""
     weights = weight_bytes_of(stage)
     if spec.quant == "int8":

@@ -1,8 +1,9 @@
 """Reads exactly a shard's weights from safetensors, through transformers' own conversions."""
 
+import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,20 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
-from node.engine.model_loader.pieces import Group, Provide, require_bytes
 from node.engine.parallel.tensor_parallel import Cut, TensorSplit
 from node.engine.stage_model import StageModel
+from swarm.checkpoint.byte_ranges import Range, Ranges, merged
 from swarm.checkpoint.folder import LAYER, lone_head
 from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
+from swarm.checkpoint.sparse_file import missing
 from swarm.errors import BadModel
+
+GAP_BYTES = 1 << 16  # smaller gaps within a tensor are not worth a request
+BRIDGE = 0.002  # of what lies before a gap: so small ones between tensors are fetched as well
+
+Group = list[tuple[TensorHeader, Cut | None]]
+FetchBytes = Callable[[Mapping[str, Ranges]], None]  # blocks; raises SwarmError
+ConversionMapping = list[Any]  # of transformers' weight transforms
 
 
 class Counter:
@@ -76,8 +85,8 @@ class Source:
 
     folder: Path
     device: torch.device
-    kept: frozenset[str] = frozenset()  # layers that are loaded already, by their full name
-    provide: Provide | None = None  # fetches the bytes that the folder's files lack
+    reused: frozenset[str] = frozenset()  # layers that are loaded already, by their full name
+    fetch: FetchBytes | None = None  # fetches the bytes that the folder's files lack
 
 
 def load_weights(
@@ -97,8 +106,8 @@ def load_weights(
     headers = read_headers(source.folder)
     names = _names_of(model, headers)
     groups = _groups_of(model, split, [(names[each.name], each) for each in headers], mapping)
-    groups = {prefix: group for prefix, group in groups.items() if prefix not in source.kept}
-    require_bytes([each for group in groups.values() for each in group], source.provide)
+    groups = {prefix: group for prefix, group in groups.items() if prefix not in source.reused}
+    require_bytes([each for group in groups.values() for each in group], source.fetch)
     total = sum(header.parameters for group in groups.values() for header, _ in group)
     done = 0
     with ExitStack() as stack, _quiet():
@@ -112,6 +121,42 @@ def load_weights(
         model.tie_weights()
     _finish(model, split, source)
     return counter.bytes
+
+
+def require_bytes(group: Group, fetch: FetchBytes | None) -> None:
+    """Let `fetch` fetch or check the bytes of these tensors; raises BadModel if some lack."""
+    paths = {header.file.name: header.file for header, _ in group}
+    wanted = _wanted(group)
+    if fetch is not None and wanted:
+        fetch(wanted)
+    lacking = [name for name, ranges in wanted.items() if missing(paths[name], ranges)]
+    if lacking:
+        name = min(lacking)
+        raise BadModel(f"{name} lacks bytes of this shard here.", "Name the model by its hub id.")
+
+
+def ranges_of(header: TensorHeader, cut: Cut | None) -> list[Range]:
+    """The bytes of a tensor's slice: rows and experts apart, but of a cut by columns the span."""
+    if cut is None or not header.parameters:
+        return [(header.start, header.end)]
+    outer = math.prod(header.shape[: cut.dim])
+    stride = (header.end - header.start) // outer  # bytes from one block of the cut to the next
+    unit = stride // header.shape[cut.dim]
+    kept = sum(high - low for low, high in cut.intervals) * unit
+    if outer > 1 and stride - kept < GAP_BYTES:
+        return [(header.start, header.end)]
+    return [
+        (header.start + block * stride + low * unit, header.start + block * stride + high * unit)
+        for block in range(outer)
+        for low, high in cut.intervals
+    ]
+
+
+def _wanted(group: Group) -> dict[str, Ranges]:
+    found: dict[str, list[Range]] = defaultdict(list)
+    for header, cut in group:
+        found[header.file.name] += ranges_of(header, cut)
+    return {name: merged(each, bridge=BRIDGE) for name, each in found.items()}
 
 
 class _Files:
@@ -131,9 +176,6 @@ class _Files:
             raise BadModel(f"{header.file} is broken.", "Download the model again.") from error
 
 
-Mapping = list[Any]  # of transformers' weight transforms
-
-
 def _names_of(model: PreTrainedModel, headers: list[TensorHeader]) -> dict[str, str]:
     """The names to load tensors by: a tied pair may be saved as its head alone."""
     names = {header.name: header.name for header in headers}
@@ -149,7 +191,7 @@ def _groups_of(
     model: PreTrainedModel,
     split: TensorSplit,
     named: list[tuple[str, TensorHeader]],
-    mapping: Mapping,
+    mapping: ConversionMapping,
 ) -> dict[str, Group]:
     """Owned tensors by layer, the ends under ""; another stage's tensors are never opened."""
     wanted = model.state_dict()
@@ -183,7 +225,10 @@ def _source_cut(header: TensorHeader, cut: Cut, dims: int) -> Cut:
 
 
 def _load_group(
-    model: PreTrainedModel, sources: dict[str, LazyShard], mapping: Mapping, device: torch.device
+    model: PreTrainedModel,
+    sources: dict[str, LazyShard],
+    mapping: ConversionMapping,
+    device: torch.device,
 ) -> None:
     options = LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
     info, _ = convert_and_load_state_dict_in_model(model, sources, options)
@@ -195,15 +240,15 @@ def _load_group(
 def _finish(model: PreTrainedModel, split: TensorSplit, source: Source) -> None:
     device = source.device
     for name in split.zeroed:
-        if any(name.startswith(f"{kept}.") for kept in source.kept):
+        if any(name.startswith(f"{layer}.") for layer in source.reused):
             continue
         owner, _, own = name.rpartition(".")
         parameter = model.get_parameter(name)
         zeros = torch.zeros(parameter.shape, dtype=parameter.dtype, device=device)
         model.get_submodule(owner)._parameters[own] = nn.Parameter(zeros, requires_grad=False)
-    missing = [name for name, each in model.named_parameters() if each.is_meta]
-    if missing:
-        raise BadModel(f"The checkpoint lacks {missing[0]}.", "Download the model again.")
+    lacking = [name for name, each in model.named_parameters() if each.is_meta]
+    if lacking:
+        raise BadModel(f"The checkpoint lacks {lacking[0]}.", "Download the model again.")
     _fill_buffers(model, device)
 
 

@@ -105,6 +105,6 @@ class Recorder:
         self.seen[position] = logits[0].clone()
         return [0], ""
 
-    def guess(self, position: int, room: int) -> list[int]:
+    def propose_drafts(self, position: int, room: int) -> list[int]:
         """Guess nothing."""
         return []

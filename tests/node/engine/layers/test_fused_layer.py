@@ -41,7 +41,7 @@ def test_layers_like_llamas_are_fused(
     save(tmp_path, architecture, OPTIONS.get(architecture, {}))
     (runner,) = stage(tmp_path, (0, 4))
     assert is_fused(runner) == [True] * 4
-    assert (runner.forward.direct is not None) == (architecture in DIRECT)
+    assert (runner.forward.fused is not None) == (architecture in DIRECT)
 
 
 @pytest.mark.parametrize("architecture", UNLIKE)
@@ -51,7 +51,7 @@ def test_layers_that_do_something_else_stay_as_they_are(
     save(tmp_path, architecture, OPTIONS.get(architecture, {}))
     (runner,) = stage(tmp_path, (0, 4))
     assert is_fused(runner) == [False] * 4
-    assert runner.forward.direct is None
+    assert runner.forward.fused is None
 
 
 def test_another_activation_is_not_taken_for_silu(

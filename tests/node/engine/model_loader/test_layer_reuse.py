@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from node.engine.attention.decode_batch import TokenSpan
-from node.engine.model_loader.layer_reuse import KeptLayers
-from node.engine.model_loader.load_shard import Supply
+from node.engine.model_loader.layer_reuse import ReusableLayers
+from node.engine.model_loader.load_shard import WeightSources
 from node.engine.parallel.allreduce import LocalReducer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
@@ -23,8 +23,8 @@ IDS = torch.tensor([5, 17, 80, 3, 44])
 HIDDEN = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
 
 
-def load(spec: StageSpec, kept: KeptLayers | None = None) -> StageRunner:
-    return StageRunner.load(spec, budget_bytes=BUDGET, supply=Supply(kept=kept))
+def load(spec: StageSpec, kept: ReusableLayers | None = None) -> StageRunner:
+    return StageRunner.load(spec, budget_bytes=BUDGET, sources=WeightSources(reusable=kept))
 
 
 @torch.inference_mode()
@@ -50,7 +50,7 @@ def rows_of(runner: StageRunner) -> torch.Tensor:
 )
 @pytest.mark.parametrize("quant", ["", "int8"])
 @pytest.mark.parametrize("spans", [((0, 3), (1, 4)), ((2, 4), (1, 3)), ((1, 3), (0, 4))])
-def test_kept_layers_compute_bit_by_bit_what_freshly_read_ones_do(
+def test_reusable_layers_compute_bit_by_bit_what_freshly_read_ones_do(
     architecture: str,
     options: dict[str, Any],
     quant: str,
@@ -62,13 +62,13 @@ def test_kept_layers_compute_bit_by_bit_what_freshly_read_ones_do(
     old, new = (StageSpec(tmp_path, *each, 0, WHOLE, WHOLE, quant=quant) for each in spans)
     first = load(old)
     rows_of(first)
-    fresh, kept = load(new), load(new, first.give_up())
+    fresh, kept = load(new), load(new, first.release_layers())
     assert torch.equal(rows_of(fresh), rows_of(kept))
     assert kept.weight_bytes == fresh.weight_bytes
     assert 0 < kept.bytes_kept < kept.weight_bytes
     if not quant:
         assert kept.bytes_read == fresh.bytes_read - kept.bytes_kept
-    again = load(old, kept.give_up())
+    again = load(old, kept.release_layers())
     assert torch.equal(rows_of(again), rows_of(load(old)))
 
 
@@ -81,7 +81,7 @@ def test_nothing_of_the_shard_before_but_its_layers_stays_in_memory(
     stage = runner._stage
     model, store = weakref.ref(stage.model), weakref.ref(runner._store)
     layers = [weakref.ref(stage.layers[index]) for index in range(3)]
-    kept = runner.give_up()
+    kept = runner.release_layers()
     del runner, stage
     gc.collect()
     assert model() is None
@@ -110,7 +110,7 @@ def test_a_share_is_kept_only_if_it_is_the_same_share(
             StageSpec(tmp_path, 1, 4, rank, bounds, bounds),
             budget_bytes=BUDGET,
             reducer=reducers[rank],
-            supply=Supply(kept=old[rank].give_up()),
+            sources=WeightSources(reusable=old[rank].release_layers()),
         )
         for rank in range(2)
     ]
@@ -133,4 +133,4 @@ def test_layers_of_another_folder_dtype_or_quant_are_not_kept(
         StageSpec(tmp_path / "one", 0, 3, 0, WHOLE, WHOLE, quant="int8"),
         StageSpec(tmp_path / "one", 0, 3, 0, WHOLE, WHOLE, dtype="bf16"),
     ):
-        assert load(changed, load(spec).give_up()).bytes_kept == 0
+        assert load(changed, load(spec).release_layers()).bytes_kept == 0

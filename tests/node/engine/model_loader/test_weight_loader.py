@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from node.engine.model_loader.load_shard import Supply
-from node.engine.model_loader.pieces import ranges_of
+from node.engine.model_loader.load_shard import WeightSources
+from node.engine.model_loader.weight_loader import ranges_of
 from node.engine.parallel.allreduce import LocalReducer
 from node.engine.parallel.tensor_parallel import Cut
 from node.engine.shard_io import StageSpec
@@ -95,7 +95,9 @@ def test_a_shard_from_a_sparse_copy_is_the_same_and_little_more_is_fetched(
     for folder in (tmp_path / "whole", thin):
         spec = StageSpec(folder, *layers, rank, kv, mlp)
         reducer = LocalReducer.group(spec.ranks)[rank] if spec.ranks > 1 else None
-        loaded = StageRunner.load(spec, budget_bytes=1 << 26, reducer=reducer, supply=Supply(give))
+        loaded = StageRunner.load(
+            spec, budget_bytes=1 << 26, reducer=reducer, sources=WeightSources(give)
+        )
         runners.append(loaded)
     whole, sparse = map(parameters_of, runners)
     assert whole.keys() == sparse.keys()
@@ -114,7 +116,7 @@ def test_without_anybody_who_gives_a_sparse_copy_is_refused(
     with pytest.raises(BadModel, match="lacks bytes of this shard"):
         StageRunner.load(spec, budget_bytes=1 << 26)
     with pytest.raises(BadModel, match="lacks bytes of this shard"):
-        StageRunner.load(spec, budget_bytes=1 << 26, supply=Supply(lambda wanted: None))
+        StageRunner.load(spec, budget_bytes=1 << 26, sources=WeightSources(lambda wanted: None))
 
 
 def header(*shape: int) -> TensorHeader:
