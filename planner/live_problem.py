@@ -69,18 +69,20 @@ def _memory_of(device: Device, shrinking: float, model: PlanModel, context: int)
     return max(device.memory_bytes, stretched)
 
 
-def widened(capabilities: Mapping[str, Capability]) -> dict[str, Capability]:
+def as_float32(capabilities: Mapping[str, Capability]) -> dict[str, Capability]:
     """The same peers as if all of their devices computed in float32, so that any share a stage.
 
     Twice the width is half the arithmetic, at best.
     """
     return {
-        peer: replace(capability, devices=[_widened(device) for device in capability.devices])
+        peer: replace(
+            capability, devices=[_device_as_float32(device) for device in capability.devices]
+        )
         for peer, capability in capabilities.items()
     }
 
 
-def _widened(device: Device) -> Device:
+def _device_as_float32(device: Device) -> Device:
     share = WIDTHS[device.dtype] / WIDTHS[WIDEST]
     if share == 1:
         return device
@@ -96,7 +98,7 @@ def _dtypes_of(capabilities: Mapping[str, Capability]) -> dict[str, str]:
     }
 
 
-def unmixed(plan: Plan, capabilities: Mapping[str, Capability]) -> Plan:
+def without_mixed_stages(plan: Plan, capabilities: Mapping[str, Capability]) -> Plan:
     """The plan without the pipelines in which devices of unlike dtypes share a stage."""
     dtypes = _dtypes_of(capabilities)
 
@@ -110,11 +112,11 @@ def with_dtypes(plan: Plan, capabilities: Mapping[str, Capability]) -> Plan:
     """The plan with what every stage computes in: that of its devices if they agree, else f32."""
     dtypes = _dtypes_of(capabilities)
 
-    def told(stage: Stage) -> Stage:
+    def with_dtype(stage: Stage) -> Stage:
         wishes = (dtypes.get(shard.device, WIDEST) for shard in stage.shards)
         return replace(stage, dtype=common_dtype(wishes))
 
-    return Plan(tuple(Pipeline(tuple(map(told, each.stages))) for each in plan.pipelines))
+    return Plan(tuple(Pipeline(tuple(map(with_dtype, each.stages))) for each in plan.pipelines))
 
 
 def live_problem(

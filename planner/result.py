@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from planner.bounds.latency_bound import latency_bound
 from planner.bounds.layer_flow_bound import Bound
-from planner.bounds.throughput_bound import certificate
+from planner.bounds.throughput_bound import throughput_bound
 from planner.cost.cost_model import CostModel
 from planner.hexgen.genetic_search import HexGen
 from planner.instance.cluster_file import Instance
@@ -91,7 +91,7 @@ VALUES: dict[str, Callable[[CostModel, Plan], float]] = {
 }
 BOUNDS: dict[str, Callable[[Problem, float, StopRule], Bound]] = {
     "latency": lambda problem, value, stop: latency_bound(problem),
-    "throughput": certificate,
+    "throughput": throughput_bound,
     "slo": lambda problem, value, stop: slo_bound(problem),
 }
 

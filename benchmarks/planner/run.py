@@ -31,7 +31,7 @@ from planner.make_plan import make_plan, never  # noqa: E402
 from planner.pareto import pareto_front  # noqa: E402
 from planner.problem import Problem  # noqa: E402
 from planner.replanning.migration import least_moved_bytes  # noqa: E402
-from planner.replanning.replan import Replanned, replan  # noqa: E402
+from planner.replanning.replan import ReplanResult, replan  # noqa: E402
 from planner.result import SEARCH_NAMES, Result, solve, solve_segments  # noqa: E402
 from planner.stop import Deadline  # noqa: E402
 from swarm.plan import Plan  # noqa: E402
@@ -199,7 +199,7 @@ def replan_table() -> list[str]:
     return [*lines, "", LEAST]
 
 
-def replanned(after: Problem, current: Plan, search: bool) -> Replanned:
+def replanned(after: Problem, current: Plan, search: bool) -> ReplanResult:
     """The next plan; the full search, if any, is stopped in time for the gate of one second."""
     begun = time.process_time()
     return replan(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from planner.cost.cost_model import CostModel
-from planner.live_problem import live_problem, unmixed, widened, with_dtypes
+from planner.live_problem import as_float32, live_problem, with_dtypes, without_mixed_stages
 from planner.make_plan import StopRule, make_plan
 from planner.problem import Problem
 from planner.replanning.replan import replan
@@ -116,11 +116,11 @@ def next_plan(
     10 % net of loading may replace them. Devices in no pipeline form further ones. Devices of
     unlike dtypes share a stage, in float32, only if there is no plan without such stages.
     """
-    kept = unmixed(current, capabilities) if current else None
+    kept = without_mixed_stages(current, capabilities) if current else None
     plan, reason = _plan_of(spec, capabilities, kept, may_move=may_move)
     devices = (device for capability in capabilities.values() for device in capability.devices)
     if not plan.pipelines and any(device.dtype != WIDEST for device in devices):
-        plan, _ = _plan_of(spec, widened(capabilities), current, may_move=may_move)
+        plan, _ = _plan_of(spec, as_float32(capabilities), current, may_move=may_move)
     return with_dtypes(plan, capabilities), "" if plan.pipelines else reason
 
 

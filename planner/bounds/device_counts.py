@@ -1,4 +1,4 @@
-"""Stock: the devices of a problem in classes, for the counted bound.
+"""Device counts: the devices of a problem in classes, for the bound over device counts.
 
 A class is devices of one kind in one region.
 """
@@ -17,7 +17,7 @@ Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Stock:
+class DeviceCounts:
     """Classes of devices, how many there are of each, and which stand on one machine."""
 
     kinds: tuple[Kind, ...]
@@ -36,7 +36,7 @@ class Stock:
         """How many counts of devices there are."""
         return math.prod(count + 1.0 for count in self.counts)
 
-    def merged(self) -> "Stock":
+    def merged(self) -> "DeviceCounts":
         """Classes alike but for their links as one, with the best links of all."""
         keys = [
             (kind.read, kind.compute, kind.memory, region)
@@ -47,7 +47,7 @@ class Stock:
         alike = [
             [k for k, key in zip(self.kinds, keys, strict=True) if key == name] for name in known
         ]
-        return Stock(
+        return DeviceCounts(
             tuple(_with_best_links(kinds) for kinds in alike),
             tuple(name[-1] for name in known),
             tuple(int(count) for count in belongs @ np.array(self.counts)),
@@ -67,7 +67,7 @@ def _with_best_links(kinds: list[Kind]) -> Kind:
     )
 
 
-def stock_of(problem: Problem) -> Stock:
+def device_counts_of(problem: Problem) -> DeviceCounts:
     """Sort the devices of a problem into classes."""
     region = regions_of(problem)
     keys = [
@@ -79,7 +79,7 @@ def stock_of(problem: Problem) -> Stock:
     held = np.zeros((len(problem.machines), len(known)), dtype=int)
     for machine, key in zip(problem.machine_of, keys, strict=True):
         held[machine, place[key]] += 1
-    return Stock(
+    return DeviceCounts(
         tuple(kind for kind, _ in known),
         tuple(number for _, number in known),
         tuple(known.values()),

@@ -1,7 +1,7 @@
-"""Rates: what one kind of device could do at best in any pipeline; the ground of the bounds.
+"""Device rates: what one kind of device could do at best in any pipeline; the ground of the bounds.
 
 Arrays run over a grid of sequences held (n) and of batch in one pass (b), each cell a range: what
-helps is taken at the range's better end, so that every figure is a true bound.
+helps is select at the range's better end, so that every figure is a true bound.
 """
 
 from collections import Counter
@@ -79,7 +79,7 @@ def _rounded(kind: Kind, best: tuple[tuple[float, float, int], tuple[float, floa
 
 
 @dataclass(frozen=True, eq=False)
-class Rates:
+class DeviceRates:
     """Bounds of all kinds [kind, n, b]; n: ranges of sequences held, b: of batch in one pass.
 
     Seconds per layer are for one token (at the range's largest batch) or one pass (at its least).
@@ -94,13 +94,13 @@ class Rates:
     token_parts: tuple[
         tuple[Numbers, Numbers], ...
     ]  # attention, MLP: decode and prefill each by reading or arithmetic
-    token_talk: Numbers  # all-reduces of a tensor-parallel layer
+    token_allreduce: Numbers  # all-reduces of a tensor-parallel layer
     pass_grouped: Numbers  # one layer of the best group the kind could be in
     memory: Numbers
     bytes_parts: tuple[Numbers, float]  # attention with its KV [1, n, 1], MLP
 
 
-def rates_of(problem: Problem) -> Rates:
+def device_rates_of(problem: Problem) -> DeviceRates:
     """Work out the bounds of all kinds of devices of a problem."""
     kinds = kinds_of(problem)
     edges = np.geomspace(1, BATCH_CAP, STEPS + 1)
@@ -112,8 +112,8 @@ def rates_of(problem: Problem) -> Rates:
     attention, mlp = (_layer(problem, kinds, p, k, square if k else 0.0, high) for p, k in parts)
     cache = model.kv_bytes * load.context * low[None, :, None]
     memory = np.array([kind.memory for kind in kinds])[:, None, None]
-    talk = np.array([_talk(problem, kind, high, 2) for kind in kinds])[:, None, :]
-    return Rates(
+    allreduce = np.array([_allreduce_seconds(problem, kind, high, 2) for kind in kinds])[:, None, :]
+    return DeviceRates(
         counts=np.array(list(kinds.values()), dtype=float),
         low=low,
         high=high,
@@ -125,7 +125,7 @@ def rates_of(problem: Problem) -> Rates:
             for i in (0, 1)
             for j in (0, 1)
         ),
-        token_talk=talk / high,
+        token_allreduce=allreduce / high,
         pass_grouped=_grouped(problem, kinds, low),
         memory=memory,
         bytes_parts=(
@@ -170,7 +170,7 @@ def _alone(problem: Problem, kinds: Counter[Kind], batch: Numbers) -> Numbers:
     return seconds
 
 
-def _talk(problem: Problem, kind: Kind, batch: Numbers, members: int) -> Numbers:
+def _allreduce_seconds(problem: Problem, kind: Kind, batch: Numbers, members: int) -> Numbers:
     """Seconds of a layer's all-reduces over the kind's best links, for so many members."""
     row = 2.0 * problem.model.hidden
     prompt = batch / problem.workload.output_tokens
@@ -200,6 +200,6 @@ def _grouped(problem: Problem, kinds: Counter[Kind], batch: Numbers) -> Numbers:
     for members in range(2, min(devices, LARGEST_GROUP + 1) + 1):
         work = np.max([1 / (s + f[members - 2]) for s, f in zip(speeds, fastest, strict=True)], 0)
         work = work if members <= LARGEST_GROUP else 0 * work
-        talk = np.array([_talk(problem, kind, batch, members) for kind in kinds])
-        best = np.minimum(best, (work + talk)[:, None, :])
+        allreduce = np.array([_allreduce_seconds(problem, kind, batch, members) for kind in kinds])
+        best = np.minimum(best, (work + allreduce)[:, None, :])
     return best

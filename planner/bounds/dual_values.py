@@ -1,35 +1,35 @@
-"""Shares: linear bounds of what counts of devices can give to one pipeline, box by box.
+"""Dual values: linear bounds of what counts of devices can give to one pipeline, box by box.
 
 A pipeline of flow f (tokens/s) that holds n sequences in passes of b obeys, over its stages,
   sum x = L;  x <= memory at n;  x * (seconds per token and layer at b) <= 1 / f;
   sum (x * (seconds per pass and layer) + hop) + head <= n / f,
 so for any price 0 <= k < 1 of the last line, f <= sum over its stages of
   gain = f * (x * (1/L - k (f/n) (seconds per pass and layer)) - k (f/n) hop) / (1 - k).
-Shares per device that cover the gain of every group bound the whole pipeline.
+Dual values per device that cover the gain of every group bound the whole pipeline.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bounds.flow_boxes import Boxes, NDBool
-from planner.bounds.group_rates import Groups
-from planner.bounds.large_groups import PRICES, Tail
+from planner.bounds.flow_boxes import FlowBoxes, NDBool
+from planner.bounds.group_rates import GroupRates
+from planner.bounds.large_groups import PRICES, LargeGroups
 from planner.problem import Numbers
 
 TINY = 1e-9
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Shares:
-    """For each price: counts c can serve in a box only if shares @ c >= need + strain * way.
+class DualValues:
+    """For each price: counts c can serve in a box only if duals @ c >= need + per_hop_second * way.
 
     `way`: seconds that the hops of the pipeline take beyond the best hop of each stage.
     """
 
-    shares: Numbers  # [price, box, class]
+    duals: Numbers  # [price, box, class]
     need: Numbers  # [price, box]
-    strain: Numbers  # [price, box]
+    per_hop_second: Numbers  # [price, box]
     alone: NDBool  # [box, group]: groups that can serve all layers as one stage
 
 
@@ -37,7 +37,7 @@ class Shares:
 class _Terms:
     """What the gains of all groups are made of: [box, group]."""
 
-    boxes: Boxes
+    boxes: FlowBoxes
     layers: float
     urgency: Numbers  # [box, 1]: 1 / the most seconds that a pass through all stages may take
     seconds: Numbers
@@ -59,26 +59,26 @@ class _Terms:
         return np.where(most >= 1 - TINY, inner * flow / (1 - PRICES), -np.inf)
 
 
-def shares_of(groups: Groups, boxes: Boxes) -> Shares:
-    """Work out the shares in every box."""
+def dual_values_of(groups: GroupRates, boxes: FlowBoxes) -> DualValues:
+    """Work out the dual values in every box."""
     terms = _terms(groups, boxes)
-    tails = [Tail(groups, boxes, far) for far in groups.far]
+    large_groups = [LargeGroups(groups, boxes, far) for far in groups.far]
     gains = terms.gains(terms.most, terms.hop)
     floor = np.zeros((*gains.shape[:2], groups.counts.shape[1]))
-    for tail in tails:
-        floor = np.maximum(floor, tail.shares)
-    shares = _covering(groups, gains, floor)
-    held = shares @ groups.counts.T
+    for large in large_groups:
+        floor = np.maximum(floor, large.duals)
+    duals = _covering(groups, gains, floor)
+    held = duals @ groups.counts.T
     first = held - terms.gains(terms.most_first, terms.hop)
     last = held - terms.gains(terms.most_last, terms.last_hop)
-    need = boxes.low_flow + np.zeros(shares.shape[:2])
+    need = boxes.low_flow + np.zeros(duals.shape[:2])
     for loss in (first.min(axis=2), last.min(axis=2)):
-        need += np.minimum.reduce([loss, *(tail.least_loss for tail in tails)])
-    strain = (PRICES / (1 - PRICES))[:, :, 0] * boxes.low_flow * terms.urgency[:, 0]
-    return Shares(shares, need, strain, _alone(groups, boxes, terms))
+        need += np.minimum.reduce([loss, *(large.least_loss for large in large_groups)])
+    per_hop_second = (PRICES / (1 - PRICES))[:, :, 0] * boxes.low_flow * terms.urgency[:, 0]
+    return DualValues(duals, need, per_hop_second, _alone(groups, boxes, terms))
 
 
-def _terms(groups: Groups, boxes: Boxes) -> _Terms:
+def _terms(groups: GroupRates, boxes: FlowBoxes) -> _Terms:
     least, most = boxes.least_batch, boxes.most_batch
     latency = groups.hop[0]
     per_token = groups.pass_seconds(most) / most[:, None]
@@ -97,9 +97,9 @@ def _terms(groups: Groups, boxes: Boxes) -> _Terms:
     )
 
 
-def _bridge(groups: Groups, batch: Numbers) -> Numbers:
+def _bridge(groups: GroupRates, batch: Numbers) -> Numbers:
     """Seconds that a group over several regions may save of the ways between them."""
-    latency, per_byte = groups.exits.beyond
+    latency, per_byte = groups.region_links.beyond
     spans = (groups.touched.sum(axis=1) > 1)[:, None] * groups.touched
     size = batch[:, None] * 2.0 * groups.problem.model.hidden
     seconds: Numbers = spans @ latency + size * (spans @ per_byte)
@@ -107,7 +107,7 @@ def _bridge(groups: Groups, batch: Numbers) -> Numbers:
 
 
 def _most_layers(
-    groups: Groups, boxes: Boxes, per_token: Numbers, head: Numbers, ends: int
+    groups: GroupRates, boxes: FlowBoxes, per_token: Numbers, head: Numbers, ends: int
 ) -> Numbers:
     """Most layers of a stage by memory and by time, with so many of the model's ends."""
     model, load = groups.problem.model, groups.problem.workload
@@ -118,7 +118,7 @@ def _most_layers(
     return most
 
 
-def _alone(groups: Groups, boxes: Boxes, terms: _Terms) -> NDBool:
+def _alone(groups: GroupRates, boxes: FlowBoxes, terms: _Terms) -> NDBool:
     head = groups.head_seconds(boxes.least_batch, boxes.most_batch)
     per_pass = terms.layers * terms.seconds + head
     quick = per_pass * terms.urgency <= 1 + TINY
@@ -128,19 +128,19 @@ def _alone(groups: Groups, boxes: Boxes, terms: _Terms) -> NDBool:
     return alone
 
 
-def _covering(groups: Groups, gains: Numbers, floor: Numbers) -> Numbers:
-    """Shares [price, box, class] of at least `floor` that cover the gain of every group."""
-    shares = floor.copy()
+def _covering(groups: GroupRates, gains: Numbers, floor: Numbers) -> Numbers:
+    """Dual values [price, box, class] of at least `floor` that cover the gain of every group."""
+    duals = floor.copy()
     single = groups.members == 1
     order = groups.counts[single].argmax(axis=1)
-    shares[..., order] = np.maximum(shares[..., order], gains[..., single])
-    short = gains > (shares @ groups.counts.T) * (1 + TINY)
+    duals[..., order] = np.maximum(duals[..., order], gains[..., single])
+    short = gains > (duals @ groups.counts.T) * (1 + TINY)
     for group in np.flatnonzero(short.any(axis=(0, 1))):
-        held, gain = shares @ groups.counts[group], gains[..., group]
+        held, gain = duals @ groups.counts[group], gains[..., group]
         inside = np.flatnonzero(groups.counts[group])
         more = np.where(gain > held, gain / np.maximum(held, 1e-300), 1.0)
         bare = (gain > held) & (held <= 0)
         for kind in inside:
             fair = np.where(bare, gain / groups.members[group], 0.0)
-            shares[..., kind] = np.where(bare, fair, shares[..., kind] * more)
-    return shares
+            duals[..., kind] = np.where(bare, fair, duals[..., kind] * more)
+    return duals

@@ -1,4 +1,4 @@
-"""Boxes: ranges of flow, sequences and batches in flight of one pipeline; bounds hold in each."""
+"""Flow boxes: ranges of flow, sequences and batches of one pipeline; bounds hold in each."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -11,7 +11,7 @@ NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Boxes:
+class FlowBoxes:
     """Arrays [box] of both ends, which belong to the range.
 
     `flow` in tokens/s; `held`: whole sequences; `waves`: batches in flight, held / batch.
@@ -37,9 +37,9 @@ class Boxes:
         """Sequences in one pass, at most."""
         return np.maximum(self.high_held / self.low_waves, 1.0)
 
-    def taken(self, which: NDBool | slice) -> "Boxes":
+    def select(self, which: NDBool | slice) -> "FlowBoxes":
         """Some of the boxes."""
-        return Boxes(*(getattr(self, field.name)[which] for field in fields(self)))
+        return FlowBoxes(*(getattr(self, field.name)[which] for field in fields(self)))
 
     def are_fine(self, ratio: float) -> NDBool:
         """Whether neither sequences nor waves range over more than that ratio."""
@@ -53,7 +53,7 @@ class Boxes:
         waves = np.where(more, (self.high_waves + 1) / self.low_waves, 1.0)
         return held, waves
 
-    def halved(self) -> "Boxes":
+    def halves(self) -> "FlowBoxes":
         """Every box in two along its wider range."""
         held, waves = self._ratios()
         wide = waves > held
@@ -69,26 +69,26 @@ class Boxes:
             low_held=np.where(wide, self.low_held, middle_held + 1),
             low_waves=np.where(wide, middle_waves + 1, self.low_waves),
         )
-        return joined(lower, upper).possible()
+        return concatenate(lower, upper).non_empty()
 
-    def possible(self) -> "Boxes":
+    def non_empty(self) -> "FlowBoxes":
         """Those that hold a whole number of sequences in at most as many waves."""
         possible = self.low_waves <= self.high_held
         possible &= (self.low_held <= self.high_held) & (self.low_waves <= self.high_waves)
-        return self.taken(possible)
+        return self.select(possible)
 
 
-def joined(a: Boxes, b: Boxes) -> Boxes:
+def concatenate(a: FlowBoxes, b: FlowBoxes) -> FlowBoxes:
     """Both."""
-    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Boxes))
-    return Boxes(*(np.concatenate(pair) for pair in pairs))
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(FlowBoxes))
+    return FlowBoxes(*(np.concatenate(pair) for pair in pairs))
 
 
-def first_boxes(flow: tuple[float, float], stages: int) -> Boxes:
+def first_boxes(flow: tuple[float, float], stages: int) -> FlowBoxes:
     """Boxes that cover every pipeline of so many stages whose flow is in the range."""
     held, waves = _doubling(BATCH_CAP), _doubling(GROUPS_PER_STAGE * stages)
     rows = [(*flow, *h, *w) for h in held for w in waves]
-    return Boxes(*np.array(rows, dtype=float).T).possible()
+    return FlowBoxes(*np.array(rows, dtype=float).T).non_empty()
 
 
 def _doubling(most: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
-"""Groups: every set of alike devices that may serve a stage, at its best; ground of the bound.
+"""Group rates: every set of alike devices that may serve a stage, at its best; ground of the bound.
 
-A group is a count of each class of the stock. Arrays run over groups [group] or over batches and
-groups [batch, group].
+A group is a count of each device class. Arrays run over groups [group] or over batches and groups
+[batch, group].
 """
 
 import itertools
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bounds.device_counts import Counts, Stock, regions_of
+from planner.bounds.device_counts import Counts, DeviceCounts, regions_of
 from planner.bounds.device_rates import NEVER, Kind
 from planner.problem import Numbers, Problem
 
@@ -18,7 +18,7 @@ MOST_GROUPS = 40  # told apart; larger groups over machines are bounded together
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Exits:
+class RegionLinks:
     """The best way out of each region, and by how much it is worse than those inside.
 
     Latency and seconds per byte, [region]. `beyond` is what a hop out of the region takes more
@@ -30,18 +30,18 @@ class Exits:
     beyond: tuple[Numbers, Numbers]
 
 
-def exits_of(problem: Problem, stock: Stock) -> Exits:
+def region_links_of(problem: Problem, available: DeviceCounts) -> RegionLinks:
     """Look for the ways out of every region."""
     region = np.array(regions_of(problem))
-    names = sorted(set(stock.regions))
+    names = sorted(set(available.regions))
     ways, beyond = np.zeros((2, len(names))), np.zeros((2, len(names)))
     for i, name in enumerate(names if len(names) > 1 else []):
         way = np.ix_(region == name, region != name)
-        kinds = [k for k, r in zip(stock.kinds, stock.regions, strict=True) if r == name]
+        kinds = [k for k, r in zip(available.kinds, available.regions, strict=True) if r == name]
         ways[:, i] = problem.latency[way].min(), 1 / problem.bandwidth[way].max()
         worst = (max(k.outside[0] for k in kinds), 1 / min(k.outside[1] for k in kinds))
         beyond[:, i] = np.maximum(ways[:, i] - worst, 0.0)
-    return Exits(ways[0], ways[1], (beyond[0], beyond[1]))
+    return RegionLinks(ways[0], ways[1], (beyond[0], beyond[1]))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,11 +58,11 @@ class FarGroups:
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
+class GroupRates:
     """What groups hold and how fast they are at best: sums over members, best links."""
 
     problem: Problem
-    stock: Stock
+    available: DeviceCounts
     counts: Numbers  # [group, class]
     memory: Numbers
     bandwidth: Numbers  # bytes/s, of all members together
@@ -71,7 +71,7 @@ class Groups:
     hop: tuple[Numbers, Numbers]  # to the next stage: latency, seconds per byte
     far: tuple["FarGroups", ...]  # those over machines that are not in the arrays
     touched: Numbers  # 1 if the group has members in the region: [group, region]
-    exits: Exits
+    region_links: RegionLinks
 
     @property
     def members(self) -> Numbers:
@@ -84,9 +84,11 @@ class Groups:
         speeds = (self.bandwidth, self.flops)
         work = np.maximum(*decode_parts(self.problem, batch[:, None], speeds))
         prompt = np.maximum(*prefill_parts(self.problem, speeds))
-        return work + batch[:, None] * prompt + self.talk_seconds(batch, self.members, self.link)
+        return (
+            work + batch[:, None] * prompt + self.allreduce_seconds(batch, self.members, self.link)
+        )
 
-    def talk_seconds(
+    def allreduce_seconds(
         self, batch: Numbers, members: Numbers, link: tuple[Numbers, Numbers]
     ) -> Numbers:
         """Seconds of a layer's all-reduces in a pass, prefills included."""
@@ -133,21 +135,21 @@ def _allreduce(size: Numbers, members: Numbers, link: tuple[Numbers, Numbers]) -
     return np.where(members > 1, np.minimum(ring, at_once), 0.0)
 
 
-def groups_of(problem: Problem, stock: Stock) -> Groups:
+def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
     """All groups within a machine, and over machines up to as many members as can be listed."""
-    near, most_near = _listed(stock, spans=False)
-    wide, most_wide = _listed(stock, spans=True)
-    listed = list(dict.fromkeys([*near, *wide, *_local_groups(stock)]))
+    near, most_near = _listed(available, spans=False)
+    wide, most_wide = _listed(available, spans=True)
+    listed = list(dict.fromkeys([*near, *wide, *_local_groups(available)]))
     counts = np.array(listed, dtype=float)
-    kinds = stock.kinds
+    kinds = available.kinds
     used = [[kinds[i] for i, count in enumerate(group) if count] for group in listed]
     ways = [[_best_way(kind) for kind in members] for members in used]
-    exits = exits_of(problem, stock)
-    touched = [_touched(stock, group) for group in listed]
-    links = [_link(stock, group, exits) for group in listed]
-    return Groups(
+    region_links = region_links_of(problem, available)
+    touched = [_touched(available, group) for group in listed]
+    links = [_link(available, group, region_links) for group in listed]
+    return GroupRates(
         problem,
-        stock,
+        available,
         counts,
         counts @ np.array([kind.memory for kind in kinds]),
         counts @ np.array([1 / kind.read for kind in kinds]),
@@ -157,60 +159,64 @@ def groups_of(problem: Problem, stock: Stock) -> Groups:
             np.array([min(way[0] for way in each) for each in ways]),
             np.array([1 / max(way[1] for way in each) for each in ways]),
         ),
-        _far_groups(stock, exits, most_near, most_wide),
+        _far_groups(available, region_links, most_near, most_wide),
         np.array(touched, dtype=float),
-        exits,
+        region_links,
     )
 
 
-def _touched(stock: Stock, group: Counts) -> list[bool]:
-    regions = {stock.regions[i] for i, count in enumerate(group) if count}
-    return [region in regions for region in sorted(set(stock.regions))]
+def _touched(available: DeviceCounts, group: Counts) -> list[bool]:
+    regions = {available.regions[i] for i, count in enumerate(group) if count}
+    return [region in regions for region in sorted(set(available.regions))]
 
 
-def _listed(stock: Stock, *, spans: bool) -> tuple[list[Counts], int]:
+def _listed(available: DeviceCounts, *, spans: bool) -> tuple[list[Counts], int]:
     """Groups in one region, or over several, up to some size; and that size."""
     most, listed = 0, list[Counts]()
-    while most < sum(stock.counts):
-        more = [g for g in _of_size(stock, most + 1) if (sum(_touched(stock, g)) > 1) == spans]
+    while most < sum(available.counts):
+        more = [
+            g for g in _of_size(available, most + 1) if (sum(_touched(available, g)) > 1) == spans
+        ]
         if len(listed) + len(more) > MOST_GROUPS:
             break
         listed, most = listed + more, most + 1
     return listed, most
 
 
-def _of_size(stock: Stock, size: int) -> Iterator[Counts]:
-    for chosen in itertools.combinations_with_replacement(range(len(stock.counts)), size):
-        group = tuple(chosen.count(i) for i in range(len(stock.counts)))
-        if all(g <= c for g, c in zip(group, stock.counts, strict=True)):
+def _of_size(available: DeviceCounts, size: int) -> Iterator[Counts]:
+    for chosen in itertools.combinations_with_replacement(range(len(available.counts)), size):
+        group = tuple(chosen.count(i) for i in range(len(available.counts)))
+        if all(g <= c for g, c in zip(group, available.counts, strict=True)):
             yield group
 
 
-def _local_groups(stock: Stock) -> list[Counts]:
+def _local_groups(available: DeviceCounts) -> list[Counts]:
     """Groups that one machine has."""
     found = {
         group
-        for machine in stock.machines
+        for machine in available.machines
         for group in itertools.product(*(range(count + 1) for count in machine))
         if sum(group)
     }
     return sorted(found)
 
 
-def _far_groups(stock: Stock, exits: Exits, near: int, wide: int) -> tuple[FarGroups, ...]:
+def _far_groups(
+    available: DeviceCounts, region_links: RegionLinks, near: int, wide: int
+) -> tuple[FarGroups, ...]:
     """What is left beyond so many members, in one region and over several."""
-    region = np.array(stock.regions)
-    counts = np.array(stock.counts)
-    names = sorted(set(stock.regions))
-    latency = np.array([kind.outside[0] for kind in stock.kinds])
-    bandwidth = np.array([kind.outside[1] for kind in stock.kinds])
+    region = np.array(available.regions)
+    counts = np.array(available.counts)
+    names = sorted(set(available.regions))
+    latency = np.array([kind.outside[0] for kind in available.kinds])
+    bandwidth = np.array([kind.outside[1] for kind in available.kinds])
     far = []
     if max(int(counts[region == name].sum()) for name in names) > near:
         far.append(FarGroups(near + 1, False, latency, bandwidth))
-    if len(names) > 1 and sum(stock.counts) > wide:
-        place = np.array([names.index(number) for number in stock.regions])
-        latency = np.maximum(latency, exits.latency[place])
-        bandwidth = np.minimum(bandwidth, 1 / exits.per_byte[place])
+    if len(names) > 1 and sum(available.counts) > wide:
+        place = np.array([names.index(number) for number in available.regions])
+        latency = np.maximum(latency, region_links.latency[place])
+        bandwidth = np.minimum(bandwidth, 1 / region_links.per_byte[place])
         far.append(FarGroups(max(wide, 1) + 1, True, latency, bandwidth))
     return tuple(far)
 
@@ -220,18 +226,18 @@ def _best_way(kind: Kind) -> tuple[float, float]:
     return min(way[0] for way in ways), max(way[1] for way in ways)
 
 
-def _link(stock: Stock, group: Counts, exits: Exits) -> tuple[float, float]:
+def _link(available: DeviceCounts, group: Counts, region_links: RegionLinks) -> tuple[float, float]:
     """Latency and bandwidth of the group's worst pair, at best."""
     if sum(group) == 1:
         return 0.0, 1.0
-    members = [kind for kind, count in zip(stock.kinds, group, strict=True) if count]
+    members = [kind for kind, count in zip(available.kinds, group, strict=True) if count]
     latency = max(kind.outside[0] for kind in members)
     bandwidth = min(kind.outside[1] for kind in members)
-    touched = np.array(_touched(stock, group))
+    touched = np.array(_touched(available, group))
     if touched.sum() > 1:
-        latency = max(latency, float(exits.latency[touched].max()))
-        bandwidth = min(bandwidth, float(1 / exits.per_byte[touched].max()))
-    if stock.is_local(group):
+        latency = max(latency, float(region_links.latency[touched].max()))
+        bandwidth = min(bandwidth, float(1 / region_links.per_byte[touched].max()))
+    if available.is_local(group):
         latency = min(latency, *(kind.inside[0] for kind in members))
         bandwidth = max(bandwidth, *(kind.inside[1] for kind in members))
     return latency, bandwidth

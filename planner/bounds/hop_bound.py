@@ -17,10 +17,10 @@ from planner.bounds.layer_time import (
     LARGEST_GROUP,
     Link,
     Speeds,
+    allreduce_seconds,
     alone_seconds,
     group_floors,
     shared_floor,
-    talk_seconds,
 )
 from planner.problem import Numbers, PlanDevice, Problem
 
@@ -28,7 +28,7 @@ MOST_EXTRAS = 6  # layers' worth of embedding and head that are counted
 MANY_MACHINES = 100  # beyond that they are not
 RETURNED_BYTES = 4.0  # of a sampled token
 THRESHOLDS = 3  # ways to see machines as regions
-Floor = tuple[float, float]  # least work and talk of a layer in a group
+Floor = tuple[float, float]  # least work and all-reduce of a layer in a group
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,12 @@ def _partly_spanned(
 ) -> float:
     """The least if one layer at least is served by a group over several machines.
 
-    Two bounds for each number of such layers: their talk counts whole and hops as nothing, or hops
-    count and of the talk one half.
+    Two bounds for each number of such layers: their all-reduces count whole and hops as nothing, or
+    hops count and of the all-reduces one half.
     """
-    whole, half = (min(work + part * talk for work, talk in groups) for part in (1.0, 0.5))
+    whole, half = (
+        min(work + part * allreduce for work, allreduce in groups) for part in (1.0, 0.5)
+    )
     free = Ring(0 * ring.hops, (tuple(range(len(floors))),), (0.0,), 0.0)
     leaping = _around(floors, free, layers, 0)[0]
     hopping = np.minimum(_around(floors, ring, layers, 0)[0] - ring.saved, _by_one(floors, layers))
@@ -171,25 +173,25 @@ def _floor(problem: Problem, machine: int) -> MachineFloor:
 def _within(problem: Problem, devices: Sequence[PlanDevice], at: int, link: Link) -> float:
     own, others = _speeds(devices[at]), [_speeds(d) for d in (*devices[:at], *devices[at + 1 :])]
     floors = group_floors(problem, own, others, link)
-    return min([alone_seconds(problem, own), *(work + talk for work, talk in floors)])
+    return min([alone_seconds(problem, own), *(work + allreduce for work, allreduce in floors)])
 
 
 def _spanning(problem: Problem) -> list[Floor]:
-    """Least work and talk of a layer in groups over machines, by worst-linked member and size."""
+    """Least work and all-reduce of a layer in groups over machines, by worst link and size."""
     kinds, found = kinds_of(problem), list[Floor]()
     devices = sum(kinds.values()) if len(problem.machines) > 1 else 1
     for members in range(2, min(devices, LARGEST_GROUP + 1) + 1):
-        talks = {kind: talk_seconds(problem, kind.outside, members) for kind in kinds}
-        for kind, talk in talks.items():
+        talks = {kind: allreduce_seconds(problem, kind.outside, members) for kind in kinds}
+        for kind, allreduce in talks.items():
             others = [
                 (1 / other.read, 1 / other.compute)
                 for other, count in kinds.items()
                 for _ in range(min(members, count - (other == kind)))
-                if talks[other] <= talk
+                if talks[other] <= allreduce
             ]
             if len(others) >= members - 1:
                 own = (1 / kind.read, 1 / kind.compute)
-                found.append((shared_floor(problem, own, others, members), talk))
+                found.append((shared_floor(problem, own, others, members), allreduce))
     return found
 
 

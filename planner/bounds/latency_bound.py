@@ -15,7 +15,7 @@ def latency_bound(problem: Problem) -> Bound:
     Bandwidth sum: a layer takes at least the time in which the best group that a member could be
     part of reads its weights and KV (or does its arithmetic) together, all-reduces included; layers
     go to the quickest members as far as memory holds weights. Machines and hops
-    (`machine_bound.py`): every machine that serves costs a hop.
+    (`hop_bound.py`): every machine that serves costs a hop.
     """
     summed = _bandwidth_sum(problem)
     if summed == float("inf"):
@@ -42,7 +42,9 @@ def _least_seconds(problem: Problem, kinds: Counter[Kind], kind: Kind) -> float:
     others = [_speeds(other) for other in (kinds - Counter([kind])).elements()]
     inside = group_floors(problem, _speeds(kind), others, kind.inside[:2])[: kind.inside[2] - 1]
     floors = [*inside, *group_floors(problem, _speeds(kind), others, kind.outside)]
-    return min([alone_seconds(problem, _speeds(kind)), *(work + talk for work, talk in floors)])
+    return min(
+        [alone_seconds(problem, _speeds(kind)), *(work + allreduce for work, allreduce in floors)]
+    )
 
 
 def _speeds(kind: Kind) -> Speeds:

@@ -1,11 +1,11 @@
-"""Bounds: a certificate for a plan - no plan can have more tokens per second, or less latency."""
+"""Layer-flow bound: no plan can make more output tokens per second."""
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from planner.bounds.device_rates import Rates, rates_of
+from planner.bounds.device_rates import DeviceRates, device_rates_of
 from planner.problem import Numbers, Problem
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -26,7 +26,7 @@ class Bound:
     method: str
 
 
-def throughput_bound(problem: Problem) -> Bound:
+def layer_flow_bound(problem: Problem) -> Bound:
     """No plan makes more output tokens per second.
 
     Capped layer-flow with a price on time. A pipeline of flow f (tokens/s) that holds n sequences
@@ -37,7 +37,7 @@ def throughput_bound(problem: Problem) -> Bound:
       u = f x (1/L - k f (seconds per pass) / n) / (1 - k),
     so the sum over devices of their largest u over all (f, n, b) bounds all plans together.
     """
-    rates, layers = rates_of(problem), problem.model.layers
+    rates, layers = device_rates_of(problem), problem.model.layers
     top = _highest_flow(rates, layers)
     if top <= 0:
         return Bound(0.0, "capped layer-flow")
@@ -53,7 +53,7 @@ def throughput_bound(problem: Problem) -> Bound:
     return Bound(value, "capped layer-flow")
 
 
-def _reshaped(rates: Rates, layers: int, flows: Numbers, given: Numbers) -> Numbers:
+def _reshaped(rates: DeviceRates, layers: int, flows: Numbers, given: Numbers) -> Numbers:
     """Shares per kind that still cover every cell by some price, and sum to less.
 
     Any shares are made valid by scaling them until every cell has a price that they cover; the
@@ -84,7 +84,7 @@ def _excess(cells: Numbers, shares: Numbers) -> Numbers:
     return worst
 
 
-def _cells(rates: Rates, layers: int, low: float, high: float) -> Numbers:
+def _cells(rates: DeviceRates, layers: int, low: float, high: float) -> Numbers:
     """Every live cell's shares by price and kind: [cells, prices, kinds]."""
     alone = _held_alone(rates, layers, low, high)
     options = [
@@ -109,10 +109,10 @@ def most_pipelines(problem: Problem) -> int:
 
 def highest_flow(problem: Problem) -> float:
     """The highest flow that one pipeline over all devices might have."""
-    return _highest_flow(rates_of(problem), problem.model.layers)
+    return _highest_flow(device_rates_of(problem), problem.model.layers)
 
 
-def _highest_flow(rates: Rates, layers: int) -> float:
+def _highest_flow(rates: DeviceRates, layers: int) -> float:
     low, high = 0.0, float((rates.counts[:, None, None] / rates.token_alone).sum(axis=0).max())
     high = 2 * high + 1 / layers
     nothing = np.zeros(len(rates.counts))
@@ -125,10 +125,10 @@ def _highest_flow(rates: Rates, layers: int) -> float:
     return high
 
 
-def _shares(rates: Rates, layers: int, low: float, high: float, given: Numbers) -> Numbers:
+def _shares(rates: DeviceRates, layers: int, low: float, high: float, given: Numbers) -> Numbers:
     """The largest u of every kind for flows from `low` to `high`, at least what is given already.
 
-    In every cell that price is taken which adds least to the bound.
+    In every cell that price is select which adds least to the bound.
     """
     alone = _held_alone(rates, layers, low, high)
     floor = given[:, None, None]
@@ -150,7 +150,7 @@ def _shares(rates: Rates, layers: int, low: float, high: float, given: Numbers) 
 
 
 def _priced(
-    rates: Rates, layers: int, held: tuple[Numbers, Numbers], low: float, price: float
+    rates: DeviceRates, layers: int, held: tuple[Numbers, Numbers], low: float, price: float
 ) -> Numbers:
     per_pass = (rates.pass_alone, rates.pass_grouped)
     best = np.zeros(held[0].shape)
@@ -160,7 +160,7 @@ def _priced(
     return best / (1 - price)
 
 
-def _held_alone(rates: Rates, layers: int, low: float, high: float) -> Numbers:
+def _held_alone(rates: DeviceRates, layers: int, low: float, high: float) -> Numbers:
     """Flow times layers of a device that serves whole layers alone, at most."""
     most = np.minimum(rates.layers_alone, layers)
     if low > 0:
@@ -170,26 +170,26 @@ def _held_alone(rates: Rates, layers: int, low: float, high: float) -> Numbers:
 
 
 def _held_grouped(
-    rates: Rates, layers: int, high: float, weight: tuple[Numbers, Numbers]
+    rates: DeviceRates, layers: int, high: float, weight: tuple[Numbers, Numbers]
 ) -> Numbers:
     """Flow times layers, attention and MLP weighted, of a member of a group, at most."""
     attention, mlp = weight
     by_memory = np.maximum(attention / rates.bytes_parts[0], mlp / rates.bytes_parts[1])
     best = np.minimum(rates.memory * by_memory, layers) * high
     for part in rates.token_parts:
-        seconds = [p + w * rates.token_talk for p, w in zip(part, weight, strict=True)]
+        seconds = [p + w * rates.token_allreduce for p, w in zip(part, weight, strict=True)]
         best = np.minimum(best, np.maximum(attention / seconds[0], mlp / seconds[1]))
     return np.where(_is_cell(rates), best, 0.0)
 
 
-def _is_cell(rates: Rates) -> NDBool:
+def _is_cell(rates: DeviceRates) -> NDBool:
     """Cells in which a batch can be at most all sequences: [1, n, b]."""
     return (rates.low[None, None, :] <= rates.high[None, :, None]) & (rates.counts > 0)[
         :, None, None
     ]
 
 
-def _part_weights(rates: Rates) -> list[tuple[Numbers, Numbers]]:
+def _part_weights(rates: DeviceRates) -> list[tuple[Numbers, Numbers]]:
     """How attention and MLP are weighed against each other: by bytes, with and without KV."""
     held, mlp = rates.bytes_parts
     bare = rates.bytes_parts[0].min()

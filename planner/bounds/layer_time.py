@@ -37,7 +37,7 @@ def shared_seconds(problem: Problem, speeds: Speeds) -> float:
     return max((decode[0] + prefill[0]) / speeds[0], (decode[1] + prefill[1]) / speeds[1])
 
 
-def talk_seconds(problem: Problem, link: Link, members: int) -> float:
+def allreduce_seconds(problem: Problem, link: Link, members: int) -> float:
     """Seconds of a layer's all-reduces for one request over a link no worse than the group's."""
     row, load = 2.0 * problem.model.hidden, problem.workload
 
@@ -51,7 +51,7 @@ def talk_seconds(problem: Problem, link: Link, members: int) -> float:
 def group_floors(
     problem: Problem, member: Speeds, others: Sequence[Speeds], link: Link
 ) -> list[tuple[float, float]]:
-    """Least work and talk of a layer in groups of 2, 3 ... that have this member.
+    """Least work and all-reduce of a layer in groups of 2, 3 ... that have this member.
 
     Work is that of the member with the quickest of the others; a group too large to be listed
     counts as one that works in no time.
@@ -59,7 +59,7 @@ def group_floors(
     floors = []
     for members in range(2, min(len(others), LARGEST_GROUP) + 2):
         work = shared_floor(problem, member, others, members)
-        floors.append((work, talk_seconds(problem, link, members)))
+        floors.append((work, allreduce_seconds(problem, link, members)))
     return floors
 
 

@@ -1,4 +1,4 @@
-"""Counted bound: capped layer-flow for every count of devices, and the best way to divide them.
+"""Throughput bound: capped layer-flow for every count of devices, and the best way to divide them.
 
 The best pipeline over each count of devices is bounded on its own; the bound of a plan is the
 best sum over divisions of all devices. Counts that cannot be part of a plan better than the one
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.bounds.device_counts import stock_of
+from planner.bounds.device_counts import device_counts_of
 from planner.bounds.device_rates import kinds_of
-from planner.bounds.dual_values import Shares, shares_of
-from planner.bounds.flow_boxes import Boxes, NDBool, first_boxes, joined
-from planner.bounds.group_rates import Groups, groups_of
-from planner.bounds.layer_flow_bound import Bound, highest_flow, most_pipelines, throughput_bound
+from planner.bounds.dual_values import DualValues, dual_values_of
+from planner.bounds.flow_boxes import FlowBoxes, NDBool, concatenate, first_boxes
+from planner.bounds.group_rates import GroupRates, group_rates_of
+from planner.bounds.layer_flow_bound import Bound, highest_flow, layer_flow_bound, most_pipelines
 from planner.problem import Numbers, Problem
 from planner.stop import StopRule, never
 
@@ -36,22 +36,22 @@ SLACK = 1e-9
 LEAST = 1e-4  # of the highest flow: slower pipelines are taken to reach it
 
 
-def certificate(problem: Problem, value: float, stop: StopRule = never) -> Bound:
+def throughput_bound(problem: Problem, value: float, stop: StopRule = never) -> Bound:
     """No plan makes more output tokens per second; `value` is that of the plan at hand.
 
-    The least of the bounds that are worth their work: the counted one only if the quick one is
-    far from the value. When `stop` says so the bound is left as close as it is.
+    The least of the bounds that are worth their work: that over device counts only if the quick
+    one is far from the value. When `stop` says so the bound is left as close as it is.
     """
-    quick = throughput_bound(problem)
+    quick = layer_flow_bound(problem)
     if quick.value <= value * NEAR:
         return quick
-    counted = counted_bound(problem, value, highest_flow(problem), stop)
+    counted = device_count_bound(problem, value, highest_flow(problem), stop)
     if counted is None or counted >= quick.value:
         return quick
     return Bound(counted, "capped layer-flow, counted")
 
 
-def counted_bound(
+def device_count_bound(
     problem: Problem, value: float, above: float, stop: StopRule = never
 ) -> float | None:
     """A bound on the tokens/s of any plan, given the value of one.
@@ -60,12 +60,14 @@ def counted_bound(
     """
     if len(kinds_of(problem)) > MOST_CLASSES:
         return None
-    stock = stock_of(problem)
-    if stock.ways > MOST_COUNTS:
-        stock = stock.merged()
-    if stock.ways > MOST_COUNTS:
+    available = device_counts_of(problem)
+    if available.ways > MOST_COUNTS:
+        available = available.merged()
+    if available.ways > MOST_COUNTS:
         return None
-    return _Division(groups_of(problem, stock), above, stop).bound(value * WORTH_PROVING)
+    return _CountBounds(group_rates_of(problem, available), above, stop).bound(
+        value * WORTH_PROVING
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,18 +78,18 @@ class _Ways:
     per_byte: Numbers
 
 
-class _Division:
+class _CountBounds:
     """Bounds of one pipeline over every count of devices, lowered round by round."""
 
-    def __init__(self, groups: Groups, above: float, stop: StopRule) -> None:
+    def __init__(self, groups: GroupRates, above: float, stop: StopRule) -> None:
         self.groups, self.stop = groups, stop
-        each = (range(count + 1) for count in groups.stock.counts)
+        each = (range(count + 1) for count in groups.available.counts)
         self.counts = np.array(list(itertools.product(*each)), dtype=float)
         self.ways = _ways(groups, self.counts)
         self.flows = np.where(_may_hold(groups, self.counts), above, 0.0)
         self.least = LEAST * above
         self.work = 0
-        devices = int(sum(groups.stock.counts))
+        devices = int(sum(groups.available.counts))
         self.stages = min(groups.problem.model.layers, devices)
 
     def bound(self, target: float) -> float:
@@ -125,46 +127,50 @@ class _Division:
             if self.work > MOST_WORK or self.stop(-float(self.flows[-1])):
                 return np.ones_like(reached)
             now, later = (
-                boxes.taken(slice(0, BOXES_AT_ONCE)),
-                boxes.taken(slice(BOXES_AT_ONCE, None)),
+                boxes.select(slice(0, BOXES_AT_ONCE)),
+                boxes.select(slice(BOXES_AT_ONCE, None)),
             )
             left = numbers[~reached]
             self.work += len(now) * (len(self.groups.counts) + len(left) // COUNTS_PER_GROUP)
-            serves = self._serves(shares_of(self.groups, now), now, left)
+            serves = self._serves(dual_values_of(self.groups, now), now, left)
             fine = now.are_fine(ratio)
             got = serves[fine].any(axis=0)
             reached[np.flatnonzero(~reached)[got]] = True
-            boxes = joined(now.taken(serves[:, ~got].any(axis=1) & ~fine).halved(), later)
+            boxes = concatenate(now.select(serves[:, ~got].any(axis=1) & ~fine).halves(), later)
         return reached
 
-    def _serves(self, shares: Shares, boxes: Boxes, numbers: Places) -> NDBool:
+    def _serves(self, duals: DualValues, boxes: FlowBoxes, numbers: Places) -> NDBool:
         """Whether counts meet the conditions of boxes: [box, count]."""
         counts = self.counts[numbers]
         size = 2.0 * self.groups.problem.model.hidden * boxes.least_batch
         way = self.ways.fixed[numbers] + np.multiply.outer(size, self.ways.per_byte[numbers])
         serves = np.ones((len(boxes), len(numbers)), dtype=bool)
-        for share, need, strain in zip(shares.shares, shares.need, shares.strain, strict=True):
-            serves &= share @ counts.T >= (need[:, None] + strain[:, None] * way) * (1 - SLACK)
-        for group in np.flatnonzero(shares.alone.any(axis=0)):
+        for dual, need, per_hop_second in zip(
+            duals.duals, duals.need, duals.per_hop_second, strict=True
+        ):
+            serves &= dual @ counts.T >= (need[:, None] + per_hop_second[:, None] * way) * (
+                1 - SLACK
+            )
+        for group in np.flatnonzero(duals.alone.any(axis=0)):
             inside = (counts >= self.groups.counts[group]).all(axis=1)
-            serves |= np.logical_and.outer(shares.alone[:, group], inside)
+            serves |= np.logical_and.outer(duals.alone[:, group], inside)
         return serves
 
 
-def _may_hold(groups: Groups, counts: Numbers) -> NDBool:
+def _may_hold(groups: GroupRates, counts: Numbers) -> NDBool:
     """Whether the memory of each count suffices for the model and one sequence."""
     model, load = groups.problem.model, groups.problem.workload
     layer = model.layer_bytes + model.kv_bytes * load.context
-    memory = counts @ np.array([kind.memory for kind in groups.stock.kinds])
+    memory = counts @ np.array([kind.memory for kind in groups.available.kinds])
     enough: NDBool = memory >= (model.layers * layer + 2 * model.end_bytes) * (1 - SLACK)
     return enough
 
 
-def _ways(groups: Groups, counts: Numbers) -> _Ways:
+def _ways(groups: GroupRates, counts: Numbers) -> _Ways:
     """The ways out of every region that has devices, if there are two such regions."""
-    latency, per_byte = groups.exits.beyond
-    regions = np.array(groups.stock.regions)
-    names = sorted(set(groups.stock.regions))
+    latency, per_byte = groups.region_links.beyond
+    regions = np.array(groups.available.regions)
+    names = sorted(set(groups.available.regions))
     used = np.array([(counts[:, regions == name] > 0).any(axis=1) for name in names]).T
     several = used.sum(axis=1) > 1
     bytes_each = used * per_byte
@@ -174,9 +180,9 @@ def _ways(groups: Groups, counts: Numbers) -> _Ways:
     )
 
 
-def best_sums(groups: Groups, flows: Numbers) -> Numbers:
+def best_sums(groups: GroupRates, flows: Numbers) -> Numbers:
     """The largest sum of flows over divisions of each count."""
-    shape = [count + 1 for count in groups.stock.counts]
+    shape = [count + 1 for count in groups.available.counts]
     best = flows.reshape(shape)
     for axis in range(len(shape)):
         best = np.maximum.accumulate(best, axis=axis)

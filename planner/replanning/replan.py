@@ -30,7 +30,7 @@ SHORT_LIFE_SECONDS = 1800.0  # layers on peers that stay no longer want a second
 
 
 @dataclass(frozen=True, slots=True)
-class Replanned:
+class ReplanResult:
     """The next plan and what it costs to get there."""
 
     plan: Plan
@@ -48,7 +48,7 @@ class Replanned:
 
 def replan(
     problem: Problem, current: Plan, stop: StopRule, seed: int = 0, *, search: bool = True
-) -> Replanned:
+) -> ReplanResult:
     """The best next plan for the problem as it is now, given the plan in force.
 
     Value counts net of loading over the plan's expected life; fewer layers that hang on one
@@ -57,15 +57,17 @@ def replan(
     """
     pool = GroupPool(problem, CostModel(problem))
     made = repairs(pool, current, _objective(problem))
-    best = _chosen(problem, [_judged(pool, current, plan, repaired=True) for plan in made])
+    best = _least_moving(
+        problem, [_evaluation(pool, current, plan, repaired=True) for plan in made]
+    )
     if best is not None and (not search or stop(-best.value)):
         return best
     if best is not None:
-        best = _grown(pool, current, best, stop, seed)
+        best = _with_idle_devices(pool, current, best, stop, seed)
         if _cannot_gain(problem, best):
             return best
     try:
-        found = _judged(pool, current, make_plan(problem, stop, seed), repaired=False)
+        found = _evaluation(pool, current, make_plan(problem, stop, seed), repaired=False)
     except DoesNotFit:
         if best is None:
             raise
@@ -73,7 +75,7 @@ def replan(
     return found if best is None or _beats(problem, found, best) else best
 
 
-def _chosen(problem: Problem, made: Sequence[Replanned]) -> Replanned | None:
+def _least_moving(problem: Problem, made: Sequence[ReplanResult]) -> ReplanResult | None:
     """Of the plans about equal to the best one, the one that moves least."""
     working = [one for one in made if one.value]
     thinnest = min((thin_layers(problem, one.plan) for one in working), default=0)
@@ -85,7 +87,9 @@ def _chosen(problem: Problem, made: Sequence[Replanned]) -> Replanned | None:
     return min(near, key=lambda one: (one.moved_bytes, -one.net_value), default=None)
 
 
-def _grown(pool: GroupPool, current: Plan, best: Replanned, stop: StopRule, seed: int) -> Replanned:
+def _with_idle_devices(
+    pool: GroupPool, current: Plan, best: ReplanResult, stop: StopRule, seed: int
+) -> ReplanResult:
     """The plan with further pipelines of the devices that it leaves idle, if they are worth it."""
     idle = without(pool, best.plan.pipelines)
     if sum(pool.problem.devices[n].memory_bytes for n in idle.devices) < needed_bytes(pool.problem):
@@ -93,18 +97,18 @@ def _grown(pool: GroupPool, current: Plan, best: Replanned, stop: StopRule, seed
     search = latency_plan if _objective(pool.problem) == "latency" else throughput_plan
     more = search(idle, stop, seed).pipelines
     plan = Plan((*best.plan.pipelines, *more))
-    grown = _judged(pool, current, plan, repaired=True)
+    grown = _evaluation(pool, current, plan, repaired=True)
     return grown if more and _beats(pool.problem, grown, best) else best
 
 
-def _cannot_gain(problem: Problem, best: Replanned) -> bool:
+def _cannot_gain(problem: Problem, best: ReplanResult) -> bool:
     """Whether the certificate says that no plan answers sooner by what makes moving worth it."""
     if problem.objective != "latency" or thin_layers(problem, best.plan):
         return False
     return best.net_value * (1 + WORTH_MOVING) * latency_bound(problem).value >= 1
 
 
-def _beats(problem: Problem, one: Replanned, best: Replanned) -> bool:
+def _beats(problem: Problem, one: ReplanResult, best: ReplanResult) -> bool:
     thin = thin_layers(problem, one.plan) - thin_layers(problem, best.plan)
     if thin or not best.value:
         return thin < 0 or one.value > 0
@@ -113,14 +117,14 @@ def _beats(problem: Problem, one: Replanned, best: Replanned) -> bool:
     return gains or (more and one.net_value >= best.net_value * (1 - NO_LOSS))
 
 
-def _judged(pool: GroupPool, current: Plan, plan: Plan, *, repaired: bool) -> Replanned:
+def _evaluation(pool: GroupPool, current: Plan, plan: Plan, *, repaired: bool) -> ReplanResult:
     problem = pool.problem
     plan = with_least_loading(problem, current, plan)
     moved = moved_bytes(problem, current, plan)
     kept = [_kept_share(problem, moved, pipeline) for pipeline in plan.pipelines]
     values = [value_of(pool.cost, p, _objective(problem)) for p in plan.pipelines]
     net = [value * share for value, share in zip(values, kept, strict=True)]
-    return Replanned(
+    return ReplanResult(
         plan,
         moved,
         value=plan_value(pool.cost, plan, _objective(problem)),

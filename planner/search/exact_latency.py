@@ -48,11 +48,11 @@ def least_latency_pipeline(
     if not devices:
         return None
     classes = classes_of(problem, devices)
-    wide = _Wide(classes, tables or Tables(problem, latency_criterion(problem)))
-    return wide.settle(limit, is_local=is_local)
+    search = _ExactSearch(classes, tables or Tables(problem, latency_criterion(problem)))
+    return search.solve(limit, is_local=is_local)
 
 
-class _Wide:
+class _ExactSearch:
     """One search: groups inside a machine first, then those across machines that may pay."""
 
     def __init__(self, classes: Classes, tables: Tables) -> None:
@@ -109,10 +109,10 @@ class _Wide:
         memory = [sum(self.problem.devices[m].memory_bytes for m in p) for p in parts.values()]
         return self.floors[counts] < max(floors) or min(memory) < self.layer_bytes
 
-    def settle(self, limit: float, *, is_local: bool) -> Pipeline | None:
+    def solve(self, limit: float, *, is_local: bool) -> Pipeline | None:
         """Search everywhere until the tables agree with the true seconds of the chain found."""
         found: tuple[float, Pipeline | None] = (limit, None)
-        links = self.search(self.local(), limit)[1]
+        links = self.best_links(self.local(), limit)[1]
         for _ in range(MOST_CORRECTIONS):
             if links:
                 pipeline = pipeline_of(self.problem, self.classes, self.criterion, links)
@@ -120,7 +120,7 @@ class _Wide:
                 found = min(found, (seconds, pipeline), key=lambda pair: pair[0])
                 self.correct(links, pipeline)
             groups = self.local() if is_local else self.worth_trying(found[0])
-            links = self.search(groups, found[0] * (1 - SLACK))[1]
+            links = self.best_links(groups, found[0] * (1 - SLACK))[1]
             if not links:
                 break
         return found[1]
@@ -134,7 +134,7 @@ class _Wide:
                 self.rows[link.row.counts], place, seconds
             )
 
-    def search(self, groups: list[Counts], limit: float) -> tuple[float, list[Link]]:
+    def best_links(self, groups: list[Counts], limit: float) -> tuple[float, list[Link]]:
         """The best chain below the limit over the given groups."""
         for counts in groups:
             if counts not in self.rows:

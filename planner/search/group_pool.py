@@ -118,11 +118,11 @@ class GroupPool:
         key = (objective, tuple((a.kind, stay) for a, stay in zip(ordered, stays, strict=True)))
         if key not in self._prices:
             self.work += len(ordered)
-            turns = [self._priced(ordered, turn, objective) for turn in _turns(ordered)]
+            turns = [self._best_price(ordered, turn, objective) for turn in _turns(ordered)]
             self._prices[key] = max(turns, key=lambda price: price.value)
         return self._prices[key]
 
-    def _priced(self, ordered: DeviceGroups, turn: int, objective: str) -> Price:
+    def _best_price(self, ordered: DeviceGroups, turn: int, objective: str) -> Price:
         turned = [*ordered[turn:], *ordered[:turn]]
         best = Price(0.0)
         if objective == "latency":

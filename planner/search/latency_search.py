@@ -77,7 +77,7 @@ def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
         size = 64.0 * problem.model.hidden
         far = problem.latency[machine] + size / problem.bandwidth[machine]
         order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.power(m)))
-        chosen = _grown(pool, order)
+        chosen = _small_neighbourhood(pool, order)
         signature = pool.signature(chosen)
         if signature not in seen:
             seen.add(signature)
@@ -86,7 +86,7 @@ def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
             return
 
 
-def _grown(pool: GroupPool, machines: Sequence[int]) -> tuple[int, ...]:
+def _small_neighbourhood(pool: GroupPool, machines: Sequence[int]) -> tuple[int, ...]:
     """Devices of the first machines that together stay small enough for exact search."""
     chosen: list[int] = []
     for machine in machines:

@@ -1,4 +1,4 @@
-"""Balance: how many layers each group of a pipeline serves, for throughput or for latency."""
+"""Layer balance: how many layers each group of a pipeline serves, for throughput or for latency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,17 +42,17 @@ def throughput_layers(cost: CostModel, groups: Sequence[DeviceGroup]) -> list[tu
     A coarse grid of sequences first, then a fine one around the best of it.
     """
     every = np.arange(len(SEQUENCES))
-    coarse = _divided(cost, groups, _Cases.of(every[::COARSE], len(groups)))
+    coarse = _best_divisions(cost, groups, _Cases.of(every[::COARSE], len(groups)))
     if not coarse:
         return []
     center = max(coarse, key=lambda division: division[0])[1]
     near = every[max(0, center - COARSE + 1) : center + COARSE]
-    fine = _divided(cost, groups, _Cases.of(near, len(groups)))
+    fine = _best_divisions(cost, groups, _Cases.of(near, len(groups)))
     ranked = sorted(coarse + fine, key=lambda division: -division[0])
     return list(dict.fromkeys(division[2] for division in ranked))[:TRIED]
 
 
-def _divided(
+def _best_divisions(
     cost: CostModel, groups: Sequence[DeviceGroup], cases: _Cases
 ) -> list[tuple[float, int, tuple[int, ...]]]:
     """The best distinct divisions: promised tokens per second, index of sequences, layers."""

@@ -7,7 +7,7 @@ import pytest
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.device_classes import classes_of
-from planner.live_problem import live_problem, unmixed, widened, with_dtypes
+from planner.live_problem import as_float32, live_problem, with_dtypes, without_mixed_stages
 from planner.make_plan import make_plan, never
 from planner.problem import Problem
 from planner.replanning.migration import with_least_loading
@@ -144,7 +144,7 @@ def test_a_group_of_unlike_dtypes_holds_nothing() -> None:
 def test_widened_devices_are_those_of_float32_and_may_share_a_stage() -> None:
     room = 8 * (LAYER_BYTES + KV_BYTES)
     peers = {"a": peer_of("f32", room), "b": peer_of("bf16", room)}
-    alike = widened(peers)
+    alike = as_float32(peers)
     assert alike["a"] == peers["a"]
     (device,) = alike["b"].devices
     assert (device.dtype, device.weight_bytes, device.memory_bytes) == ("f32", 4.0, int(room))
@@ -162,7 +162,7 @@ def test_a_plan_says_what_every_stage_computes_in() -> None:
     alike = Pipeline((Stage(0, 5, tuple(halves)), Stage(5, 8, (Shard("c/0", 8, 8),))))
     told = with_dtypes(Plan((alike,)), peers)
     assert [stage.dtype for stage in told.pipelines[0].stages] == ["bf16", "f32"]
-    assert unmixed(told, peers) == told
+    assert without_mixed_stages(told, peers) == told
     unlike = Plan((Pipeline((Stage(0, 8, (halves[0], Shard("c/0", 4, 4))),)),))
     assert with_dtypes(unlike, peers).pipelines[0].stages[0].dtype == "f32"
-    assert unmixed(unlike, peers) == Plan(())
+    assert without_mixed_stages(unlike, peers) == Plan(())

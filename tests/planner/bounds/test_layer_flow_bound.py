@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.bounds.latency_bound import latency_bound
-from planner.bounds.layer_flow_bound import throughput_bound
+from planner.bounds.layer_flow_bound import layer_flow_bound
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import instance_ids, read_file, read_instance
 from planner.make_plan import make_plan, never
@@ -28,7 +28,7 @@ def test_no_random_plan_beats_a_bound(
 ) -> None:
     problem = world(seed, devices=devices, layers=6)
     cost, draw = CostModel(problem), random.Random(seed)
-    most, least = throughput_bound(problem).value, latency_bound(problem).value
+    most, least = layer_flow_bound(problem).value, latency_bound(problem).value
     for _ in range(30):
         plan = any_plan(problem, draw)
         if not cost.reasons(plan):
@@ -46,7 +46,7 @@ def test_no_plan_found_beats_a_bound(world: World, seed: int, devices: int, obje
         return
     cost = CostModel(problem)
     assert cost.reasons(plan) == []
-    assert cost.total_throughput(plan) <= throughput_bound(problem).value * (1 + 1e-9)
+    assert cost.total_throughput(plan) <= layer_flow_bound(problem).value * (1 + 1e-9)
     assert cost.best_latency(plan) >= latency_bound(problem).value * (1 - 1e-9)
 
 
@@ -57,7 +57,7 @@ def test_bounds_hold_on_random_plans_of_instances(
     file = read_file(cluster_file)
     problem = read_instance(file, instance_ids(file)[number]).problem
     cost, draw = CostModel(problem), random.Random(number)
-    most, least = throughput_bound(problem).value, latency_bound(problem).value
+    most, least = layer_flow_bound(problem).value, latency_bound(problem).value
     for _ in range(40):
         plan = any_plan(problem, draw)
         if not cost.reasons(plan):

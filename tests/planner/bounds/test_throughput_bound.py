@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import planner.bounds.throughput_bound as counted_bound_module
+import planner.bounds.throughput_bound as throughput_bound_module
 from planner.bounds import group_rates
-from planner.bounds.device_counts import stock_of
-from planner.bounds.layer_flow_bound import highest_flow, throughput_bound
-from planner.bounds.throughput_bound import best_sums, certificate, counted_bound
+from planner.bounds.device_counts import device_counts_of
+from planner.bounds.layer_flow_bound import highest_flow, layer_flow_bound
+from planner.bounds.throughput_bound import best_sums, device_count_bound, throughput_bound
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import make_plan, never
@@ -132,7 +132,7 @@ def _deals(problem: Problem, group: tuple[str, ...]) -> Iterator[tuple[Shard, ..
 def test_no_plan_at_all_beats_it_on_few_devices(seed: int, devices: int) -> None:
     problem = tight_world(seed, devices)
     best = most_tokens_per_second(problem)
-    bound = counted_bound(problem, best / 3, highest_flow(problem))
+    bound = device_count_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
 
@@ -143,15 +143,15 @@ def test_groups_that_are_not_listed_are_bounded_too(seed: int, listed: int) -> N
     problem = tight_world(seed, 3, layers=3)
     best = most_tokens_per_second(problem)
     with patch.object(group_rates, "MOST_GROUPS", listed):
-        bound = counted_bound(problem, best / 3, highest_flow(problem))
+        bound = device_count_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
 
 
 def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
     problem = tight_world(5, 4)
-    groups = group_rates.groups_of(problem, stock_of(problem))
-    sizes = [range(count + 1) for count in groups.stock.counts]
+    groups = group_rates.group_rates_of(problem, device_counts_of(problem))
+    sizes = [range(count + 1) for count in groups.available.counts]
     counts = list(itertools.product(*sizes))
     draw = random.Random(0)
     flows = {count: draw.random() * sum(count) for count in counts}
@@ -161,7 +161,7 @@ def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
         rests = [tuple(b - a for a, b in zip(c, whole, strict=True)) for c in inside]
         parts = zip(inside, rests, strict=True)
         expected[whole] = max(flows[c] + max(0.0, expected.get(r, 0.0)) for c, r in parts)
-    with patch.object(counted_bound_module, "most_pipelines", lambda problem: 4):
+    with patch.object(throughput_bound_module, "most_pipelines", lambda problem: 4):
         found = best_sums(groups, np.array([flows[count] for count in counts]))
     assert found == pytest.approx([expected[count] for count in counts])
 
@@ -171,19 +171,19 @@ def test_sums_over_divisions_are_the_best_of_all_divisions() -> None:
 def test_classes_that_differ_in_links_only_may_be_merged(seed: int) -> None:
     problem = tight_world(seed, 3, layers=3)
     best = most_tokens_per_second(problem)
-    apart, merged = stock_of(problem), stock_of(problem).merged()
+    apart, merged = device_counts_of(problem), device_counts_of(problem).merged()
     assert sum(merged.counts) == sum(apart.counts)
-    with patch.object(counted_bound_module, "MOST_COUNTS", merged.ways):
-        bound = counted_bound(problem, best / 3, highest_flow(problem))
+    with patch.object(throughput_bound_module, "MOST_COUNTS", merged.ways):
+        bound = device_count_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
 
 
 def test_a_stop_rule_ends_the_work_and_the_bound_still_holds(cluster_file: Path) -> None:
     problem = read_instance(read_file(cluster_file), "helix-tiny-10-30b", "throughput").problem
-    quick = throughput_bound(problem)
-    at_once = certificate(problem, 170.0, lambda best: True)
-    patient = certificate(problem, 170.0)
+    quick = layer_flow_bound(problem)
+    at_once = throughput_bound(problem, 170.0, lambda best: True)
+    patient = throughput_bound(problem, 170.0)
     assert patient.value < at_once.value <= quick.value
 
 
@@ -193,7 +193,7 @@ def test_a_stop_rule_ends_the_work_and_the_bound_still_holds(cluster_file: Path)
 def test_no_plan_at_all_beats_it_on_three_devices(seed: int, layers: int) -> None:
     problem = tight_world(seed, 3, layers)
     best = most_tokens_per_second(problem)
-    bound = counted_bound(problem, best / 3, highest_flow(problem))
+    bound = device_count_bound(problem, best / 3, highest_flow(problem))
     assert bound is not None
     assert bound >= best * (1 - 1e-9)
 
@@ -207,7 +207,7 @@ def test_no_random_plan_beats_it_on_more_devices(
     cost, draw = CostModel(problem), random.Random(seed)
     plans = [any_plan(problem, draw) for _ in range(60)]
     best = max((cost.total_throughput(p) for p in plans if not cost.reasons(p)), default=0.0)
-    bound = counted_bound(problem, best / 2, highest_flow(problem))
+    bound = device_count_bound(problem, best / 2, highest_flow(problem))
     assert bound is None or bound >= best * (1 - 1e-9)
 
 
@@ -217,14 +217,14 @@ def test_pools_with_little_kv_memory_are_proven_near_their_best(
 ) -> None:
     problem = read_instance(read_file(cluster_file), name, "throughput").problem
     value = CostModel(problem).total_throughput(make_plan(problem, never))
-    bound = certificate(problem, value)
+    bound = throughput_bound(problem, value)
     assert value <= bound.value <= value * 1.02
-    assert bound.value < throughput_bound(problem).value
+    assert bound.value < layer_flow_bound(problem).value
     assert "counted" in bound.method
 
 
 def test_many_unlike_devices_get_the_quick_bound_only(cluster_file: Path) -> None:
     file = read_file(cluster_file)
     problem = read_instance(file, "hexgen-hetero-full-58", "throughput").problem
-    assert certificate(problem, 1.0) == throughput_bound(problem)
-    assert counted_bound(problem, 1.0, highest_flow(problem)) is None
+    assert throughput_bound(problem, 1.0) == layer_flow_bound(problem)
+    assert device_count_bound(problem, 1.0, highest_flow(problem)) is None
