@@ -31,7 +31,8 @@ from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
-from swarm.wire.messages import KINDS, Codec, Open, Step
+from swarm.wire.codec import Codec
+from swarm.wire.messages import KINDS, Open, Step
 from swarm.wire.tensor_codec import ids_to_bytes
 
 SEND_SECONDS = 1.0

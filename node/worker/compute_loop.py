@@ -48,7 +48,8 @@ from node.worker.weight_requests import Supplies
 from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
-from swarm.wire.messages import TEXT_CAP, Decoder, Message
+from swarm.wire.codec import Decoder
+from swarm.wire.messages import TEXT_CAP, Message
 
 logger = logging.getLogger(__name__)
 

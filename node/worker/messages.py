@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.hardware import WIDEST
-from swarm.wire.messages import Codec, Message
+from swarm.wire.codec import Codec
+from swarm.wire.messages import Message
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from node.engine.stage_runner import StageRunner
 from node.worker.group_sockets import GroupLink
 from node.worker.messages import CODEC, Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError
-from swarm.wire.messages import TEXT_CAP, Decoder, Message
+from swarm.wire.codec import Decoder
+from swarm.wire.messages import TEXT_CAP, Message
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import ids_array, rows_of_bytes, rows_to_bytes
 

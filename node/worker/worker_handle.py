@@ -12,8 +12,8 @@ from node.worker.heartbeat import Pulse
 from node.worker.messages import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.commands.package_finder import command_of
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
-from swarm.p2p.frame_protocol import Inlet
-from swarm.p2p.write_coalescing import Gathering
+from swarm.p2p.frame_protocol import FrameProtocol
+from swarm.p2p.write_coalescing import WriteCoalescer
 from swarm.wire.messages import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
@@ -74,14 +74,14 @@ class WorkerProcess:
     def order(self, message: Message) -> None:
         """Send an order; a worker that has ended ignores it."""
         if not self.ended.is_set():
-            self._gathering.write(CODEC.encode(message))
+            self._coalescer.write(CODEC.encode(message))
 
     @property
     def is_behind(self) -> bool:
         """Whether so many orders wait to be read that the worker should not get more rows."""
         if self.ended.is_set():
             return False
-        return self._gathering.waiting_bytes > BACKLOG_BYTES
+        return self._coalescer.waiting_bytes > BACKLOG_BYTES
 
     @property
     def is_silent(self) -> bool:
@@ -103,7 +103,7 @@ class WorkerProcess:
     async def close(self) -> None:
         """End the process: it exits when its socket closes, and is killed if it does not."""
         self._closing = True
-        self._gathering.flush()
+        self._coalescer.flush()
         self._transport.close()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
@@ -111,7 +111,7 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        self._inlet.ended.cancel()
+        self._protocol.ended.cancel()
         self._stop_pulse()
 
     async def _start(self) -> None:
@@ -147,9 +147,11 @@ class WorkerProcess:
     async def _attach(self, ours: socket.socket) -> None:
         """Talk to the worker over this socket."""
         make = asyncio.get_running_loop().create_unix_connection
-        self._transport, self._inlet = await make(lambda: Inlet(self._dispatch), sock=ours)
-        self._gathering = Gathering(self._transport)
-        self._inlet.ended.add_done_callback(self._reap)
+        self._transport, self._protocol = await make(
+            lambda: FrameProtocol(self._dispatch), sock=ours
+        )
+        self._coalescer = WriteCoalescer(self._transport)
+        self._protocol.ended.add_done_callback(self._reap)
 
     async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
         if self.ended.is_set():

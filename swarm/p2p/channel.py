@@ -25,11 +25,11 @@ class Channel(Protocol):
     async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
         """Hand a message over for ordered delivery; its body must not change afterwards.
 
-        Waits while the way to the peer is full; raises PeerLost, PeerRefused, Deadline.
+        Waits while the connection to the peer is full; raises PeerLost, PeerRefused, Deadline.
         """
 
     def send_now(self, peer: str, message: Message) -> bool:
-        """Hand a message over if the way is open and free; False means that `send` has to."""
+        """Hand a message over if the connection is free now; False means that `send` has to."""
 
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`; a SwarmError of the handler reaches the asker."""

@@ -1,4 +1,4 @@
-"""Inlet: frames of one connection, handled as they come - no task is woken, nothing is queued."""
+"""FrameProtocol: frames of one connection, handled as they come: no task wakes, nothing queues."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from swarm.wire.framing import FrameBuffer
 OnFrame = Callable[[memoryview, memoryview], None]  # header, body
 
 
-class Inlet(asyncio.BufferedProtocol):
+class FrameProtocol(asyncio.BufferedProtocol):
     """Reads into its own buffer; `ended` raises what ended the connection, at the latest its end.
 
     A RemoteProtocolError of `on_frame` ends it too; any other error is a bug and cuts the
@@ -86,18 +86,18 @@ class Inlet(asyncio.BufferedProtocol):
 
 
 async def take_over(
-    inlet: Inlet, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    protocol: FrameProtocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Let `inlet` have all that the reader still holds and all that comes, until the end.
+    """Let `protocol` have all that the reader still holds and all that comes, until the end.
 
     Raises what ended it: EOFError, OSError, RemoteProtocolError. The writer stays as it is.
     """
     transport: Any = writer.transport  # a Transport; uvloop's says so by what it can
-    transport.set_protocol(inlet)
+    transport.set_protocol(protocol)
     reader.feed_eof()
-    inlet.add(await reader.read())
+    protocol.add(await reader.read())
     if transport.is_closing():
         raise ConnectionResetError("the connection is closed")
     transport.pause_reading()  # an end that only the reader has seen shows once more
     transport.resume_reading()
-    await inlet.ended
+    await protocol.ended

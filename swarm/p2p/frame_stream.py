@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
-from swarm.p2p.frame_protocol import Inlet, OnFrame, take_over
-from swarm.p2p.write_coalescing import Gathering
+from swarm.p2p.frame_protocol import FrameProtocol, OnFrame, take_over
+from swarm.p2p.write_coalescing import WriteCoalescer
 from swarm.wire.framing import PREFIX
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
@@ -22,8 +22,8 @@ class FrameStream:
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
-        self._gathering = Gathering(writer.transport)
-        self._inlet: Inlet | None = None
+        self._coalescer = WriteCoalescer(writer.transport)
+        self._protocol: FrameProtocol | None = None
         self._misses = 0
         self._slow_ticks = 0
         self.has_sent = False  # a frame went out since the last tick
@@ -37,14 +37,14 @@ class FrameStream:
         await self._writer.drain()
         if self._transport.is_closing():
             raise ConnectionResetError("the stream is closed")
-        self._gathering.write(buffers)
+        self._coalescer.write(buffers)
         self.has_sent = True
 
     def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
-        """Queue a small frame if the way is free; False if it is not."""
-        if self._transport.is_closing() or self._gathering.waiting_bytes > HIGH_WATER_BYTES:
+        """Queue a small frame if the transport is free; False if it is not."""
+        if self._transport.is_closing() or self._coalescer.waiting_bytes > HIGH_WATER_BYTES:
             return False
-        self._gathering.write(buffers)
+        self._coalescer.write(buffers)
         return True
 
     async def hear(self, on_frame: OnFrame) -> None:
@@ -52,19 +52,19 @@ class FrameStream:
 
         A RemoteProtocolError of `on_frame`, or a prefix above the caps, is such an end.
         """
-        self._inlet = Inlet(on_frame, self._transport.get_protocol())
-        await take_over(self._inlet, self._reader, self._writer)
+        self._protocol = FrameProtocol(on_frame, self._transport.get_protocol())
+        await take_over(self._protocol, self._reader, self._writer)
 
     def tick(self) -> bool:
         """Count a silent beat, or one within a frame; True when there were too many of them."""
-        inlet = self._inlet
-        if inlet is None:
+        protocol = self._protocol
+        if protocol is None:
             self._misses += 1
             return self._misses >= MISSES
-        self._misses = 0 if inlet.has_progress else self._misses + 1
-        is_slow = inlet.is_within_frame and not inlet.has_frame
+        self._misses = 0 if protocol.has_progress else self._misses + 1
+        is_slow = protocol.is_within_frame and not protocol.has_frame
         self._slow_ticks = self._slow_ticks + 1 if is_slow else 0
-        inlet.has_progress = inlet.has_frame = False
+        protocol.has_progress = protocol.has_frame = False
         return self._misses >= MISSES or self._slow_ticks >= FRAME_TICKS
 
     def abort(self) -> None:
@@ -73,7 +73,7 @@ class FrameStream:
 
     async def close(self, timeout_seconds: float) -> None:
         """Flush and end the stream; gives up silently after the timeout."""
-        self._gathering.flush()
+        self._coalescer.flush()
         self._writer.close()
         try:
             await asyncio.wait_for(self._writer.wait_closed(), timeout_seconds)

@@ -19,13 +19,13 @@ from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, Remo
 from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.p2p_daemon import P2PDaemon
-from swarm.p2p.partings import Partings
-from swarm.p2p.peer_connection import PINGS, Way
-from swarm.p2p.rpc import PROOF_BYTES, Questions
+from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
+from swarm.p2p.rpc import PROOF_BYTES, Rpc
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.trust.identity import public_key_of
 from swarm.trust.swarm_key import SwarmKey
-from swarm.wire.messages import Codec, Fail, Message, Ping, Pong, session_of
+from swarm.wire.codec import Codec, session_of
+from swarm.wire.messages import Fail, Message, Ping, Pong
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
@@ -47,12 +47,12 @@ class LibP2PChannel:
         self._daemon = daemon
         self._key = SwarmKey(swarm, key)
         self._frames = f"/swarm/1/{self._key.name}/frames"
-        self._questions = Questions(daemon, f"/swarm/1/{self._key.name}/questions")
+        self._rpc = Rpc(daemon, f"/swarm/1/{self._key.name}/questions")
         self._ping_seconds = ping_seconds
         self._codec = Codec()
-        self._ways: dict[str, Way] = {}
+        self._connections: dict[str, PeerConnection] = {}
         self._incoming: dict[str, FrameStream] = {}
-        self._partings = Partings(lambda peer: self._spawn(daemon.disconnect(peer)))
+        self._disconnects = PendingDisconnects(lambda peer: self._spawn(daemon.disconnect(peer)))
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
@@ -69,7 +69,7 @@ class LibP2PChannel:
         serve = daemon.p2p.add_binary_stream_handler
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
-            await serve(self._questions.protocol, self._serve_question)
+            await serve(self._rpc.protocol, self._serve_call)
         self._spawn(self._beat())
         return self
 
@@ -84,10 +84,10 @@ class LibP2PChannel:
         if peer == self.peer:
             asyncio.get_running_loop().call_soon(self._on_message, self.peer, message)
             return
-        with self._way_of(peer) as way:
+        with self._connection_to(peer) as connection:
             try:
-                async with asyncio.timeout(timeout_seconds), way.lock:
-                    stream = way.stream or await self._open_way(peer, way)
+                async with asyncio.timeout(timeout_seconds), connection.lock:
+                    stream = connection.stream or await self._open_stream_to(peer, connection)
                     await stream.write(buffers)
             except TimeoutError as error:
                 raise Deadline(
@@ -99,13 +99,13 @@ class LibP2PChannel:
                 raise PeerLost(f"The stream to peer {peer} ended.", peer=peer) from error
 
     def send_now(self, peer: str, message: Message) -> bool:
-        """Queue a message if the way is open and free; False means that `send` has to."""
-        way = self._ways.get(peer)
-        return way is not None and way.write_now(self._codec.encode(message))
+        """Queue a message if the connection is open and free; False means that `send` has to."""
+        connection = self._connections.get(peer)
+        return connection is not None and connection.write_now(self._codec.encode(message))
 
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`."""
-        self._questions.answer(name, handler)
+        self._rpc.answer(name, handler)
 
     async def ask(
         self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
@@ -116,53 +116,55 @@ class LibP2PChannel:
         try:
             async with asyncio.timeout(timeout_seconds):
                 if peer == self.peer:
-                    return await self._questions.ask_myself(peer, name, payload)
+                    return await self._rpc.ask_myself(peer, name, payload)
                 proof = self._proof(self.peer, _known_form(peer))
-                await self._partings.finish(peer)
-                return await self._questions.ask(peer, name, payload, proof)
+                await self._disconnects.finish(peer)
+                return await self._rpc.ask(peer, name, payload, proof)
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
 
     def round_trip_seconds(self, peer: str) -> float | None:
         """The smoothed round trip of idle pings, or None before the first."""
-        way = self._ways.get(peer)
-        return way.round_trip_seconds if way else None
+        connection = self._connections.get(peer)
+        return connection.round_trip_seconds if connection else None
 
     async def close(self) -> None:
         """Flush and end all streams, report none of them; returns within seconds."""
         self._closed = True
-        outgoing = [way.stream for way in self._ways.values() if way.stream]
+        outgoing = [
+            connection.stream for connection in self._connections.values() if connection.stream
+        ]
         streams = (*outgoing, *self._incoming.values())
-        self._ways.clear()
+        self._connections.clear()
         await asyncio.gather(*(stream.close(CLOSE_SECONDS) for stream in streams))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextmanager
-    def _way_of(self, peer: str) -> Iterator[Way]:
-        way = self._ways.setdefault(_known_form(peer), Way())
-        way.users += 1
+    def _connection_to(self, peer: str) -> Iterator[PeerConnection]:
+        connection = self._connections.setdefault(_known_form(peer), PeerConnection())
+        connection.users += 1
         try:
-            yield way
+            yield connection
         finally:
-            way.users -= 1
+            connection.users -= 1
 
-    async def _open_way(self, peer: str, way: Way) -> FrameStream:
-        await self._partings.finish(peer)
+    async def _open_stream_to(self, peer: str, connection: PeerConnection) -> FrameStream:
+        await self._disconnects.finish(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._daemon.open_stream(peer, self._frames)
         writer.write(self._proof(self.peer, peer))
         stream = FrameStream(reader, writer)
-        way.open(stream)
-        self._spawn(self._hear_pongs(peer, way, stream))
+        connection.open(stream)
+        self._spawn(self._hear_pongs(peer, connection, stream))
         return stream
 
-    async def _hear_pongs(self, peer: str, way: Way, stream: FrameStream) -> None:
+    async def _hear_pongs(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         reason = "its stream ended"
         try:
-            await stream.hear(way.hear)
+            await stream.hear(connection.hear)
         except RemoteProtocolError as error:
             reason = str(error)
         except STREAM_ERRORS:
@@ -241,7 +243,7 @@ class LibP2PChannel:
         except PeerError as error:
             logger.debug("cannot tell %s of its bad frame: %s", peer, error)
 
-    async def _serve_question(
+    async def _serve_call(
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if self._closed:
@@ -249,17 +251,17 @@ class LibP2PChannel:
             return
         peer = str(info.peer_id)
         proof = self._proof(peer, self.peer)
-        await asyncio.wait([self._spawn(self._questions.serve(peer, reader, writer, proof))])
+        await asyncio.wait([self._spawn(self._rpc.serve(peer, reader, writer, proof))])
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._ping_seconds)
             if not self._listening.is_set():  # we do not read yet, so silence says nothing
                 continue
-            for peer, way in list(self._ways.items()):
-                if way.is_idle:
-                    del self._ways[peer]
-                elif silent := way.beat():
+            for peer, connection in list(self._connections.items()):
+                if connection.is_idle:
+                    del self._connections[peer]
+                elif silent := connection.beat():
                     self._give_up(peer, silent)
             for peer, stream in list(self._incoming.items()):
                 if stream.tick():
@@ -271,17 +273,17 @@ class LibP2PChannel:
                     stream.quiet_beats += 1
 
     def _give_up(self, peer: str, stream: FrameStream) -> None:
-        self._partings.begin(peer)  # else the next call finds the dead connection
+        self._disconnects.begin(peer)  # else the next call finds the dead connection
         self._lose(peer, stream, "it has fallen silent")
 
     def _lose(self, peer: str, stream: FrameStream, reason: str) -> None:
-        way = self._ways.get(peer)
-        streams = {self._incoming.get(peer), way.stream if way else None} - {None}
+        connection = self._connections.get(peer)
+        streams = {self._incoming.get(peer), connection.stream if connection else None} - {None}
         if stream not in streams or self._closed:
             return
         self._incoming.pop(peer, None)
-        if way is not None:
-            way.stream = None
+        if connection is not None:
+            connection.stream = None
         for lost in streams:
             if lost is not None:
                 lost.abort()

@@ -1,21 +1,23 @@
-"""Way: what we know of the way to one peer: its stream, the order of senders, its round trip."""
+"""PeerConnection: the outgoing stream to one peer, the order of its senders, its round trip."""
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swarm.p2p.frame_stream import FrameStream
-from swarm.wire.messages import Codec, Ping, Pong
+from swarm.wire.codec import Codec
+from swarm.wire.messages import Ping, Pong
 
 BURST = 5  # pings at the start
 SMOOTHING = 0.2  # weight of a new round trip
 PINGS = Codec({"PING": Ping, "PONG": Pong})
+Disconnect = Callable[[str], "asyncio.Task[None]"]
 
 
 @dataclass
-class Way:
-    """The way to one peer: its stream once open, and the order in which senders go."""
+class PeerConnection:
+    """The connection to one peer: its stream once open, and the order in which senders go."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
@@ -81,3 +83,26 @@ class Way:
         else:
             self.round_trip_seconds = before + SMOOTHING * (seconds - before)
         self.samples += 1
+
+
+class PendingDisconnects:
+    """Our own disconnects of peers that p2pd has yet to carry out, at most one a peer.
+
+    A daemon that stands still carries one out when it wakes, and then ends whatever connection to
+    the peer there is by that time. So who opens a stream to a peer waits for our own one first.
+    """
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        self._disconnect = disconnect
+        self._pending: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, peer: str) -> None:
+        """Drop the connection to a peer, unless that is under way."""
+        if peer not in self._pending:
+            task = self._pending[peer] = self._disconnect(peer)
+            task.add_done_callback(lambda _: self._pending.pop(peer))
+
+    async def finish(self, peer: str) -> None:
+        """Wait until no disconnect of a peer is pending; `P2PDaemon.disconnect` bounds it."""
+        if task := self._pending.get(peer):
+            await asyncio.wait([task])

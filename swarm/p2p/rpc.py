@@ -1,4 +1,4 @@
-"""Questions: small requests and answers between peers, one short stream each, rate limited."""
+"""Rpc: small requests and answers between peers, one short stream each, rate limited."""
 
 import asyncio
 import hmac
@@ -20,8 +20,8 @@ PROOF_BYTES = 32
 HEADER_CAP = 4096
 READ_SECONDS = 5.0  # for a stranger to finish its question
 ANSWER_SECONDS = 30.0  # for our handler
-QUESTIONS_PER_SECOND = 50  # of one peer
-OPEN_QUESTIONS = 16  # of one peer at a time
+CALLS_PER_SECOND = 50  # of one peer
+OPEN_CALLS = 16  # of one peer at a time
 UNPROVED_CAP = 256  # questions of which the proof has not come yet
 TEXT_CAP = 500
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RpcStatus:
     """The header of an answer: an empty code means that the body is the answer."""
 
     code: str = ""
@@ -44,8 +44,8 @@ class Verdict:
         return data
 
     @classmethod
-    def decode(cls, data: bytes) -> "Verdict":
-        """Raises RemoteProtocolError on anything else than a verdict."""
+    def decode(cls, data: bytes) -> "RpcStatus":
+        """Raises RemoteProtocolError on anything else than a status."""
         values = _unpacked(data)
         if not isinstance(values, list) or list(map(type, values)) != [str, str, float]:
             raise RemoteProtocolError("An answer's header is not understood.")
@@ -55,13 +55,13 @@ class Verdict:
 class Limits:
     """How much each peer may ask; a check never waits, so strangers never queue."""
 
-    def __init__(self, per_second: int = QUESTIONS_PER_SECOND) -> None:
+    def __init__(self, per_second: int = CALLS_PER_SECOND) -> None:
         self._rate = RateLimit(per_second)
         self._open = Counter[str]()
 
     def has_room(self, peer: str) -> bool:
         """Whether the peer may ask now; counts the question if so."""
-        if self._open[peer] >= OPEN_QUESTIONS or not self._rate.allows(peer):
+        if self._open[peer] >= OPEN_CALLS or not self._rate.allows(peer):
             return False
         self._open[peer] += 1
         return True
@@ -73,7 +73,7 @@ class Limits:
             del self._open[peer]
 
 
-class Questions:
+class Rpc:
     """Asks other peers and answers them by name; `proof` shows that we know the swarm's key."""
 
     def __init__(self, daemon: P2PDaemon, protocol: str, limits: Limits | None = None) -> None:
@@ -81,7 +81,7 @@ class Questions:
         self.protocol = protocol
         self._handlers: dict[str, Answer] = {}
         self._limits = limits or Limits()
-        self._unproved = UnprovedStreams(UNPROVED_CAP, OPEN_QUESTIONS)
+        self._unproved = UnprovedStreams(UNPROVED_CAP, OPEN_CALLS)
 
     def answer(self, name: str, handler: Answer) -> None:
         """Answer the questions called `name`."""
@@ -95,20 +95,20 @@ class Questions:
             writer.writelines(frame_of(msgpack.packb(name), payload))
             await writer.drain()
             header, answer = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
-            verdict = Verdict.decode(header)
+            status = RpcStatus.decode(header)
         except STREAM_ERRORS as error:
             raise PeerLost(f"Peer {peer} left without an answer.", peer=peer) from error
         finally:
             writer.close()
-        if verdict.code:
-            raise _refusal(peer, verdict)
+        if status.code:
+            raise _refusal(peer, status)
         return answer
 
     async def ask_myself(self, peer: str, name: str, payload: bytes) -> bytes:
         """Answer a question of our own; raises PeerRefused."""
-        verdict, answer = await self._answered(peer, name, payload)
-        if verdict.code:
-            raise _refusal(peer, verdict)
+        status, answer = await self._answered(peer, name, payload)
+        if status.code:
+            raise _refusal(peer, status)
         return answer
 
     async def serve(
@@ -120,8 +120,8 @@ class Questions:
     ) -> None:
         """Read one question of a peer and answer it."""
         try:
-            verdict, answer = await self._verdict(peer, (reader, writer), expected_proof)
-            writer.writelines(frame_of(verdict.encode(), answer))
+            status, answer = await self._status_and_answer(peer, (reader, writer), expected_proof)
+            writer.writelines(frame_of(status.encode(), answer))
             async with asyncio.timeout(READ_SECONDS):
                 await writer.drain()
                 await _linger(reader)
@@ -130,38 +130,38 @@ class Questions:
         finally:
             writer.close()
 
-    async def _verdict(
+    async def _status_and_answer(
         self, peer: str, stream: Stream, expected_proof: bytes
-    ) -> tuple[Verdict, bytes]:
+    ) -> tuple[RpcStatus, bytes]:
         reader, writer = stream
         if not self._limits.has_room(peer):
-            return Verdict("busy", "Too many questions at once.", 1.0), b""
+            return RpcStatus("busy", "Too many questions at once.", 1.0), b""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 with self._unproved.place(peer, writer.transport.abort):
                     proof = await reader.readexactly(PROOF_BYTES)
                 if not hmac.compare_digest(proof, expected_proof):
-                    return Verdict("stranger", "The swarm is private; the key is wrong."), b""
+                    return RpcStatus("stranger", "The swarm is private; the key is wrong."), b""
                 header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
             return await self._answered(peer, _unpacked(header), payload)
         finally:
             self._limits.leave(peer)
 
-    async def _answered(self, peer: str, name: object, payload: bytes) -> tuple[Verdict, bytes]:
+    async def _answered(self, peer: str, name: object, payload: bytes) -> tuple[RpcStatus, bytes]:
         handler = self._handlers.get(name) if isinstance(name, str) else None
         if handler is None:
-            return Verdict("unknown", f"Nobody here answers {str(name)[:40]!r}."), b""
+            return RpcStatus("unknown", f"Nobody here answers {str(name)[:40]!r}."), b""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = await handler(peer, payload)
         except SwarmError as error:
-            return Verdict(type(error).__name__, str(error), _retry_of(error)), b""
+            return RpcStatus(type(error).__name__, str(error), _retry_of(error)), b""
         except TimeoutError:
-            return Verdict("slow", "The answer took too long."), b""
+            return RpcStatus("slow", "The answer took too long."), b""
         if len(answer) > ANSWER_CAP:
             logger.error("the answer to %s has %d bytes, above the cap", name, len(answer))
-            return Verdict("too_large", "The answer is too large to send."), b""
-        return Verdict(), answer
+            return RpcStatus("too_large", "The answer is too large to send."), b""
+        return RpcStatus(), answer
 
 
 async def _linger(reader: asyncio.StreamReader) -> None:
@@ -171,11 +171,11 @@ async def _linger(reader: asyncio.StreamReader) -> None:
         left -= len(data)
 
 
-def _refusal(peer: str, verdict: Verdict) -> PeerRefused:
+def _refusal(peer: str, status: RpcStatus) -> PeerRefused:
     return PeerRefused(
-        f"{printable(verdict.code)}: {printable(verdict.text, TEXT_CAP)}",
+        f"{printable(status.code)}: {printable(status.text, TEXT_CAP)}",
         peer=peer,
-        retry_after_seconds=verdict.retry_after_seconds,
+        retry_after_seconds=status.retry_after_seconds,
     )
 
 

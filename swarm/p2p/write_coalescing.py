@@ -1,4 +1,4 @@
-"""Gathering: what is written within one turn of the event loop goes out in one piece.
+"""WriteCoalescer: what is written within one turn of the event loop goes out in one piece.
 
 A step of eight sessions is then one system call, one packet and one wake-up at the other end, and
 its rows arrive there together. A turn is one piece of what has come in, and all that follows from
@@ -17,7 +17,7 @@ Buffers = Iterable[bytes | memoryview]
 class Turn(threading.local):
     """The turn of this thread's event loop: who has written in it; None outside of one."""
 
-    writers: "list[Gathering] | None" = None
+    writers: "list[WriteCoalescer] | None" = None
 
     def begin(self) -> None:
         """Something has come in."""
@@ -33,7 +33,7 @@ class Turn(threading.local):
 TURN = Turn()
 
 
-class Gathering:
+class WriteCoalescer:
     """A writer that waits for the end of the loop's turn; order is kept."""
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:

@@ -23,7 +23,8 @@ from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
 from swarm.records import RECORD_CAP, Record, record_of_map, record_to_list
 from swarm.testing.clock import Clock, LoopClock
 from swarm.trust.identity import peer_of_public_key
-from swarm.wire.messages import Codec, Decoder, Fail, Message
+from swarm.wire.codec import Codec, Decoder
+from swarm.wire.messages import Fail, Message
 
 R = TypeVar("R", bound=Record)
 SILENCE_SECONDS = 6.0  # after which a silent link counts as lost, like three missed pings
@@ -184,7 +185,7 @@ class MemoryChannel:
         self._handlers: dict[str, Answer] = {}
         self._early: list[tuple[str, bytes]] = []  # frames that came before `listen`
         self._listener: tuple[OnMessage, OnLost] | None = None
-        self._ways: set[str] = set()  # peers to which a stream of ours is open
+        self._connections: set[str] = set()  # peers to which a stream of ours is open
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Deliver messages and losses from now on, and what has come before."""
@@ -199,12 +200,12 @@ class MemoryChannel:
         receiver = self._world.reachable(self.peer, peer)
         self._world.carry(self.peer, peer, lambda: receiver.take(self.peer, frame))
         if peer != self.peer:  # no stream leads to ourselves
-            self._ways.add(peer)
+            self._connections.add(peer)
         await asyncio.sleep(0)
 
     def send_now(self, peer: str, message: Message) -> bool:
         """Send a message if an earlier one has opened the way, and it is not lost since."""
-        if peer not in self._ways:
+        if peer not in self._connections:
             return False
         frame = b"".join(CODEC.encode(message))
         try:
@@ -265,7 +266,7 @@ class MemoryChannel:
 
     def lose(self, peer: str, reason: str) -> None:
         """See a stream end: called by the world."""
-        self._ways.discard(peer)
+        self._connections.discard(peer)
         if self._listener is not None:
             self._listener[1](peer, reason)
 

@@ -31,7 +31,7 @@ from swarm.invites import HEAD, Invite, _checksum, invite_text, peer_of_address
 from swarm.p2p.frame_stream import frame_of
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network
-from swarm.p2p.rpc import Verdict
+from swarm.p2p.rpc import RpcStatus
 from swarm.records import KINDS
 from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity, swarm_id
@@ -296,12 +296,12 @@ def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner)
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_no_question_ends_in_anything_but_a_verdict(examples: int, loop: asyncio.Runner) -> None:
+def test_no_question_ends_in_anything_but_a_status(examples: int, loop: asyncio.Runner) -> None:
     daemon: Any = SimpleNamespace(peer=FOUNDER.peer)
-    questions = LibP2PChannel(daemon, SWARM, "", 2.0)._questions
-    questions._limits.has_room = lambda peer: True  # type: ignore[method-assign]
-    questions._limits.leave = lambda peer: None  # type: ignore[method-assign]
-    questions.answer("echo", echo)
+    rpc = LibP2PChannel(daemon, SWARM, "", 2.0)._rpc
+    rpc._limits.has_room = lambda peer: True  # type: ignore[method-assign]
+    rpc._limits.leave = lambda peer: None  # type: ignore[method-assign]
+    rpc.answer("echo", echo)
     proof = bytes(32)
     texts = st.binary(max_size=80) | st.tuples(packed, packed).map(
         lambda parts: proof + b"".join(frame_of(*parts))
@@ -313,8 +313,8 @@ def test_no_question_ends_in_anything_but_a_verdict(examples: int, loop: asyncio
         reader.feed_eof()
         writer: Any = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))
         try:
-            verdict, _ = await questions._verdict(STRANGER, (reader, writer), proof)
-            assert Verdict.decode(verdict.encode()) is not None
+            status, _ = await rpc._status_and_answer(STRANGER, (reader, writer), proof)
+            assert RpcStatus.decode(status.encode()) is not None
         except (RemoteProtocolError, asyncio.IncompleteReadError):
             pass  # what `serve` expects
 

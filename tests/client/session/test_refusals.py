@@ -4,7 +4,7 @@ import pytest
 
 from client.session.refusals import refusal_of
 from swarm.formatting import short_id
-from swarm.p2p.rpc import Verdict, _refusal
+from swarm.p2p.rpc import RpcStatus, _refusal
 from swarm.testing.memory_network import peer_named
 from swarm.wire.messages import Busy, Fail
 
@@ -32,4 +32,4 @@ def test_the_reason_of_a_refusal_is_escaped(message: Busy | Fail) -> None:
 def test_codes_and_blamed_peers_are_escaped_too() -> None:
     assert str(refusal_of(EVE, Fail("s", 1, "\x1b[2J"), {EVE})).isprintable()
     assert short_id("peer\x1b[2J").isprintable()
-    assert str(_refusal(EVE, Verdict(SAID, SAID, 0.0))).isprintable()
+    assert str(_refusal(EVE, RpcStatus(SAID, SAID, 0.0))).isprintable()

@@ -28,7 +28,7 @@ class Puppet(WorkerProcess):
         await made._attach(ours)
         with made.theirs:
             yield made
-            made._inlet.ended.cancel()
+            made._protocol.ended.cancel()
             made._transport.abort()
 
     def say(self, answer: Message) -> None:

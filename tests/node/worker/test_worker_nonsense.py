@@ -22,7 +22,8 @@ from node.worker.messages import (
     Unload,
 )
 from node.worker.scheduler import Arrived
-from swarm.wire.messages import TEXT_CAP, Decoder, Message
+from swarm.wire.codec import Decoder
+from swarm.wire.messages import TEXT_CAP, Message
 from tests.node.worker.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 
 

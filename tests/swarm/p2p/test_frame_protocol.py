@@ -1,4 +1,4 @@
-"""Inlet: it takes a connection over from its reader, loses nothing, and sees every end."""
+"""FrameProtocol: it takes a connection over from its reader, loses nothing, and sees every end."""
 
 import asyncio
 import gc
@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from swarm.errors import RemoteProtocolError
-from swarm.p2p.frame_protocol import Inlet, take_over
+from swarm.p2p.frame_protocol import FrameProtocol, take_over
 from swarm.p2p.frame_stream import FrameStream, frame_of
-from swarm.p2p.write_coalescing import Gathering
+from swarm.p2p.write_coalescing import WriteCoalescer
 
 Story = Callable[[asyncio.StreamReader, asyncio.StreamWriter, socket.socket], Awaitable[None]]
 
@@ -65,10 +65,10 @@ def test_what_the_reader_holds_comes_first_and_then_what_follows(
         heard: list[bytes] = []
         theirs.sendall(b"hello" + frame(b"one") + frame(b"two")[:9])
         assert await reader.readexactly(5) == b"hello"
-        inlet = Inlet(
+        protocol = FrameProtocol(
             lambda header, body: heard.append(bytes(header)), writer.transport.get_protocol()
         )
-        hearing = asyncio.create_task(take_over(inlet, reader, writer))
+        hearing = asyncio.create_task(take_over(protocol, reader, writer))
         await until(lambda: len(heard) == 1)
         theirs.sendall(frame(b"two")[9:] + frame(b"three"))
         await until(lambda: len(heard) == 3)
@@ -178,15 +178,15 @@ def test_what_is_written_while_a_piece_is_handled_goes_out_as_one(
             def get_write_buffer_size(self) -> int:
                 return 0
 
-        gathering = Gathering(Transport())
-        inlet = Inlet(lambda header, body: gathering.write([header, body]))
-        inlet.add(frame(b"one") + frame(b"two"))
+        coalescer = WriteCoalescer(Transport())
+        protocol = FrameProtocol(lambda header, body: coalescer.write([header, body]))
+        protocol.add(frame(b"one") + frame(b"two"))
         assert written == [b"onebody" + b"twobody"]
-        gathering.write([b"later"])
+        coalescer.write([b"later"])
         assert len(written) == 1
         await asyncio.sleep(0)
         assert written[1:] == [b"later"]
-        inlet.ended.cancel()
+        protocol.ended.cancel()
 
     tell(story)
 
@@ -195,10 +195,10 @@ def test_an_end_that_nobody_asks_for_is_no_failure_of_the_loop() -> None:
     async def story() -> None:
         heard: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _loop, what: heard.append(what))
-        inlet = Inlet(lambda _header, _body: None)
-        inlet.connection_lost(BrokenPipeError())
-        assert isinstance(inlet.ended.exception(), BrokenPipeError)
-        other = Inlet(lambda _header, _body: None)
+        protocol = FrameProtocol(lambda _header, _body: None)
+        protocol.connection_lost(BrokenPipeError())
+        assert isinstance(protocol.ended.exception(), BrokenPipeError)
+        other = FrameProtocol(lambda _header, _body: None)
         other.connection_lost(BrokenPipeError())
         del other
         gc.collect()
@@ -222,7 +222,7 @@ def test_who_drips_a_frame_is_given_up(
         outcomes = []
         for byte in (text + text)[: len(text) + 6]:  # a whole frame, then the next one drips
             theirs.send(bytes([byte]))
-            await until(lambda: stream._inlet is not None and stream._inlet.has_progress)
+            await until(lambda: stream._protocol is not None and stream._protocol.has_progress)
             outcomes.append(stream.tick())
         assert outcomes.index(True) == 4
         heard.cancel()
@@ -244,7 +244,7 @@ def test_who_sends_whole_frames_goes_on_whatever_their_number(
         text = frame(b"header")
         for at in range(10):  # each piece ends one frame and begins another
             theirs.send(text[:9] if at == 0 else text[9:] + text[:9])
-            await until(lambda: stream._inlet is not None and stream._inlet.has_progress)
+            await until(lambda: stream._protocol is not None and stream._protocol.has_progress)
             assert not stream.tick()
         heard.cancel()
         await asyncio.wait([heard])

@@ -19,7 +19,7 @@ from swarm.errors import (
 from swarm.p2p.channel import ANSWER_CAP
 from swarm.p2p.frame_stream import FrameStream, frame_of
 from swarm.p2p.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
-from swarm.p2p.rpc import OPEN_QUESTIONS
+from swarm.p2p.rpc import OPEN_CALLS
 from swarm.testing.memory_network import peer_named
 from swarm.wire.framing import PREFIX
 from swarm.wire.messages import Fail, Message, Ping, Step, Token
@@ -200,7 +200,7 @@ def test_a_stranger_to_a_private_swarm_is_not_heard(swarm: Swarm, host: Peer) ->
             await host.channel.ask(member.id, "echo", b"me")
         thief = await swarm.peer(key="guess")  # it has seen the names of the streams
         thief.channel._frames = member.channel._frames
-        thief.channel._questions.protocol = member.channel._questions.protocol
+        thief.channel._rpc.protocol = member.channel._rpc.protocol
         with pytest.raises(PeerRefused, match="stranger"):
             await thief.channel.ask(member.id, "echo", b"me")
         await thief.channel.send(member.id, step(2))
@@ -277,7 +277,7 @@ def test_too_many_questions_at_once_are_refused_without_waiting(
         host.channel.answer("never", never)
         asked = [
             asyncio.create_task(rogue.channel.ask(host.id, "never", bytes(2**18)))
-            for _ in range(OPEN_QUESTIONS + 4)
+            for _ in range(OPEN_CALLS + 4)
         ]
         done, waiting = await asyncio.wait(asked, timeout=2)
         refusals = [task.exception() for task in done]

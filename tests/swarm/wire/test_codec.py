@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
+from swarm.wire.codec import Codec, Decoder, session_of
 from swarm.wire.framing import BODY_CAP, HEADER_CAP, PREFIX
 from swarm.wire.messages import (
     KINDS,
     Busy,
     Cancel,
     Close,
-    Codec,
-    Decoder,
     Fail,
     Message,
     Moved,
@@ -26,7 +25,6 @@ from swarm.wire.messages import (
     Pong,
     Step,
     Token,
-    session_of,
 )
 
 SESSION: dict[str, Any] = {"session": "a" * 32, "epoch": 1, "key": b"k" * 16}
