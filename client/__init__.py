@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from client.api import Stream, generate, stream
     from client.async_client import Client
     from client.generation import Generation, StageTiming
-    from client.token_stream import Answer
+    from client.token_stream import TokenStream
     from swarm.errors import (
         BadInput,
         BadInvite,
@@ -34,7 +34,7 @@ _HOMES = {
     "client.api": ("Stream", "generate", "stream"),
     "client.async_client": ("Client",),
     "client.generation": ("Generation", "StageTiming"),
-    "client.token_stream": ("Answer",),
+    "client.token_stream": ("TokenStream",),
     "swarm.errors": (
         "BadInput",
         "BadInvite",
@@ -57,7 +57,6 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Answer",
     "BadInput",
     "BadInvite",
     "BadModel",
@@ -77,6 +76,7 @@ __all__ = [
     "StageTiming",
     "Stream",
     "SwarmError",
+    "TokenStream",
     "Unreachable",
     "generate",
     "stream",

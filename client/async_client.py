@@ -1,6 +1,7 @@
 """Client: one connection to a swarm for as many requests at once as you like."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,17 +13,47 @@ from client.network import Connect, open_links
 from client.request import LocalModel, Options, Question, Request
 from client.routing.live_plan import find_plan, trust_of
 from client.routing.route import Place
-from client.routing.route_finder import Directory
+from client.routing.route_finder import RouteFinder
 from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
-from client.switchboard import Switchboard
 from client.text.tokenizer import Messages
-from client.token_stream import Answer, Progress, end
+from client.token_stream import StreamState, TokenStream, end
 from swarm.checkpoint.peer_model import open_from_peers
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
+from swarm.p2p.channel import Channel
 from swarm.state_folder import local_name, own_environment, state_folder
+from swarm.wire.messages import Fail, Message, Moved, SessionMessage
+
+logger = logging.getLogger(__name__)
+
+
+class SessionRouter:
+    """Hands what a channel delivers to the session that it is for."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._sessions: dict[str, Session] = {}
+        channel.listen(self._receive, self._lose)
+
+    def add(self, session: Session) -> None:
+        """Deliver to this session from now on."""
+        self._sessions[session.id] = session
+
+    def remove(self, session: Session) -> None:
+        """Deliver no more to it."""
+        self._sessions.pop(session.id, None)
+
+    def _receive(self, peer: str, message: Message) -> None:
+        if isinstance(message, SessionMessage | Fail | Moved):
+            session = self._sessions.get(message.session)
+            if session is not None:
+                session.receive(peer, message)
+
+    def _lose(self, peer: str, reason: str) -> None:
+        logger.info("lost %s: %s", peer, reason)
+        for session in self._sessions.values():
+            session.lose(peer, reason)
 
 
 class Client:
@@ -79,8 +110,8 @@ class Client:
         local = await self.model()
         async with AsyncExitStack() as stack:
             self._links = await stack.enter_async_context(self._connect(self._invite))
-            self._directory = Directory(self._links.board, local.spec, places=self._places)
-            self._switchboard = Switchboard(self._links.channel)
+            self._route_finder = RouteFinder(self._links.board, local.spec, places=self._places)
+            self._router = SessionRouter(self._links.channel)
             self._stack = stack.pop_all()
         self._is_open = True
         return self
@@ -122,7 +153,7 @@ class Client:
         messages: Messages | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         **options: Unpack[Options],
-    ) -> Answer:
+    ) -> TokenStream:
         """Pieces of text as they come: `async for piece in client.stream(...)`."""
         return self.ask(Question(prompt, messages, timeout_seconds, options))
 
@@ -131,23 +162,23 @@ class Client:
         local = await self.model()
         return await asyncio.to_thread(local.request, question)
 
-    def ask(self, asked: Question | Request) -> Answer:
+    def ask(self, asked: Question | Request) -> TokenStream:
         """Start to answer a question, or one that is checked already; raises BadInput."""
         if self._local is None or not self._is_open:
             raise LocalProtocolError(
                 "The client is not connected.", "Use it with `async with Client()`."
             )
         request = asked if isinstance(asked, Request) else self._local.request(asked)
-        progress = Progress(request, self._local.tokenizer)
-        session = Session(self._links.channel, self._directory, request, progress)
-        self._switchboard.add(session)
-        task = asyncio.create_task(progress.follow(session))
+        state = StreamState(request, self._local.tokenizer)
+        session = Session(self._links.channel, self._route_finder, request, state)
+        self._router.add(session)
+        task = asyncio.create_task(state.follow(session))
         self._running.add(task)
         task.add_done_callback(lambda _: self._forget(session, task))
-        return Answer(progress, task)
+        return TokenStream(state, task)
 
     def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
-        self._switchboard.remove(session)
+        self._router.remove(session)
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # seen: an answer that nobody reads to its end may fail in peace

@@ -1,4 +1,4 @@
-"""Answer: one generation as it comes; iterate over its pieces, then read `generation`."""
+"""TokenStream: one generation as it comes; iterate over its pieces, then read `generation`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -10,19 +10,19 @@ from client.generation import Generation, Stopwatch
 from client.request import Request
 from client.routing.route import Route
 from client.session.inference_session import Session
-from client.text.detokenizer import TextFlow
+from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import Tokenizer
 from swarm.errors import LocalProtocolError
 
 
-class Progress:
-    """What a session's task fills and an answer's reader empties."""
+class StreamState:
+    """What a session's task fills and the reader of its tokens empties."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
-        self._flow = TextFlow(tokenizer.text_of, request.sampling.stop, request.ids)
+        self._detokenizer = Detokenizer(tokenizer.text_of, request.sampling.stop, request.ids)
         self._stop_ids = frozenset(request.sampling.stop_ids)
         self._route: Route | None = None
 
@@ -34,8 +34,8 @@ class Progress:
         self._watch.token(perf_counter())
         if token in self._stop_ids:
             return False
-        self._give(self._flow.push([token]))
-        return self._flow.stopped
+        self._give(self._detokenizer.push([token]))
+        return self._detokenizer.stopped
 
     def use(self, route: Route) -> None:
         """The session goes over this route now."""
@@ -49,7 +49,7 @@ class Progress:
         """Run a session to its end and keep what came of it; raises SwarmError."""
         try:
             await session.run()
-            self._give(self._flow.finish())
+            self._give(self._detokenizer.finish())
             self.generation = self._generation_of(session)
         finally:
             self.pieces.put_nowait(None)
@@ -61,7 +61,7 @@ class Progress:
     def _generation_of(self, session: Session) -> Generation:
         transcript = session.transcript
         return Generation(
-            text=self._flow.text,
+            text=self._detokenizer.text,
             token_ids=tuple(transcript.generated),
             finish_reason=transcript.finish,
             ttft_seconds=self._watch.ttft_seconds,
@@ -75,12 +75,12 @@ class Progress:
         )
 
 
-class Answer(AsyncIterator[str]):
+class TokenStream(AsyncIterator[str]):
     """Pieces of text as they come; dropping or closing it frees the session at every stage."""
 
-    def __init__(self, progress: Progress, task: asyncio.Task[None]) -> None:
-        self._progress = progress
-        self._pieces = _pieces(progress, task)
+    def __init__(self, state: StreamState, task: asyncio.Task[None]) -> None:
+        self._state = state
+        self._pieces = _pieces(state, task)
         self._task = task
 
     async def __anext__(self) -> str:
@@ -112,15 +112,15 @@ class Answer(AsyncIterator[str]):
     @property
     def generation(self) -> Generation:
         """The whole, once the last piece has been read."""
-        if self._progress.generation is None:
+        if self._state.generation is None:
             raise LocalProtocolError("The generation is not complete.", "Read all pieces first.")
-        return self._progress.generation
+        return self._state.generation
 
 
-async def _pieces(progress: Progress, task: asyncio.Task[None]) -> AsyncGenerator[str, None]:
-    """Knows nothing of the Answer, so that an Answer that is dropped ends it."""
+async def _pieces(state: StreamState, task: asyncio.Task[None]) -> AsyncGenerator[str, None]:
+    """Knows nothing of the TokenStream, so that a TokenStream that is dropped ends it."""
     try:
-        while (piece := await progress.pieces.get()) is not None:
+        while (piece := await state.pieces.get()) is not None:
             yield piece
         await task
     finally:

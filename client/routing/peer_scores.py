@@ -11,8 +11,8 @@ from swarm.records import Advert, StageAdvert
 
 Clock = Callable[[], float]
 
-FIRST_REST_SECONDS = 1.0  # of a peer that was late, together with others who may be to blame
-LONGEST_REST_SECONDS = 600.0
+FIRST_COOLDOWN_SECONDS = 1.0  # of a peer that was late, together with others who may be to blame
+LONGEST_COOLDOWN_SECONDS = 600.0
 MOST_DOUBLINGS = 10
 WEIGHTS: Mapping[type[PeerError], float] = {  # of a fault that is one peer's own, by what it was
     PeerLost: 2.0,
@@ -35,7 +35,7 @@ class Cooldowns:
         self._first_seconds, self._longest_seconds = first_seconds, longest_seconds
         self._free = free  # so many strikes of a peer cost it nothing
         self._strikes: Counter[str] = Counter()
-        self._until: dict[str, float] = {}
+        self._cooldown_until: dict[str, float] = {}
 
     def strike(self, peer: str, weight: float = 1.0, at_least: float = 0.0) -> None:
         """Leave a peer alone for a while that grows with its strikes."""
@@ -43,8 +43,8 @@ class Cooldowns:
         self._strikes[peer] += 1
         doublings = self._strikes[peer] - self._free - 1
         factor = 2.0 ** min(doublings, MOST_DOUBLINGS) if doublings >= 0 else 0.0
-        rest = min(self._first_seconds * weight * factor, self._longest_seconds)
-        self._until[peer] = self._clock() + max(rest, at_least)
+        cooldown = min(self._first_seconds * weight * factor, self._longest_seconds)
+        self._cooldown_until[peer] = self._clock() + max(cooldown, at_least)
 
     def forgive(self, peers: Iterable[str]) -> None:
         """They did well: take one strike of each back."""
@@ -53,31 +53,31 @@ class Cooldowns:
                 self._strikes[peer] -= 1
             else:
                 del self._strikes[peer]
-                self._until.pop(peer, None)
+                self._cooldown_until.pop(peer, None)
 
     def seconds_left(self, peers: Iterable[str]) -> float:
         """How long to wait until each of these peers may be asked; 0 or less: now."""
         now = self._clock()
-        return max((self._until.get(peer, now) - now for peer in peers), default=0.0)
+        return max((self._cooldown_until.get(peer, now) - now for peer in peers), default=0.0)
 
     @property
     def all(self) -> frozenset[str]:
         """Every peer with a strike."""
-        return frozenset(self._until)
+        return frozenset(self._cooldown_until)
 
     @property
-    def resting(self) -> frozenset[str]:
+    def cooling_down(self) -> frozenset[str]:
         """Those that are to be left alone now."""
         now = self._clock()
-        return frozenset(peer for peer, until in self._until.items() if until > now)
+        return frozenset(peer for peer, until in self._cooldown_until.items() if until > now)
 
     def _forget(self) -> None:
         forgotten = self._clock() - REMEMBERED_SECONDS
-        dropped = [peer for peer, until in self._until.items() if until < forgotten]
-        if not dropped and len(self._until) >= MOST_PEERS:
-            dropped = [next(iter(self._until))]
+        dropped = [peer for peer, until in self._cooldown_until.items() if until < forgotten]
+        if not dropped and len(self._cooldown_until) >= MOST_PEERS:
+            dropped = [next(iter(self._cooldown_until))]
         for peer in dropped:
-            del self._until[peer], self._strikes[peer]
+            del self._cooldown_until[peer], self._strikes[peer]
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class PeerScores:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._speeds: dict[Place, _Speed] = {}
-        self.cooldowns = Cooldowns(clock, FIRST_REST_SECONDS, LONGEST_REST_SECONDS)
+        self.cooldowns = Cooldowns(clock, FIRST_COOLDOWN_SECONDS, LONGEST_COOLDOWN_SECONDS)
 
     def failed(self, suspects: Sequence[str], error: PeerError) -> None:
         """A session was failed: by one peer, or by one of several."""

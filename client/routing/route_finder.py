@@ -1,4 +1,4 @@
-"""Directory: what the board says of stages and links, remembered briefly; finds routes."""
+"""RouteFinder: what the board says of stages and links, remembered briefly; finds routes."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ EMPTY_SECONDS = 20.0  # a swarm that has just begun shows its first peer sooner
 Places = Callable[[], Awaitable[frozenset[Place]]]  # of the plan that counts; empty: not known
 
 
-class Directory:
+class RouteFinder:
     """Routes for one model, by the adverts on a board."""
 
     def __init__(
@@ -69,8 +69,8 @@ class Directory:
             if self._read_at < asked_at:
                 await self._read()
         await self._check_swarm()
-        resting = self._scores.cooldowns.resting
-        return await self._choose(replace(need, avoid=need.avoid | resting))
+        cooling_down = self._scores.cooldowns.cooling_down
+        return await self._choose(replace(need, avoid=need.avoid | cooling_down))
 
     def enter(self, route: Route) -> None:
         """Count a session of ours on its route: adverts are seconds old."""

@@ -1,4 +1,4 @@
-"""Pace: how long a session waits for its peers before it looks for others; pure."""
+"""Deadlines: how long a session waits for its peers before it looks for others; pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ MOST_DOUBLINGS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a session waits for what."""
 
     step_seconds: float = 5.0  # the least deadline of one answer
@@ -22,15 +22,15 @@ class Patience:
     faults: int = 5  # answers in a row, without progress, that time cannot mend
 
 
-class Pace:
+class Deadlines:
     """The deadlines of one session: they follow its own speed and double with each replay."""
 
     def __init__(
-        self, patience: Patience, timeout_seconds: float, clock: Clock, chunks: int = 1
+        self, timeouts: Timeouts, timeout_seconds: float, clock: Clock, chunks: int = 1
     ) -> None:
         self.replays = 0
-        self._patience = patience
-        self._timeout_seconds = timeout_seconds + patience.chunk_seconds * (chunks - 1)
+        self._timeouts = timeouts
+        self._timeout_seconds = timeout_seconds + timeouts.chunk_seconds * (chunks - 1)
         self._clock = clock
         self._average = 0.0
         self._moved_at = clock()
@@ -39,7 +39,7 @@ class Pace:
 
     def expect(self, chunks: int = 1) -> None:
         """Wait for an answer from now on; a prompt of several chunks may take as much longer."""
-        least = max(self._patience.step_seconds, self._patience.averages * self._average)
+        least = max(self._timeouts.step_seconds, self._timeouts.averages * self._average)
         self._due = self._clock() + least * chunks * 2 ** min(self.replays, MOST_DOUBLINGS)
         self._token_at = None
 
@@ -59,7 +59,7 @@ class Pace:
 
     def open_seconds(self) -> float:
         """How long to wait for an OPENED while there is another peer to ask."""
-        return self._patience.open_seconds * 2.0 ** min(self.replays, MOST_DOUBLINGS)
+        return self._timeouts.open_seconds * 2.0 ** min(self.replays, MOST_DOUBLINGS)
 
     def wait_seconds(self) -> float:
         """How much longer to wait for the answer that is due; 0 or less: too late."""

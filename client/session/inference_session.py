@@ -8,15 +8,16 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from client.request import Request
 from client.routing.peer_scores import Cooldowns
 from client.routing.route import Need, Route
-from client.session.deadlines import Pace, Patience
+from client.routing.route_finder import RouteFinder
+from client.session.deadlines import Deadlines, Timeouts
 from client.session.inbox import Inbox
 from client.session.refusals import refusal_of
 from client.session.reply_checks import CHUNK_TOKENS, FrameChecks
-from client.session.surroundings import Listener, Routes
 from client.session.transcript import Transcript
 from swarm.errors import (
     Deadline,
@@ -46,10 +47,23 @@ from swarm.wire.messages import (
 )
 from swarm.wire.tensor_codec import ids_to_bytes
 
-PATIENCE = Patience()
-LONGEST_REST_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
+TIMEOUTS = Timeouts()
+LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
 
 logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told what a session does: new ids, and how long each hop took."""
+
+    def take(self, token: int) -> bool:
+        """Take one new id; True ends the generation there (a stop string is complete)."""
+
+    def use(self, route: Route) -> None:
+        """The session goes over this route now."""
+
+    def time(self, route: Route, hops: list[list[int]]) -> None:
+        """A token came with the time that every hop took."""
 
 
 class Session:
@@ -58,29 +72,29 @@ class Session:
     def __init__(
         self,
         channel: Channel,
-        routes: Routes,
+        route_finder: RouteFinder,
         request: Request,
         listener: Listener,
-        patience: Patience = PATIENCE,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
         self.transcript = Transcript(request.ids, sampling.max_tokens, sampling.stop_ids)
         self._key = b""  # of the epoch
-        self._channel, self._routes, self._listener = channel, routes, listener
-        self._request, self._patience = request, patience
+        self._channel, self._route_finder, self._listener = channel, route_finder, listener
+        self._request, self._timeouts = request, timeouts
         self._clock = asyncio.get_running_loop().time
         chunks = -(-len(request.ids) // CHUNK_TOKENS)
-        self._pace = Pace(patience, request.timeout_seconds, self._clock, chunks)
+        self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
         self._inbox = Inbox()
-        self._checks = FrameChecks(routes.spec, request)
+        self._checks = FrameChecks(route_finder.spec, request)
         self._route: Route | None = None
         self._epoch = 0
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
         self._held = 0  # leading ids whose rows every stage has
         self._lost: set[str] = set()  # peers of the route that are gone
-        self._rests = Cooldowns(  # who failed us, or was busy
-            self._clock, patience.pause_seconds, LONGEST_REST_SECONDS, free=1
+        self._cooldowns = Cooldowns(  # who failed us, or was busy
+            self._clock, timeouts.pause_seconds, LONGEST_COOLDOWN_SECONDS, free=1
         )
         self._tellers: set[str] = set()  # who has blamed another peer
         self._trouble: SwarmError = NoRoute("No peer was found.")
@@ -90,7 +104,7 @@ class Session:
     @property
     def replays(self) -> int:
         """How often the session had to start again on another route."""
-        return self._pace.replays
+        return self._deadlines.replays
 
     def receive(self, peer: str, message: Message) -> None:
         """Take a message that names this session, from the channel."""
@@ -129,34 +143,34 @@ class Session:
 
         Only the session's own deadline ends the wait: a peer that joins meanwhile saves it.
         """
-        fresh, pause = self._epoch > 0, self._patience.pause_seconds
+        fresh, pause = self._epoch > 0, self._timeouts.pause_seconds
         while True:
             rest = pause
             try:
-                async with asyncio.timeout(max(self._pace.left_seconds(), 0)):
-                    route = await self._routes.find(self._need(), fresh=fresh)
-                rest = self._rests.seconds_left(route.leaders)
+                async with asyncio.timeout(max(self._deadlines.left_seconds(), 0)):
+                    route = await self._route_finder.find(self._need(), fresh=fresh)
+                rest = self._cooldowns.seconds_left(route.leaders)
                 if rest <= 0:
                     return route
             except (NoRoute, Unreachable) as error:
                 self._trouble = error
             except TimeoutError:
                 logger.info("session %s: no word from the board", self.id[:8])
-            left = self._pace.left_seconds()
+            left = self._deadlines.left_seconds()
             if left <= 0:
                 raise self._trouble
             await asyncio.sleep(min(rest, pause, left))
-            fresh, pause = True, min(1.5 * pause, self._patience.longest_pause_seconds)
+            fresh, pause = True, min(1.5 * pause, self._timeouts.longest_pause_seconds)
 
     def _need(self, avoid: frozenset[str] = frozenset()) -> Need:
-        spec = self._routes.spec
-        return Need(spec.digest, spec.layers, self._request.capacity, self._rests.all | avoid)
+        spec = self._route_finder.spec
+        return Need(spec.digest, spec.layers, self._request.capacity, self._cooldowns.all | avoid)
 
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
         self._key = secrets.token_bytes(KEY_BYTES)  # those of earlier routes know the one before
         self._route = route
-        self._routes.enter(route)
+        self._route_finder.enter(route)
         self._lost.clear()
         self._inbox.clear()  # what the old route still says does not count
         self.transcript.begin_epoch()
@@ -168,7 +182,7 @@ class Session:
             await self._handle_next()
 
     async def _open(self, route: Route) -> None:
-        self._pace.expect()
+        self._deadlines.expect()
         self._unopened = set(range(len(route.stages)))
         self._held = len(self.transcript.ids) - 1
         sends = [
@@ -190,7 +204,7 @@ class Session:
 
     async def _await_opened(self) -> None:
         """Wait for every OPENED; a peer that keeps silent is left early if there is another."""
-        patient_until = self._clock() + self._pace.open_seconds()
+        patient_until = self._clock() + self._deadlines.open_seconds()
         while self._unopened:
             await self._handle_next(until=patient_until)
             if self._unopened and self._clock() >= patient_until:
@@ -202,10 +216,10 @@ class Session:
         """Whether some route avoids the peers that have not answered our OPEN."""
         silent = frozenset(self._silent())
         try:
-            route = await self._routes.find(self._need(avoid=silent), fresh=False)
+            route = await self._route_finder.find(self._need(avoid=silent), fresh=False)
         except (NoRoute, Unreachable):
             return False
-        return route.members.isdisjoint(silent) and self._rests.seconds_left(route.leaders) <= 0
+        return route.members.isdisjoint(silent) and self._cooldowns.seconds_left(route.leaders) <= 0
 
     def _silent(self) -> list[str]:
         """The peers whose OPENED is still to come."""
@@ -220,7 +234,7 @@ class Session:
             self._key,
             stage=hop,
             route=route.to_wire(),
-            model=self._routes.spec.digest,
+            model=self._route_finder.spec.digest,
             capacity=self._request.capacity,
             generated=len(self.transcript.generated),
             sampling=self._request.sampling.for_stages() if is_last else {},
@@ -229,7 +243,7 @@ class Session:
 
     async def _prefill(self, route: Route) -> None:
         ids = self.transcript.ids
-        self._pace.expect(-(-(len(ids) - self._held) // CHUNK_TOKENS))
+        self._deadlines.expect(-(-(len(ids) - self._held) // CHUNK_TOKENS))
         for position in range(self._held, len(ids), CHUNK_TOKENS):
             chunk = ids[position : position + CHUNK_TOKENS]
             step = Step(
@@ -249,12 +263,12 @@ class Session:
 
     async def _handle_next(self, until: float = math.inf) -> None:
         """Handle what comes next; return without anything once it is `until`."""
-        wait = min(self._pace.wait_seconds(), until - self._clock())
+        wait = min(self._deadlines.wait_seconds(), until - self._clock())
         try:
             async with asyncio.timeout(max(wait, 0)):
                 peer, message = await self._inbox.get()
         except TimeoutError as error:
-            if self._pace.wait_seconds() > 0:
+            if self._deadlines.wait_seconds() > 0:
                 return
             raise self._too_late() from error
         if isinstance(message, PeerError):
@@ -286,9 +300,9 @@ class Session:
         fresh = self.transcript.add(message.position, message.ids, message.finish)
         if not fresh:
             return
-        took = self._pace.token()
+        took = self._deadlines.token()
         if took is not None:
-            self._routes.took(route, message.hops, took)
+            self._route_finder.took(route, message.hops, took)
         self._faults.clear()
         self.drafted += message.drafted
         self.accepted += min(message.drafted, len(message.ids) - 1)
@@ -305,17 +319,17 @@ class Session:
         await self._leave()
         retry_after = error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
         if not (retry_after or error.told_by):
-            self._routes.failed(suspects, error)
+            self._route_finder.failed(suspects, error)
         self._faults.update(suspects if type(error) is PeerRefused and not retry_after else ())
-        if self._pace.left_seconds() <= 0 or self._is_hopeless():
+        if self._deadlines.left_seconds() <= 0 or self._is_hopeless():
             raise error
         self._trouble = error
-        self._pace.replays += not retry_after
+        self._deadlines.replays += not retry_after
         for peer in suspects:
-            self._rests.strike(peer, weight=not retry_after, at_least=retry_after)
+            self._cooldowns.strike(peer, weight=not retry_after, at_least=retry_after)
 
     def _is_hopeless(self) -> bool:
-        return max(self._faults.values(), default=0) >= self._patience.faults
+        return max(self._faults.values(), default=0) >= self._timeouts.faults
 
     def _suspects_of(self, error: PeerError) -> list[str]:
         """Who may be to blame; a peer that blames others twice is one of them."""
@@ -331,14 +345,14 @@ class Session:
         route, self._route = self._route, None
         if route is None:
             return
-        self._routes.leave(route)
+        self._route_finder.leave(route)
         if self.transcript.finish:
-            self._routes.did_well(route)
+            self._route_finder.did_well(route)
         kind = Close if self.transcript.finish else Cancel
         goodbye = kind(self.id, self._epoch, self._key)
         there = [(leader, goodbye) for leader in set(route.leaders) - self._lost]
         with suppress(SwarmError):
-            await self._send_all(there, self._patience.leave_seconds)
+            await self._send_all(there, self._timeouts.leave_seconds)
 
     async def _send_all(
         self, messages: Sequence[tuple[str, Message]], timeout_seconds: float
@@ -352,7 +366,7 @@ class Session:
             raise error
 
     async def _send(self, peer: str, message: Message) -> None:
-        seconds = max(self._pace.wait_seconds(), 0.0)
+        seconds = max(self._deadlines.wait_seconds(), 0.0)
         await self._channel.send(peer, message, timeout_seconds=seconds)
 
     def _is_mine(self, peer: str, message: Message) -> bool:

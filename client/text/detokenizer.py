@@ -1,4 +1,4 @@
-"""Text as it comes: ids to pieces that never split a character and never show a stop string."""
+"""Detokenizer: ids to pieces of text that never split a character and never show a stop string."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ CONTEXTS = (*range(8, 16), 64, 256)  # how many of a prompt's last ids to look a
 Decode = Callable[[Sequence[int]], str]
 
 
-class TextFlow:
+class Detokenizer:
     """Turns the new ids of one generation into pieces of text; their sum is `text`.
 
     The text goes on where the text of `prompt` ends: both together read as one.

@@ -8,7 +8,7 @@ from swarm.wire.messages import Message
 ANSWER_CAP = 1024 * 1024  # bytes of a question's payload, and of its answer
 OnMessage = Callable[[str, Message], None]
 OnLost = Callable[[str, str], None]
-Answer = Callable[[str, bytes], Awaitable[bytes]]
+RpcHandler = Callable[[str, bytes], Awaitable[bytes]]
 
 
 class Channel(Protocol):
@@ -31,7 +31,7 @@ class Channel(Protocol):
     def send_now(self, peer: str, message: Message) -> bool:
         """Hand a message over if the connection is free now; False means that `send` has to."""
 
-    def answer(self, name: str, handler: Answer) -> None:
+    def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`; a SwarmError of the handler reaches the asker."""
 
     async def ask(

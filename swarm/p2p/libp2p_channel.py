@@ -16,7 +16,7 @@ from typing import Any
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
 from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
-from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
+from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
@@ -103,7 +103,7 @@ class LibP2PChannel:
         connection = self._connections.get(peer)
         return connection is not None and connection.write_now(self._codec.encode(message))
 
-    def answer(self, name: str, handler: Answer) -> None:
+    def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`."""
         self._rpc.answer(name, handler)
 

@@ -10,7 +10,7 @@ import msgpack
 
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.formatting import printable
-from swarm.p2p.channel import ANSWER_CAP, Answer
+from swarm.p2p.channel import ANSWER_CAP, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rate_limit import RateLimit
@@ -79,11 +79,11 @@ class Rpc:
     def __init__(self, daemon: P2PDaemon, protocol: str, limits: Limits | None = None) -> None:
         self._daemon = daemon
         self.protocol = protocol
-        self._handlers: dict[str, Answer] = {}
+        self._handlers: dict[str, RpcHandler] = {}
         self._limits = limits or Limits()
         self._unproved = UnprovedStreams(UNPROVED_CAP, OPEN_CALLS)
 
-    def answer(self, name: str, handler: Answer) -> None:
+    def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`."""
         self._handlers[name] = handler
 

@@ -19,7 +19,7 @@ from swarm.errors import (
     RemoteProtocolError,
     SwarmError,
 )
-from swarm.p2p.channel import ANSWER_CAP, Answer, OnLost, OnMessage
+from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
 from swarm.records import RECORD_CAP, Record, record_of_map, record_to_list
 from swarm.testing.clock import Clock, LoopClock
 from swarm.trust.identity import peer_of_public_key
@@ -182,7 +182,7 @@ class MemoryChannel:
     def __init__(self, world: MemoryWorld, peer: str) -> None:
         self.peer = peer
         self._world = world
-        self._handlers: dict[str, Answer] = {}
+        self._handlers: dict[str, RpcHandler] = {}
         self._early: list[tuple[str, bytes]] = []  # frames that came before `listen`
         self._listener: tuple[OnMessage, OnLost] | None = None
         self._connections: set[str] = set()  # peers to which a stream of ours is open
@@ -215,7 +215,7 @@ class MemoryChannel:
         self._world.carry(self.peer, peer, lambda: receiver.take(self.peer, frame))
         return True
 
-    def answer(self, name: str, handler: Answer) -> None:
+    def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`."""
         self._handlers[name] = handler
 

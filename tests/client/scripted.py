@@ -6,14 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.async_client import Client
+from client.async_client import Client, SessionRouter
 from client.network import Links
 from client.request import LocalModel, Request
 from client.routing.route import Route
-from client.routing.route_finder import Directory
-from client.session.deadlines import Patience
+from client.routing.route_finder import RouteFinder
+from client.session.deadlines import Timeouts
 from client.session.inference_session import Session
-from client.switchboard import Switchboard
 from client.text.tokenizer import ByteTokenizer
 from swarm.errors import PeerLost
 from swarm.invites import Invite
@@ -175,7 +174,7 @@ class Notes:
         self.hops.append(hops)
 
 
-QUICK = Patience(step_seconds=0.2, open_seconds=0.1, pause_seconds=0.02, leave_seconds=0.2)
+QUICK = Timeouts(step_seconds=0.2, open_seconds=0.1, pause_seconds=0.02, leave_seconds=0.2)
 
 
 @dataclass
@@ -188,8 +187,8 @@ class ScriptedSwarm:
 
     def __post_init__(self) -> None:
         self.channel = self.world.channel(peer_named("client"))
-        self.directory = Directory(self.world.board(peer_named("client")), self.spec)
-        self.switchboard = Switchboard(self.channel)
+        self.route_finder = RouteFinder(self.world.board(peer_named("client")), self.spec)
+        self.router = SessionRouter(self.channel)
 
     async def stage(self, name: str, start: int, end: int, **facts: Any) -> ScriptedStage:
         """Add a stage and its advert."""
@@ -202,13 +201,13 @@ class ScriptedSwarm:
         prompt: Sequence[int],
         *,
         timeout_seconds: float = 5.0,
-        patience: Patience = QUICK,
+        timeouts: Timeouts = QUICK,
         **options: Any,
     ) -> Session:
         """A session that is ready to run."""
         request = Request(tuple(prompt), Sampling(**options), timeout_seconds)
-        session = Session(self.channel, self.directory, request, self.notes, patience)
-        self.switchboard.add(session)
+        session = Session(self.channel, self.route_finder, request, self.notes, timeouts)
+        self.router.add(session)
         return session
 
     def client(self) -> Client:

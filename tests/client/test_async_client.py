@@ -9,7 +9,7 @@ from client.api import answer
 from client.async_client import Client
 from client.request import LocalModel, Question
 from client.text.tokenizer import ByteTokenizer
-from client.token_stream import Answer
+from client.token_stream import TokenStream
 from swarm.errors import BadModel, LocalProtocolError, NoRoute
 from swarm.invites import Invite
 from swarm.records import Advert, Member, StageAdvert
@@ -148,7 +148,7 @@ def test_an_abandoned_answer_frees_its_stages(in_swarm: Run, way: str) -> None:
         await until(lambda: any(isinstance(m, Cancel) for m in first.heard))
         await until(lambda: any(isinstance(m, Cancel) for m in last.heard))
 
-    async def abandon_by_cancelling(pieces: Answer) -> None:
+    async def abandon_by_cancelling(pieces: TokenStream) -> None:
         async def read() -> None:
             async for _ in pieces:
                 pass

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from client.routing.peer_scores import (
-    LONGEST_REST_SECONDS,
+    LONGEST_COOLDOWN_SECONDS,
     MOST_PEERS,
     REMEMBERED_SECONDS,
     Cooldowns,
@@ -17,7 +17,7 @@ from client.routing.peer_scores import (
     usual_layer_seconds,
 )
 from client.routing.route import Need, Place, Route
-from client.routing.route_finder import PLAN_SECONDS, Directory, Places
+from client.routing.route_finder import PLAN_SECONDS, Places, RouteFinder
 from swarm.errors import PeerLost, PeerMisbehaved
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
@@ -42,18 +42,18 @@ def stage_of(peer: str, seconds: float, start: int = 0, end: int = LAYERS) -> St
     return StageAdvert(start, end, [Member(peer, 0, 2, 1)], seconds, 10_000, 0)
 
 
-async def directory_of(claims: dict[str, float], places: Places | None = None) -> Directory:
+async def route_finder_of(claims: dict[str, float], places: Places | None = None) -> RouteFinder:
     """What a client knows of peers that all serve the whole model."""
     world = MemoryWorld()
     for name, seconds in claims.items():
         stage = stage_of(peer_named(name), seconds)
         await world.board(peer_named(name)).publish(Advert(SPEC.digest, [stage], 1))
-    return Directory(world.board(peer_named("client")), SPEC, chance=Random(1), places=places)
+    return RouteFinder(world.board(peer_named("client")), SPEC, chance=Random(1), places=places)
 
 
-async def taken(directory: Directory, sessions: int) -> Counter[str]:
+async def taken(route_finder: RouteFinder, sessions: int) -> Counter[str]:
     """How many sessions go to whom, one after the other."""
-    routes = [await directory.find(NEED, fresh=False) for _ in range(sessions)]
+    routes = [await route_finder.find(NEED, fresh=False) for _ in range(sessions)]
     return Counter(route.leaders[0] for route in routes)
 
 
@@ -64,7 +64,7 @@ def run(story: Callable[[], object]) -> None:
 def test_a_liar_who_claims_no_time_gets_no_more_sessions_than_others() -> None:
     async def story() -> None:
         names = dict.fromkeys("abc", HONEST_SECONDS)
-        counts = await taken(await directory_of(names | {"eve": 0.0}), 400)
+        counts = await taken(await route_finder_of(names | {"eve": 0.0}), 400)
         assert set(counts) == {peer_named(name) for name in ("a", "b", "c", "eve")}
         assert max(counts.values()) < 160
 
@@ -78,9 +78,11 @@ def test_a_peer_in_no_plan_gets_nothing_while_a_planned_one_has_room() -> None:
         async def places() -> frozenset[Place]:
             return frozenset((peer, 0, LAYERS) for peer in planned)
 
-        directory = await directory_of({"a": 0.1, "eve": 0.0, "quick": 0.001, "z": 0.1}, places)
-        assert set(await taken(directory, 100)) == {peer_named("quick")}, "the planner knows it"
-        assert (await directory.find(replace(NEED, capacity=10**6), fresh=False)).leaders
+        route_finder = await route_finder_of(
+            {"a": 0.1, "eve": 0.0, "quick": 0.001, "z": 0.1}, places
+        )
+        assert set(await taken(route_finder, 100)) == {peer_named("quick")}, "the planner knows it"
+        assert (await route_finder.find(replace(NEED, capacity=10**6), fresh=False)).leaders
 
     run(story)
 
@@ -91,8 +93,8 @@ def test_a_plan_that_does_not_come_delays_no_session_for_long() -> None:
             await asyncio.sleep(3600)
             return frozenset()
 
-        directory = await directory_of({"a": 0.1, "b": 0.1}, places)
-        await directory.find(NEED, fresh=False)
+        route_finder = await route_finder_of({"a": 0.1, "b": 0.1}, places)
+        await route_finder.find(NEED, fresh=False)
         assert asyncio.get_running_loop().time() == pytest.approx(PLAN_SECONDS, abs=0.1)
 
     run_skipping(story())
@@ -103,14 +105,14 @@ def test_nobody_asks_for_the_plan_where_there_is_no_choice() -> None:
         async def places() -> frozenset[Place]:
             raise AssertionError("asked in vain")
 
-        await (await directory_of({"a": 0.1}, places)).find(NEED, fresh=False)
+        await (await route_finder_of({"a": 0.1}, places)).find(NEED, fresh=False)
 
     run(story)
 
 
 def test_sessions_of_many_clients_spread_over_comparable_routes_only() -> None:
     async def story() -> None:
-        counts = await taken(await directory_of({"a": 0.010, "b": 0.011, "slow": 0.1}), 200)
+        counts = await taken(await route_finder_of({"a": 0.010, "b": 0.011, "slow": 0.1}), 200)
         assert counts[peer_named("a")] > counts[peer_named("b")] > 20
         assert peer_named("slow") not in counts
 
@@ -119,23 +121,23 @@ def test_sessions_of_many_clients_spread_over_comparable_routes_only() -> None:
 
 def test_a_peer_that_is_slower_than_it_says_is_found_out_by_the_time_that_passes() -> None:
     async def story() -> None:
-        directory = await directory_of({"a": HONEST_SECONDS, "b": HONEST_SECONDS})
+        route_finder = await route_finder_of({"a": HONEST_SECONDS, "b": HONEST_SECONDS})
         for name, seconds in (("a", 0.5), ("b", HONEST_SECONDS)):
             route = Route((stage_of(peer_named(name), HONEST_SECONDS),))
             for _ in range(10):
-                directory.took(route, [[0, 0, 0]], seconds)  # it owns up to nothing
-        assert set(await taken(directory, 50)) == {peer_named("b")}
+                route_finder.took(route, [[0, 0, 0]], seconds)  # it owns up to nothing
+        assert set(await taken(route_finder, 50)) == {peer_named("b")}
 
     run(story)
 
 
 def test_a_peer_that_has_shown_to_be_quicker_than_most_say_is_believed() -> None:
     async def story() -> None:
-        directory = await directory_of({"a": 0.1, "b": 0.1, "c": 0.1, "quick": 0.001})
-        assert len(await taken(directory, 100)) == 4
+        route_finder = await route_finder_of({"a": 0.1, "b": 0.1, "c": 0.1, "quick": 0.001})
+        assert len(await taken(route_finder, 100)) == 4
         route = Route((stage_of(peer_named("quick"), 0.001),))
-        directory.took(route, [[0, 900, 0]], 0.001)
-        assert set(await taken(directory, 50)) == {peer_named("quick")}
+        route_finder.took(route, [[0, 900, 0]], 0.001)
+        assert set(await taken(route_finder, 50)) == {peer_named("quick")}
 
     run(story)
 
@@ -187,11 +189,11 @@ def test_a_rest_doubles_with_each_failure_up_to_a_bound_and_shrinks_with_success
         rests.append(cooldowns.seconds_left(["eve", "other"]))
     assert rests[:4] == [2, 4, 8, 16]
     assert rests[-1] == 600
-    assert cooldowns.resting == {"eve"}
+    assert cooldowns.cooling_down == {"eve"}
     hands.now += 601
-    assert cooldowns.resting == frozenset()
+    assert cooldowns.cooling_down == frozenset()
     cooldowns.strike("eve", weight=2.0)
-    assert cooldowns.resting == {"eve"}, "its strikes are remembered"
+    assert cooldowns.cooling_down == {"eve"}, "its strikes are remembered"
     for _ in range(13):
         cooldowns.forgive(["eve"])
     assert cooldowns.all == frozenset()
@@ -215,7 +217,7 @@ def test_a_lie_costs_more_than_a_loss_and_a_shared_suspicion_least() -> None:
     scores.failed(["one", "two"], PeerLost("somebody was late"))
     left = {peer: scores.cooldowns.seconds_left([peer]) for peer in ("lost", "liar", "one", "two")}
     assert left["liar"] > left["lost"] > left["one"] == left["two"] > 0
-    assert left["liar"] < LONGEST_REST_SECONDS
+    assert left["liar"] < LONGEST_COOLDOWN_SECONDS
 
 
 def test_the_usual_is_the_median_of_claims_of_this_model() -> None:

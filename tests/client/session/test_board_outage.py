@@ -16,7 +16,7 @@ def test_a_session_asks_again_when_the_board_is_out_of_reach(in_swarm: Any, outa
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("only", 0, LAYERS)
         session = swarm.session(PROMPT, max_tokens=4)
-        routes, left = session._routes, [outage]
+        routes, left = session._route_finder, [outage]
         find = routes.find
 
         async def unreliable(*arguments: Any, **options: Any) -> Route:
@@ -39,7 +39,7 @@ def test_an_outage_that_outlasts_the_session_is_named(in_swarm: Any) -> None:
         async def fail(*_: Any, **__: Any) -> Route:
             raise Unreachable("The swarm's peers do not answer.")
 
-        session._routes.find = fail  # type: ignore[method-assign]
+        session._route_finder.find = fail  # type: ignore[method-assign]
         with pytest.raises(Unreachable):
             await session.run()
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from client.routing.route_finder import Directory
-from client.session.deadlines import Patience
+from client.routing.route_finder import RouteFinder
+from client.session.deadlines import Timeouts
 from client.session.inbox import MOST_MESSAGES
 from client.session.reply_checks import CHUNK_TOKENS
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
@@ -228,7 +228,7 @@ def test_whoever_floods_a_session_is_refused_and_memory_stays_bounded(in_swarm: 
             if isinstance(message, Open):
                 opened = Opened(message.session, message.epoch, message.key, 1)
                 for _ in range(2 * MOST_MESSAGES):
-                    swarm.switchboard._receive(stage.peer, opened)
+                    swarm.router._receive(stage.peer, opened)
                 assert session._inbox._waiting.qsize() <= MOST_MESSAGES
             return isinstance(message, Open)
 
@@ -513,7 +513,9 @@ def test_without_any_progress_the_session_ends_at_its_timeout(in_swarm: Run) -> 
 @pytest.mark.parametrize("stranger", [False, True])
 def test_a_request_with_time_left_waits_for_whoever_joins(in_swarm: Run, stranger: bool) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
-        swarm.directory = Directory(swarm.world.board(peer_named("client")), SPEC, empty_seconds=0)
+        swarm.route_finder = RouteFinder(
+            swarm.world.board(peer_named("client")), SPEC, empty_seconds=0
+        )
         last = await swarm.stage("last", 0, LAYERS)
 
         def lose_all(stage: ScriptedStage, peer: str, message: Message) -> bool:
@@ -566,11 +568,11 @@ def test_a_hung_stage_costs_one_session_a_moment_and_later_ones_nothing(in_swarm
         hung = await swarm.stage("hung", 0, LAYERS)
         await swarm.stage("lively", 0, LAYERS, step_seconds=1.0)
         hung.hook = lambda stage, peer, message: True
-        patience = Patience(step_seconds=60, open_seconds=0.1, pause_seconds=0.02)
-        first = swarm.session(PROMPT, patience=patience, timeout_seconds=120, max_tokens=3)
+        timeouts = Timeouts(step_seconds=60, open_seconds=0.1, pause_seconds=0.02)
+        first = swarm.session(PROMPT, timeouts=timeouts, timeout_seconds=120, max_tokens=3)
         await first.run()
         assert first.replays == 1
-        later = [swarm.session(PROMPT, patience=patience, max_tokens=3) for _ in range(3)]
+        later = [swarm.session(PROMPT, timeouts=timeouts, max_tokens=3) for _ in range(3)]
         for session in later:
             await session.run()
             assert session.replays == 0
@@ -592,8 +594,8 @@ def test_a_slow_stage_is_awaited_where_there_is_no_other(in_swarm: Run) -> None:
             return False
 
         slow.hook = think
-        patience = Patience(step_seconds=60, open_seconds=0.05, pause_seconds=0.02)
-        session = swarm.session(PROMPT, patience=patience, max_tokens=3)
+        timeouts = Timeouts(step_seconds=60, open_seconds=0.05, pause_seconds=0.02)
+        session = swarm.session(PROMPT, timeouts=timeouts, max_tokens=3)
         await session.run()
         assert session.replays == 0
         assert swarm.notes.tokens == continuation(PROMPT, 3)
@@ -638,11 +640,11 @@ def test_the_deadline_grows_with_the_prompt(in_swarm: Run) -> None:
         slow: list[Message] = []
         only.hook = prefill_slowly
         prompt = [1] * (8 * CHUNK_TOKENS)
-        patience = Patience(step_seconds=0.2, chunk_seconds=0.1, pause_seconds=0.02)
-        session = swarm.session(prompt, patience=patience, timeout_seconds=0.2, max_tokens=1)
+        timeouts = Timeouts(step_seconds=0.2, chunk_seconds=0.1, pause_seconds=0.02)
+        session = swarm.session(prompt, timeouts=timeouts, timeout_seconds=0.2, max_tokens=1)
         await session.run()
         assert (session.replays, swarm.notes.tokens) == (0, continuation(prompt, 1))
-        short = swarm.session(PROMPT, patience=patience, timeout_seconds=0.2, max_tokens=1)
+        short = swarm.session(PROMPT, timeouts=timeouts, timeout_seconds=0.2, max_tokens=1)
         with pytest.raises(Deadline):
             await short.run()
 

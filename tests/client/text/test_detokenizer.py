@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.text.detokenizer import TextFlow
+from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import ByteTokenizer
 
 decode = ByteTokenizer().text_of
 
 
-def pieces_of(text: str, stop: Sequence[str] = ()) -> tuple[list[str], TextFlow]:
-    flow = TextFlow(decode, stop)
-    pieces = [flow.push([byte]) for byte in text.encode()]
-    return [*pieces, flow.finish()], flow
+def pieces_of(text: str, stop: Sequence[str] = ()) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(decode, stop)
+    pieces = [detokenizer.push([byte]) for byte in text.encode()]
+    return [*pieces, detokenizer.finish()], detokenizer
 
 
 @given(st.text())
 def test_pieces_add_up_to_the_text(text: str) -> None:
-    pieces, flow = pieces_of(text)
-    assert "".join(pieces) == flow.text == text
+    pieces, detokenizer = pieces_of(text)
+    assert "".join(pieces) == detokenizer.text == text
 
 
 def test_a_character_of_several_tokens_comes_whole() -> None:
@@ -30,31 +30,31 @@ def test_a_character_of_several_tokens_comes_whole() -> None:
 
 
 def test_an_unfinished_character_is_shown_as_such_at_the_end_only() -> None:
-    flow = TextFlow(decode)
-    assert flow.push([0xF0, 0x9F]) == ""
-    assert flow.finish() == "\ufffd"
+    detokenizer = Detokenizer(decode)
+    assert detokenizer.push([0xF0, 0x9F]) == ""
+    assert detokenizer.finish() == "\ufffd"
 
 
 def test_a_broken_character_in_the_middle_does_not_block_the_rest() -> None:
-    flow = TextFlow(decode)
-    assert flow.push([0xFF]) + flow.push([ord("a")]) == "\ufffda"
+    detokenizer = Detokenizer(decode)
+    assert detokenizer.push([0xFF]) + detokenizer.push([ord("a")]) == "\ufffda"
 
 
 @pytest.mark.parametrize("text", ["one STOP two", "one STSTOP", "STOP", "oneSTOP" * 3])
 def test_a_stop_string_never_shows_and_ends_the_text(text: str) -> None:
-    pieces, flow = pieces_of(text, ["STOP"])
+    pieces, detokenizer = pieces_of(text, ["STOP"])
     assert "".join(pieces) == text[: text.index("STOP")]
-    assert flow.stopped
+    assert detokenizer.stopped
 
 
 def test_what_might_begin_a_stop_string_is_held_back_until_it_is_clear() -> None:
-    flow = TextFlow(decode, ["\n\nUser:"])
-    assert flow.push(list(b"Hello\n")) == "Hello"
-    assert flow.push(list(b"\n")) == ""
-    assert flow.push(list(b"You")) == "\n\nYou"
-    assert flow.push(list(b"\n")) == ""
-    assert flow.finish() == "\n"
-    assert not flow.stopped
+    detokenizer = Detokenizer(decode, ["\n\nUser:"])
+    assert detokenizer.push(list(b"Hello\n")) == "Hello"
+    assert detokenizer.push(list(b"\n")) == ""
+    assert detokenizer.push(list(b"You")) == "\n\nYou"
+    assert detokenizer.push(list(b"\n")) == ""
+    assert detokenizer.finish() == "\n"
+    assert not detokenizer.stopped
 
 
 def test_the_earliest_of_several_stop_strings_counts() -> None:
@@ -64,15 +64,15 @@ def test_the_earliest_of_several_stop_strings_counts() -> None:
 
 @given(st.text(alphabet="abé", max_size=30), st.text(alphabet="abé", min_size=1, max_size=3))
 def test_streaming_cuts_where_reading_the_whole_would(text: str, stop: str) -> None:
-    pieces, flow = pieces_of(text, [stop])
+    pieces, detokenizer = pieces_of(text, [stop])
     assert "".join(pieces) == text.split(stop)[0]
-    assert flow.stopped == (stop in text)
+    assert detokenizer.stopped == (stop in text)
 
 
 @given(st.text(alphabet="ab", max_size=20), st.integers(1, 4))
 def test_pieces_do_not_depend_on_how_many_ids_come_at_once(text: str, size: int) -> None:
     data = text.encode()
-    flow = TextFlow(decode, ["bb"])
+    detokenizer = Detokenizer(decode, ["bb"])
     chunks = [list(data[at : at + size]) for at in range(0, len(data), size)]
-    shown = "".join(flow.push(chunk) for chunk in chunks) + flow.finish()
+    shown = "".join(detokenizer.push(chunk) for chunk in chunks) + detokenizer.finish()
     assert shown == text.split("bb")[0]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from client.text.detokenizer import TextFlow
+from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import ModelTokenizer
 from tests.client.text.small_tokenizers import byte_level, sentencepiece, word_piece
 
@@ -31,12 +31,12 @@ class Both:
     def decode(self, ids: list[int]) -> str:
         return str(self.theirs.decode(ids, skip_special_tokens=True))
 
-    def answer(self, prompt: list[int], new: list[int], *stop: str) -> TextFlow:
+    def answer(self, prompt: list[int], new: list[int], *stop: str) -> Detokenizer:
         """The text of new ids behind a prompt, as it comes."""
-        flow = TextFlow(self.ours.text_of, stop, prompt)
-        pieces = [flow.push([token]) for token in new] + [flow.finish()]
-        assert "".join(pieces) == flow.text
-        return flow
+        detokenizer = Detokenizer(self.ours.text_of, stop, prompt)
+        pieces = [detokenizer.push([token]) for token in new] + [detokenizer.finish()]
+        assert "".join(pieces) == detokenizer.text
+        return detokenizer
 
 
 @pytest.fixture(scope="module", params=[sentencepiece, byte_level, word_piece])
@@ -77,8 +77,8 @@ def test_the_blank_between_prompt_and_answer_is_kept(llama: Both) -> None:
 def test_a_character_begun_in_the_prompt_is_finished_in_the_answer(llama: Both, made: str) -> None:
     data = [llama.theirs.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in made.encode()]
     before = llama.ours.ids_of_text("x" * 20)
-    flow = llama.answer([*before, *data[:1]], [*data[1:], *llama.ids("y")])
-    assert flow.text == f"{made} y"
+    detokenizer = llama.answer([*before, *data[:1]], [*data[1:], *llama.ids("y")])
+    assert detokenizer.text == f"{made} y"
 
 
 def test_a_prompt_of_bytes_alone_is_not_cut_within_a_character(llama: Both) -> None:
@@ -89,9 +89,9 @@ def test_a_prompt_of_bytes_alone_is_not_cut_within_a_character(llama: Both) -> N
 @pytest.mark.parametrize("stop", ["python", "<|", "|", "tag"])
 def test_the_name_of_a_special_token_is_no_text_to_stop_at(llama: Both, stop: str) -> None:
     tag = llama.theirs.convert_tokens_to_ids("<|python_tag|>")
-    flow = llama.answer([1], [tag, *llama.ids("was"), tag])
+    detokenizer = llama.answer([1], [tag, *llama.ids("was"), tag])
     assert not llama.answer([1], [tag, *llama.ids("was"), tag], stop).stopped
-    assert flow.text == "was"
+    assert detokenizer.text == "was"
 
 
 def test_blanks_are_cleaned_up_only_where_transformers_does(tmp_path: Path) -> None:

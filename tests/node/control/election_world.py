@@ -20,7 +20,7 @@ from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
-from swarm.p2p.channel import Answer, OnLost, OnMessage
+from swarm.p2p.channel import OnLost, OnMessage, RpcHandler
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
@@ -155,9 +155,9 @@ class Line:
     def __init__(self, world: World, peer: str) -> None:
         self.peer = peer
         self._world = world
-        self.handlers: dict[str, Answer] = {}
+        self.handlers: dict[str, RpcHandler] = {}
 
-    def answer(self, name: str, handler: Answer) -> None:
+    def answer(self, name: str, handler: RpcHandler) -> None:
         self.handlers[name] = handler
 
     async def ask(
