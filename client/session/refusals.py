@@ -5,8 +5,8 @@ from collections.abc import Container
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.formatting import printable, short_id
 from swarm.wire.messages import Busy, Fail, Moved
+from swarm.wire.rules import TEMPORARY
 
-LOST = frozenset({"stage_lost", "unknown_session", "leaving"})  # a matter of time: try elsewhere
 LEAST_RETRY_SECONDS = 0.05
 
 
@@ -21,7 +21,7 @@ def refusal_of(peer: str, message: Busy | Fail | Moved, members: Container[str])
                 peer=peer,
                 retry_after_seconds=max(message.retry_after_seconds, LEAST_RETRY_SECONDS),
             )
-        case Fail() if message.code not in LOST:
+        case Fail() if message.code not in TEMPORARY:
             cause = f"Peer {short_id(peer)} refused ({printable(message.code)}): {reason}"
             return PeerRefused(cause, peer=peer)
         case Fail():

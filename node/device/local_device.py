@@ -27,6 +27,7 @@ from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Member
 from swarm.wire.messages import Message
+from swarm.wire.rules import FailCode
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +309,7 @@ class OwnDevice:
         if cause:
             level = logging.WARNING if self._alike == 1 else logging.INFO
             logger.log(level, "shard of device %d is lost: %s", self.index, cause)
-        self._home.server.retire(self.index, "stage_lost")
+        self._home.server.retire(self.index, FailCode.STAGE_LOST)
         self._forget()
 
     def _forget(self) -> None:

@@ -17,6 +17,7 @@ from swarm.wire.messages import (
     SessionMessage,
     Step,
 )
+from swarm.wire.rules import FailCode
 from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
@@ -246,22 +247,22 @@ def _hop_of(entry: list[Any]) -> Hop:
 def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
     """The FAIL code that a STEP deserves; "" if it may be computed, "seen" if it is a repeat."""
     if seat is None:
-        return "unknown_session"
+        return FailCode.UNKNOWN_SESSION
     if step.key != seat.message.key or not seat.may_send(peer):
-        return "wrong_sender"
+        return FailCode.WRONG_SENDER
     if step.epoch < seat.message.epoch:
-        return "stale_epoch"
+        return FailCode.STALE_EPOCH
     if step.epoch > seat.message.epoch:
-        return "unknown_session"
+        return FailCode.UNKNOWN_SESSION
     is_first = seat.next_position == 0
     expected = min(step.position, seat.held) if is_first else seat.next_position
     is_rewind = step.rewinds > seat.rewinds and step.position >= seat.known
     if step.rewinds < seat.rewinds or (step.position < expected and not is_rewind):
         return "seen"
     if step.position > expected or not _is_sized(step):
-        return "bad_frame"
+        return FailCode.BAD_FRAME
     if step.position + step.tokens > seat.message.capacity:
-        return "overflow"
+        return FailCode.OVERFLOW
     return ""
 
 

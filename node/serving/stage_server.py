@@ -29,6 +29,7 @@ from swarm.p2p.channel import Channel
 from swarm.p2p.rate_limit import Budget, RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.wire.messages import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.wire.rules import FailCode
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ OPENS_PER_SECOND = 200  # of one client
 OPEN_BYTES_PER_SECOND = 1 << 20  # of one client: each OPEN brings all ids so far
 OPEN_BYTES_AT_ONCE = 1 << 23
 WAIT_SECONDS = 3.0  # that room is kept for a client which found none, from those that hold more
-INTERNAL = "internal", "This stage stumbled over the session; its log says why."
+INTERNAL = FailCode.INTERNAL, "This stage stumbled over the session; its log says why."
 
 
 @dataclass(slots=True)
@@ -174,18 +175,22 @@ class Server:
             check_open(message, peer)
             route = route_of(message)
         except RemoteProtocolError as error:
-            return self._fail(peer, message, "bad_frame", str(error))
+            return self._fail(peer, message, FailCode.BAD_FRAME, str(error))
         old = self._seats.get(peer, message.session, message.stage)
         if old and message.epoch <= old.message.epoch:
-            return self._fail(peer, message, "stale_epoch", "A newer epoch is open.")
+            return self._fail(peer, message, FailCode.STALE_EPOCH, "A newer epoch is open.")
         if message.model != self._digest:
-            return self._fail(peer, message, "wrong_model", "This swarm serves another model.")
+            return self._fail(
+                peer, message, FailCode.WRONG_MODEL, "This swarm serves another model."
+            )
         if message.capacity > self._context:
             reason = f"The model's context is {self._context} tokens."
-            return self._fail(peer, message, "overflow", reason)
+            return self._fail(peer, message, FailCode.OVERFLOW, reason)
         device = self._device_of(route[message.stage])
         if device is None:
-            return self._fail(peer, message, "stage_lost", "The stage is not served here now.")
+            return self._fail(
+                peer, message, FailCode.STAGE_LOST, "The stage is not served here now."
+            )
         if old:
             self._free(old)
         if not self._rate.allows(peer) or not self._budget.takes(peer, len(message.body)):
@@ -218,7 +223,7 @@ class Server:
             self._waiting[asking.client] = _now() + WAIT_SECONDS
         for seat in giving:
             logger.info("a session of %s gives way to one of %s", seat.client, asking.client)
-            self._end(seat, "no_room", "Others that hold less need the room.")
+            self._end(seat, FailCode.NO_ROOM, "Others that hold less need the room.")
 
     def _must_wait(self, asking: Seat) -> bool:
         """Whether room is kept for others, and the client holds its part already."""
@@ -256,7 +261,7 @@ class Server:
             return
         if seat is None or trouble:
             # A FAIL names no key: of a step for nobody it would end whose id the step has, too.
-            if trouble != "stale_epoch" and (seat or not self._seats.knows(step.session)):
+            if trouble != FailCode.STALE_EPOCH and (seat or not self._seats.knows(step.session)):
                 reason = f"A step at {step.position} does not fit the session."
                 self._fail(seat.client if seat else peer, step, trouble, reason)
             return
@@ -301,11 +306,11 @@ class Server:
                     self._reserved(seat, answer)
             case Failed():
                 if seat := self._seats.named(answer.session, device):
-                    if answer.code == "no_room":
+                    if answer.code == FailCode.NO_ROOM:
                         self._make_room(seat)
                     self._end(seat, answer.code, answer.reason)
             case Broken():
-                self.retire(device, "stage_lost")
+                self.retire(device, FailCode.STAGE_LOST)
 
     def _note_free(self, device: int, tokens: int) -> None:
         if stage := self._stages.get(device):
@@ -315,7 +320,7 @@ class Server:
         opened = seat.message
         if answer.code:
             self._seats.remove(seat)
-            if answer.code == "no_room":
+            if answer.code == FailCode.NO_ROOM:
                 self._make_room(seat)
             self._refuse(seat, answer.code, answer.reason)
             return
@@ -374,7 +379,7 @@ class Server:
         self._outbox.refuse(peer, Fail(message.session, message.epoch, code, reason))
 
     def _refuse(self, seat: Seat, code: str, reason: str) -> None:
-        if code == "no_room":
+        if code == FailCode.NO_ROOM:
             self._busy(seat.client, seat.message, reason)
         else:
             self._fail(seat.client, seat.message, code, reason)

@@ -23,6 +23,7 @@ from swarm.errors import LocalProtocolError
 from swarm.hardware import WIDTHS
 from swarm.model_spec import ModelSpec
 from swarm.wire.messages import TEXT_CAP, Message
+from swarm.wire.rules import FailCode
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def frame_of(answer: Message) -> list[bytes | memoryview]:
 
 
 def _in_place_of(answer: Message) -> Message:
-    why = "internal", "The answer does not travel; the log of the node says why."
+    why = FailCode.INTERNAL, "The answer does not travel; the log of the node says why."
     match answer:
         case Computed() | Failed():
             return Failed(answer.session, *why)
@@ -65,7 +66,7 @@ def _in_place_of(answer: Message) -> Message:
 
 def refusals(batch: Iterable[Message]) -> list[Message]:
     """What orders of a shard that is not loaded are told."""
-    why = "stage_lost", "The shard is not loaded."
+    why = FailCode.STAGE_LOST, "The shard is not loaded."
     refused: list[Message] = []
     for order in batch:
         if isinstance(order, Compute):

@@ -16,6 +16,7 @@ from node.worker.messages import CODEC, Compute, Computed, Failed, Release, Rese
 from swarm.errors import BadInput, EngineError, NoRoom, RemoteProtocolError, SwarmError
 from swarm.wire.codec import Decoder
 from swarm.wire.messages import TEXT_CAP, Message
+from swarm.wire.rules import FailCode
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.tensor_codec import ids_array, rows_of_bytes, rows_to_bytes
 
@@ -144,9 +145,9 @@ class LoadedShard:
                 sampling=Sampling.from_map(order.sampling) if order.sampling else None,
             )
         except NoRoom as error:
-            return Reserved(order.session, self.free_tokens, "no_room", _short(error))
+            return Reserved(order.session, self.free_tokens, FailCode.NO_ROOM, _short(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
-            return Reserved(order.session, self.free_tokens, "bad_frame", _short(error))
+            return Reserved(order.session, self.free_tokens, FailCode.BAD_FRAME, _short(error))
         held = self._runner.share(order.session, Prompt.of(order.owner, ids))
         return Reserved(order.session, self.free_tokens, held=held)
 
@@ -157,7 +158,7 @@ class LoadedShard:
             try:
                 items.append(self._item(order))
             except RemoteProtocolError as error:
-                failed.append(Failed(order.session, "bad_frame", _short(error)))
+                failed.append(Failed(order.session, FailCode.BAD_FRAME, _short(error)))
         start = time.perf_counter()
         results = self._slowly(items) if items else []
         spent = int((time.perf_counter() - start) * 1e6)
@@ -183,7 +184,7 @@ class LoadedShard:
 
     def _answer(self, order: Compute, result: StepResult, spent: int) -> Message:
         if result.error:
-            code = "no_room" if isinstance(result.error, NoRoom) else "bad_frame"
+            code = FailCode.NO_ROOM if isinstance(result.error, NoRoom) else FailCode.BAD_FRAME
             return Failed(order.session, code, _short(result.error))
         dtype, body = "", memoryview(b"")
         if result.rows is not None:

@@ -26,6 +26,7 @@ from swarm.trust.identity import public_key_of
 from swarm.trust.swarm_key import SwarmKey
 from swarm.wire.codec import Codec, session_of
 from swarm.wire.messages import Fail, Message, Ping, Pong
+from swarm.wire.rules import FailCode
 
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
@@ -235,7 +236,7 @@ class LibP2PChannel:
         logger.info("a bad frame from %s: %s", peer, error)
         named = session_of(header)
         if named is not None:
-            self._spawn(self._send_fail(peer, Fail(*named, "bad_frame", str(error)[:500])))
+            self._spawn(self._send_fail(peer, Fail(*named, FailCode.BAD_FRAME, str(error)[:500])))
 
     async def _send_fail(self, peer: str, fail: Fail) -> None:
         try:

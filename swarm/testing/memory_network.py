@@ -25,6 +25,7 @@ from swarm.testing.clock import Clock, LoopClock
 from swarm.trust.identity import peer_of_public_key
 from swarm.wire.codec import Codec, Decoder
 from swarm.wire.messages import Fail, Message
+from swarm.wire.rules import FailCode
 
 R = TypeVar("R", bound=Record)
 SILENCE_SECONDS = 6.0  # after which a silent link counts as lost, like three missed pings
@@ -274,7 +275,7 @@ class MemoryChannel:
         session, epoch = getattr(message, "session", None), getattr(message, "epoch", 0)
         if session is None or isinstance(message, Fail):
             return
-        fail = b"".join(CODEC.encode(Fail(session, epoch, "bad_frame", str(error)[:500])))
+        fail = b"".join(CODEC.encode(Fail(session, epoch, FailCode.BAD_FRAME, str(error)[:500])))
         receiver = self._world.channels.get(peer)
         if receiver is not None:
             self._world.carry(self.peer, peer, lambda: receiver.take(self.peer, fail))

@@ -7,6 +7,7 @@ the other keys are its fields.
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
@@ -133,7 +134,10 @@ class _Shape:
 def _wrong_field(rules: Mapping[str, Rule], values: Mapping[str, Any]) -> str | None:
     for name, value in values.items():
         kind, check = rules.get(name, UNKNOWN)
-        if (type(value) is not kind and kind) or (check and not check(value)):
+        is_other = type(value) is not kind and kind
+        if is_other and not (kind is str and isinstance(value, StrEnum)):
+            return name
+        if check and not check(value):
             return name
     return None
 

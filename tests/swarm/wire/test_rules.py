@@ -1,0 +1,25 @@
+"""Rules of the wire: the page on the protocol lists what the code knows, no more and no less."""
+
+import re
+from pathlib import Path
+
+from swarm.wire.codec import Codec
+from swarm.wire.messages import KINDS, Fail
+from swarm.wire.rules import TEMPORARY, FailCode
+
+PAGE = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_every_code_that_travels_and_what_a_client_does() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|\n]*\| (tries|counts)[^|\n]*\|$", PAGE, re.MULTILINE))
+    travel = set(FailCode) - {FailCode.NO_ROOM}
+    assert set(rows) == travel
+    assert {code for code, deed in rows.items() if deed == "tries"} == TEMPORARY
+
+
+def test_a_code_travels_as_the_plain_word_that_it_is() -> None:
+    codec = Codec(KINDS)
+    ours, theirs = (Fail("s", 1, code, "gone") for code in (FailCode.STAGE_LOST, "stage_lost"))
+    frame = b"".join(bytes(part) for part in codec.encode(ours))
+    assert b"stage_lost" in frame
+    assert frame == b"".join(bytes(part) for part in codec.encode(theirs))
