@@ -18,7 +18,7 @@ from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
 from client.text.tokenizer import Messages
 from client.token_stream import StreamState, TokenStream, end
-from swarm.checkpoint.peer_model import open_from_peers
+from swarm.checkpoint.peer_downloader import open_from_peers
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
@@ -81,7 +81,7 @@ class Client:
         self._is_open = False
 
     async def model(self) -> LocalModel:
-        """What is known of the model here; asks the peers for its papers if it is not here.
+        """What is known of the model here; asks the peers for its metadata files if it is not here.
 
         Raises BadModel, Unreachable.
         """

@@ -10,9 +10,8 @@ from swarm.checkpoint.expected_tensors import require_complete
 from swarm.checkpoint.folder import is_hub_id, open_model, read_spec
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.checkpoint.hub_model import hub_weights_of
-from swarm.checkpoint.peer_downloader import PeerSource
-from swarm.checkpoint.peer_model import open_from_peers, settled_manifest
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.peer_downloader import PeerDownloader, open_from_peers, wait_for_manifest
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import BadInput, BadModel, SwarmError, Unreachable
 from swarm.model_spec import BUILT_IN, ModelSpec
 from swarm.records import PENDING, Manifest
@@ -32,7 +31,7 @@ class ServedModel:
     name: str
     folder: Path
     spec: ModelSpec
-    store: Store | None = None  # fills the folder, if it is not whole
+    store: WeightStore | None = None  # fills the folder, if it is not whole
     revision: str = ""  # the hub's commit, if it comes from there
     weights: str = ""  # a digest over what the hub says its weight files hold
 
@@ -107,8 +106,8 @@ async def _checked(served: ServedModel, manifest: Manifest, network: NodeNetwork
         raise cause
     if served.revision or served.name == BUILT_IN or not manifest.inventory:
         return served
-    settled = await settled_manifest(network.manifests.find, cause)
-    source = PeerSource(network.channel, network.board, settled.inventory)
+    settled = await wait_for_manifest(network.manifests.find, cause)
+    source = PeerDownloader(network.channel, network.board, settled.inventory)
     return replace(served, store=await FolderCheck.open(served.folder, source))
 
 

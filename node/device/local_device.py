@@ -19,7 +19,7 @@ from node.device.weight_fetch import Provisions
 from node.serving.stage_server import LedStage, Server
 from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
 from node.worker.worker_handle import WorkerProcess
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST
@@ -44,7 +44,7 @@ class Home:
     server: Server
     plan_store: PlanStore
     folder: str  # of the model
-    store: Store | None  # fills that folder, if it is not whole
+    store: WeightStore | None  # fills that folder, if it is not whole
     quant: str  # what its weights are held as: "" or "int8"
     host: str  # where group sockets listen
     reach: Reach

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from node.worker.messages import Given, Need
 from node.worker.weight_requests import wanted_of
 from node.worker.worker_handle import WorkerProcess
-from swarm.checkpoint.weight_store import Store, Watch
+from swarm.checkpoint.weight_store import FetchProgress, WeightStore
 from swarm.errors import SwarmError
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,11 @@ class Provisions:
     """What one device's worker asks its node for."""
 
     def __init__(
-        self, worker: WorkerProcess, store: Store | None, on_fraction: Callable[[float], None]
+        self, worker: WorkerProcess, store: WeightStore | None, on_fraction: Callable[[float], None]
     ) -> None:
         self._worker, self._store, self._on_fraction = worker, store, on_fraction
         self._task: asyncio.Task[None] | None = None
-        self._watch = Watch()
+        self._watch = FetchProgress()
         self.fetched_bytes = 0  # for the shard that is loading, or was loaded last
 
     @property
@@ -39,7 +39,7 @@ class Provisions:
         def show(done: int, total: int) -> None:
             loop.call_soon_threadsafe(self._on_fraction, done / total)
 
-        self._watch = Watch(show)
+        self._watch = FetchProgress(show)
         self._task = asyncio.create_task(self._fetch(need, self._watch))
 
     def stop(self) -> None:
@@ -47,11 +47,11 @@ class Provisions:
         self._watch.stop()
         self.fetched_bytes = 0
 
-    async def _fetch(self, need: Need, watch: Watch) -> None:
+    async def _fetch(self, need: Need, watch: FetchProgress) -> None:
         reason = ""
         if self._store is not None:  # else all that there will ever be is in the folder
             try:
-                fetched = await asyncio.to_thread(self._store.hold, wanted_of(need), watch)
+                fetched = await asyncio.to_thread(self._store.ensure, wanted_of(need), watch)
                 self.fetched_bytes, reason = fetched, ""
             except (SwarmError, OSError) as error:  # the disk may be full, or forbidden
                 logger.warning("weights cannot be fetched: %s", error)

@@ -26,7 +26,7 @@ from node.engine.parallel.vocab_parallel import candidates_of
 from node.engine.random_stream import Walker, is_known
 from node.engine.sampler import Sampler
 from node.engine.shard_io import StageSpec, StepItem, StepResult
-from swarm.checkpoint.folder import context_of
+from swarm.checkpoint.architectures import context_of
 from swarm.errors import EngineError, NoRoom, SwarmError
 from swarm.wire.sampling_params import GREEDY, MOST_SPECULATED, Sampling
 

@@ -8,11 +8,23 @@ from typing import Any
 
 import msgpack
 
-from swarm.checkpoint.chunk_index import MOST_CHUNK, Entry, Stock, digests_of, slice_of, take_stock
-from swarm.checkpoint.peer_downloader import LIST_PAGE, QUESTION, PeerSource
-from swarm.checkpoint.peer_model import Find, read_manifest
+from swarm.checkpoint.chunk_index import (
+    MOST_CHUNK,
+    Entry,
+    HashedFiles,
+    digests_of,
+    hash_files,
+    slice_of,
+)
+from swarm.checkpoint.peer_downloader import (
+    LIST_PAGE,
+    QUESTION,
+    Find,
+    PeerDownloader,
+    read_manifest,
+)
 from swarm.checkpoint.sparse_file import missing, present
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.dht.board import Board
 from swarm.errors import BadInput, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.p2p.channel import Channel
@@ -37,11 +49,11 @@ class Asked:
 
 
 class WeightsDesk:
-    """Answers what peers ask about the files in a folder, once it has its stock."""
+    """Answers what peers ask about the files in a folder, once it has hashed them."""
 
     def __init__(self, channel: Channel, folder: Path) -> None:
         self._channel, self._folder = channel, folder
-        self._stock: Stock | None = None
+        self._hashed: HashedFiles | None = None
         self.digest = PENDING  # of the inventory; "" if nothing will be handed out
         self._busy = 0
         channel.answer(QUESTION, self._answer)
@@ -49,19 +61,19 @@ class WeightsDesk:
     async def open_as_founder(self) -> None:
         """Digest the whole model, in a thread; `digest` is set for the manifest then."""
         try:
-            stock = await asyncio.to_thread(take_stock, self._folder)
+            hashed = await asyncio.to_thread(hash_files, self._folder)
         except (SwarmError, OSError) as error:
             logger.warning("peers cannot get the model from here: %s", error)
-            stock = None
+            hashed = None
         self.digest = ""
-        if stock:
-            self._open(stock)
+        if hashed:
+            self._open(hashed)
 
     async def open_when_known(
-        self, board: Board, store: Store | None, find: Find | None = None
+        self, board: Board, store: WeightStore | None, find: Find | None = None
     ) -> None:
         """Hand out what the founder says that others hand out, as far as it is here."""
-        while not self._stock:
+        while not self._hashed:
             try:
                 manifest = await (find(0.0) if find else read_manifest(board))
                 known = manifest.inventory if manifest else PENDING
@@ -73,31 +85,31 @@ class WeightsDesk:
                 logger.info("what may be handed out is not known yet: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _open_from(self, source: PeerSource) -> None:
-        inventory = source.inventory
-        if not inventory.entries:
-            inventory = await source.read_inventory()
-        lists = {entry.name: await source.read_list(entry) for entry in inventory.entries}
-        self._open(Stock(inventory, lists))
+    async def _open_from(self, source: PeerDownloader) -> None:
+        index = source.index
+        if not index.entries:
+            index = await source.read_chunk_index()
+        lists = {entry.name: await source.read_list(entry) for entry in index.entries}
+        self._open(HashedFiles(index, lists))
 
-    def _open(self, stock: Stock) -> None:
-        self._stock, self.digest = stock, stock.inventory.digest
+    def _open(self, hashed: HashedFiles) -> None:
+        self._hashed, self.digest = hashed, hashed.index.digest
 
     async def _answer(self, _peer: str, payload: bytes) -> bytes:
-        stock = self._stock
-        if stock is None:
+        hashed = self._hashed
+        if hashed is None:
             raise BadInput("Nothing is handed out here.", "Ask another peer.")
         if self._busy >= SERVED_AT_ONCE:
             raise PeerRefused("Others are being served.", retry_after_seconds=RETRY_SECONDS)
         self._busy += 1
         try:
-            return await asyncio.to_thread(self._given, stock, self._asked(stock, payload))
+            return await asyncio.to_thread(self._given, hashed, self._asked(hashed, payload))
         except OSError as error:
             raise BadInput(f"The file cannot be read: {error.strerror}.") from error
         finally:
             self._busy -= 1
 
-    def _asked(self, stock: Stock, payload: bytes) -> Asked:
+    def _asked(self, hashed: HashedFiles, payload: bytes) -> Asked:
         try:
             values: Any = msgpack.unpackb(payload)
         except (ValueError, msgpack.UnpackException) as error:
@@ -106,22 +118,22 @@ class WeightsDesk:
             case ["inventory", self.digest]:
                 return Asked("inventory", None)
             case ["have", self.digest, str(name)]:
-                return Asked("have", _entry(stock, name))
+                return Asked("have", _entry(hashed, name))
             case [("digests" | "chunks") as word, self.digest, str(name), int(start), int(count)]:
-                entry = _entry(stock, name)
-                most = LIST_PAGE if word == "digests" else MOST_CHUNK // stock.inventory.chunk
-                if 0 <= start < start + count <= stock.inventory.chunks(entry) and count <= most:
+                entry = _entry(hashed, name)
+                most = LIST_PAGE if word == "digests" else MOST_CHUNK // hashed.index.chunk
+                if 0 <= start < start + count <= hashed.index.chunks(entry) and count <= most:
                     return Asked(word, entry, start, count)
         raise BadInput("This is not handed out here.", "Ask another peer.")
 
-    def _given(self, stock: Stock, asked: Asked) -> bytes:
+    def _given(self, hashed: HashedFiles, asked: Asked) -> bytes:
         if asked.entry is None:
-            return stock.inventory.to_bytes()
-        path, chunk = self._folder / asked.entry.name, stock.inventory.chunk
+            return hashed.index.to_bytes()
+        path, chunk = self._folder / asked.entry.name, hashed.index.chunk
         end = asked.start + asked.count
         match asked.word:
             case "digests":
-                return stock.lists[path.name][slice_of(asked.start, asked.count)]
+                return hashed.lists[path.name][slice_of(asked.start, asked.count)]
             case "have":
                 is_same = path.is_file() and path.stat().st_size == asked.entry.size
                 held: bytes = msgpack.packb(present(path)[:RANGES_CAP] if is_same else ())
@@ -132,20 +144,22 @@ class WeightsDesk:
         with path.open("rb") as file:
             file.seek(low)
             data = file.read(high - low)
-        if digests_of(data, chunk) != stock.lists[path.name][slice_of(asked.start, asked.count)]:
+        if digests_of(data, chunk) != hashed.lists[path.name][slice_of(asked.start, asked.count)]:
             raise BadInput("These weights are not here.", "Ask another peer.")  # another file's
         return data
 
 
-def _source_of(store: Store | None, channel: Channel, board: Board, digest: str) -> PeerSource:
+def _source_of(
+    store: WeightStore | None, channel: Channel, board: Board, digest: str
+) -> PeerDownloader:
     """The source that has the lists already, if the model came from peers."""
-    if store and isinstance(store.source, PeerSource) and store.source.digest == digest:
+    if store and isinstance(store.source, PeerDownloader) and store.source.digest == digest:
         return store.source
-    return PeerSource(channel, board, digest)
+    return PeerDownloader(channel, board, digest)
 
 
-def _entry(stock: Stock, name: str) -> Entry:
-    entry = stock.inventory.entry(name)
+def _entry(hashed: HashedFiles, name: str) -> Entry:
+    entry = hashed.index.entry(name)
     if entry is None:
         raise BadInput("There is no such file.", "Ask for the inventory.")
     return entry

@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 
 from node.worker.messages import Given, Need
-from swarm.checkpoint.byte_ranges import Ranges, merged
+from swarm.checkpoint.byte_ranges import ByteRanges, merged
 from swarm.errors import EngineError, RemoteProtocolError
 from swarm.wire.messages import Message
 
@@ -27,7 +27,7 @@ class Supplies:
         """Take the node's answer, in the reading thread."""
         self._given.put(order)
 
-    def ask(self, group: str, wanted: Mapping[str, Ranges]) -> None:
+    def ask(self, group: str, wanted: Mapping[str, ByteRanges]) -> None:
         """Wait until the bytes are there; raises EngineError if they will not be, or need not."""
         self._answer(need_of(group, wanted))
         while True:
@@ -42,12 +42,12 @@ class Supplies:
                 return
 
 
-def need_of(group: str, wanted: Mapping[str, Ranges]) -> Need:
+def need_of(group: str, wanted: Mapping[str, ByteRanges]) -> Need:
     """The message that asks for ranges of files."""
     return Need(group, body=msgpack.packb(dict(wanted)))
 
 
-def wanted_of(need: Need) -> dict[str, Ranges]:
+def wanted_of(need: Need) -> dict[str, ByteRanges]:
     """The ranges by file that a message asks for; raises RemoteProtocolError."""
     try:
         found: dict[str, Any] = msgpack.unpackb(need.body)

@@ -1,7 +1,7 @@
-"""Inventory: the files of a model with digests of their chunks, so that any peer may hand them out.
+"""ChunkIndex: the files of a model with digests of their chunks, so that any peer may serve them.
 
-The founder's manifest names the digest of the inventory; the inventory names, for every file, the
-digest of its list of chunk digests. So each chunk can be checked alone, whoever it comes from.
+The founder's manifest names the digest of the index, as its `inventory`; the index names, for
+every file, the digest of its list of chunk digests. So each chunk can be checked alone.
 """
 
 import hashlib
@@ -11,17 +11,16 @@ from pathlib import Path
 import msgpack
 
 from swarm.checkpoint.chunk_digests import DIGEST_BYTES, ChunkDigests
-from swarm.checkpoint.hub_names import is_paper
-from swarm.checkpoint.safetensors_headers import weight_files
+from swarm.checkpoint.safetensors_headers import is_metadata_file, weight_files
 from swarm.errors import RemoteProtocolError
 from swarm.p2p.channel import ANSWER_CAP
 
 LEAST_CHUNK, MOST_CHUNK = 1 << 14, 1 << 19  # bytes
 CHUNKS = 1 << 12  # of a model's largest file, about, while chunks can grow
 FILES_CAP = 4096
-PAPERS_CAP = 64
+METADATA_FILES_CAP = 64
 LIST_CAP = 1 << 25  # bytes of chunk digests of one file
-PAPER_CAP = 1 << 27  # bytes of all files together that are no weights
+METADATA_BYTES_CAP = 1 << 27  # bytes of all files together that are no weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,11 @@ class Entry:
 
     def __post_init__(self) -> None:
         plain = self.name == Path(self.name).name and not self.name.startswith(".")
-        if not plain or not (self.is_weights or is_paper(self.name)):
+        if not plain or not (self.is_weights or is_metadata_file(self.name)):
             raise ValueError(f"{self.name!r:.80} is no file of a model")
         if self.size < 0 or len(self.digest) != 2 * DIGEST_BYTES:
             raise ValueError(f"{self.name} has no size or no digest")
-        if not self.is_weights and self.size > PAPER_CAP:
+        if not self.is_weights and self.size > METADATA_BYTES_CAP:
             raise ValueError(f"{self.name} is too large")
 
     @property
@@ -48,7 +47,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
+class ChunkIndex:
     """All files of one model."""
 
     chunk: int  # bytes of a chunk; the last one of a file may be short
@@ -59,8 +58,8 @@ class Inventory:
             raise ValueError("the chunks or the files of an inventory are out of range")
         if any(self.chunks(entry) * DIGEST_BYTES > LIST_CAP for entry in self.entries):
             raise ValueError("a file has too many chunks")
-        papers = [entry.size for entry in self.entries if not entry.is_weights]
-        if len(papers) > PAPERS_CAP or sum(papers) > PAPER_CAP:
+        metadata_files = [entry.size for entry in self.entries if not entry.is_weights]
+        if len(metadata_files) > METADATA_FILES_CAP or sum(metadata_files) > METADATA_BYTES_CAP:
             raise ValueError("there are too many small files, or they are not small")
         if len({entry.name for entry in self.entries}) < len(self.entries):
             raise ValueError("a file is named twice")
@@ -85,7 +84,7 @@ class Inventory:
         return data
 
     @classmethod
-    def of_bytes(cls, data: bytes) -> "Inventory":
+    def of_bytes(cls, data: bytes) -> "ChunkIndex":
         """Read what `to_bytes` wrote; raises RemoteProtocolError."""
         try:
             chunk, entries = msgpack.unpackb(data)
@@ -96,14 +95,14 @@ class Inventory:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """An inventory with the chunk digests of every file, by name."""
+class HashedFiles:
+    """A chunk index with the chunk digests of every file, by name."""
 
-    inventory: Inventory
+    index: ChunkIndex
     lists: dict[str, bytes]
 
 
-def take_stock(folder: Path) -> Stock | None:
+def hash_files(folder: Path) -> HashedFiles | None:
     """Read and digest every file of a whole model; None if it cannot be handed out.
 
     Blocks for as long as it takes to read what was not read before; raises BadModel, OSError.
@@ -113,17 +112,17 @@ def take_stock(folder: Path) -> Stock | None:
     chunk = LEAST_CHUNK
     while chunk < MOST_CHUNK and chunk * CHUNKS < largest:
         chunk *= 2
-    papers = sorted(p for p in folder.iterdir() if p.is_file() and is_paper(p.name))
-    paths = [*papers, *weights]
+    metadata_files = sorted(p for p in folder.iterdir() if p.is_file() and is_metadata_file(p.name))
+    paths = [*metadata_files, *weights]
     lists = {path.name: _list_of(path, chunk) for path in paths}
     try:
         entries = tuple(
             Entry(path.name, path.stat().st_size, digest_of(lists[path.name])) for path in paths
         )
-        inventory = Inventory(chunk, entries)
+        index = ChunkIndex(chunk, entries)
     except ValueError:
         return None
-    return Stock(inventory, lists) if len(inventory.to_bytes()) <= ANSWER_CAP else None
+    return HashedFiles(index, lists) if len(index.to_bytes()) <= ANSWER_CAP else None
 
 
 def digests_of(data: bytes, chunk: int) -> bytes:

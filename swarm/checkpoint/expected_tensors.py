@@ -17,15 +17,8 @@ import transformers
 from huggingface_hub import constants
 from transformers import PretrainedConfig
 
-from swarm.checkpoint.folder import (
-    FLOATS,
-    LAYER,
-    UNREADABLE,
-    is_buffer,
-    load_config,
-    lone_head,
-    read_spec,
-)
+from swarm.checkpoint.architectures import LAYER
+from swarm.checkpoint.folder import FLOATS, UNREADABLE, is_buffer, load_config, lone_head, read_spec
 from swarm.checkpoint.hub_model import CACHE
 from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.errors import BadModel

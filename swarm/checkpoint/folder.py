@@ -11,40 +11,40 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
+from swarm.checkpoint.architectures import (
+    EMBEDDINGS,
+    HEADS,
+    LAYER,
+    SUPPORTED_ARCHITECTURES,
+    context_of,
+    experts_of,
+    ffn_of,
+    head_dims_of,
+    is_attention,
+    kv_heads_of,
+)
 from swarm.checkpoint.hub_model import open_on_hub
-from swarm.checkpoint.hub_names import is_paper
 from swarm.checkpoint.safetensors_headers import (
     TensorHeader,
+    is_metadata_file,
     is_pointer,
     left_behind,
     read_headers,
     read_json,
 )
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import BadModel
 from swarm.model_spec import BUILT_IN, ModelSpec
-
-# Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
-SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
-    "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma2", "gemma3_text",
-    "glm4", "glm4_moe", "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama",
-    "minimax_m2", "ministral3", "mistral", "mixtral", "olmo2", "olmo3", "olmoe", "phi", "phi3",
-    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
-)  # fmt: skip
 
 UNREADABLE = (  # what transformers raises for a config with values that cannot be
     ArithmeticError, AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
-ATTENTION_NAMES = {"self_attn", "attn", "attention"}  # a layer's child that is its attention
-LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 QUANTISED_KEYS = ("quantization_config", "compression_config", "quantization")  # of config.json
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 PACKED = re.compile(  # last names of what quantised weights and their scales are stored as
     r"(qweight|qzeros|g_idx|absmax|quant_map|\w*(_scale|_scales|_scale_inv|_packed|_blocks)|scales)$"
 )
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
-HEADS = ("lm_head.weight", "embed_out.weight")
-LIMITS = {  # far above every model there is; what lies beyond is not built, not even on paper
+LIMITS = {  # far above every model there is; what lies beyond is not built, not even without memory
     "num_hidden_layers": 4096,
     "hidden_size": 1 << 20,
     "num_attention_heads": 1 << 16,
@@ -63,14 +63,14 @@ LIST_CAP = 1 << 16  # entries of a list or map in config.json
 
 
 def find_model(name: str, *, revision: str = "") -> Path:
-    """Return the folder of a model; weights of the hub are in it as headers only, see `Store`.
+    """Return the folder of a model; of the hub's weights it has headers only, see `WeightStore`.
 
     Raises BadModel, Unreachable.
     """
     return open_model(name, revision=revision)[0]
 
 
-def open_model(name: str, *, revision: str = "") -> tuple[Path, Store | None]:
+def open_model(name: str, *, revision: str = "") -> tuple[Path, WeightStore | None]:
     """Return the folder of a built-in model, a folder or a hub id, and what fills it if it is thin.
 
     Raises BadModel, Unreachable.
@@ -191,7 +191,7 @@ def _quantised(folder: Path, tensor: str = "") -> BadModel:
 def _require_fetched(folder: Path) -> None:
     """Raise BadModel if git left a pointer in place of one of the small files."""
     for path in sorted(folder.iterdir()):
-        if is_paper(path.name) and path.is_file() and is_pointer(path):
+        if is_metadata_file(path.name) and path.is_file() and is_pointer(path):
             raise left_behind(str(path))
 
 
@@ -225,39 +225,6 @@ def digest_of(raw: dict[str, Any], headers: list[TensorHeader]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def kv_heads_of(config: PretrainedConfig) -> int:
-    """How many units attention is cut into: KV heads, or heads where there is no grouping."""
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-
-
-def experts_of(config: PretrainedConfig) -> int:
-    """How many routed experts a layer has; 0 for a dense model."""
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return next((int(count) for name in names if (count := getattr(config, name, None))), 0)
-
-
-def ffn_of(config: PretrainedConfig) -> int:
-    """FFN columns that the split counts: those of one expert where there are experts."""
-    columns = getattr(config, "moe_intermediate_size", None) if experts_of(config) else None
-    columns = columns or getattr(config, "intermediate_size", None)
-    return int(columns or getattr(config, "n_inner", None) or 4 * config.hidden_size)
-
-
-def head_dims_of(config: PretrainedConfig) -> tuple[int, int]:
-    """Widths of one head's keys and of its values, which differ in latent attention."""
-    if getattr(config, "kv_lora_rank", None):
-        if config.num_key_value_heads != config.num_attention_heads:
-            raise ValueError("latent attention with fewer KV heads than heads is not supported")
-        return int(config.qk_nope_head_dim) + int(config.qk_rope_head_dim), int(config.v_head_dim)
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(width), int(width)
-
-
-def is_attention(name: str) -> bool:
-    """Whether a parameter's or module's dotted name lies in a layer's attention."""
-    return not ATTENTION_NAMES.isdisjoint(name.split("."))
-
-
 def _spec_of(
     name: str, raw: dict[str, Any], config: PretrainedConfig, headers: list[TensorHeader]
 ) -> ModelSpec:
@@ -281,18 +248,6 @@ def _spec_of(
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         experts=experts_of(config),
     )
-
-
-def context_of(config: PretrainedConfig) -> int:
-    """Most tokens of a session: beyond them positions mean nothing, or change for everybody."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    most = int(config.max_position_embeddings)
-    if rope.get("rope_type") in ("longrope", "dynamic"):  # they rescale all positions above it
-        return int(rope.get("original_max_position_embeddings") or most)
-    if rope.get("rope_type") == "yarn":  # whose config may name the context before the scaling
-        before = float(rope.get("original_max_position_embeddings") or 0)
-        return max(most, int(float(rope.get("factor") or 1) * before))
-    return most
 
 
 def _layer_parameters(headers: list[TensorHeader], layers: int) -> tuple[int, int]:

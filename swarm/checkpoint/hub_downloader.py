@@ -1,4 +1,4 @@
-"""HubSource: byte ranges of one model's files from the hub, over HTTP; resumes, and never hangs."""
+"""HubDownloader: byte ranges of a model's files from the hub, over HTTP; resumes, never hangs."""
 
 import contextlib
 import threading
@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from swarm.checkpoint.byte_ranges import Range, Ranges, split
+from swarm.checkpoint.byte_ranges import ByteRange, ByteRanges, split
 from swarm.checkpoint.hub_errors import explained
 from swarm.checkpoint.sparse_file import FileFacts
 from swarm.checkpoint.weight_store import Take
@@ -35,7 +35,7 @@ class _NoRanges(Exception):
     """The server sends whole files only."""
 
 
-class HubSource:
+class HubDownloader:
     """The files of one commit of one model."""
 
     name = "the hub"
@@ -59,7 +59,7 @@ class HubSource:
             self._known[file] = FileFacts(found.size, found.etag)
         return self._known[file]
 
-    def fetch(self, file: str, facts: FileFacts, ranges: Ranges, take: Take) -> None:
+    def fetch(self, file: str, facts: FileFacts, ranges: ByteRanges, take: Take) -> None:
         """Hand over the bytes of the ranges, several requests at a time; raises SwarmError."""
         if self.facts(file) != facts:
             raise _changed(file, self._repo)
@@ -81,7 +81,7 @@ class HubSource:
         self._stopping.set()
         pool.shutdown(cancel_futures=True)
 
-    def _fetch(self, file: str, wanted: Range, take: Take) -> None:
+    def _fetch(self, file: str, wanted: ByteRange, take: Take) -> None:
         position, end = wanted
         failures, paid = 0, position
         with explained(self._repo):
@@ -145,7 +145,7 @@ class HubSource:
         if said != known or self._places.setdefault(file, (address, etag))[1] != etag:
             raise _changed(file, self._repo)
 
-    def _fetch_whole(self, file: str, ranges: Ranges, take: Take) -> None:
+    def _fetch_whole(self, file: str, ranges: ByteRanges, take: Take) -> None:
         with explained(self._repo):
             path = Path(hf_hub_download(self._repo, file, revision=self._commit))
         with path.open("rb") as whole:

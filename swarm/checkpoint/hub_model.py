@@ -15,31 +15,31 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_downl
 from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
-from swarm.checkpoint.hub_downloader import HubSource
+from swarm.checkpoint.hub_downloader import HubDownloader
 from swarm.checkpoint.hub_errors import explained
-from swarm.checkpoint.hub_names import is_paper
 from swarm.checkpoint.safetensors_headers import (
     INDEX,
     LONE_FILE,
     files_to_load,
     indexed_files,
+    is_metadata_file,
     no_weights,
     weight_files,
 )
 from swarm.checkpoint.sparse_file import SparseFile
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import BadModel
 
 logger = logging.getLogger(__name__)
 
-DONE = "done"  # in the folder once all papers and headers are there
+DONE = "done"  # in the folder once all metadata files and headers are there
 AGAIN_SECONDS = 1.0  # before the hub is taken for out of reach
 HEADERS_AT_A_TIME = 8
 CACHE = "swarm"  # below HF_HOME
 HASH = re.compile(r"[0-9a-f]{40,64}")  # of git, or of git-lfs
 
 
-def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
+def open_on_hub(repo: str, revision: str = "") -> tuple[Path, WeightStore | None]:
     """The folder of a model, and the store that fills it unless it is whole.
 
     Fetches small files and the weights' headers, no weights; raises BadModel, Unreachable.
@@ -51,7 +51,7 @@ def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
         )
         snapshot = Path(config).parent
         folder = Path(constants.HF_HOME) / CACHE / _folder_name(repo) / snapshot.name
-        store = Store(folder, HubSource(repo, snapshot.name))
+        store = WeightStore(folder, HubDownloader(repo, snapshot.name))
         if not (folder / DONE).is_file():
             try:
                 names = _names(repo, snapshot.name)
@@ -59,12 +59,12 @@ def open_on_hub(repo: str, revision: str = "") -> tuple[Path, Store | None]:
                 if _is_whole(snapshot):
                     return snapshot, None
                 raise
-            for name in filter(is_paper, names):
+            for name in filter(is_metadata_file, names):
                 hf_hub_download(repo, name, revision=snapshot.name)
             files = _weight_files(repo, snapshot, names)
             if all((snapshot / name).is_file() for name in files):
                 return snapshot, None
-            _furnish(store, snapshot, filter(is_paper, names), files)
+            _populate(store, snapshot, filter(is_metadata_file, names), files)
     logger.info("found %s in %s", repo, folder)
     return folder, store
 
@@ -134,14 +134,16 @@ def _is_whole(snapshot: Path) -> bool:
     return all((snapshot / name).is_file() for name in indexed_files(index))
 
 
-def _furnish(store: Store, snapshot: Path, papers: Iterable[str], files: Iterable[str]) -> None:
+def _populate(
+    store: WeightStore, snapshot: Path, metadata_files: Iterable[str], files: Iterable[str]
+) -> None:
     """Put small files and headers into the store's folder; weights that are here are linked."""
     store.folder.mkdir(parents=True, exist_ok=True)
-    for name in papers:
+    for name in metadata_files:
         shutil.copyfile(snapshot / name, store.folder / name)
     absent = [name for name in files if not _linked(snapshot / name, store.folder / name)]
     source = store.source
-    assert isinstance(source, HubSource)
+    assert isinstance(source, HubDownloader)
 
     def begin(name: str) -> None:
         store.read_header(SparseFile(store.folder / name, source.facts(name)))

@@ -1,26 +1,30 @@
-"""PeerSource: files of a model from peers that hold them, chunk by chunk, each checked alone."""
+"""PeerDownloader: files of a model from peers that hold them, each chunk checked by itself."""
 
 import asyncio
 import logging
 import random
+import time
 from collections import Counter, deque
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgpack
+from huggingface_hub import constants
 
-from swarm.checkpoint.byte_ranges import Range, Ranges, aligned, merged, split, without
+from swarm.checkpoint.byte_ranges import ByteRange, ByteRanges, aligned, merged, split, without
 from swarm.checkpoint.chunk_digests import DIGEST_BYTES
 from swarm.checkpoint.chunk_index import (
     MOST_CHUNK,
+    ChunkIndex,
     Entry,
-    Inventory,
     digest_of,
     digests_of,
     slice_of,
 )
-from swarm.checkpoint.sparse_file import FileFacts
-from swarm.checkpoint.weight_store import Take
+from swarm.checkpoint.hub_model import CACHE
+from swarm.checkpoint.sparse_file import FileFacts, SparseFile
+from swarm.checkpoint.weight_store import FetchProgress, Take, WeightStore
 from swarm.dht.board import Board
 from swarm.errors import (
     BadModel,
@@ -32,7 +36,7 @@ from swarm.errors import (
 )
 from swarm.formatting import printable
 from swarm.p2p.channel import Channel
-from swarm.records import Capability
+from swarm.records import PENDING, Capability, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -48,32 +52,37 @@ ROUNDS = 4  # in which nothing comes and nobody new is asked, before giving up
 ROUNDS_CAP = 64  # in which nothing comes, whoever is asked
 PAUSE_SECONDS = 1.0  # between rounds
 LIST_PAGE = (1 << 19) // DIGEST_BYTES  # chunk digests in one answer
+LOOK_SECONDS = 0.5  # between looks at the board
+KNOWN_SECONDS = 3.0  # for a manifest to be found on it
+PENDING_SECONDS = 600.0  # for the founder to digest its files
+
+Find = Callable[[float], Awaitable[Manifest | None]]  # the founder's word, within some seconds
 
 
-class PeerSource:
-    """The files of the model with this inventory; one event loop, any number of threads."""
+class PeerDownloader:
+    """The files of the model with this chunk index; one event loop, any number of threads."""
 
     name = "other peers"
 
     def __init__(self, channel: Channel, board: Board, digest: str, founder: str = "") -> None:
         self._channel, self._board, self._founder = channel, board, founder
         self.digest = digest
-        self.inventory = Inventory(MOST_CHUNK, ())
+        self.index = ChunkIndex(MOST_CHUNK, ())
         self.lists: dict[str, bytes] = {}
         self._liars: set[str] = set()
         self._misses = Counter[str]()  # of peers: in a row without giving anything
         self._loop = asyncio.get_running_loop()
 
-    async def read_inventory(self) -> Inventory:
-        """Ask for the inventory; raises BadModel if nobody has it."""
+    async def read_chunk_index(self) -> ChunkIndex:
+        """Ask for the chunk index; raises BadModel if nobody has it."""
         data = await self._first(["inventory", self.digest], self.digest)
-        self.inventory = Inventory.of_bytes(data)
-        return self.inventory
+        self.index = ChunkIndex.of_bytes(data)
+        return self.index
 
     async def read_list(self, entry: Entry) -> bytes:
         """The chunk digests of a file; raises BadModel if nobody has them."""
         if entry.name not in self.lists:
-            count = self.inventory.chunks(entry)
+            count = self.index.chunks(entry)
             pages = [
                 await self._first(["digests", self.digest, entry.name, start, end - start])
                 for start, end in split(((0, count),), LIST_PAGE)
@@ -84,19 +93,19 @@ class PeerSource:
             self.lists[entry.name] = found
         return self.lists[entry.name]
 
-    def fetch(self, file: str, facts: FileFacts, ranges: Ranges, take: Take) -> None:
+    def fetch(self, file: str, facts: FileFacts, ranges: ByteRanges, take: Take) -> None:
         """Hand over chunks around the ranges; blocks, not in the event loop; raises SwarmError."""
         fetching = self._fetch(file, facts, ranges, take)
         asyncio.run_coroutine_threadsafe(fetching, self._loop).result()
 
     # ------------------------------------------------------------------ chunks of one file
 
-    async def _fetch(self, file: str, facts: FileFacts, ranges: Ranges, take: Take) -> None:
-        entry = self.inventory.entry(file)
+    async def _fetch(self, file: str, facts: FileFacts, ranges: ByteRanges, take: Take) -> None:
+        entry = self.index.entry(file)
         if entry is None or entry.size != facts.size:
             raise BadModel(f"The swarm's model has no such file {file}.", "Join again.")
         await self.read_list(entry)
-        todo = deque(self._runs(aligned(ranges, self.inventory.chunk, entry.size)))
+        todo = deque(self._runs(aligned(ranges, self.index.chunk, entry.size)))
         idle = rounds = 0
         while todo:
             left, known = len(todo), set(self._misses)
@@ -118,13 +127,13 @@ class PeerSource:
                 )
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _runs(self, ranges: Ranges) -> Iterable[Range]:
-        return split(ranges, MOST_CHUNK // self.inventory.chunk * self.inventory.chunk)
+    def _runs(self, ranges: ByteRanges) -> Iterable[ByteRange]:
+        return split(ranges, MOST_CHUNK // self.index.chunk * self.index.chunk)
 
-    async def _holders(self, entry: Entry, *, widely: bool) -> dict[str, Ranges]:
+    async def _holders(self, entry: Entry, *, widely: bool) -> dict[str, ByteRanges]:
         """What of a file each peer holds; who did not answer before is asked if `widely`."""
 
-        async def held(peer: str) -> Ranges:
+        async def held(peer: str) -> ByteRanges:
             try:
                 answer = await self._ask(peer, ["have", self.digest, entry.name], HAVE_SECONDS)
                 return merged((int(low), int(high)) for low, high in msgpack.unpackb(answer))
@@ -140,7 +149,7 @@ class PeerSource:
         return {peer: ranges for peer, ranges in zip(peers, found, strict=True) if ranges}
 
     async def _draw(
-        self, peer: str, entry: Entry, work: tuple[Ranges, deque[Range]], take: Take
+        self, peer: str, entry: Entry, work: tuple[ByteRanges, deque[ByteRange]], take: Take
     ) -> None:
         """Take runs that a peer holds off the list until none is left, or the peer fails."""
         held, todo = work
@@ -170,8 +179,8 @@ class PeerSource:
                 todo.clear()  # nobody wants the rest, or there is no room for it
                 raise
 
-    async def _chunks(self, peer: str, entry: Entry, run: Range) -> bytes:
-        chunk = self.inventory.chunk
+    async def _chunks(self, peer: str, entry: Entry, run: ByteRange) -> bytes:
+        chunk = self.index.chunk
         first, count = run[0] // chunk, -(-(run[1] - run[0]) // chunk)
         question: list[object] = ["chunks", self.digest, entry.name, first, count]
         data = await self._ask_once(peer, question, ANSWER_SECONDS)
@@ -245,6 +254,58 @@ class PeerSource:
     async def _ask_once(self, peer: str, question: list[object], seconds: float) -> bytes:
         payload = msgpack.packb(question)
         return await self._channel.ask(peer, QUESTION, payload, timeout_seconds=seconds)
+
+
+async def read_manifest(board: Board, seconds: float = 0.0) -> Manifest | None:
+    """The founder's latest word, or None if there is none within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = (await board.read(Manifest)).values()
+        if found or time.monotonic() >= deadline:
+            return max(found, key=lambda each: each.founded, default=None)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def wait_for_manifest(find: Find, cause: SwarmError) -> Manifest:
+    """The founder's word once it says what peers may hand out; raises `cause`, BadModel."""
+    deadline = time.monotonic() + PENDING_SECONDS
+    while True:
+        manifest = await find(KNOWN_SECONDS)
+        if manifest is None or not manifest.inventory:
+            raise cause
+        if manifest.inventory != PENDING:
+            return manifest
+        if time.monotonic() > deadline:
+            raise BadModel("The host is still reading its files.", "Try again later.") from cause
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def open_from_peers(
+    channel: Channel, board: Board, cause: SwarmError, find: Find | None = None
+) -> tuple[Path, WeightStore]:
+    """The folder of the swarm's model and what fills it; `cause` says why it is not here.
+
+    Raises `cause` if the founder does not let peers hand the model out, BadModel if none does.
+    """
+    manifest = await wait_for_manifest(find or (lambda s: read_manifest(board, s)), cause)
+    source = PeerDownloader(channel, board, manifest.inventory)
+    index = await source.read_chunk_index()
+    folder = Path(constants.HF_HOME) / CACHE / "peers" / manifest.inventory
+    store = WeightStore(folder, source)
+    await asyncio.to_thread(_populate, store, index)
+    return folder, store
+
+
+def _populate(store: WeightStore, index: ChunkIndex) -> None:
+    for entry in index.entries:
+        try:
+            sparse = SparseFile(store.folder / entry.name, FileFacts(entry.size, entry.digest))
+        except OSError as error:
+            raise BadModel(f"{store.folder} cannot be used: {error}.", "Check HF_HOME.") from error
+        if entry.is_weights:
+            store.read_header(sparse)
+        else:
+            store.ensure({entry.name: ((0, entry.size),)}, FetchProgress())
 
 
 def _rest_of(error: SwarmError) -> float:

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what tensors there are, their shapes, and where they lie."""
+"""Safetensors headers: a model's files and tensors, their shapes, and where they lie."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ HEADER_CAP = 100 * 1024 * 1024  # bytes; the safetensors format's own limit
 PREFIX_BYTES = 8  # before the header: its size
 INDEX = "model.safetensors.index.json"
 LONE_FILE = "model.safetensors"
+METADATA_FILES = (  # what a client needs, and a node besides its weights
+    *("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", INDEX),
+)
 POINTER = b"version https://git-lfs.github.com/spec/v1"  # how a file begins that git left behind
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 OTHER_WEIGHTS = (
@@ -77,6 +82,11 @@ def weight_files(folder: Path) -> list[Path]:
         pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         raise no_weights(str(folder), has_pickles=pickles)
     return files
+
+
+def is_metadata_file(name: str) -> bool:
+    """Whether a file of a repository is small and needed by everybody."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in METADATA_FILES)
 
 
 def files_to_load(names: Collection[str], where: str) -> list[str]:

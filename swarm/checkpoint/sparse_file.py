@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarm.checkpoint.byte_ranges import NOTHING, Ranges, merged, without
+from swarm.checkpoint.byte_ranges import NOTHING, ByteRanges, merged, without
 from swarm.errors import BadModel
 
 
@@ -46,7 +46,7 @@ class SparseFile:
         known = _read_map(path)
         return cls(path, known[0]) if known else None
 
-    def missing(self, wanted: Ranges) -> Ranges:
+    def missing(self, wanted: ByteRanges) -> ByteRanges:
         """The bytes of `wanted` that are not here."""
         return missing(self.path, wanted)
 
@@ -61,7 +61,7 @@ class SparseFile:
         finally:
             os.close(descriptor)
 
-    def note(self, ranges: Ranges) -> None:
+    def note(self, ranges: ByteRanges) -> None:
         """Say that these bytes are written; holds after a loss of power too; raises OSError."""
         descriptor = os.open(self.path, os.O_WRONLY)
         try:
@@ -77,7 +77,7 @@ class SparseFile:
             file.seek(start)
             return file.read(end - start)
 
-    def _write_map(self, present: Ranges) -> None:
+    def _write_map(self, present: ByteRanges) -> None:
         target = _map_of(self.path)
         fresh = target.with_suffix(f".{os.getpid()}.new")
         facts = {"size": self.facts.size, "etag": self.facts.etag}
@@ -88,22 +88,22 @@ class SparseFile:
         fresh.replace(target)
 
 
-def missing(path: Path, wanted: Ranges) -> Ranges:
+def missing(path: Path, wanted: ByteRanges) -> ByteRanges:
     """The bytes of `wanted` that a weight file, sparse or whole, lacks; raises BadModel."""
     return without(wanted, _present(path)) if _map_of(path).exists() else NOTHING
 
 
-def present(path: Path) -> Ranges:
+def present(path: Path) -> ByteRanges:
     """The bytes of a weight file that are here; raises OSError."""
     return _present(path) if _map_of(path).exists() else ((0, path.stat().st_size),)
 
 
-def _present(path: Path) -> Ranges:
+def _present(path: Path) -> ByteRanges:
     known = _read_map(path)
     return known[1] if known else NOTHING
 
 
-def _read_map(path: Path) -> tuple[FileFacts, Ranges] | None:
+def _read_map(path: Path) -> tuple[FileFacts, ByteRanges] | None:
     try:
         known = json.loads(_map_of(path).read_text())
         ranges = merged((int(start), int(end)) for start, end in known["present"])

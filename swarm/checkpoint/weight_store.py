@@ -1,4 +1,4 @@
-"""Store: the partial copy of one model on this disk, and the source that the rest comes from."""
+"""WeightStore: the partial copy of one model on this disk, and the source of the rest."""
 
 import logging
 import shutil
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from huggingface_hub.utils import tqdm
 
-from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.safetensors_headers import PREFIX_BYTES, header_end
 from swarm.checkpoint.sparse_file import FileFacts, SparseFile
 from swarm.errors import EngineError
@@ -23,7 +23,7 @@ SPARE_BYTES = 1 << 24  # to be left on the disk
 
 BAR: Any = tqdm  # silent where nobody watches
 Take = Callable[[int, bytes], None]  # position in the file, bytes; from any thread
-Wanted = Mapping[str, Ranges]  # by file name
+Wanted = Mapping[str, ByteRanges]  # by file name
 
 
 class Source(Protocol):
@@ -31,11 +31,11 @@ class Source(Protocol):
 
     name: str  # for people
 
-    def fetch(self, file: str, facts: FileFacts, ranges: Ranges, take: Take) -> None:
+    def fetch(self, file: str, facts: FileFacts, ranges: ByteRanges, take: Take) -> None:
         """Hand over bytes of just this version, in any order; blocks; raises SwarmError."""
 
 
-class Watch:
+class FetchProgress:
     """Hears how a fetch goes on, from any thread, and may stop it."""
 
     def __init__(self, on_bytes: Callable[[int, int], None] | None = None) -> None:
@@ -62,7 +62,7 @@ class Watch:
         self._stop.set()
 
 
-class Store:
+class WeightStore:
     """One model's folder, whose weight files are filled as they are wanted."""
 
     def __init__(self, folder: Path, source: Source) -> None:
@@ -71,11 +71,13 @@ class Store:
 
     def read_header(self, sparse: SparseFile) -> None:
         """Fetch the header of one file; blocks; raises SwarmError."""
-        self._fill({sparse.path.name: ((0, min(PREFIX_BYTES, sparse.facts.size)),)}, Watch())
+        self._fill(
+            {sparse.path.name: ((0, min(PREFIX_BYTES, sparse.facts.size)),)}, FetchProgress()
+        )
         end = header_end(sparse.read(0, PREFIX_BYTES), str(sparse.path))
-        self._fill({sparse.path.name: ((0, min(end, sparse.facts.size)),)}, Watch())
+        self._fill({sparse.path.name: ((0, min(end, sparse.facts.size)),)}, FetchProgress())
 
-    def missing(self, wanted: Wanted) -> dict[str, Ranges]:
+    def missing(self, wanted: Wanted) -> dict[str, ByteRanges]:
         """What of `wanted` is not on the disk; raises BadModel, EngineError."""
         found = {}
         for name, ranges in wanted.items():
@@ -84,28 +86,28 @@ class Store:
                 found[name] = left
         return found
 
-    def hold(self, wanted: Wanted, watch: Watch) -> int:
+    def ensure(self, wanted: Wanted, progress: FetchProgress) -> int:
         """Fetch what is missing, with a progress bar; returns its bytes; raises SwarmError."""
         with self._one_at_a_time:
             missing = self.missing(wanted)
             total = sum(map(size_of, missing.values()))
-            watch.begin(total)
+            progress.begin(total)
             if total:
                 self._require_room(total)
                 title = f"weights from {self.source.name}"
                 with BAR(total=total, unit="B", unit_scale=True, desc=title, disable=None) as bar:
-                    self._fill(missing, watch, bar.update)
+                    self._fill(missing, progress, bar.update)
                 logger.info("fetched %d bytes from %s", total, self.source.name)
         return total
 
     def _fill(
-        self, wanted: Wanted, watch: Watch, show: Callable[[int], object] | None = None
+        self, wanted: Wanted, progress: FetchProgress, show: Callable[[int], object] | None = None
     ) -> None:
         for name, ranges in wanted.items():
             sparse = SparseFile.again(self.folder / name)
             left = sparse.missing(ranges) if sparse else ()
             if sparse and left:
-                with _Filling(sparse, watch, show) as filling:
+                with _Filling(sparse, progress, show) as filling:
                     self.source.fetch(name, sparse.facts, left, filling.take)
 
     def _require_room(self, size: int) -> None:
@@ -122,9 +124,9 @@ class _Filling:
     """Bytes on their way into one file; what came is noted even if the rest never does."""
 
     def __init__(
-        self, sparse: SparseFile, watch: Watch, show: Callable[[int], object] | None
+        self, sparse: SparseFile, progress: FetchProgress, show: Callable[[int], object] | None
     ) -> None:
-        self._sparse, self._watch, self._show = sparse, watch, show
+        self._sparse, self._progress, self._show = sparse, progress, show
         self._lock = threading.Lock()
         self._fresh: list[tuple[int, int]] = []
 
@@ -143,7 +145,7 @@ class _Filling:
             if self._show:
                 self._show(len(data))
         self._note(NOTE_BYTES)
-        self._watch.came(len(data))
+        self._progress.came(len(data))
 
     def _note(self, at_least: int) -> None:
         with self._lock:

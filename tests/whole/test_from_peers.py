@@ -56,7 +56,7 @@ def test_the_newcomer_fetches_its_own_layers_from_the_host(
     assert size_of(present(path)) < 0.75 * whole
 
 
-def test_a_client_gets_the_papers_from_peers_and_the_tokens_are_right(
+def test_a_client_gets_the_metadata_from_peers_and_the_tokens_are_right(
     invite: tuple[Nodes, str],
     folder: Path,
     loop_thread: EventLoopThread,

@@ -25,8 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from node.engine.parallel.tensor_parallel import Cut, TensorSplit
 from node.engine.stage_model import StageModel
-from swarm.checkpoint.byte_ranges import Range, Ranges, merged
-from swarm.checkpoint.folder import LAYER, lone_head
+from swarm.checkpoint.architectures import LAYER
+from swarm.checkpoint.byte_ranges import ByteRange, ByteRanges, merged
+from swarm.checkpoint.folder import lone_head
 from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.checkpoint.sparse_file import missing
 from swarm.errors import BadModel
@@ -35,7 +36,7 @@ GAP_BYTES = 1 << 16  # smaller gaps within a tensor are not worth a request
 BRIDGE = 0.002  # of what lies before a gap: so small ones between tensors are fetched as well
 
 Group = list[tuple[TensorHeader, Cut | None]]
-FetchBytes = Callable[[Mapping[str, Ranges]], None]  # blocks; raises SwarmError
+FetchBytes = Callable[[Mapping[str, ByteRanges]], None]  # blocks; raises SwarmError
 ConversionMapping = list[Any]  # of transformers' weight transforms
 
 
@@ -135,7 +136,7 @@ def require_bytes(group: Group, fetch: FetchBytes | None) -> None:
         raise BadModel(f"{name} lacks bytes of this shard here.", "Name the model by its hub id.")
 
 
-def ranges_of(header: TensorHeader, cut: Cut | None) -> list[Range]:
+def ranges_of(header: TensorHeader, cut: Cut | None) -> list[ByteRange]:
     """The bytes of a tensor's slice: rows and experts apart, but of a cut by columns the span."""
     if cut is None or not header.parameters:
         return [(header.start, header.end)]
@@ -152,8 +153,8 @@ def ranges_of(header: TensorHeader, cut: Cut | None) -> list[Range]:
     ]
 
 
-def _wanted(group: Group) -> dict[str, Ranges]:
-    found: dict[str, list[Range]] = defaultdict(list)
+def _wanted(group: Group) -> dict[str, ByteRanges]:
+    found: dict[str, list[ByteRange]] = defaultdict(list)
     for header, cut in group:
         found[header.file.name] += ranges_of(header, cut)
     return {name: merged(each, bridge=BRIDGE) for name, each in found.items()}

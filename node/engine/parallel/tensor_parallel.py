@@ -31,7 +31,7 @@ from transformers.pytorch_utils import Conv1D
 
 from node.engine.shard_io import StageSpec
 from node.engine.stage_model import StageModel
-from swarm.checkpoint.folder import ffn_of, head_dims_of, is_attention, kv_heads_of
+from swarm.checkpoint.architectures import ffn_of, head_dims_of, is_attention, kv_heads_of
 from swarm.errors import EngineError
 from swarm.plan import COLUMNS_PER_BLOCK
 

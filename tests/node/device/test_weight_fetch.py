@@ -8,7 +8,7 @@ import pytest
 from node.device.weight_fetch import Provisions
 from node.worker.messages import Given
 from node.worker.weight_requests import need_of
-from swarm.checkpoint.weight_store import Store
+from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import Unreachable
 from tests.node.stands import ScriptedWorker, until
 
@@ -19,7 +19,7 @@ class BrokenStore:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def hold(self, *_: Any) -> int:
+    def ensure(self, *_: Any) -> int:
         raise self._error
 
 
@@ -37,7 +37,7 @@ def test_a_load_ends_with_the_cause_when_weights_cannot_be_held(
 ) -> None:
     async def story() -> None:
         worker = ScriptedWorker()
-        store = cast("Store", BrokenStore(error))
+        store = cast("WeightStore", BrokenStore(error))
         provisions = Provisions(worker, store, lambda fraction: None)
         provisions.serve(need_of("g", {"x": ((0, 1),)}))
         await until(lambda: worker.orders)

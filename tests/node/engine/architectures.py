@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from swarm.checkpoint.folder import SUPPORTED_ARCHITECTURES
+from swarm.checkpoint.architectures import SUPPORTED_ARCHITECTURES
 
 TOLERANCE = 2e-5  # of the logits' scale
 PER_HEAD = {"num_key_value_heads": None, "num_attention_heads": 8}

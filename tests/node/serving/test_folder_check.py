@@ -13,11 +13,11 @@ from huggingface_hub import constants
 from node.serving.weight_server import WeightsDesk
 from swarm.checkpoint import chunk_digests
 from swarm.checkpoint.chunk_digests import ChunkDigests
-from swarm.checkpoint.chunk_index import LEAST_CHUNK, take_stock
+from swarm.checkpoint.chunk_index import LEAST_CHUNK, hash_files
 from swarm.checkpoint.folder_check import FolderCheck
-from swarm.checkpoint.peer_downloader import PeerSource
+from swarm.checkpoint.peer_downloader import PeerDownloader
 from swarm.checkpoint.safetensors_headers import read_headers
-from swarm.checkpoint.weight_store import Watch
+from swarm.checkpoint.weight_store import FetchProgress
 from swarm.errors import BadModel
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
@@ -37,13 +37,13 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-async def source_of() -> PeerSource:
+async def source_of() -> PeerDownloader:
     world, host = MemoryWorld(), peer_named("host")
     await world.board(host).publish(Capability("m", [], [], "h", reachable=True, since=1.0))
     desk = WeightsDesk(world.channel(host), TINY)
     await desk.open_as_founder()
     me = peer_named("newcomer")
-    return PeerSource(world.channel(me), world.board(me), desk.digest)
+    return PeerDownloader(world.channel(me), world.board(me), desk.digest)
 
 
 def spoil(path: Path, at: int) -> None:
@@ -67,10 +67,10 @@ def test_the_very_same_copy_is_taken_and_read_once_only(
 ) -> None:
     async def story() -> None:
         check = await FolderCheck.open(copy, await source_of())
-        assert await asyncio.to_thread(check.hold, ranges_of(3), Watch()) == 0
+        assert await asyncio.to_thread(check.ensure, ranges_of(3), FetchProgress()) == 0
         monkeypatch.setattr(ChunkDigests, "_read", lambda *_: pytest.fail("read again"))
         again = FolderCheck(copy, check._peers)
-        assert await asyncio.to_thread(again.hold, ranges_of(3), Watch()) == 0
+        assert await asyncio.to_thread(again.ensure, ranges_of(3), FetchProgress()) == 0
 
     run(story())
 
@@ -106,11 +106,11 @@ def test_one_wrong_byte_is_found_out_by_the_shard_that_would_use_it(copy: Path) 
         source = await source_of()
         (start, end), *_ = ranges_of(5)[FILE]
         check = await FolderCheck.open(copy, source)
-        await asyncio.to_thread(check.hold, ranges_of(3), Watch())
+        await asyncio.to_thread(check.ensure, ranges_of(3), FetchProgress())
         spoil(copy / FILE, (start + end) // 2)
-        await asyncio.to_thread(check.hold, ranges_of(3), Watch())
+        await asyncio.to_thread(check.ensure, ranges_of(3), FetchProgress())
         with pytest.raises(BadModel, match="not the file of that name"):
-            await asyncio.to_thread(check.hold, ranges_of(5), Watch())
+            await asyncio.to_thread(check.ensure, ranges_of(5), FetchProgress())
         assert "move this copy away" in str(await asyncio.wait_for(check.refused(), 5))
 
     run(story())
@@ -130,9 +130,9 @@ def test_what_is_remembered_of_a_file_ends_with_its_change(copy: Path) -> None:
 
 
 def test_a_host_digests_its_folder_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stock = take_stock(copy)
+    hashed = hash_files(copy)
     monkeypatch.setattr(ChunkDigests, "_read", lambda *_: pytest.fail("read again"))
-    assert take_stock(copy) == stock
+    assert hash_files(copy) == hashed
 
 
 def test_nothing_is_remembered_of_a_file_that_changes_while_it_is_read(copy: Path) -> None:

@@ -15,14 +15,13 @@ from client.network import Links
 from client.request import LocalModel
 from node.serving.weight_server import WeightsDesk
 from swarm.checkpoint import peer_downloader
-from swarm.checkpoint.byte_ranges import Ranges, size_of
-from swarm.checkpoint.chunk_index import Inventory, Stock, take_stock
+from swarm.checkpoint.byte_ranges import ByteRanges, size_of
+from swarm.checkpoint.chunk_index import ChunkIndex, HashedFiles, hash_files
 from swarm.checkpoint.folder import read_spec
-from swarm.checkpoint.peer_downloader import QUESTION
-from swarm.checkpoint.peer_model import open_from_peers
+from swarm.checkpoint.peer_downloader import QUESTION, open_from_peers
 from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present
-from swarm.checkpoint.weight_store import Store, Watch
+from swarm.checkpoint.weight_store import FetchProgress, WeightStore
 from swarm.errors import BadModel, EngineError, PeerError, PeerRefused, SwarmError
 from swarm.records import PENDING, Capability, Manifest
 from swarm.testing.memory_network import MemoryWorld, peer_named
@@ -39,8 +38,8 @@ def run(story: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.fixture(scope="module")
-def stock() -> Stock:
-    found = take_stock(TINY)
+def hashed() -> HashedFiles:
+    found = hash_files(TINY)
     assert found is not None
     return found
 
@@ -58,11 +57,11 @@ class Peers:
     """A founder's word on a board, peers that answer, and one who asks."""
 
     world: MemoryWorld
-    stock: Stock
+    hashed: HashedFiles
 
     async def found(self, inventory: str = "") -> None:
         spec = read_spec(TINY, "tiny")
-        word = inventory or self.stock.inventory.digest
+        word = inventory or self.hashed.index.digest
         manifest = Manifest("/elsewhere", spec.digest, "f32", 1.0, "", word)
         await self.world.board(peer_named("founder")).publish(manifest)
 
@@ -74,14 +73,14 @@ class Peers:
 
     async def holder(self, name: str, folder: Path = TINY) -> WeightsDesk:
         desk = WeightsDesk(self.world.channel(await self.add(name)), folder)
-        await desk.open_as_founder() if folder == TINY else desk._open(self.stock)
+        await desk.open_as_founder() if folder == TINY else desk._open(self.hashed)
         return desk
 
     async def liar(self, name: str, change: Callable[[bytes], bytes]) -> list[bytes]:
         """A peer that answers like a holder, but with other chunks; returns what it was asked."""
         inner = self.world.channel(await self.add(name))
         desk = WeightsDesk(inner, TINY)
-        desk._open(self.stock)
+        desk._open(self.hashed)
         honest: Answer = desk._answer
         asked: list[bytes] = []
 
@@ -99,23 +98,23 @@ class Peers:
         me = peer_named("newcomer")
         return Links(self.world.board(me), self.world.channel(me))
 
-    async def open(self) -> tuple[Path, Store]:
+    async def open(self) -> tuple[Path, WeightStore]:
         links = self.links()
         return await open_from_peers(links.channel, links.board, CAUSE)
 
 
 @pytest.fixture
-def peers(stock: Stock) -> Peers:
-    return Peers(MemoryWorld(), stock)
+def peers(hashed: HashedFiles) -> Peers:
+    return Peers(MemoryWorld(), hashed)
 
 
-def ranges_of_layer(layer: int) -> Ranges:
+def ranges_of_layer(layer: int) -> ByteRanges:
     headers = read_headers(TINY)
     return tuple((h.start, h.end) for h in headers if f"layers.{layer}." in h.name)
 
 
-async def hold(store: Store, layer: int) -> int:
-    return await asyncio.to_thread(store.hold, {FILE: ranges_of_layer(layer)}, Watch())
+async def ensure(store: WeightStore, layer: int) -> int:
+    return await asyncio.to_thread(store.ensure, {FILE: ranges_of_layer(layer)}, FetchProgress())
 
 
 def is_right(folder: Path, layer: int) -> bool:
@@ -123,7 +122,7 @@ def is_right(folder: Path, layer: int) -> bool:
     return all(data[low:high] == real[low:high] for low, high in ranges_of_layer(layer))
 
 
-def test_papers_come_whole_and_weights_only_as_wanted(peers: Peers) -> None:
+def test_metadata_files_come_whole_and_weights_only_as_wanted(peers: Peers) -> None:
     async def story() -> None:
         await peers.found()
         await peers.holder("one")
@@ -134,12 +133,12 @@ def test_papers_come_whole_and_weights_only_as_wanted(peers: Peers) -> None:
             LocalModel.of(TINY, "tiny").tokenizer.ids_of_text("Once")
         )
         header = size_of(present(folder / FILE))
-        await hold(store, 3)
+        await ensure(store, 3)
         held = size_of(present(folder / FILE)) - header
         assert is_right(folder, 3)
         wanted = size_of(ranges_of_layer(3))
-        assert wanted <= held <= wanted + 2 * peers.stock.inventory.chunk
-        assert await hold(store, 3) == 0
+        assert wanted <= held <= wanted + 2 * peers.hashed.index.chunk
+        assert await ensure(store, 3) == 0
 
     run(story())
 
@@ -167,7 +166,7 @@ def test_a_wrong_byte_is_refused_and_the_next_peer_asked(
         await peers.holder("honest")
         folder, store = await peers.open()
         for layer in range(4):
-            await hold(store, layer)
+            await ensure(store, layer)
             assert is_right(folder, layer)
         assert 0 < len(asked) <= peer_downloader.STREAMS  # then nobody believes it any more
 
@@ -182,7 +181,7 @@ def test_if_all_lie_the_load_fails_with_a_next_step(peers: Peers) -> None:
         peers.world.channels.pop(peer_named("honest"))
         await peers.liar("honest", lambda data: bytes(len(data)))
         with pytest.raises(EngineError, match="No peer that answers") as caught:
-            await hold(store, 0)
+            await ensure(store, 0)
         assert caught.value.next_step
 
     run(story())
@@ -193,7 +192,7 @@ def test_a_peer_that_holds_a_part_gives_that_part(peers: Peers, home: Path) -> N
         await peers.found()
         await peers.holder("whole")
         folder, store = await peers.open()
-        await hold(store, 1)
+        await ensure(store, 1)
         copy = home / "copy"
         shutil.copytree(folder, copy)
         peers.world.channels.clear()
@@ -202,10 +201,10 @@ def test_a_peer_that_holds_a_part_gives_that_part(peers: Peers, home: Path) -> N
         await peers.holder("part", copy)
         shutil.rmtree(folder)
         again, thin = await peers.open()
-        assert await hold(thin, 1) > 0
+        assert await ensure(thin, 1) > 0
         assert is_right(again, 1)
         with pytest.raises(EngineError, match="No peer that answers"):
-            await hold(thin, 6)
+            await ensure(thin, 6)
 
     run(story())
 
@@ -224,7 +223,7 @@ def test_a_silent_peer_costs_its_deadline_and_another_gives(
         silent.answer(QUESTION, wait)
         await peers.holder("honest")
         folder, store = await peers.open()
-        await hold(store, 2)
+        await ensure(store, 2)
         assert is_right(folder, 2)
 
     for name in ("ANSWER_SECONDS", "HAVE_SECONDS", "NEXT_SECONDS"):
@@ -292,7 +291,7 @@ def test_without_an_inventory_the_first_cause_is_told(peers: Peers) -> None:
             await peers.open()
 
     peer_seconds = pytest.MonkeyPatch()
-    peer_seconds.setattr("swarm.checkpoint.peer_model.KNOWN_SECONDS", 0.05)
+    peer_seconds.setattr("swarm.checkpoint.peer_downloader.KNOWN_SECONDS", 0.05)
     run(story())
     peer_seconds.undo()
 
@@ -317,7 +316,7 @@ def test_peers_that_never_answer_do_not_keep_the_holder_from_being_asked(peers: 
             await peers.add(f"stranger {number}")
         await peers.holder("holder")
         folder, store = await peers.open()
-        await hold(store, 3)
+        await ensure(store, 3)
         assert is_right(folder, 3)
 
     run(story())
@@ -331,7 +330,7 @@ def test_a_peer_that_says_busy_holds_nothing_that_another_gives(
         await peers.holder("honest")
         await peers.liar("busy", lambda _: _raise(PeerRefused("No.", retry_after_seconds=1e-9)))
         folder, store = await peers.open()
-        await hold(store, 3)
+        await ensure(store, 3)
         assert is_right(folder, 3)
 
     monkeypatch.setattr(peer_downloader, "BUSY_SECONDS", 0.2)
@@ -348,7 +347,7 @@ def test_if_all_are_busy_the_load_fails_in_time(
         peers.world.channels.pop(peer_named("once"))
         await peers.liar("once", lambda _: _raise(PeerRefused("No.", retry_after_seconds=1e-9)))
         with pytest.raises(EngineError, match="No peer that answers"):
-            await hold(store, 3)
+            await ensure(store, 3)
 
     monkeypatch.setattr(peer_downloader, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(peer_downloader, "LEAST_REST_SECONDS", 0.03)
@@ -391,10 +390,10 @@ def test_a_desk_hands_out_nothing_but_what_the_inventory_says(peers: Peers, home
 )
 def test_an_inventory_that_asks_too_much_of_us_is_refused(entries: object) -> None:
     with pytest.raises(SwarmError):
-        Inventory.of_bytes(msgpack.packb([1 << 14, entries]))
+        ChunkIndex.of_bytes(msgpack.packb([1 << 14, entries]))
 
 
-def test_a_whole_inventory_survives_its_bytes(stock: Stock) -> None:
-    assert Inventory.of_bytes(stock.inventory.to_bytes()) == stock.inventory
-    names = {entry.name for entry in stock.inventory.entries}
+def test_a_whole_chunk_index_survives_its_bytes(hashed: HashedFiles) -> None:
+    assert ChunkIndex.of_bytes(hashed.index.to_bytes()) == hashed.index
+    names = {entry.name for entry in hashed.index.entries}
     assert {"config.json", "tokenizer.json", FILE} <= names

@@ -12,10 +12,10 @@ from node.device.weight_fetch import Provisions
 from node.worker.messages import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
 from node.worker.weight_requests import need_of, wanted_of
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
-from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.safetensors_headers import PREFIX_BYTES, header_end
 from swarm.checkpoint.sparse_file import FileFacts, SparseFile
-from swarm.checkpoint.weight_store import Store, Take
+from swarm.checkpoint.weight_store import Take, WeightStore
 from swarm.errors import EngineError, RemoteProtocolError
 from swarm.wire.messages import Message
 from tests.node.stands import until
@@ -38,7 +38,7 @@ class FolderSource:
         self.waits = threading.Event()
         self.waits.set()
 
-    def fetch(self, file: str, facts: FileFacts, ranges: Ranges, take: Take) -> None:
+    def fetch(self, file: str, facts: FileFacts, ranges: ByteRanges, take: Take) -> None:
         assert self.waits.wait(SECONDS)
         if self.refusal:
             raise EngineError(self.refusal)
@@ -59,7 +59,7 @@ class Fed:
     async def spawn(self) -> "Fed":
         self.worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self._hear)
         self.seen: list[float] = []
-        store = Store(self.folder, self.source)
+        store = WeightStore(self.folder, self.source)
         self.thin = Provisions(self.worker, store, self.seen.append)
         self.whole = Provisions(self.worker, None, self.seen.append)
         self.provisions = self.thin
@@ -203,6 +203,6 @@ def test_a_need_that_is_none_is_refused(body: bytes) -> None:
 
 
 def test_a_need_and_its_answer_survive_the_wire() -> None:
-    wanted: dict[str, Ranges] = {FILE: ((0, 5), (9, 12))}
+    wanted: dict[str, ByteRanges] = {FILE: ((0, 5), (9, 12))}
     assert wanted_of(need_of("g", wanted)) == wanted
     assert Given("g").reason == ""

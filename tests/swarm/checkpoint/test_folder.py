@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from swarm.checkpoint.folder import SUPPORTED_ARCHITECTURES, find_model, is_attention, read_spec
+from swarm.checkpoint.architectures import SUPPORTED_ARCHITECTURES, is_attention
+from swarm.checkpoint.folder import find_model, read_spec
 from swarm.checkpoint.safetensors_headers import (
     DTYPE_BITS,
     POINTER,

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from client.request import LocalModel
 from swarm.checkpoint import hub_downloader
 from swarm.checkpoint import hub_model as hub_module
-from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.folder import find_model, open_model, read_spec
 from swarm.checkpoint.hub_model import hub_weights_of
 from swarm.checkpoint.safetensors_headers import POINTER, read_headers, weight_files
 from swarm.checkpoint.sparse_file import missing, present
-from swarm.checkpoint.weight_store import Store, Watch
+from swarm.checkpoint.weight_store import FetchProgress, WeightStore
 from swarm.errors import BadModel, EngineError, SwarmError, Unreachable
 from tests.swarm.checkpoint.hub_server import COMMIT, Hub, hub_of
 
@@ -83,7 +83,7 @@ def hub(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         close_session()
 
 
-def ranges_of_layer(folder: Path, layer: int) -> Ranges:
+def ranges_of_layer(folder: Path, layer: int) -> ByteRanges:
     return tuple(
         (header.start, header.end)
         for header in read_headers(folder)
@@ -91,14 +91,14 @@ def ranges_of_layer(folder: Path, layer: int) -> Ranges:
     )
 
 
-def store_of(name: str = NAME) -> Store:
+def store_of(name: str = NAME) -> WeightStore:
     _, store = open_model(name)
     assert store is not None
     return store
 
 
-def hold(store: Store, layer: int) -> int:
-    return store.hold({FILE: ranges_of_layer(store.folder, layer)}, Watch())
+def ensure(store: WeightStore, layer: int) -> int:
+    return store.ensure({FILE: ranges_of_layer(store.folder, layer)}, FetchProgress())
 
 
 def tensor_at(path: Path, name: str) -> bytes:
@@ -106,7 +106,7 @@ def tensor_at(path: Path, name: str) -> bytes:
     return path.read_bytes()[header.start : header.end]
 
 
-def test_a_client_fetches_papers_and_headers_but_no_weights(hub: Hub, files: Path) -> None:
+def test_a_client_fetches_metadata_and_headers_but_no_weights(hub: Hub, files: Path) -> None:
     model = LocalModel.read(NAME)
     assert model.spec.digest == read_spec(files, NAME).digest
     assert model.stop_ids == (9,)
@@ -120,7 +120,7 @@ def test_only_the_wanted_ranges_travel_and_they_are_the_right_bytes(hub: Hub, fi
     store = store_of()
     before = hub.weight_bytes
     wanted = ranges_of_layer(files, 2)
-    assert hold(store, 2) == size_of(wanted) == hub.weight_bytes - before
+    assert ensure(store, 2) == size_of(wanted) == hub.weight_bytes - before
     path = store.folder / FILE
     for name, tensor in tensors().items():
         expected = tensor.numpy().tobytes() if "layers.2." in name else bytes(tensor.nbytes)
@@ -132,12 +132,12 @@ def test_only_the_wanted_ranges_travel_and_they_are_the_right_bytes(hub: Hub, fi
 def test_what_is_here_is_not_asked_for_again_even_without_the_hub(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold(store_of(), 1)
+    ensure(store_of(), 1)
     count = len(hub.asked)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hold(store_of(), 1) == 0
+    assert ensure(store_of(), 1) == 0
     with pytest.raises(BadModel, match="cannot be reached"):
-        hold(store_of(), 3)
+        ensure(store_of(), 3)
     assert len(hub.asked) == count
 
 
@@ -159,7 +159,7 @@ def test_a_download_goes_on_where_the_server_cut_it_off(hub: Hub, files: Path) -
     store = store_of()
     before = hub.weight_bytes
     hub.cut_after = [1000, 5000, 1]
-    fetched = hold(store, 0)
+    fetched = ensure(store, 0)
     assert hub.weight_bytes - before == fetched
     tensor = tensors()["model.layers.0.mlp.up_proj.weight"]
     assert tensor_at(store.folder / FILE, "model.layers.0.mlp.up_proj.weight") == (
@@ -172,12 +172,12 @@ def test_a_server_that_always_cuts_is_told_as_such_and_what_came_is_kept(hub: Hu
     ((low, high), *_) = ranges_of_layer(store.folder, 0)
     hub.cut_after = [1500] + [0] * 20
     with pytest.raises(Unreachable, match="hub does not hand over") as caught:
-        store.hold({FILE: ((low, high),)}, Watch())
+        store.ensure({FILE: ((low, high),)}, FetchProgress())
     assert "what came is kept" in caught.value.next_step
     assert missing(store.folder / FILE, ((low, high),)) == ((low + 1500, high),)
     hub.cut_after = []
     before = hub.weight_bytes
-    assert store.hold({FILE: ((low, high),)}, Watch()) == high - low - 1500
+    assert store.ensure({FILE: ((low, high),)}, FetchProgress()) == high - low - 1500
     assert hub.weight_bytes - before == high - low - 1500
 
 
@@ -187,38 +187,38 @@ def test_a_stalled_answer_has_a_deadline_and_is_asked_for_again(
     store = store_of()
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     hub.stalls = 1
-    assert hold(store, 3) > 0
+    assert ensure(store, 3) > 0
     hub.stalls = 100
     with pytest.raises(Unreachable):
-        hold(store, 0)
+        ensure(store, 0)
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 def test_a_passing_refusal_is_waited_out(hub: Hub, code: int) -> None:
     store = store_of()
     hub.refusals = [code, code]
-    assert hold(store, 1) > 0
+    assert ensure(store, 1) > 0
 
 
 def test_a_signed_address_that_expired_is_asked_for_anew(hub: Hub) -> None:
     store = store_of()
-    hold(store, 0)
+    ensure(store, 0)
     hub.expired = 1
-    assert hold(store, 1) > 0
+    assert ensure(store, 1) > 0
 
 
 def test_files_without_redirects_are_read_in_ranges_too(hub: Hub) -> None:
     hub.redirects = False
     before = hub.weight_bytes
     store = store_of()
-    assert hold(store, 1) < hub.weight_bytes - before < (hub.folder / FILE).stat().st_size
+    assert ensure(store, 1) < hub.weight_bytes - before < (hub.folder / FILE).stat().st_size
 
 
 def test_a_server_without_ranges_gives_a_header_without_the_rest(hub: Hub) -> None:
     hub.knows_ranges = False
     store = store_of()
     wanted = ranges_of_layer(store.folder, 1)
-    assert hold(store, 1) == size_of(wanted)
+    assert ensure(store, 1) == size_of(wanted)
     name = "model.layers.1.mlp.up_proj.weight"
     assert tensor_at(store.folder / FILE, name) == tensors()[name].numpy().tobytes()
 
@@ -229,7 +229,7 @@ def test_far_into_a_file_without_ranges_the_whole_file_is_fetched(
     hub.knows_ranges = False
     monkeypatch.setattr(hub_downloader, "SKIP_BYTES", 100)
     store = store_of()
-    hold(store, 3)
+    ensure(store, 3)
     name = "model.layers.3.mlp.up_proj.weight"
     assert tensor_at(store.folder / FILE, name) == tensors()[name].numpy().tobytes()
 
@@ -238,18 +238,18 @@ def test_far_into_a_file_without_ranges_the_whole_file_is_fetched(
 def test_a_file_that_changes_meanwhile_is_refused(hub: Hub, redirects: bool) -> None:
     hub.redirects = redirects
     store = store_of()
-    hold(store, 0)
+    ensure(store, 0)
     hub.salt = "new"
     with pytest.raises(BadModel, match="changed on the hub"):
-        hold(store, 1)
+        ensure(store, 1)
 
 
 def test_bytes_of_another_version_never_join_those_here(hub: Hub, files: Path) -> None:
     store = store_of()
-    hold(store, 0)
+    ensure(store, 0)
     hub.salt = "new"
     with pytest.raises(BadModel, match="changed on the hub"):
-        hold(store_of(), 1)
+        ensure(store_of(), 1)
     assert size_of(present(store.folder / FILE)) < (files / FILE).stat().st_size
 
 
@@ -274,7 +274,7 @@ def test_a_gated_model_needs_the_right_token(hub: Hub, monkeypatch: pytest.Monke
     with pytest.raises(BadModel, match="gated"):
         open_model(NAME)
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    assert hold(store_of(), 0) > 0
+    assert ensure(store_of(), 0) > 0
     assert all(not each.token for each in hub.asked if each.file == FILE)  # the store of files
 
 
@@ -298,7 +298,7 @@ def test_the_hubs_hashes_tell_two_copies_apart(hub: Hub, files: Path) -> None:
     folder, store = open_model(NAME)
     assert store is not None
     thin = hub_weights_of(folder)
-    store.hold({FILE: ((0, (files / FILE).stat().st_size),)}, Watch())
+    store.ensure({FILE: ((0, (files / FILE).stat().st_size),)}, FetchProgress())
     assert len(thin) == 64
     assert hub_weights_of(folder) == thin
     link = files.parent / "linked"
@@ -367,14 +367,14 @@ def test_a_hub_that_is_down_is_told_as_such(hub: Hub, monkeypatch: pytest.Monkey
 def test_a_hub_that_went_down_costs_nothing_where_all_is_here(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold(store_of(), 2)
+    ensure(store_of(), 2)
     monkeypatch.setattr(hub_module, "AGAIN_SECONDS", 0.0)
     template = "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    assert hold(store_of(), 2) == 0
+    assert ensure(store_of(), 2) == 0
     with pytest.raises(Unreachable, match="does not hand over"):
-        hold(store_of(), 3)
+        ensure(store_of(), 3)
 
 
 def test_a_full_disk_is_refused_before_anything_is_fetched(
@@ -385,13 +385,13 @@ def test_a_full_disk_is_refused_before_anything_is_fetched(
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(EngineError, match="do not fit") as caught:
-        hold(store, 0)
+        ensure(store, 0)
     assert "HF_HOME" in caught.value.next_step
     assert len(hub.asked) == before
 
 
 def test_a_fetch_that_nobody_wants_any_more_ends(hub: Hub) -> None:
-    store, watch = store_of(), Watch()
-    watch.stop()
+    store, progress = store_of(), FetchProgress()
+    progress.stop()
     with pytest.raises(EngineError, match="other plans"):
-        store.hold({FILE: ranges_of_layer(store.folder, 0)}, watch)
+        store.ensure({FILE: ranges_of_layer(store.folder, 0)}, progress)

@@ -13,7 +13,7 @@ from node.engine.parallel.allreduce import LocalReducer
 from node.engine.parallel.tensor_parallel import Cut
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from swarm.checkpoint.byte_ranges import Ranges, size_of
+from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.safetensors_headers import (
     PREFIX_BYTES,
     TensorHeader,
@@ -46,7 +46,7 @@ class Giver:
         self._whole, self._folder = whole, folder
         self.bytes = 0
 
-    def __call__(self, wanted: Mapping[str, Ranges]) -> None:
+    def __call__(self, wanted: Mapping[str, ByteRanges]) -> None:
         for name, ranges in wanted.items():
             sparse = SparseFile.again(self._folder / name)
             if sparse is None:
