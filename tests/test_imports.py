@@ -31,6 +31,10 @@ NETWORK_FILES = {
     "swarm.p2p.p2p_daemon",
 }
 SEAMS = {"swarm.dht.board", "swarm.p2p.channel"}
+KV_ACCOUNTING = {
+    f"node.engine.kv_cache.{name}"
+    for name in ("admission", "block_manager", "block_pool", "block_table", "prefix_cache")
+}
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
 PLANNER_COMMANDS = {"planner.cli.commands"}
 READS_ENVIRONMENT = {"node.config", "node.main", "swarm.state_folder", "swarm.cli"}
@@ -165,6 +169,17 @@ def test_the_engine_speaks_to_no_board_and_no_channel() -> None:
         *(reached_from(name, arrows()) for name in trees() if name.startswith("node.engine"))
     )
     assert reached.isdisjoint(BOARD_FILES | NETWORK_FILES | SEAMS)
+
+
+def test_who_holds_which_block_is_decided_without_torch() -> None:
+    loaded = set().union(*(reached_from(name, arrows()) for name in KV_ACCOUNTING))
+    heavy = [
+        str(each)
+        for each in imports()
+        if each.importer in loaded and room_of(each.module) in {"torch", "transformers"}
+    ]
+    assert loaded >= KV_ACCOUNTING
+    assert heavy == []
 
 
 def test_the_planner_has_no_network_no_torch_and_no_clock() -> None:

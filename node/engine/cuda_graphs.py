@@ -14,7 +14,7 @@ import torch
 from node.engine.attention.backends import Backend
 from node.engine.attention.decode_batch import DecodeBatch, TokenSpan, block_tables_of
 from node.engine.attention.ragged_batch import RaggedBatch
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.stage_model import StageModel
 

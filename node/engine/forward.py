@@ -91,11 +91,11 @@ class Forward:
 
     def _small_batch_of(self, count: int, spans: Sequence[TokenSpan]) -> SmallBatch | None:
         """The step for our kernels, unless it is long or more threads would be quicker."""
-        values = sum(span.end * span.count for span in spans) * self._store.row_values
+        values = sum(span.end * span.count for span in spans) * self._store.arena.row_values
         if count > MOST_ROWS or (values > MOST_VALUES and torch.get_num_threads() > 1):
             return None
         index = index_rows([span.table_and_positions for span in spans])
-        return SmallBatch(*index, self._store.flat)
+        return SmallBatch(*index, self._store.arena.flat)
 
     def _by_transformers(
         self, rows: torch.Tensor, spans: Sequence[TokenSpan], places: list[int]

@@ -45,7 +45,7 @@ class StageRunner:
         self._config = parts.config
         self.context = context_of(parts.config)
         self._stage, self._forms = parts.stage, parts.forms
-        self._store = parts.store
+        self._store, self._manager = parts.store, parts.store.manager
         self.forward = Forward(spec, parts, device)
         self._admission = Admission(time.monotonic)
         self._samplers: dict[str, Sampler] = {}
@@ -80,7 +80,7 @@ class StageRunner:
     @property
     def free_tokens(self) -> int:
         """Tokens that new sessions may reserve, in total."""
-        return self._store.free_tokens
+        return self._manager.free_tokens
 
     def shrink(self, tokens: int) -> None:
         """Use KV for `tokens` only: equal stores take and refuse alike; before any session."""
@@ -107,8 +107,8 @@ class StageRunner:
         spare, is_awaited = 0, self._admission.is_awaited(session)
         if not self.spec.rank:  # other ranks take whom their leader has let in
             is_new = not (returning or is_awaited)
-            spare = self._admission.spare(self._store, is_new=is_new)
-        self._store.open(session, capacity, len(history), spare)
+            spare = self._admission.spare(self._manager, is_new=is_new)
+        self._manager.open(session, capacity, len(history), spare)
         self._admission.came_again(session)
         chosen = sampling or GREEDY
         self._candidates[session] = candidates_of(chosen)
@@ -128,17 +128,17 @@ class StageRunner:
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Take over the rows of a new session's prompt that are here; returns how many."""
-        return self._store.share(session, prompt)
+        return self._manager.share(session, prompt)
 
     def rollback(self, session: str, length: int) -> None:
         """Forget a session's rows, and drawn ids, from `length` on; raises EngineError."""
-        self._store.rollback(session, length)
+        self._manager.rollback(session, length)
         if session in self._samplers:
             self._samplers[session].rollback(length + 1)
 
     def close(self, session: str) -> None:
         """Free a session; one that is not open is fine."""
-        self._store.close(session)
+        self._manager.close(session)
         self._samplers.pop(session, None)
         self._candidates.pop(session, None)
 
@@ -182,15 +182,15 @@ class StageRunner:
                     raise EngineError(f"Session {item.session} is twice in one step.")
                 self._check_item(item)
                 seen.add(item.session)
-                self._store.grow(item.session, item.position, item.position + len(item.rows))
+                self._manager.grow(item.session, item.position, item.position + len(item.rows))
             except EngineError as error:
                 errors[id(item)] = error
                 if isinstance(error, NoRoom):
-                    self._admission.sent_away(self._store.table(item.session))
+                    self._admission.sent_away(self._manager.table(item.session))
         return errors
 
     def _check_item(self, item: StepItem) -> None:
-        table = self._store.table(item.session)
+        table = self._manager.table(item.session)
         dims = 1 if self.is_first else 2
         rows = item.rows
         if rows.ndim != dims or not len(rows):
@@ -214,7 +214,7 @@ class StageRunner:
     def _run(self, items: Sequence[StepItem]) -> list[StepResult]:
         starts = itertools.accumulate((len(item.rows) for item in items), initial=0)
         spans = [
-            TokenSpan(self._store.table(item.session), item.position, len(item.rows), start)
+            TokenSpan(self._manager.table(item.session), item.position, len(item.rows), start)
             for item, start in zip(items, starts, strict=False)
         ]
         logit_rows = {

@@ -20,7 +20,7 @@ from node.engine.attention.interface import (
     attend_small_batch,
 )
 from node.engine.kernels.small_batch import MOST_VALUES, has_kernels
-from node.engine.kv_cache.block_manager import Arenas
+from node.engine.kv_cache.arena import Arenas
 
 Attend = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Options], torch.Tensor

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from node.engine.kernels.small_batch import SmallBatch, index_rows
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS, blocks_for
 from node.engine.kv_cache.block_table import BlockTable
 
@@ -96,7 +96,7 @@ class DecodeBatch:
     def small_batch(self) -> SmallBatch:
         """The tokens as the kernels want them."""
         index = index_rows([span.table_and_positions for span in self._spans])
-        return SmallBatch(*index, self._store.flat)
+        return SmallBatch(*index, self._store.arena.flat)
 
     @cached_property
     def length_groups(self) -> list[tuple["DecodeBatch", list[int]]]:

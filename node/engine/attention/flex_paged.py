@@ -16,7 +16,7 @@ from torch.utils._triton import has_triton
 
 from node.engine.attention.decode_batch import NO_BLOCK, DecodeBatch
 from node.engine.attention.interface import Options
-from node.engine.kv_cache.block_manager import Arenas
+from node.engine.kv_cache.arena import Arenas
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from swarm.formatting import printable
 

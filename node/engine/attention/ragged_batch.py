@@ -8,7 +8,7 @@ import torch
 from node.engine.attention.backends import Backend, Parts, backend_of
 from node.engine.attention.decode_batch import DecodeBatch, TokenSpan, mask_of
 from node.engine.attention.interface import Options
-from node.engine.kv_cache.block_manager import Arenas, KVStore
+from node.engine.kv_cache.arena import Arenas, KVStore
 
 
 class RaggedBatch:
@@ -43,7 +43,7 @@ class RaggedBatch:
         options: Options,
     ) -> torch.Tensor:
         """Write the step's keys and values, attend: [1, tokens, heads, head dim]."""
-        arenas = self._store.arena(layer)
+        arenas = self._store.arena.layer(layer)
         arenas[0][:, self._rows] = key
         arenas[1][:, self._rows] = value
         if self._is_simple:

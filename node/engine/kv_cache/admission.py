@@ -7,7 +7,7 @@ in.
 
 from collections.abc import Callable
 
-from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
+from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, BlockManager
 from node.engine.kv_cache.block_pool import blocks_for
 from node.engine.kv_cache.block_table import BlockTable
 
@@ -25,13 +25,13 @@ class Admission:
         self._clock = clock
         self._awaited: dict[str, tuple[float, int]] = {}  # until when, how many blocks; by session
 
-    def spare(self, store: KVStore, *, is_new: bool) -> int:
+    def spare(self, manager: BlockManager, *, is_new: bool) -> int:
         """Blocks that must stay free when another session is let in."""
         if not is_new:
-            return store.growth(OTHERS_LEAVE)
+            return manager.growth(OTHERS_LEAVE)
         self._forget_late_ones()
         kept = sum(blocks for _, blocks in self._awaited.values())
-        return store.growth(NEWCOMERS_LEAVE) + min(kept, store.block_count // AWAITED_PART)
+        return manager.growth(NEWCOMERS_LEAVE) + min(kept, manager.block_count // AWAITED_PART)
 
     def sent_away(self, table: BlockTable) -> None:
         """A session found no block; it will come again with what it has."""

@@ -1,15 +1,16 @@
-"""BlockTable: where the rows of one session lie, and those of a closed session's prompt."""
+"""BlockTable: where the rows of one session lie."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS, blocks_for
-from node.engine.kv_cache.prefix_cache import NOBODYS, Prompt
-from node.engine.shard_io import Array
+from node.engine.kv_cache.prefix_cache import NOBODYS, CachedPrefix, Prompt
 
-NOWHERE: Array = np.empty(0, np.int64)
+Rows = npt.NDArray[np.int64]
+NOWHERE: Rows = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class BlockTable:
     reserved: int = 0  # blocks that it gets for certain
     earmarked: range = range(0)  # blocks that would lie well for it: a hint, no reservation
     blocks: list[int] = field(default_factory=list)  # that hold its rows, in order
-    starts: Array = field(default_factory=lambda: NOWHERE)  # first row of each block, int64
+    starts: Rows = field(default_factory=lambda: NOWHERE)  # first row of each block, int64
     is_contiguous: bool = True  # its blocks lie one behind the other
     copy_on_write: int = 0  # blocks of others, that it may have to copy at its first step
     without_cow_reserve: bool = False  # no room for such copies: nobody else may share the blocks
@@ -48,6 +49,10 @@ class BlockTable:
         """Rows of the prompt that others may share."""
         return min(self.length, len(self.prompt.ids))
 
+    def as_prefix(self) -> CachedPrefix:
+        """What others may share."""
+        return CachedPrefix(self.prompt, self.prefix, self.blocks[: blocks_for(self.prefix)])
+
     def set_blocks(self, blocks: Sequence[int]) -> None:
         """Have the rows in these blocks."""
         self.blocks = list(blocks)
@@ -59,17 +64,8 @@ class BlockTable:
         begin = int(self.starts[0])
         return slice(begin + first, begin + end)
 
-    def slot_mapping(self, first: int, end: int) -> Array:
+    def slot_mapping(self, first: int, end: int) -> Rows:
         """Where rows [first, end) lie in the arena: int64."""
         at = np.arange(first, end)
-        slots: Array = self.starts[at // BLOCK_TOKENS] + at % BLOCK_TOKENS
+        slots: Rows = self.starts[at // BLOCK_TOKENS] + at % BLOCK_TOKENS
         return slots
-
-
-@dataclass(frozen=True, slots=True)
-class CachedPrefix:
-    """The rows of a closed session's prompt."""
-
-    prompt: Prompt
-    count: int
-    blocks: list[int]

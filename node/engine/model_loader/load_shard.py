@@ -30,7 +30,7 @@ from transformers import PretrainedConfig
 from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
 from node.engine.kernels.small_batch import has_kernels
-from node.engine.kv_cache.block_manager import MOST_TOKENS, KVStore
+from node.engine.kv_cache.arena import MOST_TOKENS, KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.layers.fused_layer import fuse
 from node.engine.model_loader.fast_modules import strip_python_overhead

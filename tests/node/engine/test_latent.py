@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from swarm.checkpoint.folder import read_spec
 from swarm.errors import BadModel
@@ -22,10 +22,10 @@ KEYS, VALUES = 10, 8  # widths of the tiny config
 
 def test_keys_and_values_take_their_own_widths() -> None:
     store = KVStore(range(2), 3, (5, 2), 3 * BLOCK_TOKENS, torch.empty(0))
-    keys, values = store.arena(1)
+    keys, values = store.arena.layer(1)
     assert keys.shape == (3, 3 * BLOCK_TOKENS, 5)
     assert values.shape == (3, 3 * BLOCK_TOKENS, 2)
-    assert store.row_values == 15
+    assert store.arena.row_values == 15
 
 
 def test_the_plan_counts_what_a_token_really_takes(

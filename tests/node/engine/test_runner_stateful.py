@@ -190,9 +190,9 @@ class Sessions(RuleBasedStateMachine):
     @invariant()
     def holds_just_the_open_sessions(self) -> None:
         store = runner()._store
-        assert set(store.sessions) == set(self.sessions)
+        assert set(store.manager.sessions) == set(self.sessions)
         assert set(runner()._samplers) == set(self.sessions)
-        tables = [store.table(name) for name in self.sessions]
+        tables = [store.manager.table(name) for name in self.sessions]
         blocks = {block for table in tables for block in table.blocks}
         outstanding = sum(table.outstanding for table in tables)
         assert runner().free_tokens == ROOM_TOKENS - (len(blocks) + outstanding) * BLOCK_TOKENS

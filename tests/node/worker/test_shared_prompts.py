@@ -119,7 +119,7 @@ def test_ranks_that_are_nearly_full_keep_and_forget_alike() -> None:
             tell(chain, prompt, replace(sampling, max_tokens=1), f"s{number}")
             group.leader.apply([reserve(f"big{number}", [1], free + 1)])  # refused
         assert group.leader.free_tokens == free
-        kept = [len(runner._store._kept) for runner in group.runners]
+        kept = [len(runner._store.manager.prefixes) for runner in group.runners]
         group.leader.self_test()
         assert kept[0] > 2
         assert tell(chain, ONE, sampling, "last")[1] == plain(sampling, tuple(ONE))

@@ -13,7 +13,7 @@ from node.engine.attention import flex_paged
 from node.engine.attention.backends import attend_gathered, attend_paged
 from node.engine.attention.decode_batch import DecodeBatch, TokenSpan
 from node.engine.attention.interface import Options
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
 
 HEADS, KV_HEADS, DIM = 8, 4, 32
@@ -25,8 +25,8 @@ def decoding(ends: list[int]) -> tuple[KVStore, list[TokenSpan]]:
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), PAGES * BLOCK, torch.empty(0))
     spans = []
     for number, end in enumerate(ends):
-        table = store.open(f"s{number}", end, known=end)
-        store.grow(table.session, 0, end)
+        table = store.manager.open(f"s{number}", end, known=end)
+        store.manager.grow(table.session, 0, end)
         spans.append(TokenSpan(table, end - 1, 1, number))
     return store, spans
 
@@ -41,7 +41,7 @@ def test_listed_blocks_are_those_that_hold_what_is_seen(
     store, spans = decoding(ends)
     bucket = 4 if len(ends) <= 4 else 16
     batch = DecodeBatch(store, spans, torch.empty(0))
-    mask = flex_paged._block_mask(batch, bucket, store.arena(0), Options(window=window))
+    mask = flex_paged._block_mask(batch, bucket, store.arena.layer(0), Options(window=window))
     begun = TokenSpan(spans[0].table, 0, 1, 0)  # what the rest is filled with
     for number, span in enumerate([*spans, *[begun] * (bucket - len(spans))]):
         first = 0 if window is None else max(0, span.end - window)
@@ -81,7 +81,7 @@ def _compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("_compiled")
 def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Options) -> None:
     store, spans = decoding([5, 300, 64, 129, 200])
-    for arena in store.arena(0):
+    for arena in store.arena.layer(0):
         arena.fill_(torch.nan)  # blocks that are not listed must not be read
         for span in spans:
             block_end = len(span.table.blocks) * BLOCK
@@ -90,9 +90,9 @@ def test_compiled_for_this_cpu_it_reads_the_same_rows_and_no_others(options: Opt
         query, unused = torch.randn(HEADS, len(some), DIM), torch.empty(0)
         with torch.inference_mode():
             batch = DecodeBatch(store, some, torch.empty(0))
-            found = flex_paged.attend(batch, store.arena(0), query, options)
+            found = flex_paged.attend(batch, store.arena.layer(0), query, options)
             parts = (query, unused, unused)
-            expected = attend_gathered(batch, 0, store.arena(0), parts, options)
+            expected = attend_gathered(batch, 0, store.arena.layer(0), parts, options)
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 
@@ -106,12 +106,12 @@ def test_heads_too_narrow_for_the_compiled_kernel_are_attended_portably(
         flex_paged, "attend", lambda *given: pytest.fail("the kernel refuses these")
     )
     store = KVStore(range(1), KV_HEADS, (12, 12), PAGES * BLOCK, torch.empty(0))
-    table = store.open("narrow", 4, known=4)
-    store.grow("narrow", 0, 4)
+    table = store.manager.open("narrow", 4, known=4)
+    store.manager.grow("narrow", 0, 4)
     batch = DecodeBatch(store, [TokenSpan(table, 3, 1, 0)], torch.empty(0))
     row = torch.ones(KV_HEADS, 1, 12)
     parts = (torch.ones(HEADS, 1, 12), row, row)
-    assert attend_paged(batch, 0, store.arena(0), parts, Options()).shape == (1, HEADS, 12)
+    assert attend_paged(batch, 0, store.arena.layer(0), parts, Options()).shape == (1, HEADS, 12)
 
 
 def test_a_failed_compilation_is_told_in_one_short_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from node.engine.attention.backends import BACKENDS, Backend
 from node.engine.attention.decode_batch import DecodeBatch, TokenSpan
 from node.engine.attention.interface import Options
 from node.engine.attention.ragged_batch import RaggedBatch
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS
 from node.engine.kv_cache.block_table import BlockTable
 
@@ -69,9 +69,9 @@ def test_ragged_step_equals_each_session_alone(
 ) -> None:
     options = Options(**OPTIONS[name])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
-    for arena in store.arena(0):  # what nobody wrote must never be read
+    for arena in store.arena.layer(0):  # what nobody wrote must never be read
         arena.fill_(1e6 if how == "paged" else torch.nan)  # but masked, where not compiled
-    tables = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
+    tables = [store.manager.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
     for table in tables if is_scattered else ():
         table.earmarked = table.earmarked[::-1]
     torch.manual_seed(0)
@@ -93,9 +93,9 @@ def check_step(
     options, chosen = how
     for n, count in counts.items():
         before = len(tables[n].blocks)
-        store.grow(tables[n].session, tables[n].length, tables[n].length + count)
+        store.manager.grow(tables[n].session, tables[n].length, tables[n].length + count)
         for block in tables[n].blocks[before:]:  # as a store leaves free blocks
-            for arena in store.arena(0):
+            for arena in store.arena.layer(0):
                 arena[:, block * BLOCK_TOKENS : (block + 1) * BLOCK_TOKENS] = 0
     firsts = [0, *itertools.accumulate(counts.values())]
     spans = [
@@ -119,9 +119,9 @@ def check_step(
 def test_sessions_of_unlike_lengths_are_padded_apart_where_padding_costs() -> None:
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 4096, torch.empty(0))
     positions = [3, 60, 70, 900, 950]
-    tables = [store.open(f"s{n}", 1024, known=0) for n in range(3)]
+    tables = [store.manager.open(f"s{n}", 1024, known=0) for n in range(3)]
     for table in tables:
-        store.grow(table.session, 0, table.capacity)
+        store.manager.grow(table.session, 0, table.capacity)
     spans = [TokenSpan(tables[n % 3], at, 1, n) for n, at in enumerate(positions)]
     (whole,) = RaggedBatch(store, spans, torch.empty(0), BACKENDS["padded"])._parts
     assert isinstance(whole, DecodeBatch)
@@ -142,7 +142,7 @@ def test_where_flex_attention_fails_its_steps_are_computed_portably(
     monkeypatch.setattr(flex_paged, "_flex", lambda device: refuse)
     monkeypatch.setattr(flex_paged, "_failures", [])
     store = KVStore(range(1), KV_HEADS, (DIM, DIM), 1024, torch.empty(0))
-    tables = [store.open(f"s{n}", 100) for n in range(2)]
+    tables = [store.manager.open(f"s{n}", 100) for n in range(2)]
     torch.manual_seed(0)
     rows = [[torch.randn(h, ROWS, DIM) for h in (HEADS, KV_HEADS, KV_HEADS)] for _ in tables]
     for _ in range(3):

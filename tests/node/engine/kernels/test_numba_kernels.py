@@ -12,7 +12,7 @@ from node.engine.kernels import numba_kernels
 from node.engine.kernels.int8_linear import LEVELS, QuantisedRows
 from node.engine.kernels.packed_linear import ZERO
 from node.engine.kernels.small_batch import index_rows
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.shard_io import Array
 
 EMPTY = np.empty(0, np.float32)
@@ -107,9 +107,9 @@ def test_rows_of_any_sessions_see_their_own_past_only(
     head_dim: int, window: int, has_norms: bool, capacities: list[int], steps: list[list[int]]
 ) -> None:
     store = KVStore(range(2), 2, (head_dim, head_dim), 2048, torch.empty(0))
-    for arena in store.flat(1):
+    for arena in store.arena.flat(1):
         arena[:] = np.nan  # what nobody wrote must never be read
-    tables = [store.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
+    tables = [store.manager.open(f"s{n}", capacity) for n, capacity in enumerate(capacities)]
     projected = [rows(60, 8, head_dim, seed=n) for n in range(len(tables))]
     weights = [rows(head_dim, seed=90 + n).numpy() if has_norms else EMPTY for n in range(2)]
     angles = torch.arange(60)[:, None] * torch.linspace(1, 0.01, head_dim // 2).repeat(2)
@@ -120,7 +120,7 @@ def test_rows_of_any_sessions_see_their_own_past_only(
         if not any(counts):
             continue
         for table, span in zip(tables, spans, strict=True):
-            store.grow(table.session, span.start, span.stop)
+            store.manager.grow(table.session, span.start, span.stop)
         index = index_rows(list(zip(tables, spans, strict=True)))
         where = torch.cat([torch.arange(span.start, span.stop) for span in spans])
         heads = torch.cat(
@@ -131,7 +131,7 @@ def test_rows_of_any_sessions_see_their_own_past_only(
         numba_kernels.attend_fused(
             heads.clone().numpy(),
             (*index, cos, sin),
-            store.flat(1),
+            store.arena.flat(1),
             (*weights, EPSILON),
             (2, window, np.float32(0.3)),
             out.numpy(),

@@ -8,7 +8,8 @@ from node.engine.kv_cache.admission import (
     RESERVED_SECONDS,
     Admission,
 )
-from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, KVStore
+from node.engine.kv_cache.arena import KVStore
+from node.engine.kv_cache.block_manager import HEADROOM_TOKENS, BlockManager
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
 from swarm.errors import NoRoom
 
@@ -25,56 +26,56 @@ class HandClock:
         return self.seconds
 
 
-def store_of(blocks: int) -> KVStore:
-    return KVStore(range(1), 2, (4, 4), blocks * BLOCK, LIKE)
+def manager_of(blocks: int) -> BlockManager:
+    return KVStore(range(1), 2, (4, 4), blocks * BLOCK, LIKE).manager
 
 
 def test_newcomers_leave_more_than_those_who_return() -> None:
-    store, admission = store_of(40), Admission(lambda: 0.0)
-    assert admission.spare(store, is_new=True) == 0
-    store.open("a", 30 * BLOCK)
-    store.open("b", HEADROOM_TOKENS + BLOCK)
-    assert admission.spare(store, is_new=True) == NEWCOMERS_LEAVE + 1
-    assert admission.spare(store, is_new=False) == 2
+    manager, admission = manager_of(40), Admission(lambda: 0.0)
+    assert admission.spare(manager, is_new=True) == 0
+    manager.open("a", 30 * BLOCK)
+    manager.open("b", HEADROOM_TOKENS + BLOCK)
+    assert admission.spare(manager, is_new=True) == NEWCOMERS_LEAVE + 1
+    assert admission.spare(manager, is_new=False) == 2
 
 
 def test_room_is_kept_for_who_was_sent_away_until_it_returns_or_is_late() -> None:
     clock = HandClock()
-    store, admission = store_of(40), Admission(clock)
-    table = store.open("a", 30 * BLOCK)
+    manager, admission = manager_of(40), Admission(clock)
+    table = manager.open("a", 30 * BLOCK)
     table.length = 10 * BLOCK
-    other = store.open("b:7", 5 * BLOCK)
+    other = manager.open("b:7", 5 * BLOCK)
     admission.sent_away(table)
     admission.sent_away(other)
-    store.close("a")
-    store.close("b:7")
+    manager.close("a")
+    manager.close("b:7")
     awaited = 10 + HEADROOM_TOKENS // BLOCK
-    assert admission.spare(store, is_new=True) == awaited + HEADROOM_TOKENS // BLOCK
+    assert admission.spare(manager, is_new=True) == awaited + HEADROOM_TOKENS // BLOCK
     admission.came_again("b:8")
     admission.came_again("a stranger")
-    assert admission.spare(store, is_new=True) == awaited
+    assert admission.spare(manager, is_new=True) == awaited
     assert admission.is_awaited("a")
-    assert admission.spare(store, is_new=False) == 0
+    assert admission.spare(manager, is_new=False) == 0
     clock.seconds += RESERVED_SECONDS + 0.1
-    assert admission.spare(store, is_new=True) == 0
+    assert admission.spare(manager, is_new=True) == 0
     assert not admission.is_awaited("a")
 
 
 def test_a_session_that_is_refused_again_and_again_is_kept_room_once() -> None:
-    store, admission = store_of(40), Admission(lambda: 0.0)
-    table = store.open("a", 5 * BLOCK)
+    manager, admission = manager_of(40), Admission(lambda: 0.0)
+    table = manager.open("a", 5 * BLOCK)
     for _ in range(1000):
         admission.sent_away(table)
-    store.close("a")
-    assert admission.spare(store, is_new=True) == HEADROOM_TOKENS // BLOCK
+    manager.close("a")
+    assert admission.spare(manager, is_new=True) == HEADROOM_TOKENS // BLOCK
 
 
 def test_what_is_awaited_is_bounded() -> None:
-    store, admission = store_of(3 * MOST_AWAITED), Admission(lambda: 0.0)
+    manager, admission = manager_of(3 * MOST_AWAITED), Admission(lambda: 0.0)
     for number in range(MOST_AWAITED + 5):
-        admission.sent_away(store.open(f"{number}:1", 1))
-        store.close(f"{number}:1")
-    assert admission.spare(store, is_new=True) == MOST_AWAITED
+        admission.sent_away(manager.open(f"{number}:1", 1))
+        manager.close(f"{number}:1")
+    assert admission.spare(manager, is_new=True) == MOST_AWAITED
 
 
 class Client:
@@ -85,58 +86,58 @@ class Client:
         self.length = self.answers = self.refusals = 0
         self._rests_until = 0.0
 
-    def turn(self, store: KVStore, admission: Admission, clock: HandClock) -> None:
+    def turn(self, manager: BlockManager, admission: Admission, clock: HandClock) -> None:
         if clock() < self._rests_until:
             return
-        is_open = self.name in store.sessions
+        is_open = self.name in manager.sessions
         try:
             if not is_open:
-                self._open(store, admission)
+                self._open(manager, admission)
             self.length += 1
-            store.grow(self.name, self.length - 1, self.length)
-            store.table(self.name).length = self.length
+            manager.grow(self.name, self.length - 1, self.length)
+            manager.table(self.name).length = self.length
             if self.length == self.tokens:
-                store.close(self.name)
+                manager.close(self.name)
                 self.length, self.answers = 0, self.answers + 1
         except NoRoom:
             self._rests_until, self.refusals = clock() + 0.5, self.refusals + 1
             if is_open:
                 self.length -= 1
-                admission.sent_away(store.table(self.name))
-                store.close(self.name)
+                admission.sent_away(manager.table(self.name))
+                manager.close(self.name)
 
-    def _open(self, store: KVStore, admission: Admission) -> None:
+    def _open(self, manager: BlockManager, admission: Admission) -> None:
         known = max(self.known, self.length)
-        spare = admission.spare(store, is_new=not self.length)
-        store.open(self.name, self.tokens, known, spare)
+        spare = admission.spare(manager, is_new=not self.length)
+        manager.open(self.name, self.tokens, known, spare)
         if self.length:
             admission.came_again(self.name)
-        store.grow(self.name, 0, known)
+        manager.grow(self.name, 0, known)
         self.length = known
 
 
 def test_a_long_answer_ends_however_many_short_ones_come() -> None:
     clock = HandClock()
-    store, admission = store_of(64), Admission(clock)
+    manager, admission = manager_of(64), Admission(clock)
     long = Client("long", 1000, 40 * BLOCK)
     short = [Client(f"s{number}", 60, 300) for number in range(12)]
     while not long.answers and clock() < 60:
         clock.seconds += 0.01
         for each in (long, *short):
-            each.turn(store, admission, clock)
+            each.turn(manager, admission, clock)
     assert long.answers == 1
     assert long.refusals < 5
     assert sum(each.answers for each in short) > 20
-    assert sum(each.refusals for each in short) > 20  # the store was full all the time
+    assert sum(each.refusals for each in short) > 20  # the manager was full all the time
 
 
 def test_two_long_answers_that_do_not_fit_together_end_one_after_the_other() -> None:
     clock = HandClock()
-    store, admission = store_of(32), Admission(clock)
+    manager, admission = manager_of(32), Admission(clock)
     long = [Client(f"l{number}", 100, 28 * BLOCK) for number in range(2)]
     while not all(each.answers for each in long) and clock() < 120:
         clock.seconds += 0.01
         for each in long:
             if not each.answers:
-                each.turn(store, admission, clock)
+                each.turn(manager, admission, clock)
     assert [each.answers for each in long] == [1, 1]

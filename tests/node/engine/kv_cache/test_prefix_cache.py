@@ -5,9 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.engine.kv_cache.block_manager import KVStore
+from node.engine.kv_cache.arena import KVStore
 from node.engine.kv_cache.block_pool import BLOCK_TOKENS as BLOCK
-from node.engine.kv_cache.prefix_cache import LEAST_KEPT, MOST_KEPT, Prompt, Rows, longest
+from node.engine.kv_cache.block_pool import BlockPool
+from node.engine.kv_cache.prefix_cache import (
+    FEWEST_ROWS,
+    MOST_PREFIXES,
+    CachedPrefix,
+    PrefixCache,
+    Prompt,
+)
 from swarm.errors import NoRoom
 
 LIKE = torch.empty(0)
@@ -21,18 +28,18 @@ def store_of(blocks: int) -> KVStore:
 
 def opened(store: KVStore, session: str, ids: list[int], owner: str = "me", room: int = 64) -> int:
     """Open a session, share, and compute its whole prompt: a row holds its id."""
-    store.open(session, room, known=len(ids))
-    held = store.share(session, Prompt.of(owner, ids))
+    store.manager.open(session, room, known=len(ids))
+    held = store.manager.share(session, Prompt.of(owner, ids))
     write(store, session, ids, held)
     return held
 
 
 def write(store: KVStore, session: str, ids: list[int], first: int) -> None:
     """Compute the rows from `first` on."""
-    table = store.table(session)
-    store.grow(session, first, len(ids))
+    table = store.manager.table(session)
+    store.manager.grow(session, first, len(ids))
     for layer in range(2):
-        for arena in store.arena(layer):
+        for arena in store.arena.layer(layer):
             values = torch.tensor(ids[first:], dtype=torch.float32)
             arena[:, table.slot_mapping(first, len(ids))] = values[None, :, None]
     table.length = len(ids)
@@ -40,8 +47,8 @@ def write(store: KVStore, session: str, ids: list[int], first: int) -> None:
 
 def rows(store: KVStore, session: str) -> list[float]:
     """The rows of a session's prompt, if they are the same in every layer and head."""
-    table = store.table(session)
-    arenas = [arena for layer in range(2) for arena in store.arena(layer)]
+    table = store.manager.table(session)
+    arenas = [arena for layer in range(2) for arena in store.arena.layer(layer)]
     mine = torch.stack([arena[:, table.slot_mapping(0, table.length)] for arena in arenas])
     assert bool((mine == mine[:1, :1, :, :1]).all())
     found: list[float] = mine[0, 0, :, 0].tolist()
@@ -50,22 +57,23 @@ def rows(store: KVStore, session: str) -> list[float]:
 
 def test_rows_of_the_longest_common_beginning_are_found() -> None:
     offers = [
-        Rows(0, Prompt.of("me", [1, 2, 3, 4]), 4),
-        Rows(64, Prompt.of("me", [1, 2, 3, 9]), 2),
-        Rows(128, Prompt.of("you", [1, 2, 3, 4, 5]), 5),
+        CachedPrefix(Prompt.of("me", [1, 2, 3, 4]), 4, [0]),
+        CachedPrefix(Prompt.of("me", [1, 2, 3, 9]), 2, [1]),
+        CachedPrefix(Prompt.of("you", [1, 2, 3, 4, 5]), 5, [2]),
     ]
-    assert longest(Prompt.of("me", [1, 2, 3, 9, 9]), offers) == (0, 3)
-    assert longest(Prompt.of("me", [1, 2, 3]), offers) == (0, 2)  # the last is computed again
-    assert longest(Prompt.of("", [1, 2, 3]), offers) == (-1, 0)
-    assert longest(Prompt.of("me", []), offers) == (-1, 0)
+    cache = PrefixCache(BlockPool(3))
+    assert cache.longest(Prompt.of("me", [1, 2, 3, 9, 9]), offers) == (3, [0])
+    assert cache.longest(Prompt.of("me", [1, 2, 3]), offers) == (2, [0])  # the last is computed
+    assert cache.longest(Prompt.of("", [1, 2, 3]), offers) == (0, [])
+    assert cache.longest(Prompt.of("me", []), offers) == (0, [])
 
 
 def test_a_session_takes_over_the_rows_of_an_open_and_of_a_closed_one() -> None:
     store = store_of(8)
     opened(store, "a", IDS)
     assert opened(store, "b", [*IDS[:30], 7, 8]) == 30
-    store.close("a")
-    store.close("b")
+    store.manager.close("a")
+    store.manager.close("b")
     assert opened(store, "c", [*IDS, 9], room=128) == len(IDS)
     assert rows(store, "c") == [*IDS, 9]
 
@@ -80,122 +88,126 @@ def test_nothing_is_shared_with_another_owner_or_nobody() -> None:
 
 def test_rows_that_are_not_computed_yet_are_not_shared() -> None:
     store = store_of(8)
-    store.open("a", 64)
-    store.share("a", Prompt.of("me", IDS))
+    store.manager.open("a", 64)
+    store.manager.share("a", Prompt.of("me", IDS))
     write(store, "a", IDS[:20], 0)
     assert opened(store, "b", IDS) == 20
-    store.rollback("a", 3)
-    assert store.table("a").prefix == 3
+    store.manager.rollback("a", 3)
+    assert store.manager.table("a").prefix == 3
 
 
 def test_whole_blocks_of_a_common_beginning_are_held_once() -> None:
     store = store_of(12)
     opened(store, "a", LONG, room=4 * BLOCK)
-    free = store.free_tokens
+    free = store.manager.free_tokens
     ids = [*LONG[: 2 * BLOCK + 9], 7, 8]
     assert opened(store, "b", ids, room=4 * BLOCK) == 2 * BLOCK + 9
-    assert store.table("b").blocks[:2] == store.table("a").blocks[:2]
-    assert store.table("b").blocks[2] != store.table("a").blocks[2]  # the rest of a block is copied
-    assert store.free_tokens == free - 2 * BLOCK  # of the four that it wants
+    assert store.manager.table("b").blocks[:2] == store.manager.table("a").blocks[:2]
+    assert (
+        store.manager.table("b").blocks[2] != store.manager.table("a").blocks[2]
+    )  # the rest of a block is copied
+    assert store.manager.free_tokens == free - 2 * BLOCK  # of the four that it wants
     assert rows(store, "a") == LONG
     assert rows(store, "b") == ids
-    store.close("a")
+    store.manager.close("a")
     assert rows(store, "b") == ids
 
 
 def test_a_session_that_begins_within_what_it_shares_leaves_it_to_the_others() -> None:
     store = store_of(12)
     opened(store, "a", LONG, room=4 * BLOCK)
-    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
-    assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
-    free = store.free_tokens
+    store.manager.open("b", 4 * BLOCK, known=len(LONG) + 1)
+    assert store.manager.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
+    free = store.manager.free_tokens
     write(store, "b", LONG[:BLOCK], 30)
-    assert store.table("b").length == BLOCK
+    assert store.manager.table("b").length == BLOCK
     assert rows(store, "b") == LONG[:BLOCK]
-    assert not set(store.table("b").blocks) & set(store.table("a").blocks)
-    assert store.free_tokens == free  # its room for copies has gone into them
+    assert not set(store.manager.table("b").blocks) & set(store.manager.table("a").blocks)
+    assert store.manager.free_tokens == free  # its room for copies has gone into them
     assert rows(store, "a") == LONG
 
 
 def test_rows_that_only_a_kept_prompt_shares_are_written_in_place() -> None:
     store = store_of(12)
     opened(store, "a", LONG, room=4 * BLOCK)
-    store.close("a")
-    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
-    assert store.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
-    before = list(store.table("b").blocks)
+    store.manager.close("a")
+    store.manager.open("b", 4 * BLOCK, known=len(LONG) + 1)
+    assert store.manager.share("b", Prompt.of("me", [*LONG, 5])) == len(LONG)
+    before = list(store.manager.table("b").blocks)
     write(store, "b", LONG[:BLOCK], 30)
-    assert store.table("b").blocks == before
+    assert store.manager.table("b").blocks == before
     assert rows(store, "b") == LONG[:BLOCK]
-    assert not store._kept
+    assert not store.manager.prefixes
 
 
 def test_an_idle_store_keeps_its_reservation_to_who_shares_all_and_begins_anew() -> None:
     store = store_of(12)
     ids = list(range(8 * BLOCK))
     opened(store, "a", ids, room=8 * BLOCK)
-    store.close("a")
-    store.open("b", 12 * BLOCK, known=len(ids))
-    assert store.share("b", Prompt.of("me", ids)) == 7 * BLOCK  # no block is left for a copy
+    store.manager.close("a")
+    store.manager.open("b", 12 * BLOCK, known=len(ids))
+    assert (
+        store.manager.share("b", Prompt.of("me", ids)) == 7 * BLOCK
+    )  # no block is left for a copy
     write(store, "b", ids, 0)
     assert rows(store, "b") == ids
-    store.grow("b", len(ids), 12 * BLOCK)
+    store.manager.grow("b", len(ids), 12 * BLOCK)
 
 
 def test_room_for_copies_is_kept_until_the_first_step_only() -> None:
     store = store_of(20)
     opened(store, "a", LONG, room=4 * BLOCK)
-    free = store.free_tokens
-    store.open("b", 4 * BLOCK, known=len(LONG) + 1)
-    store.share("b", Prompt.of("me", [*LONG, 5]))
-    assert store.free_tokens == free - 4 * BLOCK  # as if nothing were shared
-    store.grow("b", len(LONG), len(LONG) + 1)
-    assert store.free_tokens == free - BLOCK
+    free = store.manager.free_tokens
+    store.manager.open("b", 4 * BLOCK, known=len(LONG) + 1)
+    store.manager.share("b", Prompt.of("me", [*LONG, 5]))
+    assert store.manager.free_tokens == free - 4 * BLOCK  # as if nothing were shared
+    store.manager.grow("b", len(LONG), len(LONG) + 1)
+    assert store.manager.free_tokens == free - BLOCK
 
 
 def test_who_shares_without_room_for_copies_shares_alone() -> None:
     store = store_of(7)
     opened(store, "a", LONG, room=3 * BLOCK)
-    store.close("a")
+    store.manager.close("a")
     ids = [*LONG, 5]
-    store.open("b", 4 * BLOCK, known=len(ids))
-    store.open("c", 3 * BLOCK, known=3 * BLOCK)  # no block is left
-    assert store.share("b", Prompt.of("me", ids)) == len(LONG)
-    assert store.share("c", Prompt.of("me", LONG)) == 0
-    store.grow("b", 0, len(ids))
-    store.grow("c", 0, 3 * BLOCK)
+    store.manager.open("b", 4 * BLOCK, known=len(ids))
+    store.manager.open("c", 3 * BLOCK, known=3 * BLOCK)  # no block is left
+    assert store.manager.share("b", Prompt.of("me", ids)) == len(LONG)
+    assert store.manager.share("c", Prompt.of("me", LONG)) == 0
+    store.manager.grow("b", 0, len(ids))
+    store.manager.grow("c", 0, 3 * BLOCK)
 
 
 def test_kept_prompts_take_no_more_blocks_than_they_fill() -> None:
     store = store_of(12)
     opened(store, "a", IDS, room=8 * BLOCK)
-    store.grow("a", len(IDS), 8 * BLOCK)
-    store.table("a").length = 8 * BLOCK
-    store.close("a")
-    assert [len(kept.blocks) for kept in store._kept.values()] == [1]
+    store.manager.grow("a", len(IDS), 8 * BLOCK)
+    store.manager.table("a").length = 8 * BLOCK
+    store.manager.close("a")
+    assert [len(kept.blocks) for kept in store.manager.prefixes] == [1]
 
 
 def test_kept_prompts_count_as_free_and_give_way_the_oldest_first() -> None:
     store = store_of(3)
-    free = store.free_tokens
+    free = store.manager.free_tokens
     for name, start in (("a", 0), ("b", 1000), ("c", 2000)):
         opened(store, name, [start + place for place in range(30)])
-        store.close(name)
-    assert store.free_tokens == free
+        store.manager.close(name)
+    assert store.manager.free_tokens == free
     assert opened(store, "d", [*range(500, 530), 5]) == 0  # its block was that of "a", the oldest
-    assert store.free_tokens == free - BLOCK
+    assert store.manager.free_tokens == free - BLOCK
     assert opened(store, "e", [2000 + place for place in range(30)]) == 29
     with pytest.raises(NoRoom):
-        store.open("f", 2 * BLOCK)
-    assert store.free_tokens == BLOCK
+        store.manager.open("f", 2 * BLOCK)
+    assert store.manager.free_tokens == BLOCK
 
 
 def test_a_prompt_that_gives_way_to_its_own_successor_is_shared_up_to_a_block() -> None:
     store = store_of(4)
     opened(store, "a", LONG, room=3 * BLOCK)
-    store.close("a")
+    store.manager.close("a")
     ids = [*LONG[: 2 * BLOCK + 40], 1]
-    store.open("other", BLOCK)
+    store.manager.open("other", BLOCK)
     assert opened(store, "b", ids, room=3 * BLOCK) == 2 * BLOCK  # no block is left for a copy
     assert rows(store, "b") == ids
 
@@ -204,9 +216,9 @@ def test_a_refusal_forgets_no_prompt() -> None:
     store = store_of(4)
     opened(store, "a", IDS)
     opened(store, "b", [1, *IDS])
-    store.close("a")
+    store.manager.close("a")
     with pytest.raises(NoRoom):
-        store.open("big", 4 * BLOCK)
+        store.manager.open("big", 4 * BLOCK)
     assert opened(store, "c", IDS) == len(IDS) - 1
 
 
@@ -214,19 +226,19 @@ def test_a_prompt_is_kept_once_in_its_longest_form() -> None:
     store = store_of(8)
     for session, ids in (("a", IDS[:20]), ("b", IDS), ("c", IDS[:25]), ("d", IDS)):
         opened(store, session, ids)
-        store.close(session)
-    assert [kept.prompt.ids.tolist() for kept in store._kept.values()] == [IDS]
+        store.manager.close(session)
+    assert [kept.prompt.ids.tolist() for kept in store.manager.prefixes] == [IDS]
 
 
 def test_a_prompt_of_few_rows_is_not_kept_and_many_are_bounded() -> None:
-    store = store_of(MOST_KEPT + 10)
-    opened(store, "short", IDS[: LEAST_KEPT - 1])
-    store.close("short")
-    assert not store._kept
-    for number in range(MOST_KEPT + 5):
+    store = store_of(MOST_PREFIXES + 10)
+    opened(store, "short", IDS[: FEWEST_ROWS - 1])
+    store.manager.close("short")
+    assert not store.manager.prefixes
+    for number in range(MOST_PREFIXES + 5):
         opened(store, f"s{number}", [number, *IDS])
-        store.close(f"s{number}")
-    assert len(store._kept) == MOST_KEPT
+        store.manager.close(f"s{number}")
+    assert len(store.manager.prefixes) == MOST_PREFIXES
 
 
 @given(
@@ -250,17 +262,17 @@ def test_rows_are_always_those_of_the_ids_and_reservations_are_kept(
         session = f"s{number}"
         ids = [kind if place > 100 else 50 + kind % 2 for place in range(count)]
         if order == "close":
-            store.close(session)
+            store.manager.close(session)
             live.pop(session, None)
         elif order == "open" and session not in live:
             try:
-                store.open(session, 4 * BLOCK, known=count)
+                store.manager.open(session, 4 * BLOCK, known=count)
             except NoRoom:
                 continue
-            held = store.share(session, Prompt.of("me", ids))
+            held = store.manager.share(session, Prompt.of("me", ids))
             live[session] = ids[:held]
         elif order in ("write", "again") and session in live:
-            table = store.table(session)
+            table = store.manager.table(session)
             known = list(table.prompt.ids)
             begin = len(live[session]) // kind if order == "again" and kind else len(live[session])
             end = min(len(known), begin + count)
@@ -268,16 +280,16 @@ def test_rows_are_always_those_of_the_ids_and_reservations_are_kept(
                 write(store, session, known[:end], begin)  # within its reservation: never refused
                 live[session] = known[:end]
         assert all(rows(store, name) == ids for name, ids in live.items())
-        tables = [store.table(name) for name in live]
+        tables = [store.manager.table(name) for name in live]
         used = {block for table in tables for block in table.blocks}
         assert (
-            store.free_tokens
+            store.manager.free_tokens
             == (9 - len(used) - sum(table.outstanding for table in tables)) * BLOCK
         )
-        assert store.free_tokens >= 0
+        assert store.manager.free_tokens >= 0
     for session in list(live):
-        store.close(session)
-    while store._kept:
-        store._drop(next(iter(store._kept)))
-    assert bytes(store._pool._taken) == bytes(9)
-    assert all(bool((arena == 0).all()) for arena in store.arena(0))
+        store.manager.close(session)
+    while store.manager.prefixes:
+        store.arena.clear(store.manager.prefixes.evict())
+    assert bytes(store.manager._pool._taken) == bytes(9)
+    assert all(bool((arena == 0).all()) for arena in store.arena.layer(0))

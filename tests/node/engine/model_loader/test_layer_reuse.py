@@ -30,11 +30,11 @@ def load(spec: StageSpec, kept: ReusableLayers | None = None) -> StageRunner:
 @torch.inference_mode()
 def rows_of(runner: StageRunner) -> torch.Tensor:
     """What comes of a prompt, as hidden rows that leave the stage."""
-    table = runner._store.open("s", 64)
+    table = runner._store.manager.open("s", 64)
     rows = IDS if runner.is_first else HIDDEN
-    runner._store.grow("s", 0, len(rows))
+    runner._store.manager.grow("s", 0, len(rows))
     hidden, _ = runner.forward.run(rows, [TokenSpan(table, 0, len(rows), 0)], {}, {})
-    runner._store.close("s")
+    runner._store.manager.close("s")
     return hidden.clone()
 
 
