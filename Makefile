@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
-SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: demo test test-slow test-network test-lesser-cpu tools check format bench clean
 

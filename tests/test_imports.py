@@ -257,3 +257,35 @@ def reads_environment(tree: ast.AST) -> bool:
         or (isinstance(node, ast.ImportFrom) and any(a.name in words for a in node.names))
         for node in ast.walk(tree)
     )
+
+
+FLOORS = {"planner": 18, "swarm": 24, "node": 14, "client": 16}  # files and folders at most
+
+
+def subject_of(module: str) -> str:
+    """The folder that a module is in, or the module where it stands on a package's first floor."""
+    path = module.replace(".", "/")
+    folder = module if (HOME / path).is_dir() else module.rpartition(".")[0]
+    return module if folder in {*ROOMS, "node.engine"} else folder
+
+
+def test_no_two_folders_import_each_other_whatever_stands_between_them() -> None:
+    subjects: dict[str, set[str]] = {}
+    for module, loaded in arrows().items():
+        of = subjects.setdefault(subject_of(module), set())
+        of |= {subject_of(each) for each in loaded if each in trees()} - {subject_of(module)}
+    circles = [
+        (subject, other)
+        for subject, others in subjects.items()
+        for other in others
+        if subject in reached_from(other, subjects)
+    ]
+    assert len(subjects) > 50
+    assert circles == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_can_be_read_at_one_look(room: str) -> None:
+    floor = [path.name for path in (HOME / room).iterdir()]
+    shown = [name for name in floor if name not in {"__pycache__", "py.typed"}]
+    assert len(shown) <= FLOORS[room], shown
