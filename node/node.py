@@ -24,9 +24,9 @@ from node.device.local_device import Home, OwnDevice
 from node.device.open_devices import MeasuredDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.served_model import ServedModel, manifest_of
-from node.serving.activation_format import RowForms
-from node.serving.stage_server import Server
-from node.serving.weight_server import WeightsDesk
+from node.serving.activation_format import ActivationFormat
+from node.serving.stage_server import StageServer
+from node.serving.weight_server import WeightServer
 from node.status_lines import StatusLines
 from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
@@ -74,9 +74,13 @@ class Node:
             network.identity, trust, network.folder, channel, trusted=frozenset(config.trusted)
         )
         speed_to = self._membership.bytes_per_second_to
-        forms = RowForms(config.activations, served.spec.hidden, speed_to, status.link)
+        activation_format = ActivationFormat(
+            config.activations, served.spec.hidden, speed_to, status.link
+        )
         spec = served.spec
-        self._server = Server(channel, spec.digest, forms.is_narrow, context=spec.context)
+        self._server = StageServer(
+            channel, spec.digest, activation_format.use_int8, context=spec.context
+        )
         self._election = LeaderElection(channel.peer, board, self._membership)
         self._planner_loop = PlannerLoop(
             served.spec, board, self._membership, self._election, self._plan_store
@@ -92,7 +96,7 @@ class Node:
         self._reconciling: dict[int, asyncio.Task[None]] = {}
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
-        self._desk = WeightsDesk(channel, served.folder)
+        self._weight_server = WeightServer(channel, served.folder)
         answer_probes(channel)
         channel.answer("group", self._answer_group)
         channel.answer("news", self._hear_news)
@@ -347,7 +351,7 @@ class Node:
         assert self._announcer is not None
         while True:
             try:
-                manifest = manifest_of(self._served, self._desk.digest)
+                manifest = manifest_of(self._served, self._weight_server.digest)
                 if self._config.founds:
                     self._network.manifests.say(manifest, self._network.identity.sign)
                 await self._announcer.publish_due(manifest if self._config.founds else None)
@@ -371,17 +375,17 @@ class Node:
     async def _serve_weights(self) -> None:
         """Let peers have the model's files; never ends."""
         if self._config.founds and self._served.is_for_all:
-            await self._desk.open_as_founder()
+            await self._weight_server.open_as_founder()
         elif not self._config.founds:
             find = self._network.manifests.find
-            await self._desk.open_when_known(self._network.board, self._served.store, find)
+            await self._weight_server.open_when_known(self._network.board, self._served.store, find)
         await asyncio.Event().wait()
 
     async def _report_service(self) -> None:
         """Say every minute what was served; never ends."""
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            if words := self._server.tally.take(time.monotonic()):
+            if words := self._server.counters.take(time.monotonic()):
                 self._status.served(words)
 
     # ------------------------------------------------------------------ the end

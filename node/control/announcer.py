@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
 from node.control.plan_store import PlanStore
-from node.serving.stage_server import Server
+from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
 from swarm.hardware import Link
 from swarm.records import Advert, Capability, Manifest
@@ -37,7 +37,7 @@ class Announcer:
         board: Board,
         membership: Membership,
         plan_store: PlanStore,
-        server: Server,
+        server: StageServer,
         capability: Capability,
     ) -> None:
         self._board = board

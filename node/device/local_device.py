@@ -16,7 +16,7 @@ from node.control.plan_store import PlanStore
 from node.device.group_rendezvous import Door, Reach, door_of, doors_of
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import Provisions
-from node.serving.stage_server import LedStage, Server
+from node.serving.stage_server import LedStage, StageServer
 from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import WeightStore
@@ -41,7 +41,7 @@ class Home:
     """What a device needs of its node."""
 
     channel: Channel
-    server: Server
+    server: StageServer
     plan_store: PlanStore
     folder: str  # of the model
     store: WeightStore | None  # fills that folder, if it is not whole

@@ -1,4 +1,4 @@
-"""How many guesses are worth their rows: measured at a session's last stage, decided purely."""
+"""DraftLength: how many guesses are worth their rows, as measured at a session's last stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ FRESHNESS = 0.1  # weight of the newest value in a moving average
 
 
 @dataclass(slots=True)
-class Speculation:
+class DraftLength:
     """What the ring of one session takes, and how often a guess of ours comes true."""
 
     acceptance: float = 0.5  # of a guess whose predecessors all came true
@@ -18,14 +18,14 @@ class Speculation:
     _emitted: float | None = None
     _guesses: Sequence[int] = field(default=())
 
-    def returned(self, now_seconds: float, spent_seconds: float) -> None:
+    def note_return(self, now_seconds: float, spent_seconds: float) -> None:
         """The rows of the next step are here; the other stages worked on them for so long."""
         if self._emitted is not None:
             away = max(0.0, now_seconds - self._emitted - spent_seconds)
             self.away_seconds = _moved(self.away_seconds, away)
             self._emitted = None
 
-    def computed(self, seconds: float, rows: int, ids: Sequence[int]) -> None:
+    def note_compute(self, seconds: float, rows: int, ids: Sequence[int]) -> None:
         """A step of `rows` took so long at all stages and gave these ids: were they guessed?"""
         of_one_row = seconds / (1 + ROW_COST * (rows - 1))
         self.compute_seconds = _moved(self.compute_seconds, of_one_row)
@@ -34,15 +34,19 @@ class Speculation:
             if guess != drawn:
                 return
 
-    def chosen(self, guesses: Sequence[int], now_seconds: float) -> list[int]:
+    def choose(self, guesses: Sequence[int], now_seconds: float) -> list[int]:
         """Return those guesses that are worth computing; remembers all, to learn from them."""
         self._emitted = now_seconds
         self._guesses = list(guesses)
-        count = worthwhile(self.acceptance, self.away_seconds, self.compute_seconds, len(guesses))
+        count = best_draft_length(
+            self.acceptance, self.away_seconds, self.compute_seconds, len(guesses)
+        )
         return self._guesses[:count]
 
 
-def worthwhile(acceptance: float, away_seconds: float, compute_seconds: float, most: int) -> int:
+def best_draft_length(
+    acceptance: float, away_seconds: float, compute_seconds: float, most: int
+) -> int:
     """The number of guesses in [0, most] that yields most ids a second.
 
     A turn of the ring takes `away` + `compute` x (1 + ROW_COST x guesses) and yields one id, and

@@ -1,4 +1,4 @@
-"""Sessions at this node: who may send what to which, decided without I/O."""
+"""SessionTable: every session at this node; who may send what to which, decided without I/O."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from node.serving.draft_length import Speculation
+from node.serving.draft_length import DraftLength
 from swarm.errors import BadSampling, RemoteProtocolError
 from swarm.wire.messages import (
     CHUNK_CAP,
@@ -41,7 +41,7 @@ class Hop:
 
 
 @dataclass(slots=True)
-class Pending:
+class InFlightStep:
     """What is to be remembered of a step while the worker computes it."""
 
     hops: Hops = field(default_factory=list)
@@ -49,13 +49,13 @@ class Pending:
     drafts: list[int] = field(default_factory=list)
     tokens: int = 0
 
-    def after(self, tokens: int) -> "Pending | None":
+    def after(self, tokens: int) -> "InFlightStep | None":
         """What remains to be remembered when the worker has computed only so many of them."""
         return replace(self, tokens=self.tokens - tokens) if self.tokens > tokens else None
 
 
 @dataclass(slots=True)
-class Seat:
+class StageSession:
     """One session at one stage of ours."""
 
     message: Open
@@ -67,9 +67,9 @@ class Seat:
     rewinds: int = 0  # of the last step
     held: int = 0  # rows that the worker had before the first step
     known: int = 0  # ids that OPEN brought: nobody guesses these, so nobody goes back to them
-    narrow: bool = False  # its rows go on as int8
-    pending: dict[int, Pending] = field(default_factory=dict)  # by position
-    speculation: Speculation = field(default_factory=Speculation)  # used at the last stage
+    uses_int8: bool = False  # its rows go on as int8
+    in_flight: dict[int, InFlightStep] = field(default_factory=dict)  # by position
+    draft_length: DraftLength = field(default_factory=DraftLength)  # used at the last stage
     name: str = field(init=False)  # what the worker calls it: unlike clients, epochs never mix
     is_last: bool = field(init=False)  # the session's tokens are sampled here
     next_stage: int = field(init=False)  # after the last one the ring begins again
@@ -111,13 +111,15 @@ class Seat:
         self.next_position = step.position + step.tokens
         self.rewinds = step.rewinds
         network_us = int(network_seconds * 1e6)
-        self.pending[step.position] = Pending(step.hops, network_us, step.drafts, step.tokens)
+        self.in_flight[step.position] = InFlightStep(
+            step.hops, network_us, step.drafts, step.tokens
+        )
         if self.is_last:
             spent_us = sum(hop[0] + hop[1] for hop in step.hops)
-            self.speculation.returned(now_seconds, spent_us / 1e6)
+            self.draft_length.note_return(now_seconds, spent_us / 1e6)
 
 
-class Seats:
+class SessionTable:
     """Every session at this node, by client and session id; the newest epoch wins.
 
     A client's sessions are its own: whoever opens one by the same id has another beside it. So
@@ -125,77 +127,80 @@ class Seats:
     """
 
     def __init__(self) -> None:
-        self._seats: dict[tuple[str, str, int], Seat] = {}
-        self._alike: dict[str, dict[tuple[str, int], Seat]] = {}  # of one id, by client and stage
-        self._by_name: dict[tuple[str, int], Seat] = {}  # and by device
+        self._sessions: dict[tuple[str, str, int], StageSession] = {}
+        self._by_id: dict[
+            str, dict[tuple[str, int], StageSession]
+        ] = {}  # of one id, by client and stage
+        self._by_name: dict[tuple[str, int], StageSession] = {}  # and by device
 
     def __len__(self) -> int:
-        return len(self._seats)
+        return len(self._sessions)
 
-    def __iter__(self) -> Iterator[Seat]:
-        return iter(list(self._seats.values()))
+    def __iter__(self) -> Iterator[StageSession]:
+        return iter(list(self._sessions.values()))
 
     @property
     def is_full(self) -> bool:
         """Whether another session would exceed the cap."""
-        return len(self._seats) >= SESSIONS_CAP
+        return len(self._sessions) >= SESSIONS_CAP
 
-    def get(self, client: str, session: str, stage: int) -> Seat | None:
-        """The seat of a client's session at one hop of its route."""
-        return self._seats.get((client, session, stage))
+    def get(self, client: str, session_id: str, stage: int) -> StageSession | None:
+        """A client's session at one hop of its route."""
+        return self._sessions.get((client, session_id, stage))
 
-    def meant_by(self, step: Step, peer: str) -> Seat | None:
-        """The seat that a step is for, by its stage, key and sender; its epoch may be another."""
+    def for_step(self, step: Step, peer: str) -> StageSession | None:
+        """The session that a step is for, by stage, key and sender; its epoch may be another."""
         fits = [
-            seat
-            for seat in self._alike.get(step.session, {}).values()
-            if (seat.message.stage, seat.message.key) == (step.stage, step.key)
-            and seat.may_send(peer)
+            session
+            for session in self._by_id.get(step.session, {}).values()
+            if (session.message.stage, session.message.key) == (step.stage, step.key)
+            and session.may_send(peer)
         ]
-        now = (seat for seat in fits if seat.message.epoch == step.epoch)
+        now = (session for session in fits if session.message.epoch == step.epoch)
         return next(now, fits[0] if fits else None)
 
-    def knows(self, session: str) -> bool:
+    def knows(self, session_id: str) -> bool:
         """Whether anybody has a session by this id here."""
-        return session in self._alike
+        return session_id in self._by_id
 
-    def named(self, name: str, device: int) -> Seat | None:
-        """The seat that a worker speaks of."""
+    def by_name(self, name: str, device: int) -> StageSession | None:
+        """The session that a worker speaks of."""
         return self._by_name.get((name, device))
 
-    def of(self, message: SessionMessage, peer: str) -> list[Seat]:
-        """The seats that a client's CLOSE or CANCEL ends."""
+    def ended_by(self, message: SessionMessage, peer: str) -> list[StageSession]:
+        """The sessions that a client's CLOSE or CANCEL ends."""
         return [
-            seat
-            for seat in self
-            if seat.message.session == message.session
-            and seat.message.key == message.key
-            and seat.message.epoch <= message.epoch
-            and seat.client == peer
+            session
+            for session in self
+            if session.message.session == message.session
+            and session.message.key == message.key
+            and session.message.epoch <= message.epoch
+            and session.client == peer
         ]
 
-    def add(self, seat: Seat) -> None:
-        """Seat a session."""
-        session, stage = seat.message.session, seat.message.stage
-        if old := self.get(seat.client, session, stage):
+    def add(self, session: StageSession) -> None:
+        """Take a session in, in place of an older one."""
+        opened, client = session.message, session.client
+        if old := self.get(client, opened.session, opened.stage):
             self.remove(old)
-        self._alike.setdefault(session, {})[seat.client, stage] = seat
-        self._seats[seat.client, session, stage] = self._by_name[seat.name, seat.device] = seat
+        self._by_id.setdefault(opened.session, {})[client, opened.stage] = session
+        self._sessions[client, opened.session, opened.stage] = session
+        self._by_name[session.name, session.device] = session
 
-    def remove(self, seat: Seat) -> None:
+    def remove(self, session: StageSession) -> None:
         """Forget a session; does nothing if it is gone."""
-        session, stage = seat.message.session, seat.message.stage
-        if self.get(seat.client, session, stage) is not seat:
+        opened, client = session.message, session.client
+        if self.get(client, opened.session, opened.stage) is not session:
             return
-        del self._seats[seat.client, session, stage]
-        del self._alike[session][seat.client, stage]
-        if not self._alike[session]:
-            del self._alike[session]
-        self._by_name.pop((seat.name, seat.device), None)
+        del self._sessions[client, opened.session, opened.stage]
+        del self._by_id[opened.session][client, opened.stage]
+        if not self._by_id[opened.session]:
+            del self._by_id[opened.session]
+        self._by_name.pop((session.name, session.device), None)
 
-    def idle(self, now_seconds: float) -> list[Seat]:
-        """The seats that nobody has used for IDLE_SECONDS."""
-        return [seat for seat in self if now_seconds - seat.seen_seconds > IDLE_SECONDS]
+    def idle(self, now_seconds: float) -> list[StageSession]:
+        """The sessions that nobody has used for IDLE_SECONDS."""
+        return [session for session in self if now_seconds - session.seen_seconds > IDLE_SECONDS]
 
 
 def check_open(message: Open, client: str) -> None:
@@ -244,24 +249,24 @@ def _hop_of(entry: list[Any]) -> Hop:
     raise RemoteProtocolError("A hop of a route is not [leader, start, end].")
 
 
-def trouble_with(step: Step, seat: Seat | None, peer: str) -> str:
+def trouble_with(step: Step, session: StageSession | None, peer: str) -> str:
     """The FAIL code that a STEP deserves; "" if it may be computed, "seen" if it is a repeat."""
-    if seat is None:
+    if session is None:
         return FailCode.UNKNOWN_SESSION
-    if step.key != seat.message.key or not seat.may_send(peer):
+    if step.key != session.message.key or not session.may_send(peer):
         return FailCode.WRONG_SENDER
-    if step.epoch < seat.message.epoch:
+    if step.epoch < session.message.epoch:
         return FailCode.STALE_EPOCH
-    if step.epoch > seat.message.epoch:
+    if step.epoch > session.message.epoch:
         return FailCode.UNKNOWN_SESSION
-    is_first = seat.next_position == 0
-    expected = min(step.position, seat.held) if is_first else seat.next_position
-    is_rewind = step.rewinds > seat.rewinds and step.position >= seat.known
-    if step.rewinds < seat.rewinds or (step.position < expected and not is_rewind):
+    is_first = session.next_position == 0
+    expected = min(step.position, session.held) if is_first else session.next_position
+    is_rewind = step.rewinds > session.rewinds and step.position >= session.known
+    if step.rewinds < session.rewinds or (step.position < expected and not is_rewind):
         return "seen"
     if step.position > expected or not _is_sized(step):
         return FailCode.BAD_FRAME
-    if step.position + step.tokens > seat.message.capacity:
+    if step.position + step.tokens > session.message.capacity:
         return FailCode.OVERFLOW
     return ""
 

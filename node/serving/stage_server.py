@@ -1,26 +1,26 @@
-"""Frames in, frames out: the stages that this node leads, between the channel and the workers."""
+"""StageServer: the stages that this node leads, between the channel and the workers."""
 
 import asyncio
 import logging
 import random
 from dataclasses import dataclass, field, replace
 
-from node.serving.activation_format import IsNarrow, always_full
-from node.serving.forwarding import ids_onward, rows_onward
+from node.serving.activation_format import UseInt8, always_full
+from node.serving.forwarding import next_stage_step, token_and_ring_step
 from node.serving.outbox import Outbox
-from node.serving.preemption import giving_way, tokens_of
+from node.serving.preemption import kv_tokens_of, sessions_to_preempt
+from node.serving.service_counters import ServiceCounters
 from node.serving.session_table import (
     CAPACITY_CAP,
     ID_BYTES,
     Hop,
-    Pending,
-    Seat,
-    Seats,
+    InFlightStep,
+    SessionTable,
+    StageSession,
     check_open,
     route_of,
     trouble_with,
 )
-from node.serving.tally import Tally
 from node.worker.messages import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import RemoteProtocolError
@@ -60,26 +60,26 @@ class LedStage:
         self.all_tokens = self.free_tokens
 
 
-class Server:
+class StageServer:
     """Serves sessions on the led stages; owns every session's state at this node."""
 
     def __init__(
         self,
         channel: Channel,
         digest: str,
-        is_narrow: IsNarrow = always_full,
+        use_int8: UseInt8 = always_full,
         *,
         context: int = CAPACITY_CAP,
         opens_per_second: int = OPENS_PER_SECOND,
     ) -> None:
         self._channel = channel
         self._digest = digest
-        self._is_narrow = is_narrow
+        self._use_int8 = use_int8
         self._context = context  # tokens: beyond it a model computes nonsense, for others too
         self._stages: dict[int, LedStage] = {}
-        self._seats = Seats()
+        self._sessions = SessionTable()
         self._rate = RateLimit(opens_per_second)
-        self.tally = Tally()
+        self.counters = ServiceCounters()
         self._budget = Budget(OPEN_BYTES_PER_SECOND, OPEN_BYTES_AT_ONCE)
         self._waiting: dict[str, float] = {}  # clients without room: until when it is kept
         self._outbox = Outbox(channel, self.on_lost, self._end_unsent)
@@ -94,9 +94,9 @@ class Server:
     def retire(self, device: int, code: str = "") -> None:
         """Take no more sessions on `device`; clients hear MOVED, or FAIL with `code`."""
         self._stages.pop(device, None)
-        for seat in self._seats:
-            if seat.device == device:
-                self._dismiss(seat, code)
+        for session in self._sessions:
+            if session.device == device:
+                self._dismiss(session, code)
 
     def adverts(self) -> list[StageAdvert]:
         """What clients may route by, as of now."""
@@ -107,7 +107,7 @@ class Server:
         ]
 
     def _advert_of(self, device: int, stage: LedStage) -> StageAdvert:
-        sessions = sum(seat.device == device for seat in self._seats)
+        sessions = sum(session.device == device for session in self._sessions)
         return StageAdvert(
             start=stage.start,
             end=stage.end,
@@ -119,13 +119,13 @@ class Server:
 
     @property
     def sessions(self) -> int:
-        """How many sessions are seated here."""
-        return len(self._seats)
+        """How many sessions are open here."""
+        return len(self._sessions)
 
     def free_idle(self) -> None:
         """Free the sessions whose clients have gone silent."""
-        for seat in self._seats.idle(_now()):
-            self._free(seat)
+        for session in self._sessions.idle(_now()):
+            self._free(session)
 
     async def close(self) -> None:
         """Dismiss every session and wait for what is being sent."""
@@ -156,8 +156,8 @@ class Server:
             case Open():
                 self._open(peer, message)
             case Close() | Cancel():
-                for seat in self._seats.of(message, peer):
-                    self._free(seat)
+                for session in self._sessions.ended_by(message, peer):
+                    self._free(session)
             case Fail():
                 self._hear_fail(peer, message)
             case _:
@@ -165,10 +165,10 @@ class Server:
 
     def on_lost(self, peer: str, reason: str) -> None:
         """Free the sessions whose client is gone."""
-        for seat in self._seats:
-            if seat.client == peer:
+        for session in self._sessions:
+            if session.client == peer:
                 logger.info("client %s is lost (%s): its session is freed", peer, reason)
-                self._free(seat)
+                self._free(session)
 
     def _open(self, peer: str, message: Open) -> None:
         try:
@@ -176,7 +176,7 @@ class Server:
             route = route_of(message)
         except RemoteProtocolError as error:
             return self._fail(peer, message, FailCode.BAD_FRAME, str(error))
-        old = self._seats.get(peer, message.session, message.stage)
+        old = self._sessions.get(peer, message.session, message.stage)
         if old and message.epoch <= old.message.epoch:
             return self._fail(peer, message, FailCode.STALE_EPOCH, "A newer epoch is open.")
         if message.model != self._digest:
@@ -196,45 +196,52 @@ class Server:
         if not self._rate.allows(peer) or not self._budget.takes(peer, len(message.body)):
             return self._busy(peer, message, "You open sessions too quickly.")
         known = len(message.body) // ID_BYTES
-        seat = Seat(replace(message, body=b""), peer, route, device, _now(), known=known)
-        if trouble := self._no_room_for(seat):
+        session = StageSession(replace(message, body=b""), peer, route, device, _now(), known=known)
+        if trouble := self._no_room_for(session):
             return self._busy(peer, message, trouble)
-        seat.narrow = self._narrows(seat)
-        self._seats.add(seat)  # whether its tokens are free the worker knows, after its releases
-        order = _reserve_of(seat, message.body, returning=old is not None)
+        session.uses_int8 = self._sends_int8(session)
+        self._sessions.add(
+            session
+        )  # whether its tokens are free the worker knows, after its releases
+        order = _reserve_of(session, message.body, returning=old is not None)
         self._stages[device].worker.order(order)
         return None
 
-    def _no_room_for(self, seat: Seat) -> str:
-        """Why a session cannot be seated, as far as we know without the worker; "" if it can."""
-        if self._seats.is_full:
-            self._make_room(seat)
-        if self._seats.is_full or seat.message.capacity > self._stages[seat.device].all_tokens:
+    def _no_room_for(self, session: StageSession) -> str:
+        """Why a session cannot be taken, as far as we know without the worker; "" if it can."""
+        if self._sessions.is_full:
+            self._preempt_for(session)
+        if (
+            self._sessions.is_full
+            or session.message.capacity > self._stages[session.device].all_tokens
+        ):
             return "There is no room for the session."
-        return "Others that hold less wait for room." if self._must_wait(seat) else ""
+        return "Others that hold less wait for room." if self._must_wait(session) else ""
 
-    def _make_room(self, asking: Seat) -> None:
+    def _preempt_for(self, asking: StageSession) -> None:
         """End sessions of the client that holds most, if `asking` finds none and holds less.
 
         They hear BUSY, as sessions do that outgrow their room, and come again.
         """
         self._waiting = {peer: until for peer, until in self._waiting.items() if until > _now()}
-        if giving := giving_way((s for s in self._seats if s.device == asking.device), asking):
+        if preempted := sessions_to_preempt(
+            (s for s in self._sessions if s.device == asking.device), asking
+        ):
             self._waiting[asking.client] = _now() + WAIT_SECONDS
-        for seat in giving:
-            logger.info("a session of %s gives way to one of %s", seat.client, asking.client)
-            self._end(seat, FailCode.NO_ROOM, "Others that hold less need the room.")
+        for session in preempted:
+            logger.info("a session of %s gives way to one of %s", session.client, asking.client)
+            self._end(session, FailCode.NO_ROOM, "Others that hold less need the room.")
 
-    def _must_wait(self, asking: Seat) -> bool:
+    def _must_wait(self, asking: StageSession) -> bool:
         """Whether room is kept for others, and the client holds its part already."""
         now = _now()
         waiting = {client for client, until in self._waiting.items() if until > now}
         if not waiting - {asking.client}:
             return False
-        there = [seat for seat in self._seats if seat.device == asking.device]
-        clients = waiting | {seat.client for seat in there} | {asking.client}
-        held = sum(tokens_of(seat) for seat in there if seat.client == asking.client)
-        return held + tokens_of(asking) > self._stages[asking.device].all_tokens / len(clients)
+        there = [session for session in self._sessions if session.device == asking.device]
+        clients = waiting | {session.client for session in there} | {asking.client}
+        held = sum(kv_tokens_of(session) for session in there if session.client == asking.client)
+        return held + kv_tokens_of(asking) > self._stages[asking.device].all_tokens / len(clients)
 
     def _device_of(self, hop: Hop) -> int | None:
         if hop.leader != self._channel.peer:
@@ -246,41 +253,43 @@ class Server:
         ]
         return max(fits, key=lambda device: self._stages[device].free_tokens, default=None)
 
-    def _narrows(self, seat: Seat) -> bool:
+    def _sends_int8(self, session: StageSession) -> bool:
         """Whether the session's rows leave as int8: neither ids nor rows for ourselves do."""
-        leader = seat.route[seat.next_stage].leader
-        if seat.is_last or leader == self._channel.peer:
+        leader = session.route[session.next_stage].leader
+        if session.is_last or leader == self._channel.peer:
             return False
-        stage = self._stages[seat.device]
-        return self._is_narrow(leader, stage.step_seconds, stage.dtype)
+        stage = self._stages[session.device]
+        return self._use_int8(leader, stage.step_seconds, stage.dtype)
 
     def _step(self, peer: str, step: Step) -> None:
-        seat = self._seats.meant_by(step, peer)
-        trouble = trouble_with(step, seat, peer)
+        session = self._sessions.for_step(step, peer)
+        trouble = trouble_with(step, session, peer)
         if trouble == "seen":
             return
-        if seat is None or trouble:
+        if session is None or trouble:
             # A FAIL names no key: of a step for nobody it would end whose id the step has, too.
-            if trouble != FailCode.STALE_EPOCH and (seat or not self._seats.knows(step.session)):
+            if trouble != FailCode.STALE_EPOCH and (
+                session or not self._sessions.knows(step.session)
+            ):
                 reason = f"A step at {step.position} does not fit the session."
-                self._fail(seat.client if seat else peer, step, trouble, reason)
+                self._fail(session.client if session else peer, step, trouble, reason)
             return
-        worker = self._stages[seat.device].worker
+        worker = self._stages[session.device].worker
         if worker.is_behind:
-            self._busy(seat.client, seat.message, "The worker is behind.")
-            self._free(seat)
+            self._busy(session.client, session.message, "The worker is behind.")
+            self._free(session)
             return
         network = self._channel.round_trip_seconds(peer) or 0.0
-        seat.accept(step, network / 2, _now())
+        session.accept(step, network / 2, _now())
         rows = (step.position, step.tokens, step.sample, step.dtype, step.drafts)
-        worker.order(Compute(seat.name, *rows, seat.narrow, body=step.body))
+        worker.order(Compute(session.name, *rows, session.uses_int8, body=step.body))
 
     def _hear_fail(self, peer: str, fail: Fail) -> None:
         """A stage could not use our step: only we know whose it was."""
-        for seat in self._seats:
-            told = (seat.message.session, seat.message.epoch) == (fail.session, fail.epoch)
-            if told and peer == seat.route[seat.next_stage].leader and peer != seat.client:
-                self._outbox.refuse(seat.client, replace(fail, peer=peer))
+        for session in self._sessions:
+            told = (session.message.session, session.message.epoch) == (fail.session, fail.epoch)
+            if told and peer == session.route[session.next_stage].leader and peer != session.client:
+                self._outbox.refuse(session.client, replace(fail, peer=peer))
 
     # ------------------------------------------------------------------ from the workers
 
@@ -290,25 +299,25 @@ class Server:
             self._hear_worker(device, answer)
         except Exception:  # an island: the worker computes for all the other sessions, too
             logger.exception("what follows from a %s failed", type(answer).__name__)
-            if seat := self._seats.named(getattr(answer, "session", ""), device):
-                self._end(seat, *INTERNAL)
+            if session := self._sessions.by_name(getattr(answer, "session", ""), device):
+                self._end(session, *INTERNAL)
 
     def _hear_worker(self, device: int, answer: Message) -> None:
         match answer:
             case Computed():
                 self._note_free(device, answer.free_tokens)
-                if seat := self._seats.named(answer.session, device):
-                    self._computed(seat, answer)
+                if session := self._sessions.by_name(answer.session, device):
+                    self._computed(session, answer)
             case Reserved():
                 if not answer.code:
                     self._note_free(device, answer.free_tokens)
-                if seat := self._seats.named(answer.session, device):
-                    self._reserved(seat, answer)
+                if session := self._sessions.by_name(answer.session, device):
+                    self._reserved(session, answer)
             case Failed():
-                if seat := self._seats.named(answer.session, device):
+                if session := self._sessions.by_name(answer.session, device):
                     if answer.code == FailCode.NO_ROOM:
-                        self._make_room(seat)
-                    self._end(seat, answer.code, answer.reason)
+                        self._preempt_for(session)
+                    self._end(session, answer.code, answer.reason)
             case Broken():
                 self.retire(device, FailCode.STAGE_LOST)
 
@@ -316,73 +325,73 @@ class Server:
         if stage := self._stages.get(device):
             stage.free_tokens = tokens
 
-    def _reserved(self, seat: Seat, answer: Reserved) -> None:
-        opened = seat.message
+    def _reserved(self, session: StageSession, answer: Reserved) -> None:
+        opened = session.message
         if answer.code:
-            self._seats.remove(seat)
+            self._sessions.remove(session)
             if answer.code == FailCode.NO_ROOM:
-                self._make_room(seat)
-            self._refuse(seat, answer.code, answer.reason)
+                self._preempt_for(session)
+            self._refuse(session, answer.code, answer.reason)
             return
-        self._waiting.pop(seat.client, None)
-        seat.held = answer.held
-        self.tally.sessions += 1
+        self._waiting.pop(session.client, None)
+        session.held = answer.held
+        self.counters.sessions += 1
         reply = Opened(opened.session, opened.epoch, opened.key, opened.stage, answer.held)
-        self._outbox.send(seat.client, reply)
+        self._outbox.send(session.client, reply)
 
-    def _computed(self, seat: Seat, answer: Computed) -> None:
-        self.tally.tokens += answer.tokens
-        pending = seat.pending.pop(answer.position, None) or Pending()
-        if rest := pending.after(answer.tokens):
-            seat.pending[answer.position + answer.tokens] = rest
-        if not seat.is_last:
-            self._send_step(seat, rows_onward(seat, answer, pending))
+    def _computed(self, session: StageSession, answer: Computed) -> None:
+        self.counters.tokens += answer.tokens
+        in_flight = session.in_flight.pop(answer.position, None) or InFlightStep()
+        if rest := in_flight.after(answer.tokens):
+            session.in_flight[answer.position + answer.tokens] = rest
+        if not session.is_last:
+            self._send_step(session, next_stage_step(session, answer, in_flight))
         elif answer.ids:
-            token, ring = ids_onward(seat, answer, pending, _now())
-            self._outbox.send(seat.client, token)
+            token, ring = token_and_ring_step(session, answer, in_flight, _now())
+            self._outbox.send(session.client, token)
             if ring:
-                self._send_step(seat, ring)
+                self._send_step(session, ring)
 
     # ------------------------------------------------------------------ out
 
-    def _send_step(self, seat: Seat, step: Step) -> None:
-        leader = seat.route[step.stage].leader
+    def _send_step(self, session: StageSession, step: Step) -> None:
+        leader = session.route[step.stage].leader
         if leader == self._channel.peer:
             self.on_message(leader, step)
         else:
-            self._outbox.pass_on(leader, seat.client, step)
+            self._outbox.pass_on(leader, session.client, step)
 
-    def _end(self, seat: Seat, code: str, reason: str) -> None:
-        self._free(seat)
-        self._refuse(seat, code, reason)
+    def _end(self, session: StageSession, code: str, reason: str) -> None:
+        self._free(session)
+        self._refuse(session, code, reason)
 
     def _end_own(self, peer: str, message: Open | Step) -> None:
         """End the session that a message is about, if it is the sender's."""
-        seat = (
-            self._seats.meant_by(message, peer)
+        session = (
+            self._sessions.for_step(message, peer)
             if isinstance(message, Step)
-            else self._seats.get(peer, message.session, message.stage)
+            else self._sessions.get(peer, message.session, message.stage)
         )
-        if seat and seat.is_meant(message, peer):
-            self._end(seat, *INTERNAL)
+        if session and session.is_meant(message, peer):
+            self._end(session, *INTERNAL)
         else:
             self._fail(peer, message, *INTERNAL)
 
     def _end_unsent(self, message: Message) -> None:
         """End the session that cannot hear what follows from its step."""
         if isinstance(message, Step | Token | Opened):
-            for seat in self._seats:
-                if seat.is_of(message):
-                    self._end(seat, *INTERNAL)
+            for session in self._sessions:
+                if session.is_of(message):
+                    self._end(session, *INTERNAL)
 
     def _fail(self, peer: str, message: Open | Step, code: str, reason: str) -> None:
         self._outbox.refuse(peer, Fail(message.session, message.epoch, code, reason))
 
-    def _refuse(self, seat: Seat, code: str, reason: str) -> None:
+    def _refuse(self, session: StageSession, code: str, reason: str) -> None:
         if code == FailCode.NO_ROOM:
-            self._busy(seat.client, seat.message, reason)
+            self._busy(session.client, session.message, reason)
         else:
-            self._fail(seat.client, seat.message, code, reason)
+            self._fail(session.client, session.message, code, reason)
 
     def _busy(self, peer: str, opened: Open, reason: str) -> None:
         common = (opened.session, opened.epoch, opened.key, opened.stage)
@@ -393,31 +402,31 @@ class Server:
         """How much longer than others a client waits: one that holds much, unless room is kept."""
         if self._waiting.get(peer, 0.0) > _now():
             return 1.0
-        return 1 + sum(seat.client == peer for seat in self._seats) / SESSIONS_PER_RETRY
+        return 1 + sum(session.client == peer for session in self._sessions) / SESSIONS_PER_RETRY
 
-    def _dismiss(self, seat: Seat, code: str) -> None:
-        opened = seat.message
+    def _dismiss(self, session: StageSession, code: str) -> None:
+        opened = session.message
         if code:
-            self._fail(seat.client, opened, code, "The stage is lost.")
+            self._fail(session.client, opened, code, "The stage is lost.")
         else:
-            self._outbox.send(seat.client, Moved(opened.session, opened.epoch))
-        self._free(seat)
+            self._outbox.send(session.client, Moved(opened.session, opened.epoch))
+        self._free(session)
 
-    def _free(self, seat: Seat) -> None:
-        self._seats.remove(seat)
-        if stage := self._stages.get(seat.device):
-            stage.worker.order(Release(seat.name))
+    def _free(self, session: StageSession) -> None:
+        self._sessions.remove(session)
+        if stage := self._stages.get(session.device):
+            stage.worker.order(Release(session.name))
 
 
-def _reserve_of(seat: Seat, body: bytes | memoryview, *, returning: bool) -> Reserve:
-    opened = seat.message
+def _reserve_of(session: StageSession, body: bytes | memoryview, *, returning: bool) -> Reserve:
+    opened = session.message
     return Reserve(
-        session=seat.name,
+        session=session.name,
         capacity=opened.capacity,
         generated=opened.generated,
-        sampling=opened.sampling if seat.is_last else {},
-        owner=seat.owner,
-        client=seat.client,
+        sampling=opened.sampling if session.is_last else {},
+        owner=session.owner,
+        client=session.client,
         returning=returning,
         body=body,
     )

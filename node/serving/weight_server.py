@@ -1,4 +1,4 @@
-"""The weights desk: hands the model's files to peers that lack them, chunk by chunk, never many."""
+"""WeightServer: hands the model's files to peers that lack them, a few chunks at a time."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ RANGES_CAP = 1 << 14  # told of one file
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WeightRequest:
     """A question, read strictly."""
 
     word: str
@@ -48,7 +48,7 @@ class Asked:
     count: int = 0
 
 
-class WeightsDesk:
+class WeightServer:
     """Answers what peers ask about the files in a folder, once it has hashed them."""
 
     def __init__(self, channel: Channel, folder: Path) -> None:
@@ -103,30 +103,32 @@ class WeightsDesk:
             raise PeerRefused("Others are being served.", retry_after_seconds=RETRY_SECONDS)
         self._busy += 1
         try:
-            return await asyncio.to_thread(self._given, hashed, self._asked(hashed, payload))
+            return await asyncio.to_thread(
+                self._answer_to, hashed, self._request_of(hashed, payload)
+            )
         except OSError as error:
             raise BadInput(f"The file cannot be read: {error.strerror}.") from error
         finally:
             self._busy -= 1
 
-    def _asked(self, hashed: HashedFiles, payload: bytes) -> Asked:
+    def _request_of(self, hashed: HashedFiles, payload: bytes) -> WeightRequest:
         try:
             values: Any = msgpack.unpackb(payload)
         except (ValueError, msgpack.UnpackException) as error:
             raise RemoteProtocolError("A question about weights is not msgpack.") from error
         match values:
             case ["inventory", self.digest]:
-                return Asked("inventory", None)
+                return WeightRequest("inventory", None)
             case ["have", self.digest, str(name)]:
-                return Asked("have", _entry(hashed, name))
+                return WeightRequest("have", _entry(hashed, name))
             case [("digests" | "chunks") as word, self.digest, str(name), int(start), int(count)]:
                 entry = _entry(hashed, name)
                 most = LIST_PAGE if word == "digests" else MOST_CHUNK // hashed.index.chunk
                 if 0 <= start < start + count <= hashed.index.chunks(entry) and count <= most:
-                    return Asked(word, entry, start, count)
+                    return WeightRequest(word, entry, start, count)
         raise BadInput("This is not handed out here.", "Ask another peer.")
 
-    def _given(self, hashed: HashedFiles, asked: Asked) -> bytes:
+    def _answer_to(self, hashed: HashedFiles, asked: WeightRequest) -> bytes:
         if asked.entry is None:
             return hashed.index.to_bytes()
         path, chunk = self._folder / asked.entry.name, hashed.index.chunk

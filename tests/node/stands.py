@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from node.serving.session_table import name_of
-from node.serving.stage_server import LedStage, Server
+from node.serving.stage_server import LedStage, StageServer
 from node.worker.messages import Computed, Reserve, Reserved
 from node.worker.worker_handle import WorkerProcess
 from swarm.records import Member
@@ -78,7 +78,7 @@ class Stand:
         self.me = me
         self.worker = ScriptedWorker()
         self.channel = self.world.channel(me)
-        self.server = Server(self.channel, DIGEST, context=CONTEXT, opens_per_second=10_000)
+        self.server = StageServer(self.channel, DIGEST, context=CONTEXT, opens_per_second=10_000)
         self.serve()
         self.ears = {peer: Ear() for peer in {*SPANS, CLIENT, STRANGER} - {me}}
         self.channels = {peer: self.world.channel(peer) for peer in self.ears}
@@ -127,7 +127,7 @@ class Stand:
         hops = [[1, 2, 3]] * stage
         return Step("s", epoch, KEY, stage, position, tokens, True, "i32", hops, body=body)
 
-    async def seat(self, epoch: int = 1) -> None:
+    async def open_session(self, epoch: int = 1) -> None:
         """Open session "s" and let the worker reserve it."""
         await self.send(self.open(epoch))
         order = self.worker.last(Reserve)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from node import served_model
 from node.bootstrap import NodeNetwork
 from node.served_model import ServedModel, find_served, read_model
-from node.serving.weight_server import WeightsDesk
+from node.serving.weight_server import WeightServer
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.dht.board import Board
 from swarm.dht.founders_manifest import ManifestKeeper
@@ -55,10 +55,10 @@ async def found(world: MemoryWorld, folder: Path) -> Manifest:
     """A founder that serves a folder; what it says."""
     board = world.board(FOUNDER.peer)
     await board.publish(Capability("m", [], [], "h", reachable=True, since=1.0))
-    desk = WeightsDesk(world.channel(FOUNDER.peer), folder)
-    await desk.open_as_founder()
+    weight_server = WeightServer(world.channel(FOUNDER.peer), folder)
+    await weight_server.open_as_founder()
     served = await asyncio.to_thread(read_model, str(folder))
-    manifest = served_model.manifest_of(served, desk.digest)
+    manifest = served_model.manifest_of(served, weight_server.digest)
     await board.publish(manifest)
     return manifest
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 
 from client.network import Links
-from node.serving.stage_server import LedStage, Server
+from node.serving.stage_server import LedStage, StageServer
 from node.worker.messages import Broken, Unload
 from node.worker.scheduler import Arrived, Schedule
 from node.worker.shard import LoadedShard
@@ -73,7 +73,7 @@ class StageHere:
         self.peer = peer_named(name)
         self.span = span
         self._world = world
-        self.server = Server(world.channel(self.peer), SPEC.digest)
+        self.server = StageServer(world.channel(self.peer), SPEC.digest)
         self.worker = WorkerHere(shard, lambda answer: self.server.on_answer(0, answer))
         member = Member(self.peer, 0, SPEC.kv_heads, SPEC.mlp_blocks)
         seconds = 0.01 * 2.0 ** len(world.channels)  # so that the first ones are preferred

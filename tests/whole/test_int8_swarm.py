@@ -2,7 +2,7 @@
 
 import asyncio
 
-from node.serving.activation_format import RowForms
+from node.serving.activation_format import ActivationFormat
 from tests.whole.memory_swarm import MemorySwarm
 from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
 from tests.whole.uncut import expected
@@ -19,7 +19,7 @@ def generate(wishes: dict[str, str], act: Act = nothing) -> tuple[list[int], lis
         for name, wish in wishes.items():
             for part, span in (("first", (0, 3)), ("last", (3, 8))):
                 stage = await swarm.add(f"{name} {part}", *span)
-                stage.server._is_narrow = RowForms(wish, 64, lambda _peer: 1e9).is_narrow
+                stage.server._use_int8 = ActivationFormat(wish, 64, lambda _peer: 1e9).use_int8
                 overhear(swarm, stage, dtypes)
         return await answer(swarm, act, max_tokens=TOKENS, speculate=0)
 

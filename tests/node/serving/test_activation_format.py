@@ -1,4 +1,4 @@
-"""RowForms: slow links get int8, quick and unknown ones full rows, and nothing flaps."""
+"""ActivationFormat: slow links get int8, quick and unknown ones full rows, and nothing flaps."""
 
 import itertools
 import math
@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.serving.activation_format import CHUNK_SECONDS, LINKS_REMEMBERED, RowForms, always_full
+from node.serving.activation_format import (
+    CHUNK_SECONDS,
+    LINKS_REMEMBERED,
+    ActivationFormat,
+    always_full,
+)
 
 HIDDEN = 4096
 CHUNK_BYTES = 256 * HIDDEN * 4
@@ -23,13 +28,13 @@ class Link:
     def __init__(self, wish: str = "auto", hidden: int = HIDDEN) -> None:
         self.speeds = {ANNA: math.inf, BERT: math.inf}
         self.said: list[tuple[str, float]] = []
-        self.forms = RowForms(
+        self.format = ActivationFormat(
             wish, hidden, self.speeds.__getitem__, lambda *words: self.said.append(words)
         )
 
     def decide(self, bytes_per_second: float, step_seconds: float = 0.01) -> bool:
         self.speeds[ANNA] = bytes_per_second
-        return self.forms.is_narrow(ANNA, step_seconds)
+        return self.format.use_int8(ANNA, step_seconds)
 
 
 @pytest.mark.parametrize("hidden", [96, 1024, 4096, 8192, 16384])
@@ -70,15 +75,15 @@ def test_rows_of_half_the_width_go_in_full_over_links_of_half_the_speed() -> Non
     link = Link()
     link.speeds[ANNA] = 0.75 * LIMIT
     for _ in range(2):  # neither answer changes the other
-        assert link.forms.is_narrow(ANNA, 0.01, "f32")
-        assert not link.forms.is_narrow(ANNA, 0.01, "bf16")
+        assert link.format.use_int8(ANNA, 0.01, "f32")
+        assert not link.format.use_int8(ANNA, 0.01, "bf16")
     assert link.said == [(ANNA, 0.75 * LIMIT)]
 
 
 def test_links_are_judged_one_by_one() -> None:
     link = Link()
     assert link.decide(HOME_UPLOAD)
-    assert not link.forms.is_narrow(BERT, 0.01)
+    assert not link.format.use_int8(BERT, 0.01)
     assert link.decide(HOME_UPLOAD)
     assert link.said == [(ANNA, HOME_UPLOAD)]
 
@@ -113,4 +118,4 @@ def test_links_that_come_and_go_are_not_remembered_without_end() -> None:
     link = Link()
     for number in range(LINKS_REMEMBERED + 50):
         link.decide(1000.0, 0.01 + number)
-    assert len(link.forms._narrow) <= LINKS_REMEMBERED
+    assert len(link.format._int8_links) <= LINKS_REMEMBERED

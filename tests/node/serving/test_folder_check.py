@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from node.serving.weight_server import WeightsDesk
+from node.serving.weight_server import WeightServer
 from swarm.checkpoint import chunk_digests
 from swarm.checkpoint.chunk_digests import ChunkDigests
 from swarm.checkpoint.chunk_index import LEAST_CHUNK, hash_files
@@ -40,10 +40,10 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 async def source_of() -> PeerDownloader:
     world, host = MemoryWorld(), peer_named("host")
     await world.board(host).publish(Capability("m", [], [], "h", reachable=True, since=1.0))
-    desk = WeightsDesk(world.channel(host), TINY)
-    await desk.open_as_founder()
+    weight_server = WeightServer(world.channel(host), TINY)
+    await weight_server.open_as_founder()
     me = peer_named("newcomer")
-    return PeerDownloader(world.channel(me), world.board(me), desk.digest)
+    return PeerDownloader(world.channel(me), world.board(me), weight_server.digest)
 
 
 def spoil(path: Path, at: int) -> None:

@@ -41,7 +41,7 @@ def test_an_open_that_would_harm_the_worker_is_refused_and_leaves_nothing(
         assert len(fail.reason) < 400
         assert stand.server.sessions == 0
         assert stand.worker.orders == []
-        await stand.seat()
+        await stand.open_session()
 
     at_stand(story)
 
@@ -110,7 +110,7 @@ def test_an_answer_of_the_worker_that_leads_to_nothing_sendable_ends_its_session
     async def story(stand: Stand) -> None:
         if is_open:
             await run_beside(stand)
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step())
         await stand.answer(replace(stand.computed(), **answer))
         assert stand.client.last(Fail).code == "internal"
@@ -136,16 +136,16 @@ async def run_beside(stand: Stand, position: int = 0) -> None:
 
 def test_a_seat_does_not_keep_the_ids_of_its_open(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         assert ids_of_bytes(stand.worker.last(Reserve).body) == [5, 6, 7]
-        assert [bytes(seat.message.body) for seat in stand.server._seats] == [b""]
+        assert [bytes(session.message.body) for session in stand.server._sessions] == [b""]
 
     at_stand(story)
 
 
 def test_a_peer_that_knows_the_key_cannot_take_a_session_over(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.open(epoch=2), sender=FIRST)  # has a session of its own
         assert stand.worker.count(Release) == 0
         await stand.send(stand.step(), sender=FIRST)
@@ -163,14 +163,14 @@ def test_who_opens_a_session_by_the_name_of_another_before_it_has_one_beside_it(
     async def story(stand: Stand) -> None:
         await stand.send(replace(stand.open(epoch), key=key), sender=STRANGER)
         await stand.answer(Reserved(stand.name(epoch=epoch, client=STRANGER), 900))
-        await stand.seat()
+        await stand.open_session()
         assert stand.client.last(Opened).session == "s"
         await stand.send(stand.step())
         await stand.answer(stand.computed())
         assert stand.ears[LAST].last(Step).session == "s"
         await stand.send(Close("s", epoch, key), sender=STRANGER)
         assert stand.worker.last(Release).session == stand.name(epoch=epoch, client=STRANGER)
-        assert [seat.client for seat in stand.server._seats] == [CLIENT]
+        assert [session.client for session in stand.server._sessions] == [CLIENT]
 
     at_stand(story)
 
@@ -182,7 +182,7 @@ def test_a_step_of_a_namesake_makes_no_stage_before_this_one_fail_the_honest_ses
     """FIRST would hand a FAIL on to every client that has a session by that name there."""
 
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(replace(stand.step(), stage=stage, key=b"g" * 16), sender=FIRST)
         assert stand.ears[FIRST].heard == []
         await stand.send(stand.step(), sender=FIRST)
@@ -198,7 +198,7 @@ def test_what_a_worker_says_late_of_one_client_reaches_no_other(at_stand: RunSta
         await stand.send(stand.step(), sender=STRANGER)
         theirs = stand.worker.last(Compute).session
         await stand.send(Close("s", 1, KEY), sender=STRANGER)
-        await stand.seat()
+        await stand.open_session()
         await stand.answer(replace(stand.computed(token=9), session=theirs))
         assert [type(message) for message in stand.client.heard] == [Opened]
 
@@ -245,7 +245,7 @@ def test_the_client_hears_that_the_next_stage_does_not_know_its_session(
     at_stand: RunStand,
 ) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         fail = Fail("s", 1, "unknown_session", "who?")
         for sender, told in [(STRANGER, fail), (LAST, replace(fail, epoch=2))]:
             await stand.send(told, sender=sender)

@@ -15,7 +15,7 @@ from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, STRANGER, Stand
 
 def test_the_client_relays_when_the_next_stage_is_out_of_reach(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         stand.world.cut(MIDDLE, LAST)
         await stand.send(stand.step(), sender=FIRST)
         await stand.answer(stand.computed())
@@ -29,7 +29,7 @@ def test_the_ring_closes_over_the_client_when_the_first_stage_is_out_of_reach(
     at_stand: RunStand,
 ) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         stand.world.cut(FIRST, LAST)
         await stand.send(stand.step(), sender=MIDDLE)
         await stand.answer(stand.computed(token=42))
@@ -42,7 +42,7 @@ def test_the_ring_closes_over_the_client_when_the_first_stage_is_out_of_reach(
 
 def test_the_client_may_carry_a_step_to_any_stage(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=CLIENT)
         assert stand.worker.count(Compute) == 1
 
@@ -51,7 +51,7 @@ def test_the_client_may_carry_a_step_to_any_stage(at_stand: RunStand) -> None:
 
 def test_a_lost_client_frees_its_sessions_and_no_others(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(replace(stand.open(), session="t"), sender=STRANGER)
         stand.world.kill(CLIENT)
         await settle()
@@ -63,7 +63,7 @@ def test_a_lost_client_frees_its_sessions_and_no_others(at_stand: RunStand) -> N
 
 def test_a_lost_neighbour_frees_nothing_since_the_client_may_relay(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         stand.world.kill(FIRST)
         await settle()
@@ -91,7 +91,7 @@ def test_a_session_that_nobody_uses_is_freed(
 
     async def story(stand: Stand) -> None:
         nonlocal now
-        await stand.seat()
+        await stand.open_session()
         now = IDLE_SECONDS
         stand.server.free_idle()
         assert stand.server.sessions == 1
@@ -109,7 +109,7 @@ def test_a_session_that_nobody_uses_is_freed(
 
 def test_a_retired_stage_moves_its_sessions_and_takes_no_more(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         stand.server.retire(0)
         await settle()
         assert stand.client.last(Moved) == Moved("s", 1)
@@ -123,7 +123,7 @@ def test_a_retired_stage_moves_its_sessions_and_takes_no_more(at_stand: RunStand
 
 def test_a_broken_shard_fails_its_sessions_at_once(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.answer(Broken("group", "rank 1 is lost"))
         fail = stand.client.last(Fail)
         assert (fail.session, fail.code) == ("s", "stage_lost")
@@ -135,7 +135,7 @@ def test_a_broken_shard_fails_its_sessions_at_once(at_stand: RunStand) -> None:
 def test_one_device_that_breaks_leaves_the_other_serving(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         stand.serve(device=1, free_tokens=2000)
-        await stand.seat()
+        await stand.open_session()
         await stand.answer(Broken("group", "gone"), device=0)
         assert stand.server.sessions == 1
         await stand.answer(Broken("group", "gone"), device=1)
@@ -146,7 +146,7 @@ def test_one_device_that_breaks_leaves_the_other_serving(at_stand: RunStand) -> 
 
 def test_leaving_hands_every_session_over_before_it_returns(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.server.close()
         await settle()
         assert stand.client.last(Moved).session == "s"

@@ -31,7 +31,7 @@ async def ask(stand: Stand, sender: str, name: str, *, has_room: bool) -> None:
 
 
 def sessions_of(stand: Stand) -> list[str]:
-    return [seat.message.session for seat in stand.server._seats]
+    return [session.message.session for session in stand.server._sessions]
 
 
 def test_the_latest_session_of_the_greedy_client_gives_way_to_a_newcomer(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from node.serving.session_table import Seat, route_of, trouble_with
+from node.serving.session_table import StageSession, route_of, trouble_with
 from node.worker.messages import Compute, Computed
 from swarm.wire.messages import Open, Step, Token
 from swarm.wire.tensor_codec import ids_of_bytes
@@ -16,10 +16,10 @@ OPEN = Open("s", 1, b"key", stage=1, route=ROUTE, model="m", capacity=20)
 STEP = Step("s", 1, b"key", stage=1, position=4, tokens=4, sample=True, dtype="f32", rewinds=1)
 
 
-def seat_at(position: int, rewinds: int) -> Seat:
-    seat = Seat(OPEN, "client", route_of(OPEN), device=0, seen_seconds=0.0)
-    seat.next_position, seat.rewinds = position, rewinds
-    return seat
+def seat_at(position: int, rewinds: int) -> StageSession:
+    session = StageSession(OPEN, "client", route_of(OPEN), device=0, seen_seconds=0.0)
+    session.next_position, session.rewinds = position, rewinds
+    return session
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_rewind_never_leaves_the_room_of_its_session() -> None:
 
 def test_a_stage_passes_guesses_and_rewinds_on(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(0, 6), sender=FIRST)
         await stand.answer(stand.computed(0, 6))
         back = replace(stand.step(4, 3), drafts=[8, 9], rewinds=1)
@@ -126,12 +126,12 @@ def test_a_session_without_a_wish_gets_the_guesses_that_pay(at_stand: RunStand) 
     async def story(stand: Stand) -> None:
         await stand.send(stand.open())
         await stand.send(stand.step(), sender=MIDDLE)
-        seat = stand.server._seats.get(CLIENT, "s", 2)
-        assert seat is not None
-        seat.speculation.acceptance, seat.speculation.away_seconds = 1.0, 1.0
+        session = stand.server._sessions.get(CLIENT, "s", 2)
+        assert session is not None
+        session.draft_length.acceptance, session.draft_length.away_seconds = 1.0, 1.0
         await stand.answer(drawn(stand, 0, 3, [42], [50, 51]))
         assert stand.ears[FIRST].last(Step).drafts == [50, 51]
-        seat.speculation.acceptance = 0.0
+        session.draft_length.acceptance = 0.0
         await stand.send(replace(stand.step(3, 3), drafts=[50, 51]), sender=MIDDLE)
         await stand.answer(drawn(stand, 3, 3, [60], [70]))
         assert stand.ears[FIRST].last(Step).drafts == []

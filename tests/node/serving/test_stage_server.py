@@ -51,7 +51,7 @@ def test_only_the_last_stage_is_told_how_to_sample(at_stand: RunStand, me: str) 
 
 def test_a_step_is_computed_and_its_rows_go_to_the_next_stage(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         order = stand.worker.last(Compute)
         assert (order.session, order.position, order.tokens, order.sample) == (
@@ -73,7 +73,7 @@ def test_a_step_is_computed_and_its_rows_go_to_the_next_stage(at_stand: RunStand
 
 def test_a_sampled_token_goes_to_the_client_and_around_the_ring(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=MIDDLE)
         await stand.answer(stand.computed(token=42))
         token = stand.client.last(Token)
@@ -88,7 +88,7 @@ def test_a_sampled_token_goes_to_the_client_and_around_the_ring(at_stand: RunSta
 
 def test_the_last_token_ends_the_ring(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=MIDDLE)
         await stand.answer(replace(stand.computed(token=42), finish="stop"))
         assert stand.client.last(Token).finish == "stop"
@@ -99,7 +99,7 @@ def test_the_last_token_ends_the_ring(at_stand: RunStand) -> None:
 
 def test_a_prefill_chunk_that_is_not_sampled_ends_at_the_last_stage(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(replace(stand.step(), sample=False), sender=MIDDLE)
         await stand.answer(Computed(stand.name(), 0, 3, False, free_tokens=850))
         assert [type(message) for message in stand.client.heard] == [Opened]
@@ -110,7 +110,7 @@ def test_a_prefill_chunk_that_is_not_sampled_ends_at_the_last_stage(at_stand: Ru
 
 def test_a_stranger_can_neither_step_nor_end_a_session(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=STRANGER)
         await stand.send(replace(stand.step(), key=b"g" * 16), sender=FIRST)
         await stand.send(Close("s", 1, KEY), sender=STRANGER)
@@ -137,7 +137,7 @@ def test_a_step_of_an_unknown_session_is_refused(at_stand: RunStand) -> None:
 
 def test_a_repeated_step_is_ignored(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         for _ in range(3):
             await stand.send(stand.step(), sender=FIRST)
         assert stand.worker.count(Compute) == 1
@@ -153,7 +153,7 @@ def test_a_step_that_does_not_fit_is_refused(
     at_stand: RunStand, position: int, tokens: int, code: str
 ) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(position, tokens), sender=FIRST)
         assert stand.client.last(Fail).code == code
         assert stand.worker.count(Compute) == 0
@@ -167,8 +167,8 @@ def test_a_newer_epoch_replaces_the_session_and_an_older_one_is_refused(
     at_stand: RunStand,
 ) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat(epoch=2)
-        await stand.seat(epoch=3)
+        await stand.open_session(epoch=2)
+        await stand.open_session(epoch=3)
         assert stand.worker.last(Release).session == stand.name(epoch=2)
         assert stand.worker.last(Reserve).session == stand.name(epoch=3)
         assert stand.server.sessions == 1
@@ -250,7 +250,7 @@ def test_more_sessions_than_the_cap_find_no_seat(at_stand: RunStand) -> None:
 
 def test_a_failed_step_fails_its_session_alone(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(replace(stand.open(), session="t"))
         await stand.answer(Failed(stand.name(), "bad_frame", "rows do not fit"))
         assert stand.client.last(Fail).session == "s"
@@ -262,7 +262,7 @@ def test_a_failed_step_fails_its_session_alone(at_stand: RunStand) -> None:
 
 def test_a_session_that_finds_no_room_to_grow_is_asked_to_come_again(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.answer(Failed(stand.name(), "no_room", "no room for another 64 tokens"))
         busy = stand.client.last(Busy)
         assert (busy.session, busy.stage, busy.reason) == ("s", 1, "no room for another 64 tokens")
@@ -275,11 +275,11 @@ def test_a_session_that_finds_no_room_to_grow_is_asked_to_come_again(at_stand: R
 
 def test_what_is_served_is_counted_for_the_volunteer(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         await stand.answer(stand.computed())
         tokens = stand.computed().tokens
-        assert (stand.server.tally.sessions, stand.server.tally.tokens) == (1, tokens)
+        assert (stand.server.counters.sessions, stand.server.counters.tokens) == (1, tokens)
 
     at_stand(story)
 
@@ -287,7 +287,7 @@ def test_what_is_served_is_counted_for_the_volunteer(at_stand: RunStand) -> None
 def test_close_and_cancel_free_the_session(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         for epoch, kind in ((1, Close), (2, Cancel)):
-            await stand.seat(epoch)
+            await stand.open_session(epoch)
             await stand.send(kind("s", epoch, KEY))
             assert stand.worker.last(Release).session == stand.name(epoch=epoch)
             assert stand.server.sessions == 0
@@ -297,7 +297,7 @@ def test_close_and_cancel_free_the_session(at_stand: RunStand) -> None:
 
 def test_answers_for_a_session_that_is_gone_are_dropped(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         await stand.send(Close("s", 1, KEY))
         await stand.answer(stand.computed())
@@ -310,7 +310,7 @@ def test_answers_for_a_session_that_is_gone_are_dropped(at_stand: RunStand) -> N
 
 def test_messages_that_are_not_for_stages_change_nothing(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         heard = len(stand.client.heard)
         for message in (Ping(1), Moved("s", 1), Fail("s", 1, "internal"), Opened("s", 1, KEY, 1)):
             await stand.send(message)

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from client.network import Links
 from client.request import LocalModel
-from node.serving.weight_server import WeightsDesk
+from node.serving.weight_server import WeightServer
 from swarm.checkpoint import peer_downloader
 from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.chunk_index import ChunkIndex, HashedFiles, hash_files
@@ -71,17 +71,19 @@ class Peers:
         await self.world.board(peer).publish(record)
         return peer
 
-    async def holder(self, name: str, folder: Path = TINY) -> WeightsDesk:
-        desk = WeightsDesk(self.world.channel(await self.add(name)), folder)
-        await desk.open_as_founder() if folder == TINY else desk._open(self.hashed)
-        return desk
+    async def holder(self, name: str, folder: Path = TINY) -> WeightServer:
+        weight_server = WeightServer(self.world.channel(await self.add(name)), folder)
+        await weight_server.open_as_founder() if folder == TINY else weight_server._open(
+            self.hashed
+        )
+        return weight_server
 
     async def liar(self, name: str, change: Callable[[bytes], bytes]) -> list[bytes]:
         """A peer that answers like a holder, but with other chunks; returns what it was asked."""
         inner = self.world.channel(await self.add(name))
-        desk = WeightsDesk(inner, TINY)
-        desk._open(self.hashed)
-        honest: Answer = desk._answer
+        weight_server = WeightServer(inner, TINY)
+        weight_server._open(self.hashed)
+        honest: Answer = weight_server._answer
         asked: list[bytes] = []
 
         async def lie(peer: str, payload: bytes) -> bytes:
@@ -236,18 +238,18 @@ def test_only_a_few_are_served_at_once_and_the_others_come_again(
 ) -> None:
     async def story() -> None:
         await peers.found()
-        desk = await peers.holder("busy")
+        weight_server = await peers.holder("busy")
         links = peers.links()
-        question = msgpack.packb(["chunks", desk.digest, FILE, 0, 1])
+        question = msgpack.packb(["chunks", weight_server.digest, FILE, 0, 1])
         busy = peer_named("busy")
-        desk._busy = 4
+        weight_server._busy = 4
         with pytest.raises(PeerRefused) as caught:
             await links.channel.ask(busy, QUESTION, question)
         assert caught.value.retry_after_seconds > 0
         opening = asyncio.create_task(peers.open())
         await asyncio.sleep(0.3)
         assert not opening.done()
-        desk._busy = 0
+        weight_server._busy = 0
         folder, _ = await opening
         assert read_spec(folder, "tiny").layers == 8
 
@@ -271,15 +273,19 @@ def test_only_a_few_are_served_at_once_and_the_others_come_again(
 )
 def test_nonsense_is_refused_and_the_desk_goes_on(peers: Peers, question: bytes) -> None:
     async def story() -> None:
-        desk = await peers.holder("one")
+        weight_server = await peers.holder("one")
         links, one = peers.links(), peer_named("one")
         fit = question
         if b"DIGEST" in question:
-            values = [desk.digest if v == "DIGEST" else v for v in msgpack.unpackb(question)]
+            values = [
+                weight_server.digest if v == "DIGEST" else v for v in msgpack.unpackb(question)
+            ]
             fit = msgpack.packb(values)
         with pytest.raises(PeerError):
             await links.channel.ask(one, QUESTION, fit)
-        held = await links.channel.ask(one, QUESTION, msgpack.packb(["have", desk.digest, FILE]))
+        held = await links.channel.ask(
+            one, QUESTION, msgpack.packb(["have", weight_server.digest, FILE])
+        )
         assert msgpack.unpackb(held) == [[0, (TINY / FILE).stat().st_size]]
 
     run(story())
@@ -363,9 +369,9 @@ def test_a_desk_hands_out_nothing_but_what_the_inventory_says(peers: Peers, home
         (home / "private").mkdir()
         secret = bytes((TINY / FILE).stat().st_size)
         (home / "private" / FILE).write_bytes(secret)
-        desk = await peers.holder("victim", home / "private")
+        weight_server = await peers.holder("victim", home / "private")
         links = peers.links()
-        question = msgpack.packb(["chunks", desk.digest, FILE, 0, 1])
+        question = msgpack.packb(["chunks", weight_server.digest, FILE, 0, 1])
         with pytest.raises(PeerError, match="not here"):
             await links.channel.ask(peer_named("victim"), QUESTION, question)
 

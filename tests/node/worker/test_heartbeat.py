@@ -100,7 +100,7 @@ def test_nobody_is_sent_to_a_silent_worker(at_stand: RunStand) -> None:
         await stand.send(stand.open())
         assert stand.client.last(Fail).code == "stage_lost"
         stand.worker.is_silent = False
-        await stand.seat()
+        await stand.open_session()
         assert len(stand.server.adverts()) == 1
 
     at_stand(story)

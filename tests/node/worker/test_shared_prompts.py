@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from node.serving.session_table import Seat, route_of, trouble_with
+from node.serving.session_table import StageSession, route_of, trouble_with
 from node.worker.messages import Compute, Release, Reserve, Reserved
 from node.worker.shard import LoadedShard
 from swarm.testing.clock import settle
@@ -135,34 +135,34 @@ OPEN = Open("s", 1, b"key", stage=1, route=ROUTE, model="m", capacity=20)
 STEP = Step("s", 1, b"key", stage=1, position=0, tokens=4, sample=False, dtype="f32")
 
 
-def seat_of(message: Open, client: str = "client", held: int = 0) -> Seat:
-    seat = Seat(message, client, route_of(message), device=0, seen_seconds=0.0)
-    seat.held = held
-    return seat
+def session_of(message: Open, client: str = "client", held: int = 0) -> StageSession:
+    session = StageSession(message, client, route_of(message), device=0, seen_seconds=0.0)
+    session.held = held
+    return session
 
 
 @pytest.mark.parametrize(
     ("position", "code"), [(0, ""), (3, ""), (6, ""), (7, "bad_frame"), (17, "bad_frame")]
 )
 def test_the_first_step_starts_within_what_is_held(position: int, code: str) -> None:
-    seat = seat_of(OPEN, held=6)
+    session = session_of(OPEN, held=6)
     step = replace(STEP, position=position)
-    assert trouble_with(step, seat, "a") == code
+    assert trouble_with(step, session, "a") == code
     if not code:
-        seat.accept(step, 0.0, 0.0)
-        assert trouble_with(step, seat, "a") == "seen"
-        assert trouble_with(replace(step, position=position + 4), seat, "a") == ""
-        assert trouble_with(replace(step, position=position + 5), seat, "a") == "bad_frame"
+        session.accept(step, 0.0, 0.0)
+        assert trouble_with(step, session, "a") == "seen"
+        assert trouble_with(replace(step, position=position + 4), session, "a") == ""
+        assert trouble_with(replace(step, position=position + 5), session, "a") == "bad_frame"
 
 
 def test_only_one_clients_sessions_through_the_same_stages_share() -> None:
     other_way = replace(OPEN, route=[["x", 0, 3], *ROUTE[1:]])
     other_end = replace(OPEN, route=[*ROUTE[:2], ["x", 5, 8]])
-    owner = seat_of(OPEN).owner
-    assert seat_of(replace(OPEN, session="t", epoch=3)).owner == owner
-    assert seat_of(other_end).owner == owner
-    assert seat_of(other_way).owner != owner
-    assert seat_of(OPEN, "stranger").owner != owner
+    owner = session_of(OPEN).owner
+    assert session_of(replace(OPEN, session="t", epoch=3)).owner == owner
+    assert session_of(other_end).owner == owner
+    assert session_of(other_way).owner != owner
+    assert session_of(OPEN, "stranger").owner != owner
 
 
 def test_a_client_is_told_what_is_held_and_may_start_there(at_stand: RunStand) -> None:

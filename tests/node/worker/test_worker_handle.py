@@ -122,7 +122,7 @@ def test_a_worker_that_cannot_be_started_again_has_still_ended(
 
 def test_rows_for_a_worker_that_is_behind_send_the_client_elsewhere(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         stand.worker.is_behind = True
         await stand.send(stand.step(), sender=FIRST)
         assert stand.client.last(Busy).reason == "The worker is behind."

@@ -1,4 +1,4 @@
-"""Tally: what a node has served since it last said so; counted here, told by its story."""
+"""ServiceCounters: what a node has served since it last said so; StatusLines tell it."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ QUIET_SECONDS = 3600.0  # without a request, before that is said
 
 
 @dataclass(slots=True)
-class Tally:
+class ServiceCounters:
     """Sessions opened and tokens computed since the last look."""
 
     sessions: int = 0

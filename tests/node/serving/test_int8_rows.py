@@ -30,18 +30,18 @@ def told(stand: Stand) -> list[tuple[str, float]]:
     """Let every link be slow; returns what the server asks about."""
     asked: list[tuple[str, float]] = []
 
-    def is_narrow(peer: str, step_seconds: float, _dtype: str) -> bool:
+    def use_int8(peer: str, step_seconds: float, _dtype: str) -> bool:
         asked.append((peer, step_seconds))
         return True
 
-    stand.server._is_narrow = is_narrow
+    stand.server._use_int8 = use_int8
     return asked
 
 
 def test_the_worker_is_told_to_narrow_the_rows_of_a_slow_link(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         asked = told(stand)
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         assert asked == [(LAST, 0.01)]
         assert stand.worker.last(Compute).narrow
@@ -52,7 +52,7 @@ def test_the_worker_is_told_to_narrow_the_rows_of_a_slow_link(at_stand: RunStand
 def test_what_the_worker_made_goes_on_as_it_is(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         told(stand)
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=FIRST)
         answer = Computed(stand.name(), 0, 3, True, dtype="i8", body=b"narrow")
         await stand.answer(answer)
@@ -64,13 +64,13 @@ def test_what_the_worker_made_goes_on_as_it_is(at_stand: RunStand) -> None:
 
 def test_a_link_that_slows_down_changes_new_sessions_only(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
-        await stand.seat()
+        await stand.open_session()
         asked = told(stand)
         await stand.send(stand.step(), sender=FIRST)
         await stand.send(stand.step(3, 1), sender=FIRST)
         assert asked == []
         assert not stand.worker.last(Compute).narrow
-        await stand.seat(epoch=2)
+        await stand.open_session(epoch=2)
         await stand.send(stand.step(epoch=2), sender=FIRST)
         assert stand.worker.last(Compute).narrow
 
@@ -80,7 +80,7 @@ def test_a_link_that_slows_down_changes_new_sessions_only(at_stand: RunStand) ->
 def test_ids_are_never_narrowed(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         asked = told(stand)
-        await stand.seat()
+        await stand.open_session()
         await stand.send(stand.step(), sender=MIDDLE)
         assert asked == []
         assert not stand.worker.last(Compute).narrow
@@ -97,9 +97,9 @@ def test_rows_for_another_stage_of_the_same_node_are_never_narrowed(at_stand: Ru
             await stand.send(opened)
         finally:
             opened.route[2][0] = LAST
-        (seat,) = stand.server._seats
+        (session,) = stand.server._sessions
         assert asked == []
-        assert not seat.narrow
+        assert not session.uses_int8
         assert Member(MIDDLE, 0, 8, 8) in stand.server.adverts()[0].members
 
     at_stand(story)
