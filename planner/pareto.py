@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from planner.best_plan import latency_plan, throughput_plan
 from planner.cost.cost_model import CostModel
-from planner.make_plan import latency_plan, throughput_plan
 from planner.problem import Problem
 from planner.search.baselines import BASELINES
 from planner.search.group_pool import GroupPool

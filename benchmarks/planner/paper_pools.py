@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from planner.best_plan import best_plan
 from planner.cli.svg_charts import curves_chart
 from planner.cost.cost_model import CostModel
 from planner.hexgen.genetic_search import HexGen
 from planner.hexgen.paper_cost import PaperRules
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan
 from planner.problem import Problem
 from planner.search.baselines import BASELINES
 from planner.search.group_pool import GroupPool
@@ -130,7 +130,7 @@ def setups(folder: Path) -> dict[str, Setup]:
         quick_symmetric = _fitting(rules, BASELINES["symmetric"](pool, "latency"))
         best = max((symmetric, quick_symmetric), key=lambda p: rules.plan_value(p, "throughput"))
         petals = _fitting(rules, BASELINES["petals"](pool, "throughput"))
-        ours = make_plan(problem, never)
+        ours = best_plan(problem, never)
         reference = reference_alone(problem)
         for kind, plan, batching, how in (
             ("hexgen, paper model", hexgen, False, alone),

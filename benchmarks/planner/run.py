@@ -23,17 +23,19 @@ from paper_pools import compare  # noqa: E402
 from sensitivity import sensitivity  # noqa: E402
 from volunteers import write_volunteers  # noqa: E402
 
+from planner.best_plan import best_plan  # noqa: E402
 from planner.cli.options import changed_file  # noqa: E402
 from planner.cli.svg_charts import curves_chart, layers_chart  # noqa: E402
 from planner.cost.cost_model import CostModel  # noqa: E402
 from planner.instance.cluster_file import instance_ids, read_file, read_instance  # noqa: E402
-from planner.make_plan import make_plan, never  # noqa: E402
+from planner.make_plan import SEARCH_NAMES, make_plan  # noqa: E402
 from planner.pareto import pareto_front  # noqa: E402
 from planner.problem import Problem  # noqa: E402
 from planner.replanning.migration import least_moved_bytes  # noqa: E402
 from planner.replanning.replan import ReplanResult, replan  # noqa: E402
-from planner.result import SEARCH_NAMES, Result, solve, solve_segments  # noqa: E402
-from planner.stop import Deadline  # noqa: E402
+from planner.result import Result  # noqa: E402
+from planner.search.helix_flow import segment_result  # noqa: E402
+from planner.stop import Deadline, never  # noqa: E402
 from swarm.plan import Plan  # noqa: E402
 
 SOURCE = FOLDER / "instances.json"
@@ -85,7 +87,7 @@ def timed(call: Callable[[], Made]) -> tuple[Made, float]:
 def solved(name: str, objective: str, search: str) -> tuple[Result, float]:
     """One search on one instance, its value checked by the oracle."""
     problem = read_instance(read_file(SOURCE), name, objective).problem
-    result, seconds = timed(lambda: solve(problem, search, never))
+    result, seconds = timed(lambda: make_plan(problem, never, search=search))
     if result.plan.pipelines:
         judge = reference.Evaluator(*reference.load(SOURCE, name))
         plan = result.plan.to_json()
@@ -135,7 +137,7 @@ def flow_table() -> list[str]:
         instance = read_instance(read_file(SOURCE), name)
         if not instance.capacity:
             continue
-        runs = [timed(lambda i=instance: solve_segments(i, never)) for _ in range(5)]
+        runs = [timed(lambda i=instance: segment_result(i, never)) for _ in range(5)]
         result, seconds = runs[0][0], statistics.median(s for _, s in runs)
         published = instance.fields.values.get("published", {})
         theirs = published.get("milp_flow_tok_s") or published.get("optimal_flow_tok_s") or "-"
@@ -156,7 +158,7 @@ def growth_table() -> list[str]:
         name = write_volunteers(path, SOURCE, peers)
         for objective, curve in curves.items():
             problem = read_instance(read_file(path), name, objective).problem
-            result, seconds = timed(lambda p=problem: solve(p, "swarm", never))
+            result, seconds = timed(lambda p=problem: make_plan(p, never))
             curve.append((peers, seconds))
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             lines.append(
@@ -184,7 +186,7 @@ def replan_table() -> list[str]:
         after = read_instance(
             changed_file(read_file(SOURCE), name, gone, []), name, objective
         ).problem
-        current = make_plan(before, never)
+        current = best_plan(before, never)
         for search in (False, True):
             made, seconds = timed(lambda a=after, c=current, s=search: replanned(a, c, s))
             value = value_of(CostModel(before), current, objective)
@@ -215,7 +217,7 @@ def value_of(cost: CostModel, plan: object, objective: str) -> float:
 def pictures() -> None:
     """Layers by device of the case study, and its Pareto front."""
     problem = read_instance(read_file(SOURCE), "hexgen-case-study", "throughput").problem
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     labels = {device.id: f"{device.id} {device.kind}" for device in problem.devices}
     (FOLDER / "case_study_layers.svg").write_text(layers_chart(plan, labels))
     points = pareto_front(problem, never, 0)

@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.live_problem import as_float32, live_problem, with_dtypes, without_mixed_stages
-from planner.make_plan import StopRule, make_plan
 from planner.problem import Problem
 from planner.replanning.replan import replan
+from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDEST, WIDTHS, Device
 from swarm.model_spec import PLANNED_TOKENS, ModelSpec
@@ -148,14 +149,14 @@ def _plan_of(
     if not any(capability.devices for capability in idle.values()):
         return base, ""
     with suppress(DoesNotFit):  # then the idle devices are spares
-        added = make_plan(problem_of(spec, idle), stop)
+        added = best_plan(problem_of(spec, idle), stop)
         return Plan((*base.pipelines, *added.pipelines)), ""
     return base, ""
 
 
 def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move: bool) -> Plan:
     if current is None or not current.pipelines:
-        return make_plan(problem, stop)
+        return best_plan(problem, stop)
     whole = all(_is_whole(pipeline, problem) for pipeline in current.pipelines)
     if whole and not may_move:
         return current
@@ -166,7 +167,7 @@ def _with_shared_ends(problem: Problem, stop: StopRule, reason: str) -> tuple[Pl
     """A plan where ranks divide the ends that they cannot hold whole; else empty, and why."""
     eased = replace(problem, model=replace(problem.model, shared_ends=True))
     try:
-        plan = make_plan(eased, stop)
+        plan = best_plan(eased, stop)
     except DoesNotFit:
         return Plan(()), reason
     whole = CostModel(problem)

@@ -24,15 +24,16 @@ from planner.cli.text_chart import layers_picture
 from planner.cost.cost_model import CostModel
 from planner.hexgen.genetic_search import HexGen
 from planner.hexgen.paper_cost import PaperRules
+from planner.make_plan import make_plan
 from planner.pareto import pareto_front
 from planner.problem import Problem
-from planner.result import OUR_SEARCH, Result, bound_of, solve, solve_segments, value_of
+from planner.result import OUR_SEARCH, Result, bound_of, result_without_plan, value_of
 from planner.search.fixed_stage_count import plan_with_stages
 from planner.search.group_pool import GroupPool
+from planner.search.helix_flow import segment_result
 from planner.stop import Deadline, StopRule, never
 from swarm.commands.command_line import say_error
 from swarm.errors import BadInput, DoesNotFit, SwarmError
-from swarm.plan import Plan
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,12 +71,12 @@ def result_of(command: ParsedCommand) -> Result:
     options, problem = command.options, command.instance.problem
     stop = stop_of(options.seconds)
     if options.cost == "flow":
-        return solve_segments(command.instance, stop)
+        return segment_result(command.instance, stop)
     if options.cost == "paper":
         return _paper_result(problem, options.search, stop, options.seed)
     if options.stages:
         return _result_with_stages(problem, options.stages, stop, options.seed)
-    return solve(problem, options.search, stop, options.seed)
+    return make_plan(problem, stop, options.seed, search=options.search)
 
 
 def _result_with_stages(problem: Problem, stages: int, stop: StopRule, seed: int) -> Result:
@@ -85,8 +86,7 @@ def _result_with_stages(problem: Problem, stages: int, stop: StopRule, seed: int
     try:
         plan = plan_with_stages(GroupPool(problem, cost), objective, stages, stop, seed)
     except DoesNotFit as error:
-        nothing = Bound(0.0, "memory")
-        return Result(Plan(()), problem.objective, 0.0, nothing, OUR_SEARCH, (str(error),))
+        return result_without_plan(problem, OUR_SEARCH, error)
     value = value_of(cost, plan) if plan.pipelines else 0.0
     count = "one stage" if stages == 1 else f"{stages} stages"
     reason = f"no pipeline of {count} was found that fits the devices' memory."
@@ -101,7 +101,7 @@ def _paper_result(problem: Problem, search: str, stop: StopRule, seed: int) -> R
     if search == "hexgen":
         plan = HexGen(GroupPool(problem, CostModel(problem)), objective, seed, rules).plan(stop)
     else:
-        plan = solve(problem, search, stop, seed).plan
+        plan = make_plan(problem, stop, seed, search=search).plan
     value = rules.plan_value(plan, objective)
     reasons = () if value else ("no plan fits by the paper's memory formula",)
     return Result(plan, objective, value, Bound(0.0, "none in paper mode"), search, reasons)

@@ -9,8 +9,9 @@ from typing import Any
 
 from planner.instance.cluster_file import Instance, instance_ids, read_file, read_instance
 from planner.instance.fields import Fields
+from planner.make_plan import SEARCH_NAMES
 from planner.problem import OBJECTIVES, Problem
-from planner.result import OUR_SEARCH, SEARCH_NAMES
+from planner.result import OUR_SEARCH
 from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
 

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planner.best_plan import best_plan, latency_plan, throughput_plan, without
 from planner.bounds.latency_bound import latency_bound
 from planner.cost.cost_model import CostModel
 from planner.cost.feasibility import needed_bytes
-from planner.make_plan import latency_plan, make_plan, throughput_plan, without
 from planner.problem import Problem
 from planner.replanning.migration import load_seconds, moved_bytes, with_least_loading
 from planner.replanning.repair import repairs
@@ -67,7 +67,7 @@ def replan(
         if _cannot_gain(problem, best):
             return best
     try:
-        found = _evaluation(pool, current, make_plan(problem, stop, seed), repaired=False)
+        found = _evaluation(pool, current, best_plan(problem, stop, seed), repaired=False)
     except DoesNotFit:
         if best is None:
             raise

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.bounds.layer_flow_bound import Bound
+from planner.instance.cluster_file import Instance
 from planner.problem import Problem
+from planner.result import OUR_SEARCH, Result
 from planner.stop import StopRule
 from swarm.errors import BadInput
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -185,6 +187,18 @@ def segment_plan(
             stages.append(Stage(at, end, sum(holders, ()), holders))
         at = end
     return Plan((Pipeline(tuple(stages)),)), flow, bound
+
+
+def segment_result(instance: Instance, stop: StopRule) -> Result:
+    """Helix's capacity mode: largest static flow over segments with several holders."""
+    if not instance.capacity:
+        raise BadInput(
+            f"{instance.fields.file}: {instance.fields.path}capacity_tokens_s is missing.",
+            "Helix capacity mode needs it.",
+        )
+    plan, flow, bound = segment_plan(instance.problem, instance.capacity, stop)
+    reasons = () if plan.pipelines else ("no set of segments covers all layers",)
+    return Result(plan, "flow", flow, bound, OUR_SEARCH, reasons)
 
 
 def _holder(problem: Problem, machine: str) -> tuple[Shard, ...]:

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.device_classes import classes_of
 from planner.live_problem import as_float32, live_problem, with_dtypes, without_mixed_stages
-from planner.make_plan import make_plan, never
 from planner.problem import Problem
 from planner.replanning.migration import with_least_loading
 from planner.search.group_pool import GroupPool
 from planner.search.tensor_split import StageMembers, best_split
-from planner.stop import StopRule
+from planner.stop import StopRule, never
 from swarm.errors import DoesNotFit
 from swarm.hardware import WIDTHS, Device, common_dtype
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -81,16 +81,16 @@ def test_weights_ends_and_kv_of_a_narrow_device_are_half_as_large(
 
 def test_a_bf16_device_takes_more_layers_than_an_equal_f32_one() -> None:
     memory = 4.4 * (LAYER_BYTES + KV_BYTES) + END_BYTES
-    wide = make_plan(problem_of({n: peer_of("f32", memory, host=n) for n in "ab"}), never)
+    wide = best_plan(problem_of({n: peer_of("f32", memory, host=n) for n in "ab"}), never)
     assert sorted(layers_of(wide).values()) == [4, 4]
     unlike = {"a": peer_of("bf16", memory, host="a"), "b": peer_of("f32", memory, host="b")}
-    assert layers_of(make_plan(problem_of(unlike), never)) == {"a/0": 8}
+    assert layers_of(best_plan(problem_of(unlike), never)) == {"a/0": 8}
     for name in unlike:
         unlike[name] = peer_of(unlike[name].devices[0].dtype, memory * 0.7, host=name)
-    mixed = layers_of(make_plan(problem_of(unlike), never))
+    mixed = layers_of(best_plan(problem_of(unlike), never))
     assert mixed["a/0"] > mixed["b/0"]
     with pytest.raises(DoesNotFit):
-        make_plan(problem_of({n: peer_of("f32", memory * 0.7, host=n) for n in "ab"}), never)
+        best_plan(problem_of({n: peer_of("f32", memory * 0.7, host=n) for n in "ab"}), never)
 
 
 def test_a_decode_step_of_a_bf16_device_reads_half_the_bytes() -> None:
@@ -111,7 +111,7 @@ def test_devices_of_unlike_dtypes_share_no_stage(objective: str, stop: StopRule)
     problem = replace(problem_of(peers), objective=objective)
     kinds = {(d.memory_bytes, d.bytes_per_second) for d in problem.devices}
     assert len(kinds) == 1  # nothing but the dtype tells them apart
-    plan = make_plan(problem, stop)
+    plan = best_plan(problem, stop)
     assert CostModel(problem).reasons(plan) == []
     for stage, _ in plan.shards():
         names = {peers[shard.peer].devices[0].dtype for shard in stage.shards}

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cli.text_chart import layers_picture
 from planner.cost.cost_model import CostModel
 from planner.live_problem import FAR, SAME_HOST, live_problem
-from planner.make_plan import make_plan, never
 from planner.problem import Problem
+from planner.stop import never
 from swarm.errors import DoesNotFit
 from swarm.hardware import Device, Link
 from swarm.model_spec import ModelSpec
@@ -48,12 +49,12 @@ def problem_of(capabilities: dict[str, Capability]) -> Problem:
 def test_a_device_too_small_for_one_layer_joins_an_uneven_group() -> None:
     room = LAYER_BYTES * 6
     problem = problem_of({"a": capability(room), "b": capability(room), "c": capability(1.4 * MIB)})
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     assert CostModel(problem).reasons(plan) == []
     small = 1.4 * MIB
     assert small < LAYER_BYTES
     only_small = problem_of({"a": capability(LAYER_BYTES * 8.2), "c": capability(8 * MIB)})
-    tight = make_plan(only_small, never)
+    tight = best_plan(only_small, never)
     assert tight.stage_of("c/0") is not None
 
 
@@ -67,7 +68,7 @@ def test_four_unlike_nodes_get_unlike_stages_and_shares() -> None:
             "d": capability(LAYER_BYTES * 0.8, 2e9),
         }
     )
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     assert CostModel(problem).reasons(plan) == []
     assert len(plan.pipelines) == 1
     assert {s.device for _, s in plan.shards()} >= {"a/0", "b/0", "c/0"}
@@ -75,22 +76,22 @@ def test_four_unlike_nodes_get_unlike_stages_and_shares() -> None:
 
 def test_every_shard_of_a_live_plan_holds_heads_and_columns() -> None:
     problem = problem_of({p: capability(LAYER_BYTES * 1.5) for p in "abcdefgh"})
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     assert min(min(s.kv, s.mlp) for _, s in plan.shards()) >= 1
 
 
 def test_leftover_devices_serve_a_second_pipeline() -> None:
     problem = problem_of({p: capability(LAYER_BYTES * 12) for p in "ab"})
-    assert len(make_plan(problem, never).pipelines) in (1, 2)
+    assert len(best_plan(problem, never).pipelines) in (1, 2)
     far = {p: capability(LAYER_BYTES * 12, host=p) for p in "ab"}
-    assert len(make_plan(problem_of(far), never).pipelines) == 2
+    assert len(best_plan(problem_of(far), never).pipelines) == 2
 
 
 def test_too_little_memory_is_refused_with_the_missing_bytes() -> None:
     with pytest.raises(DoesNotFit, match=r"\d [kMG]?B are missing"):
-        make_plan(problem_of({"a": capability(LAYER_BYTES)}), never)
+        best_plan(problem_of({"a": capability(LAYER_BYTES)}), never)
     with pytest.raises(DoesNotFit, match="missing"):
-        make_plan(problem_of({}), never)
+        best_plan(problem_of({}), never)
 
 
 def test_missing_links_are_guessed_and_measured_ones_used_both_ways() -> None:
@@ -109,14 +110,14 @@ def test_missing_links_are_guessed_and_measured_ones_used_both_ways() -> None:
 
 def test_equal_snapshots_make_equal_plans_and_leaving_peers_are_left_out() -> None:
     peers = {p: capability(LAYER_BYTES * 4, 1e9 + ord(p)) for p in "abcd"}
-    one = make_plan(problem_of(peers), never)
-    two = make_plan(problem_of(dict(reversed(peers.items()))), never)
+    one = best_plan(problem_of(peers), never)
+    two = best_plan(problem_of(dict(reversed(peers.items()))), never)
     assert one.digest == two.digest
 
 
 def test_the_picture_shows_every_shard_and_every_spare() -> None:
     problem = problem_of({"a": capability(LAYER_BYTES * 5), "b": capability(LAYER_BYTES * 5)})
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     text = layers_picture(plan, {"a/0": "anna", "b/0": "bert", "c/0": "carl"})
     assert "anna" in text
     assert "bert" in text
@@ -132,10 +133,10 @@ def test_an_int8_peer_takes_more_layers_within_its_memory_and_reads_them_faster(
     assert of_f32.memory_bytes == room
     assert of_int8.memory_bytes == pytest.approx(LAYER_BYTES * 3 * 3.2 + ends)
     assert of_int8.bytes_per_second == pytest.approx(3.2 * of_f32.bytes_per_second)
-    plan = make_plan(problem_of({"a": small}), never)
+    plan = best_plan(problem_of({"a": small}), never)
     assert sum(stage.end - stage.start for stage in plan.pipelines[0].stages) == 8
     with pytest.raises(DoesNotFit):
-        make_plan(problem_of({"b": capability(room)}), never)
+        best_plan(problem_of({"b": capability(room)}), never)
 
 
 def test_a_small_int8_peer_never_counts_as_less_than_its_memory() -> None:

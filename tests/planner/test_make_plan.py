@@ -1,6 +1,8 @@
 """The door: valid, deterministic, and never below the baselines that it starts from."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.hexgen.genetic_search import WORK_TO_START, HexGen, hexgen_start
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
+from planner.make_plan import make_plan
 from planner.pareto import pareto_front
 from planner.problem import Problem
-from planner.result import solve
 from planner.search.baselines import BASELINES, plan_value
 from planner.search.group_pool import GroupPool
+from planner.stop import never
 from swarm.errors import DoesNotFit
 
 World = Callable[..., Problem]
@@ -31,7 +34,7 @@ def test_is_never_below_hexgen_and_the_other_rivals(
     problem = read_instance(read_file(cluster_file), name, objective).problem
     cost = CostModel(problem)
     pool = GroupPool(problem, cost)
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     assert cost.reasons(plan) == []
     ours = plan_value(cost, plan, objective) * (1 + 1e-9)
     assert ours >= plan_value(cost, HexGen(pool, objective, 0).plan(never), objective)
@@ -43,8 +46,8 @@ def test_is_never_below_hexgen_and_the_other_rivals(
 
 def test_case_study_beats_the_published_plan_in_both(cluster_file: Path) -> None:
     file = read_file(cluster_file)
-    quick = solve(read_instance(file, QUICK[0], "latency").problem, "swarm", never)
-    busy = solve(read_instance(file, QUICK[0], "throughput").problem, "swarm", never)
+    quick = make_plan(read_instance(file, QUICK[0], "latency").problem, never)
+    busy = make_plan(read_instance(file, QUICK[0], "throughput").problem, never)
     assert quick.value < 2.6
     assert quick.gap < 0.02
     assert busy.value > 690
@@ -56,12 +59,12 @@ def test_case_study_beats_the_published_plan_in_both(cluster_file: Path) -> None
 def test_equal_arguments_give_equal_valid_plans(world: World, seed: int, objective: str) -> None:
     problem = world(seed, devices=4, layers=4, objective=objective)
     try:
-        plan = make_plan(problem, never, seed)
+        plan = best_plan(problem, never, seed)
     except DoesNotFit:
         return
     assert CostModel(problem).reasons(plan) == []
     again = world(seed, devices=4, layers=4, objective=objective)
-    assert make_plan(again, never, seed).digest == plan.digest
+    assert best_plan(again, never, seed).digest == plan.digest
 
 
 def test_the_pareto_front_rises_in_both_figures(cluster_file: Path) -> None:
@@ -76,7 +79,7 @@ def test_the_pareto_front_rises_in_both_figures(cluster_file: Path) -> None:
 def test_stops_at_once_when_told_and_still_has_a_plan(cluster_file: Path) -> None:
     for objective in ("latency", "throughput"):
         problem = read_instance(read_file(cluster_file), "hexgen-hetero-half-30", objective).problem
-        plan = make_plan(problem, lambda best: True)
+        plan = best_plan(problem, lambda best: True)
         assert plan.pipelines
         assert CostModel(problem).reasons(plan) == []
 
@@ -89,7 +92,7 @@ def test_hexgen_is_a_start_so_that_no_plan_is_worth_less(
     problem = read_instance(read_file(cluster_file), name, objective).problem
     pool = GroupPool(problem, CostModel(problem))
     hexgen = HexGen(pool, objective, 0)
-    theirs, ours = hexgen.plan(never), make_plan(problem, never)
+    theirs, ours = hexgen.plan(never), best_plan(problem, never)
     assert hexgen.work <= WORK_TO_START
     assert plan_value(pool.cost, hexgen_start(pool, objective, never), objective) == plan_value(
         pool.cost, theirs, objective
@@ -105,3 +108,10 @@ def test_hexgen_as_a_start_ends_after_so_much_work(cluster_file: Path) -> None:
     whole = HexGen(pool, "throughput", 0, most_work=WORK_TO_START)
     whole.plan(never)
     assert short.work < whole.work
+
+
+def test_importing_the_planner_loads_nothing_heavy() -> None:
+    heavy = ("torch", "transformers", "hivemind", "numba", "scipy", "rich")
+    script = f"import planner, sys; print(*set(sys.modules) & set({heavy}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

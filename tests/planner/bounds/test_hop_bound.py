@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.best_plan import best_plan
 from planner.bounds.hop_bound import least_machine_seconds
 from planner.bounds.latency_bound import latency_bound
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.problem import Problem, Workload
+from planner.stop import never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
 
@@ -47,7 +48,7 @@ def far_world(world: World, seed: int) -> Problem:
 def test_the_exact_search_never_beats_the_bound(world: World, seed: int) -> None:
     problem = far_world(world, seed)
     try:
-        plan = make_plan(problem, never)
+        plan = best_plan(problem, never)
     except DoesNotFit:
         return
     assert CostModel(problem).best_latency(plan) >= latency_bound(problem).value * (1 - 1e-9)
@@ -72,7 +73,7 @@ def test_a_ring_of_equal_machines_is_nearly_met(world: World) -> None:
     )
     latency, bandwidth = np.full((4, 4), 5e-3), np.full((4, 4), 1e9)
     ring = replace(problem, devices=devices, latency=latency, bandwidth=bandwidth)
-    found = CostModel(ring).best_latency(make_plan(ring, never))
+    found = CostModel(ring).best_latency(best_plan(ring, never))
     assert latency_bound(ring).method == "machines and hops"
     assert found <= 1.05 * latency_bound(ring).value
 

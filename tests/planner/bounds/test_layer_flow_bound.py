@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.best_plan import best_plan
 from planner.bounds.latency_bound import latency_bound
 from planner.bounds.layer_flow_bound import layer_flow_bound
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import instance_ids, read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.problem import Problem
+from planner.stop import never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
 
@@ -41,7 +42,7 @@ def test_no_random_plan_beats_a_bound(
 def test_no_plan_found_beats_a_bound(world: World, seed: int, devices: int, objective: str) -> None:
     problem = world(seed, devices=devices, layers=4, objective=objective)
     try:
-        plan = make_plan(problem, never)
+        plan = best_plan(problem, never)
     except DoesNotFit:
         return
     cost = CostModel(problem)

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planner.bounds.throughput_bound as throughput_bound_module
+from planner.best_plan import best_plan
 from planner.bounds import group_rates
 from planner.bounds.device_counts import device_counts_of
 from planner.bounds.layer_flow_bound import highest_flow, layer_flow_bound
 from planner.bounds.throughput_bound import best_sums, device_count_bound, throughput_bound
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.problem import PlanDevice, PlanModel, Problem, Workload
+from planner.stop import never
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 RandomPlan = Callable[[Problem, random.Random], Plan]
@@ -216,7 +217,7 @@ def test_pools_with_little_kv_memory_are_proven_near_their_best(
     cluster_file: Path, name: str
 ) -> None:
     problem = read_instance(read_file(cluster_file), name, "throughput").problem
-    value = CostModel(problem).total_throughput(make_plan(problem, never))
+    value = CostModel(problem).total_throughput(best_plan(problem, never))
     bound = throughput_bound(problem, value)
     assert value <= bound.value <= value * 1.02
     assert bound.value < layer_flow_bound(problem).value

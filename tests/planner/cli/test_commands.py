@@ -9,14 +9,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cli.commands import main
 from planner.cli.svg_charts import curves_chart
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.search.tensor_split_polish import Place, _moves, refined_split, true_seconds
 from planner.simulation.simulator import Event, Simulation, poisson_trace
+from planner.stop import never
 
 Mend = Callable[[dict[str, Any]], None]
 
@@ -240,7 +241,7 @@ def test_equal_devices_of_the_last_stage_trade_for_the_head_too(tmp_path: Path) 
     entry = {"id": "x", "model": "m", "machines": machines}
     file.write_text(json.dumps({"models": {"m": model}, "instances": [entry]}))
     problem = read_instance(read_file(file), "x").problem
-    (pipeline,) = make_plan(problem, never).pipelines
+    (pipeline,) = best_plan(problem, never).pipelines
     (stage,) = pipeline.stages
     assert len(stage.shards) == 2
     criterion = latency_criterion(problem)
@@ -253,7 +254,7 @@ def test_equal_devices_of_the_last_stage_trade_for_the_head_too(tmp_path: Path) 
 
 def test_events_after_the_last_answer_do_not_thin_the_rate(world: Callable[..., Any]) -> None:
     problem = world(0, devices=5, layers=4)
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     trace = poisson_trace(5.0, 20, [24.0], [40.0], 0)
     cost = CostModel(problem)
     quiet = Simulation(cost, plan, batching=True).run(trace)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cost.feasibility import smallest_unit_bytes
-from planner.make_plan import make_plan
 from planner.problem import Problem
 from planner.stop import never
 from swarm.errors import DoesNotFit
@@ -23,10 +23,10 @@ def world(kv_heads: int, share: float) -> Problem:
 
 def test_a_layer_with_one_kv_head_is_named_as_what_no_device_can_share() -> None:
     with pytest.raises(DoesNotFit, match="with one KV head cannot share a layer out") as caught:
-        make_plan(world(1, 0.8), never)
+        best_plan(world(1, 0.8), never)
     assert "More devices do not help: let one offer" in caught.value.next_step
 
 
 def test_a_layer_that_as_many_devices_as_kv_heads_cannot_hold_is_named() -> None:
     with pytest.raises(DoesNotFit, match="at most 2 devices can share it, one for each KV head"):
-        make_plan(world(2, 0.45), never)
+        best_plan(world(2, 0.45), never)

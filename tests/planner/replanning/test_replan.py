@@ -7,12 +7,12 @@ import pytest
 from planner.cli.options import changed_file
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import never
 from planner.problem import Problem
 from planner.replanning.migration import load_seconds, moved_bytes, with_least_loading
 from planner.replanning.replan import replan, thin_layers
 from planner.search.baselines import symmetric_plan
 from planner.search.group_pool import GroupPool
+from planner.stop import never
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 NAME = "hexgen-churn-4-offline"

@@ -6,12 +6,13 @@ from types import ModuleType
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cli.commands import main
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.search.fixed_stage_count import plan_with_stages
 from planner.search.group_pool import GroupPool
+from planner.stop import never
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput", "slo"])
@@ -40,7 +41,7 @@ def test_the_number_that_the_free_search_takes_costs_little(
     problem = read_instance(read_file(cluster_file), "hexgen-case-study", objective).problem
     cost = CostModel(problem)
     forced = plan_with_stages(GroupPool(problem, cost), objective, stages, never, 0)
-    free = make_plan(problem, never)
+    free = best_plan(problem, never)
     if objective == "latency":
         assert cost.best_latency(forced) <= 1.01 * cost.best_latency(free)
     else:

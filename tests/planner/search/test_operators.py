@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.search.group_pool import GroupPool
 from planner.search.local_search import Objective
 from planner.search.operators import Partition, with_even_groups
+from planner.stop import never
 
 
 def one_pipeline_of_single_devices(objective: Objective) -> Partition:
@@ -30,7 +31,7 @@ def test_many_small_devices_pair_up_and_keep_every_device(cluster_file: Path) ->
 def test_a_large_pool_is_planned_as_well_as_a_longer_search_once_did(cluster_file: Path) -> None:
     file = read_file(cluster_file)
     problem = read_instance(file, "helix-hetero-42-70b", "throughput").problem
-    plan = make_plan(problem, never)
+    plan = best_plan(problem, never)
     cost = CostModel(problem)
     assert cost.reasons(plan) == []
     assert cost.total_throughput(plan) > 2900

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
-from planner.make_plan import make_plan, never
 from planner.problem import Problem
 from planner.simulation.simulator import Event, Request, Simulation, cycle_seconds, poisson_trace
+from planner.stop import never
 from swarm.plan import Plan
 
 
@@ -19,7 +20,7 @@ def problem(cluster_file: Path) -> Problem:
 
 @pytest.fixture(scope="module")
 def plan(problem: Problem) -> Plan:
-    return make_plan(problem, never)
+    return best_plan(problem, never)
 
 
 def same(count: int, apart: float) -> list[Request]:
