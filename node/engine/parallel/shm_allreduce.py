@@ -1,4 +1,4 @@
-"""Sum of partial results between ranks of one machine: rows in shared memory, bells on sockets."""
+"""Sum of partial results between ranks of one machine: shared memory, and signals on sockets."""
 
 import mmap
 import os
@@ -21,23 +21,23 @@ VIEWS_KEPT = 64
 class SharedReducer:
     """One rank of a group on one machine; owned by one thread.
 
-    A rank writes its partial into memory of its own and rings a bell at every other rank: the
-    number of the operation and its bytes, over a Unix socket. The kernel orders the bell after
-    the write on every processor. A half is written again two operations later: by then every rank
-    has rung for the operation between them, so it has read the half.
+    A rank writes its partial into memory of its own and signals every other rank: the number of the
+    operation and its bytes, over a Unix socket. The kernel orders the signal after the write on
+    every processor. A half is written again two operations later: by then every rank has signalled
+    the operation between them, so it has read the half.
     """
 
     def __init__(
         self,
         rank: int,
-        bells: Mapping[int, socket],
+        peers: Mapping[int, socket],
         memories: Mapping[int, mmap.mmap],  # of every rank, the own one included
         *,
         deadline_seconds: float = 10.0,
     ) -> None:
         self._rank = rank
-        self._bells = dict(sorted(bells.items()))
-        self._polls = {rank: _poll_of(bell) for rank, bell in self._bells.items()}
+        self._peers = dict(sorted(peers.items()))
+        self._polls = {rank: _poll_of(peer) for rank, peer in self._peers.items()}
         self._memories = [
             torch.frombuffer(memories[each], dtype=torch.uint8) for each in sorted(memories)
         ]
@@ -51,8 +51,8 @@ class SharedReducer:
         if self._lost is not None:
             raise PeerLost(f"The group is gone: {self._lost.cause}", "Build a new one.")
         ends_at = time.monotonic() + self._deadline_seconds
-        for bell in self._bells.values():
-            bell.settimeout(0.0)
+        for peer in self._peers.values():
+            peer.settimeout(0.0)
         mine = partial.detach().cpu().contiguous()
         total = torch.empty_like(mine)
         count = PIECE_BYTES // mine.element_size()
@@ -68,13 +68,13 @@ class SharedReducer:
         parts[self._rank].copy_(mine)
         head = HEAD.pack(self._operation, mine.numel() * mine.element_size())
         self._operation = (self._operation + 1) % 2**32
-        for rank, bell in self._bells.items():
+        for rank, peer in self._peers.items():
             try:
-                bell.send(head)
+                peer.send(head)
             except OSError as error:
                 raise self._lose(rank, error) from error
-        for rank in self._bells:
-            if self._hear(rank, ends_at) != head:
+        for rank in self._peers:
+            if self._receive_head(rank, ends_at) != head:
                 self._lose(rank, "it runs another step")
                 raise EngineError(f"Rank {rank} runs another step than rank {self._rank}.")
         return parts
@@ -89,20 +89,20 @@ class SharedReducer:
             self._views[key] = [memory[here].view(like.dtype) for memory in self._memories]
         return self._views[key]
 
-    def _hear(self, rank: int, ends_at: float) -> bytes:
-        """The next bell of `rank`; spins a little, then sleeps until it rings."""
+    def _receive_head(self, rank: int, ends_at: float) -> bytes:
+        """The next signal of `rank`; spins a little, then sleeps until it comes."""
         spins_until = time.monotonic() + SPIN_SECONDS
         while True:
             try:
-                heard = self._bells[rank].recv(HEAD.size)
+                received = self._peers[rank].recv(HEAD.size)
             except BlockingIOError:
                 self._wait(rank, spins_until, ends_at)
                 continue
             except OSError as error:
                 raise self._lose(rank, error) from error
-            if not heard:
+            if not received:
                 raise self._lose(rank, "its connection ended")
-            return heard
+            return received
 
     def _wait(self, rank: int, spins_until: float, ends_at: float) -> None:
         now = time.monotonic()
@@ -118,7 +118,7 @@ class SharedReducer:
         return self._lost
 
 
-def _poll_of(bell: socket) -> select.poll:
+def _poll_of(peer: socket) -> select.poll:
     poll = select.poll()
-    poll.register(bell, select.POLLIN)
+    poll.register(peer, select.POLLIN)
     return poll
