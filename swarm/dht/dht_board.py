@@ -17,7 +17,7 @@ from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.dht.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
-from swarm.dht.dht_protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.dht_protocol import BUCKET_SIZE, ProtocolContext, SwarmProtocol, node_id_of
 from swarm.dht.peer_networks import Networks
 from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
@@ -33,13 +33,13 @@ FIRST_WAIT_SECONDS = 4.0  # for the first peer's answer, which calls us back
 JOIN_SECONDS = 15.0
 CALL_SECONDS = 10.0  # for a whole search
 CLOSE_SECONDS = 3.0
-COMPANY_SECONDS = 5.0  # between looks at the routing table
+REJOIN_SECONDS = 5.0  # between looks at the routing table
 OTHERS_SECONDS = 1.0  # for further peers of an invite, once one has answered
 STEP_SECONDS = 0.001  # between the expirations of two records
 CLOCKS_ASKED = 7  # peers, about a jump of our clock
 READ_BACK_SECONDS = 5.0  # least life of a record that is worth reading back
 LOOKS_TOLD = 120  # of so many in vain one is told
-FRIENDS = 64  # peers to come back to
+KNOWN_PEERS = 64  # peers to come back to
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,8 +59,8 @@ class DhtBoard:
         self._expirations: dict[type[Record], float] = {}
         self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
         self._initial_peers: tuple[str, ...] = ()
-        self._friends: list[Any] = []  # ids of peers to come back to
-        self._company: asyncio.Task[None] | None = None
+        self._known_peers: list[Any] = []  # ids of peers to come back to
+        self._rejoining: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -83,7 +83,7 @@ class DhtBoard:
             raise _nobody() from error
         except ValidationError as error:
             raise _explained(error) from error
-        self._company = asyncio.create_task(self._keep_company())
+        self._rejoining = asyncio.create_task(self._keep_joined())
         return self
 
     async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
@@ -121,9 +121,9 @@ class DhtBoard:
 
     async def close(self) -> None:
         """Leave the DHT; returns within seconds even if the daemon hangs."""
-        if self._company is not None:
-            self._company.cancel()
-            await asyncio.wait([self._company])
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.wait([self._rejoining])
         if self._node.cache_refresh_task is not None:
             self._node.cache_refresh_task.cancel()
         self._node.is_alive = False
@@ -152,8 +152,8 @@ class DhtBoard:
             record_validator=self._validator,
         )
         networks = Networks(self._daemon.connected)
-        company = Company(self._validator.key, networks, self._clock)
-        protocol = await SwarmProtocol.open(p2p, self._validator, company, client=client)
+        context = ProtocolContext(self._validator.key, networks, self._clock)
+        protocol = await SwarmProtocol.open(p2p, self._validator, context, client=client)
         self._node.protocol = protocol
         self._replicas = Replicas(self._node, self.peer)
         protocol.wait_timeout = FIRST_WAIT_SECONDS
@@ -213,21 +213,21 @@ class DhtBoard:
                     found[peer] = entry
         return found
 
-    async def _keep_company(self) -> None:
+    async def _keep_joined(self) -> None:
         """Come back to known peers when the routing table has run empty: hivemind never does."""
         looks = 0  # in vain, one after the other
         while True:
-            await asyncio.sleep(COMPANY_SECONDS)
+            await asyncio.sleep(REJOIN_SECONDS)
             await self._check_clock()
             known = list(self._node.protocol.routing_table.uid_to_peer_id.values())
-            self._friends = known[:FRIENDS] or self._friends
-            if known or not (self._friends or self._initial_peers):
+            self._known_peers = known[:KNOWN_PEERS] or self._known_peers
+            if known or not (self._known_peers or self._initial_peers):
                 looks = 0
                 continue
             if looks % LOOKS_TOLD == 0:
                 logger.warning("no other peer is there; looking for those known before")
             looks += 1
-            await self._look_for_company()
+            await self._rejoin()
 
     async def _check_clock(self) -> None:
         """Follow the wall clock as it is steered; ask peers what to think of a jump."""
@@ -244,12 +244,12 @@ class DhtBoard:
         if jump < -STEERED_SECONDS:
             self._node.protocol.sweep()
 
-    async def _look_for_company(self) -> None:
+    async def _rejoin(self) -> None:
         for address in self._initial_peers:
             with suppress(Unreachable):
                 await self._daemon.connect(address)
         first = [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
-        for peer in {*first, *self._friends}:
+        for peer in {*first, *self._known_peers}:
             await self._node.protocol.call_ping(peer)
         with suppress(Unreachable):
             await _in_time(self._node.find_nearest_nodes([self._node.node_id]))

@@ -51,7 +51,7 @@ QUESTION, ANSWER = "dht question", "dht answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class ProtocolContext:
     """What a protocol knows besides hivemind's own: who it may speak with, and from where."""
 
     key: SwarmKey
@@ -64,14 +64,14 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
 
     _rpc_handlers = None  # else both classes would share what hivemind collects once a class
     _stub_type = None
-    _company: Company
+    _context: ProtocolContext
     _distrusted: OrderedDict[str, float]  # until when
     storage: BoundedStorage
     cache: BoundedStorage
 
     @classmethod
     async def open(
-        cls, p2p: P2P, validator: SwarmValidator, company: Company, *, client: bool
+        cls, p2p: P2P, validator: SwarmValidator, context: ProtocolContext, *, client: bool
     ) -> "SwarmProtocol":
         """Serve a peer's part of the DHT, or only ask if it is a client."""
         peer = p2p.peer_id.to_base58()
@@ -87,7 +87,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         )
         _share_clock()
         self.storage, self.cache = BoundedStorage(), BoundedStorage()
-        self._company = company
+        self._context = context
         self._peer = peer
         self._calls = RateLimit(CALLS_PER_SECOND)
         self._records = Budget(RECORDS_PER_SECOND, RECORDS_BURST)
@@ -112,7 +112,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         if not self._admits(request, context.remote_id):
             return dht_pb2.PingResponse()
         answer = await super().rpc_ping(request, context)
-        clock = self._company.clock
+        clock = self._context.clock
         answer.dht_time = clock.now() if request.validate else clock.wall()
         return self._proven(answer, context.remote_id)
 
@@ -143,13 +143,13 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         if not self._admits(request, sender) or len(sizes) != 1 or max(sizes) > STORE_CAP:
             return dht_pb2.StoreResponse()
         await self._meet(request, sender)
-        network = await self._company.networks.of(str(sender))
+        network = await self._context.networks.of(str(sender))
         kept = [self._keep(*row, str(sender), network) for row in zip(*columns, strict=True)]
         return self._proven(dht_pb2.StoreResponse(store_ok=kept, peer=self.node_info), sender)
 
     def _admits(self, request: Any, sender: PeerID) -> bool:
         node_id, peer = request.peer.node_id, str(sender)
-        proof = self._company.key.proof(QUESTION, peer, self._peer)
+        proof = self._context.key.proof(QUESTION, peer, self._peer)
         return (
             hmac.compare_digest(request.auth.signature, proof)
             and node_id in (b"", node_id_of(peer).to_bytes())
@@ -157,7 +157,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         )
 
     def _proven(self, answer: Any, asker: PeerID) -> Any:
-        answer.auth.signature = self._company.key.proof(ANSWER, self._peer, str(asker))
+        answer.auth.signature = self._context.key.proof(ANSWER, self._peer, str(asker))
         return answer
 
     async def _meet(self, request: Any, sender: PeerID) -> None:
@@ -234,11 +234,11 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
 
     def get_stub(self, peer: PeerID) -> "_Stub":
         """What calls a peer: with our proof, and only for an answer with its own."""
-        return _Stub(super().get_stub(peer), self._company.key, self._peer, str(peer))
+        return _Stub(super().get_stub(peer), self._context.key, self._peer, str(peer))
 
     async def read_clock(self, peer: PeerID) -> float | None:
         """By how much a peer's wall clock is ahead of our time; None if it does not answer."""
-        clock, before = self._company.clock, self._company.clock.now()
+        clock, before = self._context.clock, self._context.clock.now()
         request = dht_pb2.PingRequest(peer=self.node_info)
         try:
             answer = await self.get_stub(peer).rpc_ping(request, timeout=self.wait_timeout)

@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.network.hosts import Laboratory, NoLaboratory
+from tests.whole.reference_model import TINY
 from tests.whole.swarms import Nodes, nodes_in
-from tests.whole.uncut import TINY
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -13,6 +13,7 @@ import pytest
 from swarm.checkpoint.folder import read_spec
 from tests.network.conftest import model_of
 from tests.network.hosts import Host, Laboratory, connections_of
+from tests.whole.reference_model import expected
 from tests.whole.swarms import (
     START_SECONDS,
     NodeProcess,
@@ -21,7 +22,6 @@ from tests.whole.swarms import (
     environment,
     shard_bytes,
 )
-from tests.whole.uncut import expected
 
 pytestmark = pytest.mark.network
 

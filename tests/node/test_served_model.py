@@ -24,7 +24,7 @@ from swarm.p2p.channel import Channel
 from swarm.records import Capability, Manifest
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.identity import Identity, swarm_id
-from tests.whole.uncut import TINY
+from tests.whole.reference_model import TINY
 
 FILE = "model.safetensors"
 FOUNDER = Identity.throwaway()

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.dht.board import known_keys
-from swarm.dht.dht_protocol import BUCKET_SIZE, Company, SwarmProtocol, node_id_of
+from swarm.dht.dht_protocol import BUCKET_SIZE, ProtocolContext, SwarmProtocol, node_id_of
 from swarm.dht.peer_networks import Networks, network_of
 from swarm.dht.record_validator import SwarmValidator
 from swarm.errors import RemoteProtocolError, SwarmError
@@ -155,9 +155,9 @@ async def nobody() -> dict[str, tuple[str, ...]]:
 
 async def open_protocol() -> tuple[SwarmProtocol, OneAnswer]:
     p2p = OneAnswer()
-    company = Company(SwarmKey(SWARM), Networks(nobody), CLOCK)
+    context = ProtocolContext(SwarmKey(SWARM), Networks(nobody), CLOCK)
     validator = SwarmValidator(SWARM, FOUNDER)
-    protocol = await SwarmProtocol.open(p2p, validator, company, client=True)
+    protocol = await SwarmProtocol.open(p2p, validator, context, client=True)
     protocol.wait_timeout = 1.0
     return protocol, p2p
 

@@ -14,8 +14,8 @@ from swarm.cli import main
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
 from swarm.testing.memory_network import peer_named
+from tests.whole.reference_model import TINY
 from tests.whole.swarms import environment
-from tests.whole.uncut import TINY
 
 SECONDS = 150.0  # several processes import torch at once on a busy machine
 

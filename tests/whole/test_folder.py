@@ -21,8 +21,8 @@ from swarm.cli import main
 from swarm.invites import Invite
 from swarm.records import Advert, Capability
 from tests.whole.conftest import Swarm
+from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Part, flags_of, nodes_in, shard_bytes, wait_until
-from tests.whole.uncut import TINY, expected
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

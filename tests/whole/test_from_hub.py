@@ -14,8 +14,8 @@ from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present
 from tests.swarm.checkpoint.hub_server import LARGE, Hub, hub_of
 from tests.whole.conftest import SPEC, WHOLE
+from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
-from tests.whole.uncut import TINY, expected
 
 NAME = "someone/model"
 FOUR = Part("four", shard_bytes(SPEC, 5, *WHOLE, ends=1))

@@ -16,8 +16,8 @@ from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.checkpoint.sparse_file import present
 from swarm.invites import Invite
 from tests.whole.conftest import SPEC, WHOLE
+from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Nodes, Part, nodes_in, shard_bytes
-from tests.whole.uncut import TINY, expected
 
 LARGE = Part("large", shard_bytes(SPEC, 5, *WHOLE, ends=1))
 NEWCOMER = Part("newcomer", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=1.5)

@@ -19,7 +19,7 @@ from swarm.testing.memory_network import peer_named
 from tests.node.worker.shards import lone_shard
 from tests.whole.hostile import bad_messages
 from tests.whole.memory_swarm import CLIENT, MemorySwarm
-from tests.whole.uncut import expected
+from tests.whole.reference_model import expected
 
 PROMPT = "Once upon a time"
 TOKENS = 40

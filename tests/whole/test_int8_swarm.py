@@ -5,7 +5,7 @@ import asyncio
 from node.serving.activation_format import ActivationFormat
 from tests.whole.memory_swarm import MemorySwarm
 from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
-from tests.whole.uncut import expected
+from tests.whole.reference_model import expected
 
 TOKENS = 24
 

@@ -18,8 +18,8 @@ from tests.node.worker.shards import generate as generate_here
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.memory_swarm import MemorySwarm, shard_of
 from tests.whole.overheard import PROMPT, Act, answer, nothing, overhear
+from tests.whole.reference_model import expected, ids_of
 from tests.whole.swarms import Part, nodes_in, shard_bytes
-from tests.whole.uncut import expected, ids_of
 
 TOKENS = 32
 

@@ -14,8 +14,8 @@ import pytest
 from client import Client
 from client.event_loop_thread import EventLoopThread
 from tests.whole.conftest import SPEC, WHOLE
+from tests.whole.reference_model import expected
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
-from tests.whole.uncut import expected
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "27c01c01ae00d9719e4d90370c5f9cd12afd5b05"

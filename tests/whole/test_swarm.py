@@ -18,8 +18,8 @@ from swarm.invites import Invite
 from swarm.records import Advert, Capability, Lease
 from tests.whole.conftest import SPARE, Swarm
 from tests.whole.hostile import be_hostile
+from tests.whole.reference_model import expected, text_of
 from tests.whole.swarms import NodeProcess, wait_until
-from tests.whole.uncut import expected, text_of
 
 STORY = "Once upon a time"
 LONG = "The fox asked the owl about the river and the moon. " * 12

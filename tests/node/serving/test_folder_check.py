@@ -21,7 +21,7 @@ from swarm.checkpoint.weight_store import FetchProgress
 from swarm.errors import BadModel
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.whole.uncut import TINY
+from tests.whole.reference_model import TINY
 
 FILE = "model.safetensors"
 

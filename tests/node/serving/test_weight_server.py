@@ -25,7 +25,7 @@ from swarm.checkpoint.weight_store import FetchProgress, WeightStore
 from swarm.errors import BadModel, EngineError, PeerError, PeerRefused, SwarmError
 from swarm.records import PENDING, Capability, Manifest
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.whole.uncut import TINY
+from tests.whole.reference_model import TINY
 
 FILE = "model.safetensors"
 CAUSE = BadModel("There is no folder /elsewhere.")

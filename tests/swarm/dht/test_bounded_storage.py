@@ -14,7 +14,7 @@ from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.dht import bounded_storage
 from swarm.dht.bounded_storage import PEERS_CAP, SLACK, BoundedStorage, Standing
-from swarm.dht.dht_protocol import Company, SwarmProtocol, _bounded
+from swarm.dht.dht_protocol import ProtocolContext, SwarmProtocol, _bounded
 from swarm.dht.peer_networks import Networks
 from swarm.records import TTL_CAP
 from swarm.testing.memory_network import peer_named
@@ -168,9 +168,9 @@ async def guarded() -> Any:
     """A protocol whose validator takes b"good" only."""
     own = PeerID.from_base58(peer_named("own"))
     judge: Any = SimpleNamespace(validate=lambda record: record.value == b"good")
-    company = Company(SwarmKey("swarm"), Networks(nobody_is_connected), CLOCK)
+    context = ProtocolContext(SwarmKey("swarm"), Networks(nobody_is_connected), CLOCK)
     p2p: Any = SimpleNamespace(peer_id=own)
-    return await SwarmProtocol.open(p2p, judge, company, client=True)
+    return await SwarmProtocol.open(p2p, judge, context, client=True)
 
 
 async def nobody_is_connected() -> dict[str, tuple[str, ...]]:

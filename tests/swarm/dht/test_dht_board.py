@@ -225,8 +225,8 @@ def test_a_clock_that_is_off_is_named_with_its_offset(
 ) -> None:
     async def story() -> None:
         protocol = host.own_board()._node.protocol
-        ahead = replace(protocol._company, clock=NetworkClock(lambda: time.time() + 60.0))
-        monkeypatch.setattr(protocol, "_company", ahead)
+        ahead = replace(protocol._context, clock=NetworkClock(lambda: time.time() + 60.0))
+        monkeypatch.setattr(protocol, "_context", ahead)
         identity = Identity.throwaway()
         daemon = await open_p2p(identity, Network(initial_peers=swarm.addresses))
         with pytest.raises(BadInput, match=r"clock is (59|6[0-3])\.\d s behind") as caught:
@@ -272,18 +272,18 @@ def test_a_lonely_board_goes_back_to_the_peers_it_knows(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story() -> None:
-        monkeypatch.setattr("swarm.dht.dht_board.COMPANY_SECONDS", 0.1)
+        monkeypatch.setattr("swarm.dht.dht_board.REJOIN_SECONDS", 0.1)
         lonely = (await swarm.peer(board=True)).own_board()
         table = lonely._node.protocol.routing_table
 
-        async def is_in_company() -> bool:
+        async def has_peers() -> bool:
             return lonely.neighbours > 0
 
-        await eventually(is_in_company)
+        await eventually(has_peers)
         for uid in list(table.uid_to_peer_id):
             del table[uid]
         assert lonely.neighbours == 0
-        await eventually(is_in_company)
+        await eventually(has_peers)
         assert sum("no other peer is there" in line for line in caplog.messages) == 1
         assert host.id in await lonely.read(Capability) or await lonely.read(Manifest)
 

@@ -200,7 +200,7 @@ def test_a_proof_is_of_no_use_to_anybody_else() -> None:
     async def story() -> None:
         board, protocol, stranger = await with_protocol("secret")
         request = dht_pb2.FindRequest(keys=[bytes(20)])
-        proof = protocol._company.key.proof
+        proof = protocol._context.key.proof
         own, peer = board.peer, str(stranger.remote_id)
         for stolen in (
             proof("dht question", peer_named("member"), own),

@@ -1,4 +1,4 @@
-"""The same model whole in this process: what every swarm must answer, token by token."""
+"""The reference model, whole in this process: what every swarm must answer, token by token."""
 
 from collections.abc import Sequence
 from functools import cache
