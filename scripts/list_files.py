@@ -10,22 +10,22 @@ PACKAGES = ("swarm", "node", "client", "planner")
 
 
 def listed() -> str:
-    """The list in Markdown, one table for each room."""
-    return "".join(_room(room) for package in PACKAGES for room in _rooms(package))
+    """The list in Markdown, one table for each folder."""
+    return "".join(_section(folder) for package in PACKAGES for folder in _folders(package))
 
 
-def _rooms(package: str) -> list[str]:
+def _folders(package: str) -> list[str]:
     """The package and its subpackages that hold files of Python, by path."""
     return sorted({str(path.parent.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")})
 
 
-def _room(room: str) -> str:
-    rows = "".join(f"| `{path.name}` | {_sentence(path)} |\n" for path in _files(room))
-    return f"\n### {room}/\n\n| file | what it is for |\n|---|---|\n{rows}"
+def _section(folder: str) -> str:
+    rows = "".join(f"| `{path.name}` | {_sentence(path)} |\n" for path in _files(folder))
+    return f"\n### {folder}/\n\n| file | what it is for |\n|---|---|\n{rows}"
 
 
-def _files(room: str) -> list[Path]:
-    return sorted((ROOT / room).glob("*.py"))
+def _files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).glob("*.py"))
 
 
 def _sentence(path: Path) -> str:

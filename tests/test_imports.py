@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[1]
-ROOMS = ("swarm", "planner", "node", "client")
+PACKAGES = ("swarm", "planner", "node", "client")
 MAY_IMPORT = {
     "swarm": {"swarm"},
     "planner": {"planner", "swarm"},
@@ -63,8 +63,8 @@ class Import:
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of every module of ours, by dotted name."""
     found: dict[str, ast.Module] = {}
-    for room in ROOMS:
-        for path in sorted((HOME / room).rglob("*.py")):
+    for package in PACKAGES:
+        for path in sorted((HOME / package).rglob("*.py")):
             parts = path.relative_to(HOME).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -100,13 +100,13 @@ def _walk(name: str, node: ast.AST, *, at_run_time: bool, at_start: bool) -> Ite
         )
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.partition(".")[0]
 
 
 def target_of(each: Import) -> str | None:
     """The module of ours that an import loads."""
-    if room_of(each.module) not in ROOMS:
+    if package_of(each.module) not in PACKAGES:
         return None
     return each.dotted if each.dotted in trees() else each.module
 
@@ -132,18 +132,19 @@ def reached_from(start: str, arrows: dict[str, set[str]]) -> set[str]:
     return seen
 
 
-def test_the_walk_sees_every_room() -> None:
-    assert {room_of(name) for name in trees()} == set(ROOMS)
+def test_the_walk_sees_every_package() -> None:
+    assert {package_of(name) for name in trees()} == set(PACKAGES)
     assert len(imports()) > 200
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
-    ours = [each for each in imports() if room_of(each.importer) == room and each.at_run_time]
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_the_packages_below_it(package: str) -> None:
+    ours = [each for each in imports() if package_of(each.importer) == package and each.at_run_time]
     upward = [
         str(each)
         for each in ours
-        if room_of(each.module) in ROOMS and room_of(each.module) not in MAY_IMPORT[room]
+        if package_of(each.module) in PACKAGES
+        and package_of(each.module) not in MAY_IMPORT[package]
     ]
     assert upward == []
 
@@ -158,7 +159,8 @@ def test_the_engine_knows_nothing_of_its_node() -> None:
     known = [
         str(each)
         for each in engine
-        if room_of(each.module) in ROOMS and not each.module.startswith(("node.engine", "swarm"))
+        if package_of(each.module) in PACKAGES
+        and not each.module.startswith(("node.engine", "swarm"))
     ]
     assert engine
     assert known == []
@@ -176,7 +178,7 @@ def test_who_holds_which_block_is_decided_without_torch() -> None:
     heavy = [
         str(each)
         for each in imports()
-        if each.importer in loaded and room_of(each.module) in {"torch", "transformers"}
+        if each.importer in loaded and package_of(each.module) in {"torch", "transformers"}
     ]
     assert loaded >= KV_ACCOUNTING
     assert heavy == []
@@ -186,20 +188,22 @@ def test_the_planner_has_no_network_no_torch_and_no_clock() -> None:
     outside = [
         str(each)
         for name in trees()
-        if room_of(name) == "planner" and name not in PLANNER_COMMANDS
+        if package_of(name) == "planner" and name not in PLANNER_COMMANDS
         for each in imports()
-        if each.importer == name and room_of(each.module) in {*NOT_FOR_THE_PLANNER, "time"}
+        if each.importer == name and package_of(each.module) in {*NOT_FOR_THE_PLANNER, "time"}
     ]
     assert outside == []
 
 
 def test_nothing_that_the_planner_loads_needs_torch_or_a_network() -> None:
-    loaded = set().union(*(reached_from(n, arrows()) for n in trees() if room_of(n) == "planner"))
+    loaded = set().union(
+        *(reached_from(n, arrows()) for n in trees() if package_of(n) == "planner")
+    )
     heavy = [
         str(each)
         for each in imports()
         if each.importer in loaded - PLANNER_COMMANDS
-        and room_of(each.module) in NOT_FOR_THE_PLANNER
+        and package_of(each.module) in NOT_FOR_THE_PLANNER
     ]
     assert heavy == []
 
@@ -266,7 +270,7 @@ def subject_of(module: str) -> str:
     """The folder that a module is in, or the module where it stands on a package's first floor."""
     path = module.replace(".", "/")
     folder = module if (HOME / path).is_dir() else module.rpartition(".")[0]
-    return module if folder in {*ROOMS, "node.engine"} else folder
+    return module if folder in {*PACKAGES, "node.engine"} else folder
 
 
 def test_no_two_folders_import_each_other_whatever_stands_between_them() -> None:
@@ -284,8 +288,8 @@ def test_no_two_folders_import_each_other_whatever_stands_between_them() -> None
     assert circles == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_can_be_read_at_one_look(room: str) -> None:
-    floor = [path.name for path in (HOME / room).iterdir()]
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_can_be_read_at_one_look(package: str) -> None:
+    floor = [path.name for path in (HOME / package).iterdir()]
     shown = [name for name in floor if name not in {"__pycache__", "py.typed"}]
-    assert len(shown) <= FLOORS[room], shown
+    assert len(shown) <= FLOORS[package], shown

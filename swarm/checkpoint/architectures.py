@@ -4,7 +4,7 @@ import re
 
 from transformers import PretrainedConfig
 
-# Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == uncut.
+# Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == whole.
 SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
     "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma2", "gemma3_text",
     "glm4", "glm4_moe", "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoe", "llama",
