@@ -20,7 +20,7 @@ from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
 from node.device.group_rendezvous import Reach
-from node.device.local_device import Home, OwnDevice
+from node.device.local_device import DeviceContext, OwnDevice
 from node.device.open_devices import MeasuredDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.served_model import ServedModel, manifest_of
@@ -136,7 +136,7 @@ class Node:
         store = self._served.store
         process = self._network.process
         reach = Reach(machine_id(), process.addresses, process.connected)
-        home = Home(
+        context = DeviceContext(
             channel=channel,
             server=self._server,
             plan_store=self._plan_store,
@@ -150,7 +150,7 @@ class Node:
         for each in devices:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
-            own = OwnDevice(home, device.index, budget, each.worker)
+            own = OwnDevice(context, device.index, budget, each.worker)
             self._devices[device.index] = own
         capability = Capability(
             model=self._served.spec.digest,
@@ -255,7 +255,7 @@ class Node:
             self._status.unplanned()
 
     def _settled(self) -> bool:
-        held = [device.holding for device in self._devices.values()]
+        held = [device.shard_state for device in self._devices.values()]
         return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)
 
     async def _show_plan(self) -> None:
@@ -267,8 +267,8 @@ class Node:
             return
         for device in self._devices.values():
             part = self._plan_store.assignment_of(device.id)
-            holding = device.holding
-            if part is not None and (holding is None or holding.assignment != part):
+            shard_state = device.shard_state
+            if part is not None and (shard_state is None or shard_state.assignment != part):
                 self._status.assigned(part, accepted.planner, accepted.term)
         self._announcer.publish_soon()  # others learn which term we follow
 
@@ -308,26 +308,26 @@ class Node:
         while True:
             for index, device in self._devices.items():
                 if index not in reconciling or reconciling[index].done():
-                    reconciling[index] = asyncio.create_task(device.tend())
+                    reconciling[index] = asyncio.create_task(device.reconcile())
                     reconciling[index].add_done_callback(_report)
                 self._show_load(device, self._shown_groups)
             self._server.free_idle()
             await asyncio.sleep(RECONCILE_SECONDS)
 
     def _show_load(self, device: OwnDevice, shown: dict[int, str]) -> None:
-        holding = device.holding
-        if holding is None:
+        shard_state = device.shard_state
+        if shard_state is None:
             if shown.pop(device.index, ""):
                 self._show_end(device)
             elif self._is_spare(device):
                 self._status.spare(device.index, device.memory_bytes)
-        elif not holding.ready:
-            if not device.provisions.is_busy:
-                self._status.show_progress(holding.fraction)
-        elif device.loaded and shown.get(device.index) != holding.group:
-            shown[device.index] = holding.group
+        elif not shard_state.ready:
+            if not device.weight_fetch.is_busy:
+                self._status.show_progress(shard_state.fraction)
+        elif device.loaded and shown.get(device.index) != shard_state.group:
+            shown[device.index] = shard_state.group
             self._status.show_progress(1.0)
-            self._status.ready(holding.assignment, device.loaded, device.fetched)
+            self._status.ready(shard_state.assignment, device.loaded, device.fetched)
 
     def _show_end(self, device: OwnDevice) -> None:
         """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
@@ -392,7 +392,7 @@ class Node:
 
     async def _leave(self) -> None:
         for device in self._devices.values():
-            device.provisions.stop()
+            device.weight_fetch.stop()
         last_words = [self._server.close(), self._election.resign()]
         if self._announcer:
             last_words.append(self._announcer.withdraw())

@@ -15,7 +15,7 @@ import msgpack
 from node.control.plan_store import PlanStore
 from node.device.group_rendezvous import Door, Reach, door_of, doors_of
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
-from node.device.weight_fetch import Provisions
+from node.device.weight_fetch import WeightFetch
 from node.serving.stage_server import LedStage, StageServer
 from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
 from node.worker.worker_handle import WorkerProcess
@@ -37,7 +37,7 @@ GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class DeviceContext:
     """What a device needs of its node."""
 
     channel: Channel
@@ -52,7 +52,7 @@ class Home:
 
 
 @dataclass(slots=True)
-class Holding:
+class ShardState:
     """The shard that a device holds or loads, and the group it is in."""
 
     assignment: Assignment
@@ -66,15 +66,17 @@ class Holding:
 class OwnDevice:
     """A device, told by the plan what to hold; it leads its stage or follows its leader."""
 
-    def __init__(self, home: Home, index: int, memory_bytes: int, worker: WorkerProcess) -> None:
-        self._home = home
+    def __init__(
+        self, context: DeviceContext, index: int, memory_bytes: int, worker: WorkerProcess
+    ) -> None:
+        self._context = context
         self.index = index
-        self.id = f"{home.channel.peer}/{index}"
+        self.id = f"{context.channel.peer}/{index}"
         self.memory_bytes = memory_bytes
         self.worker = worker
-        self.holding: Holding | None = None
+        self.shard_state: ShardState | None = None
         self.loaded: Loaded | None = None
-        self.provisions = Provisions(worker, home.store, self._go_on)
+        self.weight_fetch = WeightFetch(worker, context.store, self._go_on)
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = self._alike = 0
@@ -84,7 +86,7 @@ class OwnDevice:
 
     # ------------------------------------------------------------------ the next duty
 
-    async def tend(self) -> None:
+    async def reconcile(self) -> None:
         """Do what the accepted plan asks of this device now."""
         async with self._lock:
             if self.worker.ended.is_set():
@@ -103,13 +105,13 @@ class OwnDevice:
             logger.warning("the worker of device %d does not start: %s", self.index, error)
 
     def _facts(self) -> ShardFacts:
-        holding = self.holding
+        shard_state = self.shard_state
         return ShardFacts(
             now=time.monotonic(),
-            assigned=self._home.plan_store.assignment_of(self.id),
-            held=holding.assignment if holding else None,
-            ready=bool(holding and holding.ready),
-            since=holding.since if holding else self._since,
+            assigned=self._context.plan_store.assignment_of(self.id),
+            held=shard_state.assignment if shard_state else None,
+            ready=bool(shard_state and shard_state.ready),
+            since=shard_state.since if shard_state else self._since,
             failures=self._failures,
             protected=self._is_protected(),
             alike=self._alike,
@@ -125,19 +127,19 @@ class OwnDevice:
 
         Whoever makes plans, a device reloads for them at most once in a dwell time.
         """
-        if not self.dropped_lately or self.holding is None:
+        if not self.dropped_lately or self.shard_state is None:
             return False
-        line = self.holding.pipeline
-        return self.holding.ready and line is not None and self._home.is_serving(line)
+        line = self.shard_state.pipeline
+        return self.shard_state.ready and line is not None and self._context.is_serving(line)
 
     async def _do(self, duty: ShardDuty) -> None:
         match duty:
             case Drop():
-                if self.holding and self.holding.ready:
+                if self.shard_state and self.shard_state.ready:
                     self._dropped_at = time.monotonic()
-                self._home.server.retire(self.index)
+                self._context.server.retire(self.index)
                 self.worker.order(
-                    Unload(keep=self._home.plan_store.assignment_of(self.id) is not None)
+                    Unload(keep=self._context.plan_store.assignment_of(self.id) is not None)
                 )
                 self._forget()
             case Lead(assignment=assignment):
@@ -149,7 +151,7 @@ class OwnDevice:
 
     async def _lead(self, assignment: Assignment) -> None:
         group = secrets.token_hex(8)
-        self.holding = self._begin(assignment, group)
+        self.shard_state = self._begin(assignment, group)
         try:
             doors = await self._gather(assignment.stage, group)
             await self._tell(assignment.stage, group, doors)
@@ -160,9 +162,9 @@ class OwnDevice:
             return
         self._load(ranks)
 
-    def _begin(self, assignment: Assignment, group: str) -> Holding:
-        line = self._home.plan_store.pipeline_of(self.id)
-        return Holding(assignment, group, time.monotonic(), pipeline=line)
+    def _begin(self, assignment: Assignment, group: str) -> ShardState:
+        line = self._context.plan_store.pipeline_of(self.id)
+        return ShardState(assignment, group, time.monotonic(), pipeline=line)
 
     async def _gather(self, stage: Stage, group: str) -> list[Door]:
         """Have all ranks of a group listen; none if there is one rank only."""
@@ -175,14 +177,14 @@ class OwnDevice:
         return [own, *map(door_of, answers)]
 
     async def _open_door(self, group: str) -> Door:
-        prepared = await self.worker.prepare(group, self._home.host)
-        return await self._home.reach.door(prepared.port, prepared.certificate)
+        prepared = await self.worker.prepare(group, self._context.host)
+        return await self._context.reach.door(prepared.port, prepared.certificate)
 
     async def _ranks(self, assignment: Assignment, doors: Sequence[Door]) -> list[dict[str, Any]]:
         if not doors:
             return []
         peers = [shard.peer for shard in assignment.stage.shards]
-        return await self._home.reach.ranks(peers, doors, assignment.rank)
+        return await self._context.reach.ranks(peers, doors, assignment.rank)
 
     async def _tell(self, stage: Stage, group: str, doors: Sequence[Door]) -> None:
         calls = (
@@ -202,7 +204,7 @@ class OwnDevice:
         ranks = [each.to_wire() for each in doors]
         request = {"word": word, "group": group, "device": shard.index, "ranks": ranks}
         request |= {"start": stage.start, "end": stage.end, "rank": rank, "dtype": stage.dtype}
-        return await self._home.channel.ask(
+        return await self._context.channel.ask(
             shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
         )
 
@@ -214,7 +216,7 @@ class OwnDevice:
             assignment = self._checked(peer, request)
             if request["word"] == "prepare":
                 return await self._prepare(assignment, str(request["group"]))
-            if self.holding is None or self.holding.group != request["group"]:
+            if self.shard_state is None or self.shard_state.group != request["group"]:
                 raise PeerRefused("This group is not the one that we prepared.")
             doors = doors_of(request["ranks"], len(assignment.stage.shards))
             self._load(await self._ranks(assignment, doors))
@@ -229,7 +231,7 @@ class OwnDevice:
         return True
 
     def _checked(self, peer: str, request: dict[str, Any]) -> Assignment:
-        assignment = self._home.plan_store.assignment_of(self.id)
+        assignment = self._context.plan_store.assignment_of(self.id)
         if assignment is None or assignment.stage.shards[0].peer != peer:
             raise PeerRefused("The plan that we accepted does not say so (yet).")
         stage, dtype = assignment.stage, request.get("dtype", WIDEST)
@@ -239,41 +241,45 @@ class OwnDevice:
         return assignment
 
     async def _prepare(self, assignment: Assignment, group: str) -> dict[str, Any]:
-        if self.holding and self.holding.assignment != assignment and self.holding.ready:
+        if (
+            self.shard_state
+            and self.shard_state.assignment != assignment
+            and self.shard_state.ready
+        ):
             if self._is_protected():
                 raise PeerRefused("What this device serves is kept for a while longer.")
             self._dropped_at = time.monotonic()
-        self._home.server.retire(self.index)
-        self.holding = self._begin(assignment, group)
+        self._context.server.retire(self.index)
+        self.shard_state = self._begin(assignment, group)
         return (await self._open_door(group)).to_wire()
 
     # ------------------------------------------------------------------ the worker's answers
 
     def on_answer(self, answer: Message) -> None:
         """Act on what the worker says about its shard; sessions are the server's business."""
-        holding = self.holding
+        shard_state = self.shard_state
         match answer:
-            case Progress(group=group) if holding and group == holding.group:
+            case Progress(group=group) if shard_state and group == shard_state.group:
                 self._go_on(answer.fraction)
-            case Need(group=group) if holding and group == holding.group:
-                self.provisions.serve(answer)
-            case Loaded(group=group) if holding and group == holding.group:
-                self._ready(holding, answer)
-            case Broken(group=group) if holding and group in ("", holding.group):
+            case Need(group=group) if shard_state and group == shard_state.group:
+                self.weight_fetch.serve(answer)
+            case Loaded(group=group) if shard_state and group == shard_state.group:
+                self._ready(shard_state, answer)
+            case Broken(group=group) if shard_state and group in ("", shard_state.group):
                 self._lose(answer.reason)
 
     def _go_on(self, fraction: float) -> None:
-        if self.holding and not self.holding.ready:
-            self.holding.fraction = fraction
-            self.holding.since = time.monotonic()
+        if self.shard_state and not self.shard_state.ready:
+            self.shard_state.fraction = fraction
+            self.shard_state.since = time.monotonic()
 
-    def _ready(self, holding: Holding, loaded: Loaded) -> None:
-        holding.ready, holding.fraction = True, 1.0
+    def _ready(self, shard_state: ShardState, loaded: Loaded) -> None:
+        shard_state.ready, shard_state.fraction = True, 1.0
         self.loaded = loaded
         self._failures = self._alike = 0
-        if not holding.assignment.leads:
+        if not shard_state.assignment.leads:
             return
-        stage = holding.assignment.stage
+        stage = shard_state.assignment.stage
         led = LedStage(
             worker=self.worker,
             start=stage.start,
@@ -283,23 +289,23 @@ class OwnDevice:
             step_seconds=loaded.step_seconds,
             free_tokens=loaded.free_tokens,
         )
-        self._home.server.serve(self.index, led)
+        self._context.server.serve(self.index, led)
 
     def _load(self, ranks: list[dict[str, Any]]) -> None:
-        assert self.holding is not None
-        stage, rank = self.holding.assignment.stage, self.holding.assignment.rank
+        assert self.shard_state is not None
+        stage, rank = self.shard_state.assignment.stage, self.shard_state.assignment.rank
         spec = {
-            "folder": self._home.folder,
+            "folder": self._context.folder,
             "start": stage.start,
             "end": stage.end,
             "rank": rank,
             "dtype": stage.dtype,
-            "quant": self._home.quant,
+            "quant": self._context.quant,
             "kv_bounds": _bounds([shard.kv for shard in stage.shards]),
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
             "shares_ends": stage.shares_ends,
         }
-        self.worker.order(Load(self.holding.group, spec, self.memory_bytes, ranks))
+        self.worker.order(Load(self.shard_state.group, spec, self.memory_bytes, ranks))
 
     def _lose(self, cause: str = "") -> None:
         """Give up the shard; what the worker says of it is told once, however often it fails."""
@@ -309,12 +315,12 @@ class OwnDevice:
         if cause:
             level = logging.WARNING if self._alike == 1 else logging.INFO
             logger.log(level, "shard of device %d is lost: %s", self.index, cause)
-        self._home.server.retire(self.index, FailCode.STAGE_LOST)
+        self._context.server.retire(self.index, FailCode.STAGE_LOST)
         self._forget()
 
     def _forget(self) -> None:
-        self.provisions.stop()
-        self.holding = self.loaded = None
+        self.weight_fetch.stop()
+        self.shard_state = self.loaded = None
         self._since = time.monotonic()
 
     @property
@@ -325,16 +331,16 @@ class OwnDevice:
     @property
     def fetched(self) -> str:
         """What the shard that is ready had to be sent for, in words; empty if nothing."""
-        count = self.provisions.fetched_bytes
-        store = self._home.store
+        count = self.weight_fetch.fetched_bytes
+        store = self._context.store
         return f", {bytes_text(count)} fetched from {store.source.name}" if count and store else ""
 
     @property
     def shard(self) -> Shard | None:
         """What we hold in the plan's words, once it is ready."""
-        if self.holding is None or not self.holding.ready:
+        if self.shard_state is None or not self.shard_state.ready:
             return None
-        return self.holding.assignment.stage.shards[self.holding.assignment.rank]
+        return self.shard_state.assignment.stage.shards[self.shard_state.assignment.rank]
 
 
 def _bounds(shares: Sequence[int]) -> list[int]:

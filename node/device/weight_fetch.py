@@ -1,4 +1,4 @@
-"""Provisions: fetches what a worker lacks of its shard's weights, and says how far it is."""
+"""WeightFetch: gets what a worker lacks of its shard's weights, and says how far it is."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 REASON_CAP = 2000  # characters
 
 
-class Provisions:
+class WeightFetch:
     """What one device's worker asks its node for."""
 
     def __init__(

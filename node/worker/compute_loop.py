@@ -21,8 +21,7 @@ from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
 from node.worker.answers import frame_of, measured, refusals, with_queue
-from node.worker.batching import Company
-from node.worker.chunk_size import ChunkSize
+from node.worker.batching import ChunkSize, DecodeBatcher
 from node.worker.group_handshakes import Rank
 from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.heartbeat import answer_beats, end_with_parent
@@ -44,7 +43,7 @@ from node.worker.messages import (
 )
 from node.worker.scheduler import DECODE_TOKENS, Arrived, Schedule
 from node.worker.shard import LoadedShard, Place
-from node.worker.weight_requests import Supplies
+from node.worker.weight_requests import WeightRequests
 from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
@@ -76,9 +75,9 @@ class Worker:
         self._kept: ReusableLayers | None = None
         self._group = ""
         self._most_sessions = most_sessions
-        self._company = Company(1.0)
+        self._batcher = DecodeBatcher(1.0)
         self._chunk_size = ChunkSize()
-        self._supplies = Supplies(self._answer, self._heed)
+        self._weight_requests = WeightRequests(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
         self._step_since = 0.0  # when the step that runs began; 0 between steps
 
@@ -89,7 +88,7 @@ class Worker:
             for each in self._take():
                 self._handle(each)
             self._await_others()
-            self._await_company()
+            self._await_batch()
             self._step(self._now())
 
     @property
@@ -110,7 +109,7 @@ class Worker:
                     if self._link:
                         self._link.close()  # wakes a rank that follows its leader
                 if isinstance(order, Given):
-                    self._supplies.given(order)
+                    self._weight_requests.given(order)
                     continue
                 orders.append(Arrived(order, time.perf_counter()))
             if orders:
@@ -145,10 +144,10 @@ class Worker:
         is_full = len(self._schedule) >= MOST_WAITING
         return math.inf if is_full else time.perf_counter()
 
-    def _await_company(self) -> None:
+    def _await_batch(self) -> None:
         """Let decodes wait a moment for those of other sessions."""
-        ends_at = time.perf_counter() + self._company.patience_seconds
-        while 0 < self._schedule.decodes < self._company.wanted:
+        ends_at = time.perf_counter() + self._batcher.window_seconds
+        while 0 < self._schedule.decodes < self._batcher.target_size:
             try:
                 arrived = self._inbox.get(timeout=max(0.0, ends_at - time.perf_counter()))
             except queue.Empty:
@@ -220,12 +219,14 @@ class Worker:
             device=self._device,
             reducer=reducer,
             on_progress=lambda share: self._progress(order.group, share),
-            sources=WeightSources(lambda wanted: self._supplies.ask(order.group, wanted), kept),
+            sources=WeightSources(
+                lambda wanted: self._weight_requests.ask(order.group, wanted), kept
+            ),
         )
         self._runner = runner
         config = load_config(spec.folder)
         share = (spec.end - spec.start) / int(config.num_hidden_layers)
-        self._company = Company(share, self._most_sessions)
+        self._batcher = DecodeBatcher(share, self._most_sessions)
         self._schedule.serves(share)
         self._chunk_size = ChunkSize()
         place = Place(spec.rank, spec.ranks, int(config.hidden_size))
@@ -279,7 +280,7 @@ class Worker:
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
 
     def _step(self, now: float = math.inf) -> None:
-        most_decodes = self._company.at_most(self._schedule.decoding)
+        most_decodes = self._batcher.at_most(self._schedule.decoding)
         step = self._schedule.next_step(most_decodes, self._chunk_size.tokens, now)
         batch = [each.order for each in step]
         if self._shard is None or not self._shard.leads:
@@ -305,7 +306,7 @@ class Worker:
     def _note(self, batch: Sequence[Message], seconds: float) -> None:
         for order in batch:
             if isinstance(order, Release):
-                self._company.left(order.session)
+                self._batcher.left(order.session)
         rows = [order for order in batch if isinstance(order, Compute)]
         if not rows:
             return
@@ -314,7 +315,7 @@ class Worker:
             self._chunk_size.ran(sum(order.tokens for order in rows), seconds)
         else:
             fair = [each.session for each in rows if not self._schedule.is_over(each.session)]
-            self._company.ran(fair, seconds)
+            self._batcher.ran(fair, seconds)
 
 
 def _rank_of(known: dict[str, Any]) -> Rank:

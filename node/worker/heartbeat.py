@@ -1,4 +1,4 @@
-"""Pulse: how a node knows that a worker is alive, and a worker that its node is; by a socket.
+"""Heartbeat: how a node knows that a worker is alive, and a worker that its node is; by a socket.
 
 The node asks every second; a thread of the worker answers how long the step that runs has taken,
 and how much the process has computed so far. A stopped process does not answer. A step may take
@@ -29,7 +29,7 @@ ANSWER = struct.Struct("!dd")  # seconds in the step that runs, seconds of CPU
 PR_SET_PDEATHSIG = 1
 
 
-class Pulse:
+class Heartbeat:
     """The node's side; it begins to judge with the worker's first answer: imports take long."""
 
     def __init__(self, ours: socket.socket, on_hung: Callable[[str], None]) -> None:

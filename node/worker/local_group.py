@@ -42,10 +42,10 @@ CREDENTIALS = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 
 
 @dataclass(slots=True)
-class Neighbours:
+class LocalPeers:
     """Sockets to the other ranks, and the memory of every rank."""
 
-    bells: dict[int, socket.socket] = field(default_factory=dict)
+    sockets: dict[int, socket.socket] = field(default_factory=dict)
     memories: dict[int, mmap.mmap] = field(default_factory=dict)
 
 
@@ -64,9 +64,9 @@ def join_group(
     for each in sockets.values():
         each.close()
     logger.info("rank %d shares memory with the ranks of its stage", own)
-    link = GroupLink(found.bells)
-    gpus = meet_gpus(link, sorted(found.bells), own, torch.device(device))
-    return link, gpus or SharedReducer(own, found.bells, found.memories)
+    link = GroupLink(found.sockets)
+    gpus = meet_gpus(link, sorted(found.sockets), own, torch.device(device))
+    return link, gpus or SharedReducer(own, found.sockets, found.memories)
 
 
 def meet_gpus(
@@ -100,40 +100,40 @@ def own_folder() -> Path:
     return folder
 
 
-def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> Neighbours | None:
+def meet(link: GroupLink, others: list[int], own: int, *, near: bool = True) -> LocalPeers | None:
     """Return what the ranks share if every one of them is on this machine, else None for all."""
     with ExitStack() as stack:
-        door = _open_door(own, stack) if near and sys.platform == "linux" else None
+        listener = _open_listener(own, stack) if near and sys.platform == "linux" else None
         for rank in others:
-            link.send(rank, door.greeting(rank) if door else b"")
+            link.send(rank, listener.greeting(rank) if listener else b"")
         greetings = {rank: link.receive(rank) for rank in others}
-        found = door.gather(greetings) if door else None
+        found = listener.gather(greetings) if listener else None
         link.broadcast(b"\1" if found else b"\0")
         answers = [link.receive(rank) for rank in others]
         if found is None or set(answers) != {b"\1"}:
             return None
         stack.pop_all()
-        assert door is not None
-        door.close()
+        assert listener is not None
+        listener.close()
         return found
 
 
-def _open_door(own: int, stack: ExitStack) -> "Door | None":
+def _open_listener(own: int, stack: ExitStack) -> "LocalListener | None":
     try:
-        return Door(own, stack)
+        return LocalListener(own, stack)
     except OSError as error:  # a kernel or a sandbox may refuse both
         logger.info("rank %d has no memory to share: %s", own, error)
         return None
 
 
-class Door:
+class LocalListener:
     """Where the higher ranks of this machine find us, and the memory that we show them."""
 
     def __init__(self, own: int, stack: ExitStack) -> None:
         self._own, self._stack = own, stack
         self._token = secrets.token_bytes(TOKEN_BYTES)
         self._secrets: dict[int, bytes] = {}
-        self._found = Neighbours()
+        self._found = LocalPeers()
         self._socket = stack.enter_context(socket.socket(socket.AF_UNIX))
         self._socket.bind(_address(self._token))
         self._socket.listen(16)
@@ -149,7 +149,7 @@ class Door:
         self._secrets[rank] = secrets.token_bytes(TOKEN_BYTES)
         return _machine() + self._token + self._secrets[rank]
 
-    def gather(self, greetings: Mapping[int, bytes]) -> Neighbours | None:
+    def gather(self, greetings: Mapping[int, bytes]) -> LocalPeers | None:
         """Connect to every rank; None if one is elsewhere or does not come in time."""
         here = _machine()
         for greeting in greetings.values():
@@ -159,7 +159,7 @@ class Door:
         try:
             for rank in sorted(each for each in greetings if each < self._own):
                 self._dial(rank, greetings[rank][MACHINE_BYTES:], ends_at)
-            while len(self._found.bells) < len(greetings):
+            while len(self._found.sockets) < len(greetings):
                 self._accept(ends_at)
         except (OSError, ValueError) as error:
             logger.info("rank %d shares no memory: %s", self._own, error)
@@ -173,38 +173,38 @@ class Door:
 
     def _dial(self, rank: int, greeting: bytes, ends_at: float) -> None:
         token, secret = greeting[:TOKEN_BYTES], greeting[TOKEN_BYTES:]
-        bell = self._stack.enter_context(socket.socket(socket.AF_UNIX))
-        bell.settimeout(_left(ends_at))
-        bell.connect(_address(token))
-        _check_user(bell)
-        socket.send_fds(bell, [bytes([self._own]) + secret], [self._memory])
-        _, memory = _received(bell, 1)
-        self._keep(rank, bell, memory)
+        connection = self._stack.enter_context(socket.socket(socket.AF_UNIX))
+        connection.settimeout(_left(ends_at))
+        connection.connect(_address(token))
+        _check_user(connection)
+        socket.send_fds(connection, [bytes([self._own]) + secret], [self._memory])
+        _, memory = _received(connection, 1)
+        self._keep(rank, connection, memory)
 
     def _accept(self, ends_at: float) -> None:
         self._socket.settimeout(_left(ends_at))
-        bell = self._stack.enter_context(self._socket.accept()[0])
-        bell.settimeout(_left(ends_at))
-        _check_user(bell)
-        words, memory = _received(bell, 1 + TOKEN_BYTES)
+        connection = self._stack.enter_context(self._socket.accept()[0])
+        connection.settimeout(_left(ends_at))
+        _check_user(connection)
+        words, memory = _received(connection, 1 + TOKEN_BYTES)
         rank = words[0]
         expected = self._secrets.get(rank, b"")
         if rank <= self._own or not hmac.compare_digest(words[1:], expected):
-            raise ValueError("a stranger came to the door of the group")
-        socket.send_fds(bell, [b"\1"], [self._memory])
-        self._keep(rank, bell, memory)
+            raise ValueError("a stranger came to the listener of the group")
+        socket.send_fds(connection, [b"\1"], [self._memory])
+        self._keep(rank, connection, memory)
 
-    def _keep(self, rank: int, bell: socket.socket, memory: mmap.mmap) -> None:
-        self._found.bells[rank] = bell
+    def _keep(self, rank: int, connection: socket.socket, memory: mmap.mmap) -> None:
+        self._found.sockets[rank] = connection
         self._found.memories[rank] = memory
 
 
-def _received(bell: socket.socket, count: int) -> tuple[bytes, mmap.mmap]:
+def _received(connection: socket.socket, count: int) -> tuple[bytes, mmap.mmap]:
     """`count` bytes and the memory that came with them; raises OSError and ValueError."""
-    words, descriptors, _, _ = socket.recv_fds(bell, count, 1)
+    words, descriptors, _, _ = socket.recv_fds(connection, count, 1)
     with ExitStack() as stack:
-        for each in descriptors:
-            stack.callback(os.close, each)
+        for descriptor in descriptors:
+            stack.callback(os.close, descriptor)
         if len(words) != count or len(descriptors) != 1:
             raise ValueError("a rank shows no memory")
         if not fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
@@ -212,8 +212,8 @@ def _received(bell: socket.socket, count: int) -> tuple[bytes, mmap.mmap]:
         return words, mmap.mmap(descriptors[0], MEMORY_BYTES)
 
 
-def _check_user(bell: socket.socket) -> None:
-    credentials = bell.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+def _check_user(connection: socket.socket) -> None:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     if CREDENTIALS.unpack(credentials)[1] != os.getuid():
         raise ValueError("another user listens or calls")
 

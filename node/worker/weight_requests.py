@@ -1,4 +1,4 @@
-"""Supplies: how a worker asks its node for weights that the model's folder lacks, and waits."""
+"""WeightRequests: how a worker asks its node for weights that its folder lacks, and waits."""
 
 import queue
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.1  # between looks at whether the node has changed its mind
 Answer = Callable[[Message], None]
 
 
-class Supplies:
+class WeightRequests:
     """The worker's side: one question at a time, from the compute thread."""
 
     def __init__(self, answer: Answer, heed: Callable[[], None]) -> None:

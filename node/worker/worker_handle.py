@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.config import worker_environment
-from node.worker.heartbeat import Pulse
+from node.worker.heartbeat import Heartbeat
 from node.worker.messages import CODEC, Broken, Measure, Measured, Prepare, Prepared
 from swarm.commands.package_finder import command_of
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
@@ -48,7 +48,7 @@ class WorkerProcess:
     One that hangs is killed.
     """
 
-    _pulse: Pulse | None = None  # of the process that runs
+    _heartbeat: Heartbeat | None = None  # of the process that runs
 
     def __init__(self, place: WorkerPlace, on_answer: OnAnswer) -> None:
         self._place = place
@@ -86,7 +86,7 @@ class WorkerProcess:
     @property
     def is_silent(self) -> bool:
         """Whether it has given no sign for seconds, so that nobody should be sent to it."""
-        return self._pulse is not None and self._pulse.is_silent
+        return self._heartbeat is not None and self._heartbeat.is_silent
 
     async def measure(self, order: Measure) -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""
@@ -112,7 +112,7 @@ class WorkerProcess:
                 self._process.kill()
             await self._process.wait()
         self._protocol.ended.cancel()
-        self._stop_pulse()
+        self._stop_heartbeat()
 
     async def _start(self) -> None:
         (ours, theirs), (beats, beaten) = socket.socketpair(), socket.socketpair()
@@ -130,7 +130,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
             undo.pop_all()
-        self._pulse = Pulse(beats, self._kill)
+        self._heartbeat = Heartbeat(beats, self._kill)
         await self._attach(ours)
 
     def _kill(self, reason: str) -> None:
@@ -139,10 +139,10 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    def _stop_pulse(self) -> None:
-        if self._pulse:
-            self._pulse.close()
-            self._pulse = None
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat:
+            self._heartbeat.close()
+            self._heartbeat = None
 
     async def _attach(self, ours: socket.socket) -> None:
         """Talk to the worker over this socket."""
@@ -177,7 +177,7 @@ class WorkerProcess:
 
     def _lose(self, error: BaseException) -> None:
         self.ended.set()
-        self._stop_pulse()
+        self._stop_heartbeat()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(EngineError(f"The worker process ended: {error}."))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from node.config import read_config
 from node.control.next_plan import PlanDocument, next_plan
-from node.device.local_device import Holding, Home, OwnDevice
+from node.device.local_device import DeviceContext, OwnDevice, ShardState
 from node.probe import Detected, chosen_dtype, detect
 from node.worker.compute_loop import _spec_of
 from node.worker.messages import Load
@@ -228,8 +228,8 @@ def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
     )
     channel, worker = MemoryWorld().channel(ME), ScriptedWorker()
     parts = (channel, None, plan_store, str(FOLDER), None, "", "127.0.0.1", None)
-    home = Home(*cast("Any", parts))
-    return OwnDevice(home, 0, 1000, cast("WorkerProcess", worker)), worker
+    context = DeviceContext(*cast("Any", parts))
+    return OwnDevice(context, 0, 1000, cast("WorkerProcess", worker)), worker
 
 
 PAIR = Stage(0, 4, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{ME}/0", 4, 4)), dtype="bf16")
@@ -250,7 +250,7 @@ def test_a_member_follows_a_leader_of_the_same_dtype_only() -> None:
 def test_the_worker_is_told_the_dtype_of_its_stage(dtype: str) -> None:
     stage = replace(PAIR, dtype=dtype)
     device, worker = device_of(stage, 1)
-    device.holding = Holding(Assignment(stage, 1), "g", 0.0)
+    device.shard_state = ShardState(Assignment(stage, 1), "g", 0.0)
     device._load([])
     spec = _spec_of(worker.last(Load))
     assert (spec.dtype, spec.rank, spec.kv_bounds) == (dtype, 1, (0, 4, 8))

@@ -31,7 +31,7 @@ class Bench:
         plan_store = SimpleNamespace(
             assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
         )
-        home: Any = SimpleNamespace(
+        context: Any = SimpleNamespace(
             channel=SimpleNamespace(peer=ME),
             server=SimpleNamespace(retire=lambda *_: None, serve=lambda *_: None),
             plan_store=plan_store,
@@ -41,7 +41,7 @@ class Bench:
             host="127.0.0.1",
             is_serving=lambda _pipeline: self.serves,
         )
-        self.device = OwnDevice(home, 0, 1, worker)
+        self.device = OwnDevice(context, 0, 1, worker)
 
     def _order(self, order: object) -> None:
         self.unloads += isinstance(order, Unload)
@@ -50,10 +50,10 @@ class Bench:
         """Hear a plan, do what it asks, and say what the device holds then."""
         self.plan = plan
         for _ in range(2):  # drop, then load
-            await self.device.tend()
-        if (holding := self.device.holding) and not holding.ready:
-            self.device.on_answer(Loaded(holding.group, 1, 1, 1, 0.1))
-        return self.device.holding.assignment if self.device.holding else None
+            await self.device.reconcile()
+        if (shard_state := self.device.shard_state) and not shard_state.ready:
+            self.device.on_answer(Loaded(shard_state.group, 1, 1, 1, 0.1))
+        return self.device.shard_state.assignment if self.device.shard_state else None
 
 
 def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPatch) -> None:

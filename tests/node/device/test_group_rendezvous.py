@@ -19,7 +19,7 @@ from node.device.group_rendezvous import (
     doors_of,
     hosts_in,
 )
-from node.device.local_device import Home, OwnDevice
+from node.device.local_device import DeviceContext, OwnDevice
 from node.worker.messages import Load, Prepared
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import PeerLost, RemoteProtocolError
@@ -140,11 +140,11 @@ def device_of(
     server = SimpleNamespace(retire=lambda *_: None)
     reach = Reach(machine, addresses, connections)
     channel = world.channel(peer)
-    home = Home(
+    context = DeviceContext(
         channel, cast("Any", server), cast("Any", plan_store), "", None, "", OPEN_TO_ALL, reach
     )
     worker = Listening()
-    device = OwnDevice(home, 0, 1, cast("WorkerProcess", worker))
+    device = OwnDevice(context, 0, 1, cast("WorkerProcess", worker))
 
     async def called(asker: str, payload: bytes) -> bytes:
         return bytes(msgpack.packb(await device.called(asker, msgpack.unpackb(payload))))

@@ -32,7 +32,7 @@ def test_the_end_of_a_shard_is_told_as_what_it_is(
         assignment_of=lambda _id: "a part" if assigned else None,
         accepted=SimpleNamespace(reason=reason),
     )
-    device: Any = SimpleNamespace(index=0, id="me/0", holding=None, has_failed=has_failed)
+    device: Any = SimpleNamespace(index=0, id="me/0", shard_state=None, has_failed=has_failed)
     ready = {0: "group"}
     node._show_load(device, ready)
     assert lines == ([told] if told else [])

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from node.device.weight_fetch import Provisions
+from node.device.weight_fetch import WeightFetch
 from node.worker.messages import Given
 from node.worker.weight_requests import need_of
 from swarm.checkpoint.weight_store import WeightStore
@@ -38,8 +38,8 @@ def test_a_load_ends_with_the_cause_when_weights_cannot_be_held(
     async def story() -> None:
         worker = ScriptedWorker()
         store = cast("WeightStore", BrokenStore(error))
-        provisions = Provisions(worker, store, lambda fraction: None)
-        provisions.serve(need_of("g", {"x": ((0, 1),)}))
+        weight_fetch = WeightFetch(worker, store, lambda fraction: None)
+        weight_fetch.serve(need_of("g", {"x": ((0, 1),)}))
         await until(lambda: worker.orders)
         given = worker.last(Given)
         assert given.group == "g"

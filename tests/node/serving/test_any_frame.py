@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from node.device.local_device import Holding, Home, OwnDevice
+from node.device.local_device import DeviceContext, OwnDevice, ShardState
 from node.worker import messages
 from swarm.errors import RemoteProtocolError
 from swarm.plan import Assignment, Shard, Stage
@@ -96,9 +96,9 @@ Attack = list[tuple[str, Any]]
 def other_device_of(stand: Stand) -> OwnDevice:
     """A device beside the one that serves, with a shard of the group "g" on its way."""
     parts = (stand.channel, stand.server, None, "", None, "", "", None)
-    device = OwnDevice(Home(*cast("Any", parts)), 1, 1 << 30, stand.worker)
+    device = OwnDevice(DeviceContext(*cast("Any", parts)), 1, 1 << 30, stand.worker)
     stage = Stage(0, 3, (Shard(f"{LAST}/1", 8, 8),))
-    device.holding = Holding(Assignment(stage, 0), "g", 0.0)
+    device.shard_state = ShardState(Assignment(stage, 0), "g", 0.0)
     return device
 
 

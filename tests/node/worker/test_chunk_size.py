@@ -1,6 +1,6 @@
 """How many rows of a prompt go into a step."""
 
-from node.worker.chunk_size import LEAST_TOKENS, STEP_SECONDS, ChunkSize
+from node.worker.batching import LEAST_TOKENS, STEP_SECONDS, ChunkSize
 from node.worker.scheduler import CHUNK_TOKENS
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from node.worker.batching import Company
+from node.worker.batching import DecodeBatcher
 from node.worker.compute_loop import Worker
 from node.worker.fair_share import (
     FREE_SECONDS,
@@ -112,7 +112,7 @@ class Device:
     """A worker's schedule on a device whose step takes so long a row; time is only counted."""
 
     schedule: Schedule = field(default_factory=Schedule)
-    company: Company = field(default_factory=lambda: Company(1.0))
+    batcher: DecodeBatcher = field(default_factory=lambda: DecodeBatcher(1.0))
     now: float = 0.0
     tokens: dict[str, int] = field(default_factory=dict)  # by client
     coming: list[tuple[float, Compute]] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Device:
             if not self.schedule:
                 self._arrive(min(self.coming, key=lambda each: each[0])[0])
             self._await_others()
-            self._await_company()
+            self._await_batch()
             self._step()
 
     def _arrive(self, until: float) -> None:
@@ -142,16 +142,16 @@ class Device:
             comes_at = min((each[0] for each in self.coming), default=math.inf)
             self._arrive(min(comes_at, self.now + seconds))
 
-    def _await_company(self) -> None:
-        ends_at = self.now + self.company.patience_seconds
-        while 0 < self.schedule.decodes < self.company.wanted:
+    def _await_batch(self) -> None:
+        ends_at = self.now + self.batcher.window_seconds
+        while 0 < self.schedule.decodes < self.batcher.target_size:
             if not self.coming or min(each[0] for each in self.coming) > ends_at:
                 self.now = max(self.now, ends_at)
                 return
             self._arrive(min(each[0] for each in self.coming))
 
     def _step(self) -> None:
-        step = self.schedule.next_step(self.company.at_most(self.schedule.decoding), 128, self.now)
+        step = self.schedule.next_step(self.batcher.at_most(self.schedule.decoding), 128, self.now)
         rows = [each.order for each in step if isinstance(each.order, Compute)]
         if not rows:
             return
@@ -160,7 +160,7 @@ class Device:
         self.schedule.ran(rows, seconds, self.now)
         if max(order.tokens for order in rows) <= DECODE_TOKENS:
             fair = [o.session for o in rows if not self.schedule.is_over(o.session)]
-            self.company.ran(fair, seconds)
+            self.batcher.ran(fair, seconds)
         for order in rows:
             if order.sample:
                 client = self.schedule._clients[order.session]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from node.worker import heartbeat
-from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Pulse
+from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Heartbeat
 from node.worker.messages import Broken
 from swarm.wire.messages import Fail
 from tests.node.conftest import RunStand
@@ -30,7 +30,7 @@ class Patient:
         ours, self.theirs = socket.socketpair()
         self.theirs.settimeout(5)
         self.hung: list[str] = []
-        self.pulse = Pulse(ours, self.hung.append)
+        self.heartbeat = Heartbeat(ours, self.hung.append)
 
     async def answer(self, step_seconds: float, cpu_seconds: float) -> None:
         """Answer the next beat."""
@@ -38,7 +38,7 @@ class Patient:
         self.theirs.send(ANSWER.pack(step_seconds, cpu_seconds))
 
     def close(self) -> None:
-        self.pulse.close()
+        self.heartbeat.close()
         self.theirs.close()
 
 
@@ -47,10 +47,10 @@ def test_a_worker_is_judged_from_its_first_answer_on() -> None:
         patient = Patient()
         for _ in range(3 * HUNG_BEATS):
             await asyncio.to_thread(patient.theirs.recv, 1)
-        assert not patient.pulse.is_silent
+        assert not patient.heartbeat.is_silent
         await patient.answer(0.0, 1.0)
-        await until(lambda: patient.pulse.is_silent)
-        assert patient.pulse._missed >= SILENT_BEATS
+        await until(lambda: patient.heartbeat.is_silent)
+        assert patient.heartbeat._missed >= SILENT_BEATS
         await until(lambda: patient.hung)
         assert "answered nothing" in patient.hung[0]
         patient.close()
@@ -63,12 +63,12 @@ def test_a_late_answer_ends_the_silence() -> None:
         patient = Patient()
         await patient.answer(0.0, 1.0)
         for missed in (SILENT_BEATS, HUNG_BEATS - 2):
-            patient.pulse._missed = missed
-            assert patient.pulse.is_silent
-            patient.pulse._hear()
+            patient.heartbeat._missed = missed
+            assert patient.heartbeat.is_silent
+            patient.heartbeat._hear()
             patient.theirs.send(ANSWER.pack(0.0, 1.0))
-            patient.pulse._hear()
-            assert not patient.pulse.is_silent
+            patient.heartbeat._hear()
+            assert not patient.heartbeat.is_silent
         assert patient.hung == []
         patient.close()
 
@@ -85,8 +85,8 @@ def test_only_a_step_that_computes_nothing_for_long_is_stuck(
     async def story() -> None:
         patient = Patient()
         for beat in range(STUCK_BEATS + 1):
-            patient.pulse._judge(step_seconds, 1.0 + beat * cpu_per_beat)
-        assert bool(patient.pulse._trouble()) == is_stuck
+            patient.heartbeat._judge(step_seconds, 1.0 + beat * cpu_per_beat)
+        assert bool(patient.heartbeat._trouble()) == is_stuck
         patient.close()
 
     asyncio.run(story())
@@ -114,7 +114,7 @@ def test_a_stopped_worker_is_avoided_then_killed(
     async def story() -> None:
         worked = await Worked().spawn()
         process = worked.process
-        await until(lambda: process._pulse and process._pulse._begun, SECONDS)
+        await until(lambda: process._heartbeat and process._heartbeat._begun, SECONDS)
         os.kill(pid_of(process), signal.SIGSTOP)
         await until(lambda: process.is_silent, SECONDS)
         broken: Broken = await worked.hear(Broken)

@@ -105,15 +105,15 @@ def test_one_rank_elsewhere_leaves_all_on_tls(far: tuple[int, ...], join: Join) 
 def test_a_rank_that_only_claims_to_be_here_leaves_all_on_tls(
     join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = local_group.Door.greeting
+    real = local_group.LocalListener.greeting
 
-    def lie(door: local_group.Door, rank: int) -> bytes:
-        greeting = real(door, rank)
-        token = bytes(local_group.TOKEN_BYTES) if door._own == 0 else greeting[32:48]
+    def lie(listener: local_group.LocalListener, rank: int) -> bytes:
+        greeting = real(listener, rank)
+        token = bytes(local_group.TOKEN_BYTES) if listener._own == 0 else greeting[32:48]
         return greeting[:32] + token + greeting[48:]
 
     monkeypatch.setattr(local_group, "MEET_SECONDS", 0.3)
-    monkeypatch.setattr(local_group.Door, "greeting", lie)
+    monkeypatch.setattr(local_group.LocalListener, "greeting", lie)
     assert all(isinstance(reducer, SocketReducer) for _, reducer in join(3))
 
 
@@ -121,20 +121,20 @@ def test_a_rank_that_only_claims_to_be_here_leaves_all_on_tls(
 def test_a_stranger_at_the_door_costs_the_memory_but_not_the_group(
     words: bytes, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, came = local_group.Door.gather, threading.Event()
+    real, came = local_group.LocalListener.gather, threading.Event()
 
-    def visited(door: local_group.Door, greetings: dict[int, bytes]) -> object:
-        if door._own:
+    def visited(listener: local_group.LocalListener, greetings: dict[int, bytes]) -> object:
+        if listener._own:
             came.wait(5)
         else:
             with socket.socket(socket.AF_UNIX) as stranger, suppress(OSError):
-                stranger.connect(door._socket.getsockname())
+                stranger.connect(listener._socket.getsockname())
                 stranger.sendall(words)
             came.set()
-        return real(door, greetings)
+        return real(listener, greetings)
 
     monkeypatch.setattr(local_group, "MEET_SECONDS", 0.5)
-    monkeypatch.setattr(local_group.Door, "gather", visited)
+    monkeypatch.setattr(local_group.LocalListener, "gather", visited)
     joined = join(2)
     assert all(isinstance(reducer, SocketReducer) for _, reducer in joined)
     assert torch.equal(sums(joined, [torch.ones(2), torch.ones(2)])[1], torch.full((2,), 2.0))

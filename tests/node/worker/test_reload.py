@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from node.device.weight_fetch import Provisions
+from node.device.weight_fetch import WeightFetch
 from node.worker.messages import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
 from node.worker.weight_requests import need_of, wanted_of
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
@@ -60,19 +60,19 @@ class Fed:
         self.worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self._hear)
         self.seen: list[float] = []
         store = WeightStore(self.folder, self.source)
-        self.thin = Provisions(self.worker, store, self.seen.append)
-        self.whole = Provisions(self.worker, None, self.seen.append)
-        self.provisions = self.thin
+        self.thin = WeightFetch(self.worker, store, self.seen.append)
+        self.whole = WeightFetch(self.worker, None, self.seen.append)
+        self.weight_fetch = self.thin
         return self
 
     def _hear(self, answer: Message) -> None:
         self.answers.append(answer)
         if isinstance(answer, Need):
-            self.provisions.serve(answer)
+            self.weight_fetch.serve(answer)
 
     async def load(self, start: int, end: int, folder: Path | None = None) -> Any:
         """Load layers and return the worker's last word on them."""
-        self.provisions = self.whole if folder else self.thin
+        self.weight_fetch = self.whole if folder else self.thin
         spec = {"folder": str(folder or self.folder), "start": start, "end": end, "rank": 0}
         before = len(self.answers)
         whole = {"kv_bounds": [0, 8], "mlp_bounds": [0, 8]}
@@ -115,7 +115,7 @@ def test_layers_are_fetched_once_kept_in_memory_and_read_again_only_when_forgott
         first: Loaded = await fed.load(0, 4)
         assert isinstance(first, Loaded)
         assert first.bytes_kept == 0
-        fetched = fed.provisions.fetched_bytes
+        fetched = fed.weight_fetch.fetched_bytes
         assert first.bytes_read <= fetched <= 1.01 * first.bytes_read
         assert fed.seen[-1] == 1.0
         fed.worker.order(Unload(keep=True))
@@ -127,7 +127,7 @@ def test_layers_are_fetched_once_kept_in_memory_and_read_again_only_when_forgott
         third: Loaded = await fed.load(1, 6)
         assert third.bytes_kept == 0
         needs = [wanted_of(each) for each in fed.answers if isinstance(each, Need)]
-        assert fed.provisions.fetched_bytes == 0  # the third load found everything on the disk
+        assert fed.weight_fetch.fetched_bytes == 0  # the third load found everything on the disk
         shared = {(low, high) for low, high in needs[0][FILE]} & set(needs[1][FILE])
         assert not shared
         assert size_of(needs[1][FILE]) == second.bytes_read
@@ -187,9 +187,9 @@ def test_a_worker_that_waits_for_weights_listens_to_other_plans(run: Run, fed: F
         fed.worker.order(Unload())
         broken = await waiting
         assert "other plans" in broken.reason
-        fed.provisions.stop()
+        fed.weight_fetch.stop()
         fed.source.waits.set()
-        await until(lambda: not fed.provisions.is_busy)
+        await until(lambda: not fed.weight_fetch.is_busy)
         assert isinstance(await fed.load(0, 3), Loaded)
         assert any(isinstance(each, Progress) for each in fed.answers)
 

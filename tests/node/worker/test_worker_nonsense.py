@@ -40,7 +40,7 @@ class Bench:
         told = [order for order in orders if isinstance(order, Load | Unload | Prepare)]
         self.worker._told += len(told)
         for load in (order for order in told if isinstance(order, Load)):
-            self.worker._supplies.given(Given(load.group))  # all weights are in the folder
+            self.worker._weight_requests.given(Given(load.group))  # all weights are in the folder
         for order in orders:
             self.worker._handle(Arrived(order, time.perf_counter()))
         while self.worker._schedule:

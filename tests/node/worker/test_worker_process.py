@@ -134,7 +134,7 @@ def test_a_dropped_shard_is_freed_before_the_next_one_is_loaded() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         worker = Worker(theirs, device="cpu", slowdown=1.0)
-        worker._supplies.given(Given("g1"))
+        worker._weight_requests.given(Given("g1"))
         worker._control(load_order("g1"))
         assert worker._runner is not None
         model = weakref.ref(worker._runner._stage.model)
