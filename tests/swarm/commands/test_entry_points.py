@@ -92,7 +92,7 @@ def test_a_folder_with_our_names_hides_no_command(shadows: Path) -> None:
 
 
 def test_a_new_process_finds_ours_from_any_folder(shadows: Path) -> None:
-    command = command_of("planner.stop")
+    command = command_of("planner.cli.text_chart")
     assert command[0] == sys.executable
     done = run(*command[1:], folder=shadows, PYTHONPATH=str(shadows))
     assert (done.returncode, done.stderr) == (0, "")
