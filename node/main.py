@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psutil
@@ -17,10 +17,10 @@ from rich.text import Text
 
 from node.bootstrap import NodeNetwork, invite_of, open_network
 from node.config import NodeConfig
-from node.device.open_devices import detected_devices, open_devices
+from node.device.open_devices import detected_devices, measured_devices, open_workers
 from node.node import Node
 from node.probe import memory_words
-from node.served_model import ServedModel, find_served, manifest_of, read_founded
+from node.served_model import find_served, manifest_of, read_founded
 from node.status_lines import StatusLines, reach_of
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
@@ -73,45 +73,42 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
-    await asyncio.to_thread(detected_devices, config)  # what cannot work is refused before we join
+    detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     own = None if invite else await asyncio.to_thread(read_founded, config)
-    async with open_network(config, manifest_of(own) if own else None) as network:
+    node: Node | None = None
+
+    def on_answer(index: int, answer: Message) -> None:
+        if node:
+            node.on_answer(index, answer)
+
+    async with (
+        open_workers(config, detected, on_answer) as workers,
+        open_network(config, manifest_of(own) if own else None) as network,
+    ):
         if own and own.is_folder:
             remember_model(config.state, network.invite.swarm, own.folder)
         served = own or await find_served(network.invite.model, network, config.state)
         status = StatusLines(terminal.say, terminal.show_progress, served.spec)
-        await serve(config, served, network, status, stop)
-
-
-async def serve(
-    config: NodeConfig,
-    served: ServedModel,
-    network: NodeNetwork,
-    status: StatusLines,
-    stop: asyncio.Event,
-) -> None:
-    """Measure the devices, say who we are, and live."""
-    node = Node(config, served, network, status)
-
-    def on_answer(index: int, answer: Message) -> None:
-        node.on_answer(index, answer)
-
-    status.introduce(
-        config.name or "unnamed", network.channel.peer, reach_of(network.addresses, config.announce)
-    )
-    status.swarm(network.invite.swarm)
-    if config.founds:
-        status.invite(network.invite.encode())
-        status.asked(network.invite.swarm, network.last_swarm)
-    async with AsyncExitStack() as stack:
-        opening = stack.enter_async_context(open_devices(config, served, on_answer))
-        devices = await unless_stopped(opening, stop)
+        introduce(config, network, status)
+        node = Node(config, served, network, status)
+        measuring = measured_devices(config, served, detected, workers)
+        devices = await unless_stopped(measuring, stop)
         if devices is None:
             return
         for each in devices:
             limits = config.memory_bytes, config.memory_share
             status.offer(each.device, memory_words(each.device, *limits))
         await node.run(devices, stop)
+
+
+def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> None:
+    """Say who we are, in which swarm, and how others join it."""
+    name = config.name or "unnamed"
+    status.introduce(name, network.channel.peer, reach_of(network.addresses, config.announce))
+    status.swarm(network.invite.swarm)
+    if config.founds:
+        status.invite(network.invite.encode())
+        status.asked(network.invite.swarm, network.last_swarm)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:

@@ -1,7 +1,7 @@
-"""Every device of this machine with a measured worker process, held open."""
+"""Every device of this machine with a worker process, held open, and measured."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -25,33 +25,41 @@ class MeasuredDevice:
     worker: WorkerProcess
 
 
-def detected_devices(config: NodeConfig) -> tuple[list[Detected], list[str]]:
-    """The devices of this machine, and what each computes in; raises BadInput."""
+def detected_devices(config: NodeConfig) -> list[Detected]:
+    """The devices of this machine, each able to do what is asked of it; raises BadInput."""
     detected = detect(config.memory_bytes, config.memory_share)
     if config.quant and any(found.kind != "cpu" for found in detected):
         raise BadInput(f"--quant {config.quant} runs on CPUs only.", "Leave it out here.")
-    return detected, [chosen_dtype(found, config.dtype, config.quant) for found in detected]
+    for found in detected:
+        chosen_dtype(found, config.dtype, config.quant)
+    return detected
 
 
 @asynccontextmanager
-async def open_devices(
-    config: NodeConfig, served: ServedModel, on_answer: OnAnswer
-) -> AsyncIterator[list[MeasuredDevice]]:
-    """Hold a measured worker for every device of this machine; raises BadInput, BadModel."""
-    detected, dtypes = detected_devices(config)
+async def open_workers(
+    config: NodeConfig, detected: Sequence[Detected], on_answer: OnAnswer
+) -> AsyncIterator[list[WorkerProcess]]:
+    """Hold a worker process for every device; it loads torch while its node joins the swarm."""
     async with AsyncExitStack() as stack:
-        workers = [await _open_worker(config, found, on_answer, stack) for found in detected]
-        model = served.spec.to_json()
-        measured = await asyncio.gather(
-            *(
-                worker.measure(Measure(model, dtype, config.quant, str(served.folder)))
-                for worker, dtype in zip(workers, dtypes, strict=True)
-            )
-        )
-        yield [
-            MeasuredDevice(_device_of(found, dtype, speed), worker)
-            for found, dtype, speed, worker in zip(detected, dtypes, measured, workers, strict=True)
-        ]
+        yield [await _open_worker(config, found, on_answer, stack) for found in detected]
+
+
+async def measured_devices(
+    config: NodeConfig,
+    served: ServedModel,
+    detected: Sequence[Detected],
+    workers: Sequence[WorkerProcess],
+) -> list[MeasuredDevice]:
+    """Every device with its worker and its speed; raises BadInput, BadModel, Deadline."""
+    model, folder = served.spec.to_json(), str(served.folder)
+    dtypes = [chosen_dtype(found, config.dtype, config.quant) for found in detected]
+    orders = [Measure(model, dtype, config.quant, folder) for dtype in dtypes]
+    pairs = zip(workers, orders, strict=True)
+    speeds = await asyncio.gather(*(worker.measure(order) for worker, order in pairs))
+    return [
+        MeasuredDevice(_device_of(found, dtype, speed), worker)
+        for found, dtype, speed, worker in zip(detected, dtypes, speeds, workers, strict=True)
+    ]
 
 
 async def _open_worker(

@@ -55,6 +55,7 @@ class WorkerProcess:
         self._on_answer = on_answer
         self._waiting: dict[Question, asyncio.Future[Message]] = {}
         self._closing = False
+        self._has_spoken = False  # before, it still loads torch and does not see us leave
         self.ended = asyncio.Event()
 
     @classmethod
@@ -105,6 +106,9 @@ class WorkerProcess:
         self._closing = True
         self._coalescer.flush()
         self._transport.close()
+        if not self._has_spoken:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         try:
             await asyncio.wait_for(self._process.wait(), END_SECONDS)
         except TimeoutError:
@@ -115,6 +119,7 @@ class WorkerProcess:
         self._stop_heartbeat()
 
     async def _start(self) -> None:
+        self._has_spoken = False
         (ours, theirs), (beats, beaten) = socket.socketpair(), socket.socketpair()
         with contextlib.ExitStack() as undo, theirs, beaten:
             undo.callback(ours.close)
@@ -186,6 +191,7 @@ class WorkerProcess:
 
     def _dispatch(self, header: memoryview, body: memoryview) -> None:
         answer = CODEC.decode(header, body)
+        self._has_spoken = True
         group = getattr(answer, "group", "")
         if isinstance(answer, Broken):
             self._disappoint(answer)

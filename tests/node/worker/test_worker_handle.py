@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from node.worker.messages import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
-from node.worker.worker_handle import WorkerPlace, WorkerProcess
+from node.worker.worker_handle import END_SECONDS, WorkerPlace, WorkerProcess
 from swarm.errors import EngineError
 from swarm.wire.messages import Busy, Message
 from tests.node.conftest import RunStand
@@ -134,3 +135,13 @@ def test_rows_for_a_worker_that_is_behind_send_the_client_elsewhere(at_stand: Ru
         assert stand.server.sessions == 1
 
     at_stand(story)
+
+
+def test_a_worker_that_has_not_spoken_yet_is_ended_at_once() -> None:
+    async def story() -> float:
+        worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), lambda answer: None)
+        asked = time.perf_counter()
+        await worker.close()  # it still loads torch, and would not see its socket close for seconds
+        return time.perf_counter() - asked
+
+    assert asyncio.run(story()) < END_SECONDS
