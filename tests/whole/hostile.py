@@ -34,7 +34,7 @@ async def be_hostile(channel: Channel, hops: Hops) -> None:
 async def make_noise(channel: Any, peer: str, noise: bytes, *, proven: bool) -> None:
     """Write bytes that are no frames, with or without the proof of a member before them."""
     with suppress(PeerError, ConnectionError):
-        _, writer = await channel._process.open_stream(peer, channel._frames)
+        _, writer = await channel._daemon.open_stream(peer, channel._frames)
         if proven:
             writer.write(channel._proof(channel.peer, peer))
         writer.write(noise)
