@@ -28,7 +28,7 @@ PROMPT, NEW = 16, 32
 GREEDY_PROMPT, GREEDY_NEW = 1024, 512
 SLOWDOWN_GATE = 2.0
 START_SECONDS = 90.0  # for the greedy process to import, to join and to hold what it can
-HELD = 32  # sessions that have said something, before anything is measured
+HELD = 16  # sessions that have said something, before anything is measured
 HOLDING = b"holding\n"
 
 
