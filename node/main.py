@@ -31,6 +31,7 @@ from swarm.wire.messages import Message
 logger = logging.getLogger(__name__)
 
 FILES = 65536
+ENDING = (signal.SIGINT, signal.SIGTERM)
 LONGEST_LINE = 1 << 16  # characters: invites are long
 LEAVE_SECONDS = 4.5  # from the signal to the end, whatever happens
 T = TypeVar("T")
@@ -70,7 +71,7 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     """Be a node until SIGINT or SIGTERM; raises SwarmError."""
     stop = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(hear_loop)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
@@ -127,16 +128,20 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
 
 
 def main(config: NodeConfig) -> int:
-    """Run a node; returns the exit code."""
+    """Run a node; returns the exit code, and leaves this process's signals as they were."""
     log_printably()
     accept_any_text()
     _raise_file_limit()
+    before = {number: signal.getsignal(number) for number in ENDING}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(config, Terminal()))
     except SwarmError as error:
         say_error(error)
         return error.exit_code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
     return 0
 
 

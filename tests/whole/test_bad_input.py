@@ -1,6 +1,7 @@
 """What a person can get wrong when starting a node: one sentence, a next step, exit code 2."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -108,7 +109,9 @@ class Run:
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
         state = ["--state", str(self.folder / "state"), "--listen", "127.0.0.1"]
+        before = signal.getsignal(signal.SIGINT)
         code = main(["node", *state, *words])
+        assert signal.getsignal(signal.SIGINT) is before
         return code, *self._capsys.readouterr()
 
     def model(self, **changes: object) -> Path:
