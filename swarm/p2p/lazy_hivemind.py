@@ -75,6 +75,8 @@ def names_made_by(source: str) -> frozenset[str]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
             made.update(each.id for each in node.targets if isinstance(each, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            made.add(node.target.id)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             made.add(node.name)
     return frozenset(made)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.p2p.lazy_hivemind import PACKAGES, modules_of
+from swarm.p2p.lazy_hivemind import PACKAGES, modules_of, names_made_by
 
 NETWORK = "import swarm.p2p.libp2p_channel, swarm.dht.dht_board"
 HEAVY = ("torch", "transformers", "hivemind.averaging", "hivemind.moe", "hivemind.optim")
@@ -61,3 +61,8 @@ def test_a_name_that_its_init_makes_itself_is_there_as_well() -> None:
 )
 def test_only_plain_imports_of_names_count(source: str) -> None:
     assert modules_of(source) == {}
+
+
+def test_whatever_an_init_makes_itself_counts_as_made() -> None:
+    source = "import torch\nA = 1\nB: int = 2\ndef c(): ...\nclass D: ...\nfrom far import E\n"
+    assert names_made_by(source) == {"A", "B", "c", "D"}
