@@ -331,8 +331,8 @@ class Node:
 
     def _show_end(self, device: OwnDevice) -> None:
         """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
-        if device.has_failed:
-            self._status.lost(f"the shard of device {device.index}; loading again when planned")
+        if device.failure:
+            self._status.lost(device.index, device.failure)
         elif self._plan_store.assignment_of(device.id) is None:
             accepted = self._plan_store.accepted
             self._status.released(device.index, accepted.reason if accepted else "")

@@ -11,7 +11,7 @@ from swarm.plan import Assignment
 from swarm.records import Capability
 
 Say = Callable[[str], None]
-REASON_SHOWN = 300  # characters of a planner's words
+REASON_SHOWN = 300  # characters of a planner's or a worker's words
 SHOWN = 3  # addresses
 
 
@@ -106,9 +106,10 @@ class StatusLines:
         """Somebody plans: if nobody does later, that is news."""
         self._said.discard("unplanned")
 
-    def lost(self, reason: str) -> None:
-        """A shard is gone."""
-        self._say(f"lost: {reason}")
+    def lost(self, index: int, cause: str) -> None:
+        """A shard is gone, and why."""
+        why = printable(cause, REASON_SHOWN).rstrip(".")
+        self._say(f"lost: the shard of device {index} ({why}); loading again when planned")
 
     def released(self, index: int, reason: str) -> None:
         """A shard was given up because the plan has no part for its device."""

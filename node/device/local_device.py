@@ -80,7 +80,7 @@ class OwnDevice:
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = self._alike = 0
-        self._cause = ""  # of the last failure, as the worker said it
+        self._cause = ""  # of the last failure
         self._dropped_at = -math.inf  # a ready shard, because a plan said so
         self._lock = asyncio.Lock()
 
@@ -158,7 +158,7 @@ class OwnDevice:
             ranks = await self._ranks(assignment, doors)
         except SwarmError as error:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
-            self._lose()
+            self._lose(f"its group was not formed: {error}")
             return
         self._load(ranks)
 
@@ -266,7 +266,7 @@ class OwnDevice:
             case Loaded(group=group) if shard_state and group == shard_state.group:
                 self._ready(shard_state, answer)
             case Broken(group=group) if shard_state and group in ("", shard_state.group):
-                self._lose(answer.reason)
+                self._break(answer.reason)
 
     def _go_on(self, fraction: float) -> None:
         if self.shard_state and not self.shard_state.ready:
@@ -307,14 +307,17 @@ class OwnDevice:
         }
         self.worker.order(Load(self.shard_state.group, spec, self.memory_bytes, ranks))
 
-    def _lose(self, cause: str = "") -> None:
-        """Give up the shard; what the worker says of it is told once, however often it fails."""
+    def _break(self, cause: str) -> None:
+        """Give up a shard that broke here; its cause is told once, however often it comes back."""
+        alike = self._alike + 1 if cause == self._cause else 1
+        level = logging.WARNING if alike == 1 else logging.INFO
+        logger.log(level, "shard of device %d is lost: %s", self.index, cause)
+        self._lose(cause, alike)
+
+    def _lose(self, cause: str, alike: int = 1) -> None:
+        """Give up the shard; a group that does not form is tried again as if for a new cause."""
         self._failures += 1
-        self._alike = self._alike + 1 if cause and cause == self._cause else 1
-        self._cause = cause
-        if cause:
-            level = logging.WARNING if self._alike == 1 else logging.INFO
-            logger.log(level, "shard of device %d is lost: %s", self.index, cause)
+        self._cause, self._alike = cause, alike
         self._context.server.retire(self.index, FailCode.STAGE_LOST)
         self._forget()
 
@@ -324,9 +327,9 @@ class OwnDevice:
         self._since = time.monotonic()
 
     @property
-    def has_failed(self) -> bool:
-        """Whether its last shard broke, rather than being given up for another plan."""
-        return self._failures > 0
+    def failure(self) -> str:
+        """Why its last shard was lost; empty if it was given up for another plan."""
+        return self._cause if self._failures else ""
 
     @property
     def fetched(self) -> str:

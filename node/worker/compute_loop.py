@@ -262,7 +262,7 @@ class Worker:
         kept = self._kept  # layers that were given up before are sound
         self._drop()
         self._kept = kept
-        self._answer(Broken(group, str(error)[:TEXT_CAP]))
+        self._answer(Broken(group, (str(error) or repr(error))[:TEXT_CAP]))
 
     def _give_up(self) -> None:
         """Forget the shard, but keep its layers for the next one."""

@@ -56,6 +56,7 @@ class WorkerProcess:
         self._waiting: dict[Question, asyncio.Future[Message]] = {}
         self._closing = False
         self._has_spoken = False  # before, it still loads torch and does not see us leave
+        self._hung = ""  # why we killed it, if we did
         self.ended = asyncio.Event()
 
     @classmethod
@@ -120,6 +121,7 @@ class WorkerProcess:
 
     async def _start(self) -> None:
         self._has_spoken = False
+        self._hung = ""
         (ours, theirs), (beats, beaten) = socket.socketpair(), socket.socketpair()
         with contextlib.ExitStack() as undo, theirs, beaten:
             undo.callback(ours.close)
@@ -141,6 +143,7 @@ class WorkerProcess:
     def _kill(self, reason: str) -> None:
         """End a worker that hangs: its socket then says so to everybody."""
         logger.error("the worker hangs: %s; it is killed", reason)
+        self._hung = reason
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -183,11 +186,12 @@ class WorkerProcess:
     def _lose(self, error: BaseException) -> None:
         self.ended.set()
         self._stop_heartbeat()
+        how = f"hung and was killed: {self._hung}" if self._hung else f"ended: {error}"
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(EngineError(f"The worker process ended: {error}."))
+                future.set_exception(EngineError(f"The worker process {how}."))
         if not self._closing:
-            self._hand_on(Broken("", f"the worker process ended: {error}"))
+            self._hand_on(Broken("", f"the worker process {how}"))
 
     def _dispatch(self, header: memoryview, body: memoryview) -> None:
         answer = CODEC.decode(header, body)

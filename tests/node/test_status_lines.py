@@ -140,10 +140,10 @@ def test_a_link_that_gets_int8_is_told_with_its_speed_and_so_is_the_way_back() -
 
 def test_the_end_is_told() -> None:
     heard = Listener()
-    heard.status.lost("rank 1 is gone")
+    heard.status.lost(0, "rank 1 is gone.")
     heard.status.left()
     assert heard.lines == [
-        "lost: rank 1 is gone",
+        "lost: the shard of device 0 (rank 1 is gone); loading again when planned",
         "left: record withdrawn, sessions handed over",
     ]
 

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,32 @@ def test_whoever_waits_for_a_group_that_is_lost_hears_it_at_once() -> None:
             with pytest.raises(EngineError, match="cannot listen there"):
                 await asking
             assert [type(each) for each in heard] == [Broken, Broken]
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_we_killed_is_lost_for_why_we_did() -> None:
+    async def story() -> None:
+        heard: list[Message] = []
+        async with Puppet.held(heard) as worker:
+            worker._process = SimpleNamespace(kill=worker.theirs.close)  # type: ignore[assignment]
+            worker._kill("a step computes nothing any more")
+            await until(lambda: heard)
+            why = "the worker process hung and was killed: a step computes nothing any more"
+            assert heard == [Broken("", why)]
+            with pytest.raises(EngineError, match="has ended"):
+                await worker.prepare("g", "127.0.0.1")
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_ends_by_itself_is_lost_for_how_its_connection_ended() -> None:
+    async def story() -> None:
+        heard: list[Message] = []
+        async with Puppet.held(heard) as worker:
+            worker.theirs.close()
+            await until(lambda: heard)
+            assert heard == [Broken("", "the worker process ended: it closed the connection")]
 
     asyncio.run(story())
 
