@@ -45,6 +45,7 @@ from swarm.wire.messages import (
     Step,
     Token,
 )
+from swarm.wire.rules import Role, Side, State, is_legal
 from swarm.wire.tensor_codec import ids_to_bytes
 
 TIMEOUTS = Timeouts()
@@ -277,20 +278,20 @@ class Session:
 
     async def _handle(self, peer: str, message: Message) -> None:
         assert self._route is not None
+        roles = _roles_of(peer, message, self._route)
+        if not is_legal(type(message), roles, Side.CLIENT, State.OPEN):
+            logger.warning("%s of %s makes no sense here", type(message).__name__, short_id(peer))
+            return
         match message:
-            case Opened() if self._route.leaders[message.stage : message.stage + 1] == (peer,):
+            case Opened():
                 self._unopened.discard(message.stage)
                 self._held = min(self._held, message.held)
             case Step():
                 await self._relay(self._route, message)
-            case Token() if peer == self._route.leaders[-1]:
+            case Token():
                 self._take(self._route, message)
             case Busy() | Fail() | Moved():
                 raise refusal_of(peer, message, self._route.members)
-            case _:
-                logger.warning(
-                    "%s of %s makes no sense here", type(message).__name__, short_id(peer)
-                )
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""
@@ -388,3 +389,14 @@ class Session:
             "See `swarm status`; allow more time if the peers are slow.",
             peer=silent[0] if len(silent) == 1 else "",
         )
+
+
+def _roles_of(peer: str, message: Message, route: Route) -> frozenset[Role]:
+    """What the sender of a message is to a session on a route."""
+    leaders = route.leaders
+    roles = {Role.ANY_STAGE} if peer in leaders else set()
+    if leaders[-1] == peer:
+        roles.add(Role.LAST_STAGE)
+    if isinstance(message, Opened) and leaders[message.stage : message.stage + 1] == (peer,):
+        roles.add(Role.NAMED_STAGE)
+    return frozenset(roles)

@@ -13,11 +13,13 @@ from swarm.wire.messages import (
     COUNT_CAP,
     KEY_BYTES,
     SESSION_CAP,
+    Fail,
+    Message,
     Open,
     SessionMessage,
     Step,
 )
-from swarm.wire.rules import FailCode
+from swarm.wire.rules import FailCode, Role, Side, State, is_legal
 from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
@@ -91,9 +93,19 @@ class StageSession:
         """The stage of ours that the session uses."""
         return self.route[self.message.stage]
 
-    def may_send(self, peer: str) -> bool:
-        """Whether `peer` is the client or the hop before this one."""
-        return peer in (self.client, self.route[self.message.stage - 1].leader)
+    def may_send(self, peer: str, kind: type[Message]) -> bool:
+        """Whether a peer may send a kind of message to this session, now that it is open."""
+        return is_legal(kind, self._roles_of(peer), Side.STAGE, State.OPEN)
+
+    def _roles_of(self, peer: str) -> frozenset[Role]:
+        """What a peer is to this session; its client is that only, whatever the route says."""
+        if peer == self.client:
+            return frozenset({Role.CLIENT})
+        leads = {
+            Role.BEFORE: self.route[self.message.stage - 1].leader,
+            Role.NEXT: self.route[self.next_stage].leader,
+        }
+        return frozenset(role for role, leader in leads.items() if leader == peer)
 
     def is_of(self, message: SessionMessage) -> bool:
         """Whether a message names this very session: its id, epoch and key."""
@@ -102,8 +114,8 @@ class StageSession:
         return named == (own.session, own.epoch, own.key)
 
     def is_meant(self, message: SessionMessage, peer: str) -> bool:
-        """Whether a message is about this very session, from one of those who may speak of it."""
-        return self.is_of(message) and self.may_send(peer)
+        """Whether a message is about this very session, from one of those who may send it."""
+        return self.is_of(message) and self.may_send(peer, type(message))
 
     def accept(self, step: Step, network_seconds: float, now_seconds: float) -> None:
         """Note a step that goes to the worker."""
@@ -154,7 +166,7 @@ class SessionTable:
             session
             for session in self._by_id.get(step.session, {}).values()
             if (session.message.stage, session.message.key) == (step.stage, step.key)
-            and session.may_send(peer)
+            and session.may_send(peer, Step)
         ]
         now = (session for session in fits if session.message.epoch == step.epoch)
         return next(now, fits[0] if fits else None)
@@ -168,14 +180,23 @@ class SessionTable:
         return self._by_name.get((name, device))
 
     def ended_by(self, message: SessionMessage, peer: str) -> list[StageSession]:
-        """The sessions that a client's CLOSE or CANCEL ends."""
+        """The sessions that a CLOSE or CANCEL ends."""
         return [
             session
             for session in self
             if session.message.session == message.session
             and session.message.key == message.key
             and session.message.epoch <= message.epoch
-            and session.client == peer
+            and session.may_send(peer, type(message))
+        ]
+
+    def refused_by(self, fail: Fail, peer: str) -> list[StageSession]:
+        """The sessions whose step a stage could not use; a FAIL has no key."""
+        return [
+            session
+            for session in self
+            if (session.message.session, session.message.epoch) == (fail.session, fail.epoch)
+            and session.may_send(peer, Fail)
         ]
 
     def add(self, session: StageSession) -> None:
@@ -253,7 +274,7 @@ def trouble_with(step: Step, session: StageSession | None, peer: str) -> str:
     """The FAIL code that a STEP deserves; "" if it may be computed, "seen" if it is a repeat."""
     if session is None:
         return FailCode.UNKNOWN_SESSION
-    if step.key != session.message.key or not session.may_send(peer):
+    if step.key != session.message.key or not session.may_send(peer, Step):
         return FailCode.WRONG_SENDER
     if step.epoch < session.message.epoch:
         return FailCode.STALE_EPOCH

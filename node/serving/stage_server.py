@@ -29,7 +29,7 @@ from swarm.p2p.channel import Channel
 from swarm.p2p.rate_limit import Budget, RateLimit
 from swarm.records import Member, StageAdvert
 from swarm.wire.messages import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
-from swarm.wire.rules import FailCode
+from swarm.wire.rules import FailCode, Side, is_heard
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,9 @@ class StageServer:
                 self._end_own(peer, message)
 
     def _hear(self, peer: str, message: Message) -> None:
+        if not is_heard(type(message), Side.STAGE):
+            logger.debug("ignored %s of %s", type(message).__name__, peer)
+            return
         match message:
             case Step():
                 self._step(peer, message)
@@ -158,10 +161,9 @@ class StageServer:
             case Close() | Cancel():
                 for session in self._sessions.ended_by(message, peer):
                     self._free(session)
-            case Fail():
-                self._hear_fail(peer, message)
-            case _:
-                logger.debug("ignored %s of %s", type(message).__name__, peer)
+            case Fail():  # only we know whose step it was
+                for session in self._sessions.refused_by(message, peer):
+                    self._outbox.refuse(session.client, replace(message, peer=peer))
 
     def on_lost(self, peer: str, reason: str) -> None:
         """Free the sessions whose client is gone."""
@@ -283,13 +285,6 @@ class StageServer:
         session.accept(step, network / 2, _now())
         rows = (step.position, step.tokens, step.sample, step.dtype, step.drafts)
         worker.order(Compute(session.name, *rows, session.uses_int8, body=step.body))
-
-    def _hear_fail(self, peer: str, fail: Fail) -> None:
-        """A stage could not use our step: only we know whose it was."""
-        for session in self._sessions:
-            told = (session.message.session, session.message.epoch) == (fail.session, fail.epoch)
-            if told and peer == session.route[session.next_stage].leader and peer != session.client:
-                self._outbox.refuse(session.client, replace(fail, peer=peer))
 
     # ------------------------------------------------------------------ from the workers
 

@@ -1,6 +1,83 @@
-"""Rules of the wire: why a stage ends or refuses a session, and what that means to its client."""
+"""Rules of the wire: who may send what in which state of a session, and why a session ends."""
 
+from dataclasses import dataclass
 from enum import StrEnum
+
+from swarm.wire.messages import (
+    Busy,
+    Cancel,
+    Close,
+    Fail,
+    Message,
+    Moved,
+    Open,
+    Opened,
+    Step,
+    Token,
+)
+
+
+class Side(StrEnum):
+    """Who hears a message of a session."""
+
+    STAGE = "stage"
+    CLIENT = "client"
+
+
+class State(StrEnum):
+    """What a session is to the one who hears: `open` from its OPEN to its end, on that route."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+class Role(StrEnum):
+    """What the sender is to the session of the one who hears; a peer may be several at once."""
+
+    CLIENT = "client"  # who sends an OPEN is the client of what it opens
+    BEFORE = "stage before"  # of the first stage: the last one
+    NEXT = "next stage"  # of the last stage: the first one
+    ANY_STAGE = "any stage"  # of the route
+    NAMED_STAGE = "stage it names"  # the message says which
+    LAST_STAGE = "last stage"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A message that may be sent: to whom, while the session there is what, and by whom."""
+
+    to: Side
+    states: tuple[State, ...]
+    kind: type[Message]
+    senders: tuple[Role, ...]
+
+
+_IN_ANY_STATE, _WHILE_OPEN = (State.CLOSED, State.OPEN), (State.OPEN,)
+
+LEGAL_MOVES = (
+    Move(Side.STAGE, _IN_ANY_STATE, Open, (Role.CLIENT,)),
+    Move(Side.STAGE, _WHILE_OPEN, Step, (Role.CLIENT, Role.BEFORE)),
+    Move(Side.STAGE, _WHILE_OPEN, Fail, (Role.NEXT,)),
+    Move(Side.STAGE, _WHILE_OPEN, Close, (Role.CLIENT,)),
+    Move(Side.STAGE, _WHILE_OPEN, Cancel, (Role.CLIENT,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Opened, (Role.NAMED_STAGE,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Busy, (Role.ANY_STAGE,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Step, (Role.ANY_STAGE,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Token, (Role.LAST_STAGE,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Fail, (Role.ANY_STAGE,)),
+    Move(Side.CLIENT, _WHILE_OPEN, Moved, (Role.ANY_STAGE,)),
+)
+_SENDERS = {(move.to, s, move.kind): move.senders for move in LEGAL_MOVES for s in move.states}
+
+
+def is_legal(kind: type[Message], senders: frozenset[Role], to: Side, state: State) -> bool:
+    """Whether a peer in these roles may send a kind of message to a session in a state."""
+    return not senders.isdisjoint(_SENDERS.get((to, state, kind), ()))
+
+
+def is_heard(kind: type[Message], to: Side) -> bool:
+    """Whether there is anybody who may ever send a kind of message there."""
+    return any((to, state, kind) in _SENDERS for state in State)
 
 
 class FailCode(StrEnum):

@@ -114,8 +114,8 @@ def test_a_repeated_step_is_seen_and_not_run_again() -> None:
 
 def test_the_hop_before_the_first_one_is_the_last_one() -> None:
     first = session_of(replace(OPEN, stage=0))
-    assert first.may_send("c")
-    assert not first.may_send("b")
+    assert first.may_send("c", Step)
+    assert not first.may_send("b", Step)
     assert first.next_stage == 1
     assert not first.is_last
     last = session_of(replace(OPEN, stage=2))
