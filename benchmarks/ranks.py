@@ -16,9 +16,9 @@ from benchmarks.report import Report, median_seconds
 from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec, StepItem
 from node.engine.stage_runner import StageRunner
-from node.worker.group_handshakes import Rank
 from node.worker.group_sockets import GroupListener
 from node.worker.local_group import join_group
+from node.worker.messages import Rank
 from swarm.checkpoint.folder import read_spec
 
 HOST = "127.0.0.1"

@@ -6,9 +6,6 @@ import time
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any
-
-import msgpack
 
 from node.bootstrap import NodeNetwork
 from node.config import NodeConfig
@@ -19,7 +16,8 @@ from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
-from node.device.group_rendezvous import Reach
+from node.device.endpoint import Reach
+from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, OwnDevice
 from node.device.open_devices import MeasuredDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
@@ -30,7 +28,7 @@ from node.serving.weight_server import WeightServer
 from node.status_lines import StatusLines
 from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
-from swarm.errors import PeerRefused, RemoteProtocolError, SwarmError, Unreachable
+from swarm.errors import PeerRefused, SwarmError, Unreachable
 from swarm.p2p.rate_limit import Budget
 from swarm.plan import Plan
 from swarm.records import Capability
@@ -282,16 +280,13 @@ class Node:
         return self._news_budget.takes(peer) and self._total_news_budget.takes("all")
 
     async def _answer_group(self, peer: str, payload: bytes) -> bytes:
-        try:
-            request: dict[str, Any] = msgpack.unpackb(payload)
-            device = self._devices.get(request["device"])
-            if device is None:
-                raise PeerRefused("There is no such device here.")
-            if not device.expects(peer, request) and self._may_hurry(peer):
-                await self._catch_up()
-            return bytes(msgpack.packb(await device.called(peer, request)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RemoteProtocolError(f"Not a group request: {error!r}.") from error
+        request = GroupRequest.from_bytes(payload)
+        device = self._devices.get(request.device)
+        if device is None:
+            raise PeerRefused("There is no such device here.")
+        if not device.expects(peer, request) and self._may_hurry(peer):
+            await self._catch_up()
+        return await device.called(peer, request)
 
     async def _catch_up(self) -> None:
         """Look for a later plan; not at every word of a stranger."""

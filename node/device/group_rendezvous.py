@@ -1,183 +1,67 @@
-"""Rendezvous: where the members of a group listen, and at which addresses they are to be dialed."""
+"""GroupRendezvous: how the devices of a stage find each other before they load.
+
+The leader lets every member listen and tells each where the others do; then all dial and load.
+"""
 
 import asyncio
-import ipaddress
-import re
-import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
-import msgpack
+from node.device.endpoint import Endpoint, Reach
+from node.device.group_request import GroupRequest, GroupWord
+from node.worker.messages import Rank
+from node.worker.worker_handle import WorkerProcess
+from swarm.p2p.channel import Channel
+from swarm.plan import Assignment
 
-from swarm.errors import PeerLost, RemoteProtocolError
-
-PORTS = 65536
-CERTIFICATE_CAP = 4096  # bytes
-NAME_CAP = 255  # characters
-HOSTS_CAP = 16  # of one member: a machine with containers has many
-LOOPBACK = "127.0.0.1"
-RESOLVE_SECONDS = 3.0
-HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-DIALABLE = ("ip4", "dns4", "dns")  # group sockets speak IPv4, as the node's own
-
-Addresses = Mapping[str, Sequence[str]]  # multiaddrs by peer
+GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Where a member says that it listens, and the certificate that it will show (DER)."""
+class GroupRendezvous:
+    """One device's part in it, as a leader that gathers and tells, or as a member that answers."""
 
-    hosts: tuple[str, ...]  # addresses and names, in its own order
-    machine: str  # equal ones may reach each other over loopback
-    port: int
-    certificate: bytes
+    def __init__(self, channel: Channel, reach: Reach, worker: WorkerProcess, host: str) -> None:
+        self._channel = channel
+        self._reach = reach
+        self._worker = worker
+        self._host = host  # where our worker listens
 
-    def to_wire(self) -> dict[str, Any]:
-        """What `door_of` and `doors_of` read."""
-        return asdict(self) | {"hosts": list(self.hosts)}
+    async def lead(self, assignment: Assignment, group: str) -> list[Rank]:
+        """Gather the group, tell every member, and say whom we dial; raises SwarmError."""
+        if len(assignment.stage.shards) == 1:
+            return []
+        endpoints = await self._gather(assignment, group)
+        await self._ask_all(GroupWord.LOAD, assignment, group, endpoints)
+        return await self.ranks(assignment, endpoints)
 
+    async def listen(self, group: str) -> Endpoint:
+        """Let our worker listen for a group, and say where; raises SwarmError."""
+        prepared = await self._worker.prepare(group, self._host)
+        return await self._reach.endpoint(prepared.port, prepared.certificate)
 
-class Reach:
-    """How this node is reached, and how it reaches the other members of its groups."""
+    async def ranks(self, assignment: Assignment, endpoints: tuple[Endpoint, ...]) -> list[Rank]:
+        """Every rank as our worker dials it; raises PeerLost."""
+        peers = [shard.peer for shard in assignment.stage.shards]
+        return await self._reach.ranks(peers, endpoints, assignment.rank)
 
-    def __init__(
+    async def _gather(self, assignment: Assignment, group: str) -> tuple[Endpoint, ...]:
+        own = await self.listen(group)
+        answers = await self._ask_all(GroupWord.PREPARE, assignment, group)
+        return (own, *map(Endpoint.from_bytes, answers))
+
+    async def _ask_all(
         self,
-        machine: str,
-        addresses: Callable[[], Awaitable[Sequence[str]]],
-        connected: Callable[[], Awaitable[Addresses]],
-    ) -> None:
-        self.machine = machine
-        self._addresses = addresses
-        self._connected = connected
+        word: GroupWord,
+        assignment: Assignment,
+        group: str,
+        endpoints: tuple[Endpoint, ...] = (),
+    ) -> list[bytes]:
+        """The answers of all ranks but ours, in order."""
+        others = range(1, len(assignment.stage.shards))
+        parts = [replace(assignment, rank=rank) for rank in others]
+        requests = [GroupRequest.of(word, group, part, endpoints) for part in parts]
+        peers = [assignment.stage.shards[rank].peer for rank in others]
+        return await asyncio.gather(*map(self._ask, peers, requests))
 
-    async def door(self, port: int, certificate: bytes) -> Door:
-        """Our own door: at the addresses that we announce to all peers; raises Unreachable."""
-        hosts = hosts_in(await self._addresses())[:HOSTS_CAP]
-        return Door(hosts, self.machine, port, certificate)
-
-    async def ranks(
-        self, peers: Sequence[str], doors: Sequence[Door], own: int
-    ) -> list[dict[str, Any]]:
-        """Every rank as a worker wants it; raises PeerLost if a lower one cannot be dialed."""
-        connected = await self._connected()
-        found = []
-        for number, (peer, door) in enumerate(zip(peers, doors, strict=True)):
-            known = candidates(door, hosts_in(connected.get(peer, ())))
-            hosts = usable(await _resolved(known), is_near=door.machine == self.machine)
-            if not hosts and number < own:
-                raise _unreachable(peer, known)
-            rank = {"hosts": list(hosts), "port": door.port, "certificate": door.certificate}
-            found.append(rank)
-        return found
-
-
-def hosts_in(multiaddrs: Iterable[str]) -> tuple[str, ...]:
-    """The IPv4 addresses and names of multiaddrs, once each; those of relays are not the peer's."""
-    parts = [each.split("/") for each in multiaddrs if "/p2p-circuit" not in each]
-    hosts = [words[2] for words in parts if len(words) > 2 and words[1] in DIALABLE]
-    return tuple(dict.fromkeys(filter(_is_host, hosts)))
-
-
-def candidates(door: Door, connected: Sequence[str]) -> tuple[str, ...]:
-    """The hosts to try for a door, the likeliest first.
-
-    What the peer announces and our connection to it proves, then the rest that it announces, then
-    from where it has connected to us.
-    """
-    proved = [host for host in door.hosts if host in connected]
-    return tuple(dict.fromkeys((*proved, *door.hosts, *connected)))
-
-
-def usable(addresses: Sequence[str], *, is_near: bool) -> tuple[str, ...]:
-    """Those that can lead to the peer: loopback for one of this machine, and for no other."""
-    known = [ipaddress.IPv4Address(each) for each in addresses]
-    known = [each for each in known if not (each.is_unspecified or each.is_multicast)]
-    far = [str(each) for each in known if not each.is_loopback]
-    near = [LOOPBACK, *(str(each) for each in known if each.is_loopback)] if is_near else []
-    return tuple(dict.fromkeys((*near, *far)))
-
-
-def door_of(answer: bytes) -> Door:
-    """The door of a member, as it says; raises RemoteProtocolError."""
-    try:
-        found = msgpack.unpackb(answer)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError("A member's answer is not msgpack.") from error
-    return _door(found)
-
-
-def doors_of(value: object, ranks: int) -> list[Door]:
-    """The door of every rank of a group, as its leader says; raises RemoteProtocolError."""
-    if isinstance(value, list) and len(value) == ranks:
-        return [_door(each) for each in value]
-    raise RemoteProtocolError("A leader does not say where its ranks listen.")
-
-
-def _door(value: object) -> Door:
-    """Read strictly, but for fields of a later version."""
-    match value:
-        case {
-            "hosts": list(hosts),
-            "machine": str(machine),
-            "port": port,
-            "certificate": bytes(certificate),
-        } if (
-            len(hosts) <= HOSTS_CAP
-            and all(map(_is_host, hosts))
-            and len(machine) <= NAME_CAP
-            and type(port) is int
-            and 0 < port < PORTS
-            and 0 < len(certificate) <= CERTIFICATE_CAP
-        ):
-            return Door(tuple(hosts), machine, port, certificate)
-    raise RemoteProtocolError("A member does not say where it listens.")
-
-
-def _is_host(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) <= NAME_CAP
-        and HOST_NAME.fullmatch(value) is not None
-        and (not _is_number(value) or _is_address(value))
-    )
-
-
-def _is_number(host: str) -> bool:
-    """Whether a resolver would take it for an address, in one of its odd forms perhaps."""
-    return host.rpartition(".")[2][0].isdigit()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _unreachable(peer: str, known: Sequence[str]) -> PeerLost:
-    said = ", ".join(known) or "none"
-    return PeerLost(
-        f"Peer {peer} is on another machine and gives no address to dial there ({said}).",
-        "Its node needs --listen 0.0.0.0, or --announce with its address.",
-        peer=peer,
-    )
-
-
-async def _resolved(hosts: Sequence[str]) -> list[str]:
-    """IPv4 addresses, those of names looked up; names that nobody knows are left out."""
-    found = await asyncio.gather(*map(_addresses_of, hosts))
-    return [address for each in found for address in each][: 2 * HOSTS_CAP]
-
-
-async def _addresses_of(host: str) -> list[str]:
-    if _is_address(host):
-        return [host]
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            known = await loop.getaddrinfo(host, None, family=socket.AF_INET)
-    except (OSError, UnicodeError, TimeoutError):
-        return []
-    return [str(each[4][0]) for each in known]
+    async def _ask(self, peer: str, request: GroupRequest) -> bytes:
+        payload = request.to_bytes()
+        return await self._channel.ask(peer, "group", payload, timeout_seconds=GATHER_SECONDS)

@@ -8,23 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import msgpack
 
 from node.control.plan_store import PlanStore
-from node.device.group_rendezvous import Door, Reach, door_of, doors_of
+from node.device.endpoint import Reach
+from node.device.group_rendezvous import GroupRendezvous
+from node.device.group_request import GroupRequest, GroupWord
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import WeightFetch
 from node.serving.stage_server import LedStage, StageServer
-from node.worker.messages import Broken, Load, Loaded, Need, Progress, Unload
+from node.worker.messages import Broken, Load, Loaded, Need, Progress, Rank, Unload
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
-from swarm.hardware import WIDEST
 from swarm.p2p.channel import Channel
-from swarm.plan import Assignment, Pipeline, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Shard
 from swarm.records import Member
 from swarm.wire.messages import Message
 from swarm.wire.rules import FailCode
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
 DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
-GATHER_SECONDS = 30.0  # for one member's answer: its worker may be starting
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,7 @@ class OwnDevice:
         self.shard_state: ShardState | None = None
         self.loaded: Loaded | None = None
         self.weight_fetch = WeightFetch(worker, context.store, self._go_on)
+        self._rendezvous = GroupRendezvous(context.channel, context.reach, worker, context.host)
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = self._alike = 0
@@ -153,9 +153,7 @@ class OwnDevice:
         group = secrets.token_hex(8)
         self.shard_state = self._begin(assignment, group)
         try:
-            doors = await self._gather(assignment.stage, group)
-            await self._tell(assignment.stage, group, doors)
-            ranks = await self._ranks(assignment, doors)
+            ranks = await self._rendezvous.lead(assignment, group)
         except SwarmError as error:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
             self._lose(f"its group was not formed: {error}")
@@ -166,92 +164,41 @@ class OwnDevice:
         line = self._context.plan_store.pipeline_of(self.id)
         return ShardState(assignment, group, time.monotonic(), pipeline=line)
 
-    async def _gather(self, stage: Stage, group: str) -> list[Door]:
-        """Have all ranks of a group listen; none if there is one rank only."""
-        if len(stage.shards) == 1:
-            return []
-        own = await self._open_door(group)
-        answers = await asyncio.gather(
-            *(self._call(stage, rank, "prepare", group) for rank in range(1, len(stage.shards)))
-        )
-        return [own, *map(door_of, answers)]
-
-    async def _open_door(self, group: str) -> Door:
-        prepared = await self.worker.prepare(group, self._context.host)
-        return await self._context.reach.door(prepared.port, prepared.certificate)
-
-    async def _ranks(self, assignment: Assignment, doors: Sequence[Door]) -> list[dict[str, Any]]:
-        if not doors:
-            return []
-        peers = [shard.peer for shard in assignment.stage.shards]
-        return await self._context.reach.ranks(peers, doors, assignment.rank)
-
-    async def _tell(self, stage: Stage, group: str, doors: Sequence[Door]) -> None:
-        calls = (
-            self._call(stage, rank, "load", group, doors) for rank in range(1, len(stage.shards))
-        )
-        await asyncio.gather(*calls)
-
-    async def _call(
-        self,
-        stage: Stage,
-        rank: int,
-        word: str,
-        group: str,
-        doors: Sequence[Door] = (),
-    ) -> bytes:
-        shard = stage.shards[rank]
-        ranks = [each.to_wire() for each in doors]
-        request = {"word": word, "group": group, "device": shard.index, "ranks": ranks}
-        request |= {"start": stage.start, "end": stage.end, "rank": rank, "dtype": stage.dtype}
-        return await self._context.channel.ask(
-            shard.peer, "group", msgpack.packb(request), timeout_seconds=GATHER_SECONDS
-        )
-
     # ------------------------------------------------------------------ following
 
-    async def called(self, peer: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def called(self, peer: str, request: GroupRequest) -> bytes:
         """Answer the leader of our stage; raises PeerRefused if the plan says otherwise."""
         async with self._lock:
-            assignment = self._checked(peer, request)
-            if request["word"] == "prepare":
-                return await self._prepare(assignment, str(request["group"]))
-            if self.shard_state is None or self.shard_state.group != request["group"]:
+            assignment = self._assignment_for(peer, request)
+            if request.word == GroupWord.PREPARE:
+                self._make_way(assignment)
+                self.shard_state = self._begin(assignment, request.group)
+                return (await self._rendezvous.listen(request.group)).to_bytes()
+            if self.shard_state is None or self.shard_state.group != request.group:
                 raise PeerRefused("This group is not the one that we prepared.")
-            doors = doors_of(request["ranks"], len(assignment.stage.shards))
-            self._load(await self._ranks(assignment, doors))
-            return {}
+            endpoints = request.require_endpoints(len(assignment.stage.shards))
+            self._load(await self._rendezvous.ranks(assignment, endpoints))
+            return bytes(msgpack.packb({}))
 
-    def expects(self, peer: str, request: dict[str, Any]) -> bool:
+    def expects(self, peer: str, request: GroupRequest) -> bool:
         """Whether the accepted plan says what a leader asks."""
         try:
-            self._checked(peer, request)
+            self._assignment_for(peer, request)
         except PeerRefused:
             return False
         return True
 
-    def _checked(self, peer: str, request: dict[str, Any]) -> Assignment:
-        assignment = self._context.plan_store.assignment_of(self.id)
-        if assignment is None or assignment.stage.shards[0].peer != peer:
-            raise PeerRefused("The plan that we accepted does not say so (yet).")
-        stage, dtype = assignment.stage, request.get("dtype", WIDEST)
-        asked = (request["start"], request["end"], request["rank"], dtype)
-        if asked != (stage.start, stage.end, assignment.rank, stage.dtype):
-            raise PeerRefused("The plan that we accepted gives us another shard.")
-        return assignment
+    def _assignment_for(self, peer: str, request: GroupRequest) -> Assignment:
+        return request.require_fit(peer, self._context.plan_store.assignment_of(self.id))
 
-    async def _prepare(self, assignment: Assignment, group: str) -> dict[str, Any]:
-        if (
-            self.shard_state
-            and self.shard_state.assignment != assignment
-            and self.shard_state.ready
-        ):
+    def _make_way(self, assignment: Assignment) -> None:
+        """Give up what we hold for a new group; raises PeerRefused if it is to be kept."""
+        state = self.shard_state
+        if state and state.ready and state.assignment != assignment:
             if self._is_protected():
                 raise PeerRefused("What this device serves is kept for a while longer.")
             self._dropped_at = time.monotonic()
         self._context.server.retire(self.index)
-        self.shard_state = self._begin(assignment, group)
-        return (await self._open_door(group)).to_wire()
 
     # ------------------------------------------------------------------ the worker's answers
 
@@ -291,7 +238,7 @@ class OwnDevice:
         )
         self._context.server.serve(self.index, led)
 
-    def _load(self, ranks: list[dict[str, Any]]) -> None:
+    def _load(self, ranks: Sequence[Rank]) -> None:
         assert self.shard_state is not None
         stage, rank = self.shard_state.assignment.stage, self.shard_state.assignment.rank
         spec = {
@@ -305,7 +252,8 @@ class OwnDevice:
             "mlp_bounds": _bounds([shard.mlp for shard in stage.shards]),
             "shares_ends": stage.shares_ends,
         }
-        self.worker.order(Load(self.shard_state.group, spec, self.memory_bytes, ranks))
+        wire = [each.to_wire() for each in ranks]
+        self.worker.order(Load(self.shard_state.group, spec, self.memory_bytes, wire))
 
     def _break(self, cause: str) -> None:
         """Give up a shard that broke here; its cause is told once, however often it comes back."""

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +21,6 @@ from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
 from node.worker.answers import frame_of, measured, refusals, with_queue
 from node.worker.batching import ChunkSize, DecodeBatcher
-from node.worker.group_handshakes import Rank
 from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.heartbeat import answer_beats, end_with_parent
 from node.worker.local_group import join_group
@@ -37,6 +35,7 @@ from node.worker.messages import (
     Prepare,
     Prepared,
     Progress,
+    Rank,
     Release,
     Reserve,
     Unload,
@@ -244,7 +243,7 @@ class Worker:
     def _join(self, order: Load, rank: int) -> tuple[GroupLink | None, Reducer | None]:
         if len(order.ranks) < 2 or self._listener is None:
             return None, None
-        ranks = [_rank_of(each) for each in order.ranks]
+        ranks = [Rank.from_wire(each) for each in order.ranks]
         sockets = self._listener.connect(ranks, rank)
         self._link, reducer = join_group(sockets, rank, device=self._device)
         return self._link, reducer
@@ -316,10 +315,6 @@ class Worker:
         else:
             fair = [each.session for each in rows if not self._schedule.is_over(each.session)]
             self._batcher.ran(fair, seconds)
-
-
-def _rank_of(known: dict[str, Any]) -> Rank:
-    return Rank(tuple(known["hosts"]), known["port"], known["certificate"])
 
 
 def _spec_of(order: Load) -> StageSpec:

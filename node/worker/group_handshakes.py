@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from node.worker.messages import Rank
 from swarm.errors import Deadline, PeerLost
 
 DIAL_SECONDS = 15.0  # for a TCP connection to one address: its first packet is sent four times
@@ -30,15 +31,6 @@ UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # lost after 11 s
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rank:
-    """Where one member of a group listens, and the certificate that it must show (DER)."""
-
-    hosts: tuple[str, ...]  # IPv4 addresses to try, the likeliest first
-    port: int
-    certificate: bytes
 
 
 class Attempt:

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from node.worker.group_handshakes import Meeting, Rank
+from node.worker.group_handshakes import Meeting
+from node.worker.messages import Rank
 from swarm.errors import Deadline, PeerLost
 from swarm.wire.framing import BODY_CAP, PREFIX
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarm.errors import RemoteProtocolError
 from swarm.hardware import WIDEST
 from swarm.wire.codec import Codec
 from swarm.wire.messages import Message
@@ -44,6 +45,29 @@ class Prepared(Message):
     certificate: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Where one member of a group listens, and the certificate that it must show (DER)."""
+
+    hosts: tuple[str, ...]  # IPv4 addresses to try, the likeliest first
+    port: int
+    certificate: bytes
+
+    def to_wire(self) -> dict[str, Any]:
+        """What `from_wire` reads."""
+        return {"hosts": list(self.hosts), "port": self.port, "certificate": self.certificate}
+
+    @classmethod
+    def from_wire(cls, value: object) -> "Rank":
+        """A rank of a LOAD; raises RemoteProtocolError."""
+        match value:
+            case {"hosts": list(hosts), "port": int(port), "certificate": bytes(certificate)} if (
+                all(isinstance(host, str) for host in hosts)
+            ):
+                return cls(tuple(hosts), port, certificate)
+        raise RemoteProtocolError("A rank does not say where it listens.")
+
+
 @dataclass(slots=True)
 class Load(Message):
     """Node: load this shard, join its group, test yourself."""
@@ -51,7 +75,7 @@ class Load(Message):
     group: str
     spec: dict[str, Any]  # StageSpec by field
     budget_bytes: int
-    ranks: list[dict[str, Any]] = field(default_factory=list)  # hosts, port, certificate by rank
+    ranks: list[dict[str, Any]] = field(default_factory=list)  # Rank by field
 
 
 @dataclass(slots=True)

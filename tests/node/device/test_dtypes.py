@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from node.config import read_config
 from node.control.next_plan import PlanDocument, next_plan
+from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, OwnDevice, ShardState
 from node.probe import Detected, chosen_dtype, detect
 from node.worker.compute_loop import _spec_of
@@ -233,17 +234,22 @@ def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
 
 
 PAIR = Stage(0, 4, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{ME}/0", 4, 4)), dtype="bf16")
-REQUEST = {"start": 0, "end": 4, "rank": 1, "word": "prepare", "group": "g"}
+REQUEST = {"start": 0, "end": 4, "rank": 1, "word": "prepare", "group": "g", "device": 0}
+
+
+def request_with(dtype: str) -> GroupRequest:
+    return GroupRequest.from_wire(REQUEST | {"dtype": dtype})
 
 
 def test_a_member_follows_a_leader_of_the_same_dtype_only() -> None:
     device, _ = device_of(PAIR, 1)
-    assert device.expects(LEADER, REQUEST | {"dtype": "bf16"})
-    assert not device.expects(LEADER, REQUEST | {"dtype": "f16"})
-    assert not device.expects(LEADER, REQUEST)  # a leader that knows of no dtypes means f32
-    assert device_of(replace(PAIR, dtype="f32"), 1)[0].expects(LEADER, REQUEST)
+    assert device.expects(LEADER, request_with("bf16"))
+    assert not device.expects(LEADER, request_with("f16"))
+    old = GroupRequest.from_wire(REQUEST)  # a leader that knows of no dtypes means f32
+    assert not device.expects(LEADER, old)
+    assert device_of(replace(PAIR, dtype="f32"), 1)[0].expects(LEADER, old)
     with pytest.raises(PeerRefused, match="another shard"):
-        device._checked(LEADER, REQUEST | {"dtype": "f32"})
+        device._assignment_for(LEADER, request_with("f32"))
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DWELL_SECONDS, OwnDevice
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
@@ -39,6 +40,7 @@ class Bench:
             store=None,
             quant="",
             host="127.0.0.1",
+            reach=None,
             is_serving=lambda _pipeline: self.serves,
         )
         self.device = OwnDevice(context, 0, 1, worker)
@@ -90,7 +92,7 @@ def test_a_leader_cannot_take_a_shard_that_is_kept() -> None:
         for plan in PLANS[:2]:
             await bench.follow(plan)
         bench.plan = replace(PLANS[2], stage=replace(PLANS[2].stage, end=6))
-        request = {"word": "prepare", "group": "g", "start": 0, "end": 6, "rank": 0}
+        request = GroupRequest.of(GroupWord.PREPARE, "g", bench.plan, ())
         with pytest.raises(PeerRefused, match="kept for a while"):
             await bench.device.called(ME, request)
 

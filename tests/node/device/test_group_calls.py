@@ -3,25 +3,24 @@
 import asyncio
 import logging
 from types import SimpleNamespace
-from typing import Any
 
-import msgpack
 import pytest
 
+from node.device.group_request import GroupRequest, GroupWord
 from node.node import Node, _report
 from swarm.errors import PeerRefused
 from tests.node.stands import STRANGER
 
-REQUEST = msgpack.packb({"device": 0, "word": "prepare"})
+REQUEST = GroupRequest(GroupWord.PREPARE, "g", device=0, start=0, end=1, rank=1).to_bytes()
 
 
 class Deaf:
     """A device that no plan knows."""
 
-    def expects(self, _peer: str, _request: dict[str, Any]) -> bool:
+    def expects(self, _peer: str, _request: GroupRequest) -> bool:
         return False
 
-    async def called(self, _peer: str, _request: dict[str, Any]) -> dict[str, Any]:
+    async def called(self, _peer: str, _request: GroupRequest) -> bytes:
         raise PeerRefused("The plan that we accepted does not say so (yet).")
 
 

@@ -1,108 +1,18 @@
-"""What members of a group tell each other is read strictly, and leads to where they are."""
+"""The members of a group are told where to dial each other, so that they get there."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-import msgpack
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from node.device.group_rendezvous import (
-    CERTIFICATE_CAP,
-    HOSTS_CAP,
-    Door,
-    Reach,
-    door_of,
-    doors_of,
-    hosts_in,
-)
+from node.device.endpoint import HOSTS_CAP, Reach
+from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, OwnDevice
 from node.worker.messages import Load, Prepared
 from node.worker.worker_handle import WorkerProcess
-from swarm.errors import PeerLost, RemoteProtocolError
 from swarm.plan import Assignment, Shard, Stage
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.stands import ScriptedWorker
-
-DOOR = Door(("10.0.0.1", "node.example.org"), "abc", 4000, b"der")
-WIRE = DOOR.to_wire()
-
-
-def test_doors_are_read() -> None:
-    assert door_of(msgpack.packb(WIRE)) == DOOR
-    assert doors_of([WIRE, WIRE], 2) == [DOOR, DOOR]
-
-
-def test_a_field_of_a_later_version_is_ignored() -> None:
-    assert door_of(msgpack.packb(WIRE | {"more": 1})) == DOOR
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"port": 0},
-        {"port": 65536},
-        {"port": "4000"},
-        {"port": True},
-        {"hosts": "10.0.0.1"},
-        {"hosts": [7]},
-        {"hosts": ["x" * 256]},
-        {"hosts": ["10.0.0.1"] * (HOSTS_CAP + 1)},
-        {"hosts": ["10.0.0.1\n"]},
-        {"hosts": ["user@host"]},
-        {"hosts": [""]},
-        {"hosts": ["10.0.0.256"]},
-        {"hosts": ["127.1"]},  # a resolver reads 127.0.0.1
-        {"hosts": ["2130706433"]},  # and here, too
-        {"machine": 7},
-        {"machine": "x" * 256},
-        {"certificate": b""},
-        {"certificate": bytes(CERTIFICATE_CAP + 1)},
-        {"certificate": "der"},
-    ],
-)
-def test_a_door_that_leads_nowhere_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(RemoteProtocolError):
-        door_of(msgpack.packb(WIRE | change))
-    with pytest.raises(RemoteProtocolError):
-        doors_of([WIRE, WIRE | change], 2)
-
-
-@pytest.mark.parametrize("missing", list(WIRE))
-def test_a_door_that_lacks_a_field_is_refused(missing: str) -> None:
-    with pytest.raises(RemoteProtocolError):
-        doors_of([{name: value for name, value in WIRE.items() if name != missing}], 1)
-
-
-def test_another_number_of_ranks_is_refused() -> None:
-    for ranks in ([], [WIRE], [WIRE] * 3, None, {0: WIRE, 1: WIRE}):
-        with pytest.raises(RemoteProtocolError):
-            doors_of(ranks, 2)
-
-
-@given(st.binary(max_size=64))
-def test_no_answer_raises_anything_else(answer: bytes) -> None:
-    with pytest.raises(RemoteProtocolError):
-        door_of(answer)
-
-
-def test_hosts_are_read_out_of_multiaddrs() -> None:
-    known = (
-        "/ip4/10.0.0.1/tcp/4001/p2p/12D3",
-        "/ip4/10.0.0.1/udp/4001/quic-v1/p2p/12D3",
-        "/dns4/node.example.org/tcp/4001",
-        "/ip4/10.0.0.9/tcp/4001/p2p/12D3/p2p-circuit/p2p/12D4",  # a relay's
-        "/ip6/::1/tcp/4001",
-        "/ip4",
-        "",
-    )
-    assert hosts_in(known) == ("10.0.0.1", "node.example.org")
-
-
-# ---------------------------------------------------------------- at which addresses members dial
 
 LEADER, FOLLOWER = peer_named("leader"), peer_named("follower")
 STAGE = Stage(0, 8, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{FOLLOWER}/0", 4, 4)))
@@ -147,7 +57,7 @@ def device_of(
     device = OwnDevice(context, 0, 1, cast("WorkerProcess", worker))
 
     async def called(asker: str, payload: bytes) -> bytes:
-        return bytes(msgpack.packb(await device.called(asker, msgpack.unpackb(payload))))
+        return await device.called(asker, GroupRequest.from_bytes(payload))
 
     channel.answer("group", called)
     return device, worker
@@ -202,22 +112,3 @@ def test_no_rank_of_another_machine_is_sent_to_its_own_loopback_or_to_every_addr
 def test_ranks_of_one_machine_try_loopback_first() -> None:
     found = dialed(machines=("one", "one"))
     assert found == ["127.0.0.1", "172.17.0.1", "10.0.0.1"]
-
-
-def test_a_leader_that_listens_for_its_own_machine_only_is_named_with_what_it_gave() -> None:
-    async def story() -> None:
-        async def connections() -> Mapping[str, Sequence[str]]:
-            return {}
-
-        async def addresses() -> Sequence[str]:
-            return ()
-
-        reach = Reach("other", addresses, connections)
-        lonely = Door(("127.0.0.1",), "one", 4001, b"der")
-        with pytest.raises(PeerLost, match=r"no address to dial there \(127.0.0.1\)") as lost:
-            await reach.ranks([LEADER, FOLLOWER], [lonely, DOOR], 1)
-        assert "--announce" in lost.value.next_step
-        found = await reach.ranks([LEADER, FOLLOWER], [lonely, DOOR], 0)  # the leader dials nobody
-        assert found[0]["hosts"] == []
-
-    asyncio.run(story())

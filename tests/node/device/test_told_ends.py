@@ -64,6 +64,7 @@ def device_that_leads(shards: int) -> OwnDevice:
         store=None,
         quant="",
         host="",
+        reach=None,
     )
     return OwnDevice(context, 0, 1, ScriptedWorker())
 

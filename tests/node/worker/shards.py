@@ -10,10 +10,9 @@ from threading import Lock
 
 from node.engine.shard_io import StageSpec
 from node.engine.stage_runner import StageRunner
-from node.worker.group_handshakes import Rank
 from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.local_group import join_group
-from node.worker.messages import Compute, Computed, Release, Reserve, Reserved
+from node.worker.messages import Compute, Computed, Rank, Release, Reserve, Reserved
 from node.worker.shard import LoadedShard, Place
 from swarm.checkpoint.folder import find_model, load_config
 from swarm.errors import EngineError, PeerError

@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from node.worker.group_handshakes import STRANGERS_CAP, Rank
+from node.worker.group_handshakes import STRANGERS_CAP
 from node.worker.group_sockets import GroupLink, GroupListener
+from node.worker.messages import Rank
 from swarm.errors import Deadline, PeerError, PeerLost
 from swarm.wire.framing import BODY_CAP, PREFIX
 
