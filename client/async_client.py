@@ -155,27 +155,31 @@ class Client:
         **options: Unpack[Options],
     ) -> TokenStream:
         """Pieces of text as they come: `async for piece in client.stream(...)`."""
-        return self.ask(Question(prompt, messages, timeout_seconds, options))
+        question = Question(prompt, messages, timeout_seconds, options)
+        return self.ask(self._connected().request(question))
 
     async def request(self, question: Question) -> Request:
         """Check a question without any peer, connected or not; raises BadInput, BadModel."""
         local = await self.model()
         return await asyncio.to_thread(local.request, question)
 
-    def ask(self, asked: Question | Request) -> TokenStream:
-        """Start to answer a question, or one that is checked already; raises BadInput."""
-        if self._local is None or not self._is_open:
-            raise LocalProtocolError(
-                "The client is not connected.", "Use it with `async with Client()`."
-            )
-        request = asked if isinstance(asked, Request) else self._local.request(asked)
-        state = StreamState(request, self._local.tokenizer)
-        session = Session(self._links.channel, self._route_finder, request, state)
+    def ask(self, request: Request) -> TokenStream:
+        """Start to answer a question that `request` has checked."""
+        state = StreamState(request, self._connected().tokenizer)
+        session = Session(self._links.channel, self._route_finder, request)
         self._router.add(session)
         task = asyncio.create_task(state.follow(session))
         self._running.add(task)
         task.add_done_callback(lambda _: self._forget(session, task))
         return TokenStream(state, task)
+
+    def _connected(self) -> LocalModel:
+        """The model of a client that can be asked."""
+        if self._local is None or not self._is_open:
+            raise LocalProtocolError(
+                "The client is not connected.", "Use it with `async with Client()`."
+            )
+        return self._local
 
     def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
         self._router.remove(session)

@@ -55,14 +55,34 @@ class Generation:
         }
 
 
+class StageTimes:
+    """Where the time of one generation went, stage by stage."""
+
+    def __init__(self) -> None:
+        self._spent: dict[tuple[int, int], list[int]] = {}  # queue, compute, network us
+
+    def add(self, route: Route, hops: Sequence[Sequence[int]]) -> None:
+        """A token came with what every hop took."""
+        for stage, times in zip(route.stages, hops, strict=False):
+            spent = self._spent.setdefault((stage.start, stage.end), [0, 0, 0])
+            for part, microseconds in enumerate(times[:3]):
+                spent[part] += microseconds
+
+    def timings(self) -> tuple[StageTiming, ...]:
+        """Seconds by stage."""
+        return tuple(
+            StageTiming(start, end, *(microseconds / 1e6 for microseconds in spent))
+            for (start, end), spent in self._spent.items()
+        )
+
+
 class Stopwatch:
-    """Takes the time of one generation, token by token and stage by stage."""
+    """Takes the time of one generation, token by token."""
 
     def __init__(self, started: float) -> None:
         self._started = started
         self._first = self._last = started
         self._tokens = 0
-        self._stages: dict[tuple[int, int], list[int]] = {}  # queue, compute, network us
 
     def token(self, now: float) -> None:
         """A token came."""
@@ -70,13 +90,6 @@ class Stopwatch:
             self._first = now
         self._tokens += 1
         self._last = now
-
-    def hops(self, route: Route, hops: Sequence[Sequence[int]]) -> None:
-        """A token came with what every hop took."""
-        for stage, times in zip(route.stages, hops, strict=False):
-            spent = self._stages.setdefault((stage.start, stage.end), [0, 0, 0])
-            for part, microseconds in enumerate(times[:3]):
-                spent[part] += microseconds
 
     @property
     def ttft_seconds(self) -> float:
@@ -88,13 +101,6 @@ class Stopwatch:
         """Tokens over the time from the request to the last of them."""
         seconds = self._last - self._started
         return self._tokens / seconds if seconds > 0 else 0.0
-
-    def timings(self) -> tuple[StageTiming, ...]:
-        """Seconds by stage."""
-        return tuple(
-            StageTiming(start, end, *(microseconds / 1e6 for microseconds in spent))
-            for (start, end), spent in self._stages.items()
-        )
 
 
 def stage_json(stage: StageAdvert) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 from client.generation import Generation, Stopwatch
 from client.request import Request
-from client.routing.route import Route
 from client.session.inference_session import Session
 from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import Tokenizer
@@ -24,50 +24,43 @@ class StreamState:
         self._watch = Stopwatch(perf_counter())
         self._detokenizer = Detokenizer(tokenizer.text_of, request.sampling.stop, request.ids)
         self._stop_ids = frozenset(request.sampling.stop_ids)
-        self._route: Route | None = None
-
-    def take(self, token: int) -> bool:
-        """Take one new id; True once a stop string is complete.
-
-        The id that ends an answer is no part of its text, special token or not.
-        """
-        self._watch.token(perf_counter())
-        if token in self._stop_ids:
-            return False
-        self._give(self._detokenizer.push([token]))
-        return self._detokenizer.stopped
-
-    def use(self, route: Route) -> None:
-        """The session goes over this route now."""
-        self._route = route
-
-    def time(self, route: Route, hops: list[list[int]]) -> None:
-        """A token came with the time that every hop took."""
-        self._watch.hops(route, hops)
 
     async def follow(self, session: Session) -> None:
-        """Run a session to its end and keep what came of it; raises SwarmError."""
+        """Read a session to its end and keep what came of it; raises SwarmError.
+
+        Waits for nobody but the session: however slowly the pieces are read, it goes on.
+        """
         try:
-            await session.run()
+            async with aclosing(session.tokens()) as tokens:
+                async for token in tokens:
+                    self._take(token)
+                    if self._detokenizer.stopped:
+                        session.stop()
             self._give(self._detokenizer.finish())
             self.generation = self._generation_of(session)
         finally:
             self.pieces.put_nowait(None)
+
+    def _take(self, token: int) -> None:
+        """The id that ends an answer is no part of its text, special token or not."""
+        self._watch.token(perf_counter())
+        if token not in self._stop_ids:
+            self._give(self._detokenizer.push([token]))
 
     def _give(self, piece: str) -> None:
         if piece:
             self.pieces.put_nowait(piece)
 
     def _generation_of(self, session: Session) -> Generation:
-        transcript = session.transcript
+        transcript, route = session.transcript, session.last_route
         return Generation(
             text=self._detokenizer.text,
             token_ids=tuple(transcript.generated),
             finish_reason=transcript.finish,
             ttft_seconds=self._watch.ttft_seconds,
             tokens_per_second=self._watch.tokens_per_second,
-            route=self._route.stages if self._route else (),
-            timings=self._watch.timings(),
+            route=route.stages if route else (),
+            timings=session.stage_times.timings(),
             replays=session.replays,
             drafted=session.drafted,
             accepted=session.accepted,

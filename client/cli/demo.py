@@ -21,7 +21,7 @@ from client.cli.tables import DrawLayers, layers_of, route_line, show_peers, sho
 from client.cli.terminal import Terminal, wrapped
 from client.generation import Generation
 from client.network import Links, open_links
-from client.request import LocalModel, Question
+from client.request import LocalModel, Question, Request
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.errors import NoRoute, SwarmError
 from swarm.invites import Invite
@@ -96,8 +96,9 @@ class Demo:
         """Start nodes, wait for their plan, generate, compare, stop; raises SwarmError."""
         torch.set_num_threads(1)
         local = await asyncio.to_thread(LocalModel.read, BUILT_IN)
-        question = Question(prompt, None, self._timeout_seconds, {"max_tokens": max_tokens})
-        request = local.request(question)
+        request = local.request(
+            Question(prompt, None, self._timeout_seconds, {"max_tokens": max_tokens})
+        )
         with tempfile.TemporaryDirectory(prefix="swarm-demo-") as folder:
             async with DemoNodes(Path(folder), self._tell) as nodes:
                 invite = await self._start_nodes(nodes, node_specs_of(local.spec))
@@ -105,7 +106,7 @@ class Demo:
                 async with open_links(invite) as links:
                     status, live = await self._wait_until_ready(nodes, links, invite)
                     self._show(status, live)
-                    generation = await self._generate(invite, links, question)
+                    generation = await self._generate(invite, links, prompt, request)
                 complaints = await nodes.stop()
         seconds = perf_counter() - self._started
         return Outcome(status, live, generation, reference, complaints, seconds)
@@ -148,10 +149,12 @@ class Demo:
         show_plan(self._terminal, live, status, self._draw)
         self._terminal.line()
 
-    async def _generate(self, invite: Invite, links: Links, question: Question) -> Generation:
+    async def _generate(
+        self, invite: Invite, links: Links, prompt: str, request: Request
+    ) -> Generation:
         client = Client(invite, connect=lambda _invite: nullcontext(links))
-        self._say(f"> {question.prompt}", end="")
-        async with client, client.ask(question) as pieces:
+        self._say(f"> {prompt}", end="")
+        async with client, client.ask(request) as pieces:
             async for piece in pieces:
                 self._say(piece, end="")
             self._say("")

@@ -1,4 +1,4 @@
-"""Session: one generation in flight; opens a route, feeds the prompt, mends what breaks."""
+"""Session: one generation as an async iterator; opens routes, feeds the prompt, mends breaks."""
 
 import asyncio
 import hmac
@@ -6,10 +6,10 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from typing import Protocol
 
+from client.generation import StageTimes
 from client.request import Request
 from client.routing.peer_scores import Cooldowns
 from client.routing.route import Need, Route
@@ -54,35 +54,23 @@ LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is n
 logger = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
-    """Who is told what a session does: new ids, and how long each hop took."""
-
-    def take(self, token: int) -> bool:
-        """Take one new id; True ends the generation there (a stop string is complete)."""
-
-    def use(self, route: Route) -> None:
-        """The session goes over this route now."""
-
-    def time(self, route: Route, hops: list[list[int]]) -> None:
-        """A token came with the time that every hop took."""
-
-
 class Session:
-    """One generation; `run` it as a task and hand it what the channel says of it."""
+    """One generation; iterate over its `tokens` and hand it what the channel says of it."""
 
     def __init__(
         self,
         channel: Channel,
         route_finder: RouteFinder,
         request: Request,
-        listener: Listener,
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
         self.transcript = Transcript(request.ids, sampling.max_tokens, sampling.stop_ids)
         self._key = b""  # of the epoch
-        self._channel, self._route_finder, self._listener = channel, route_finder, listener
+        self.stage_times = StageTimes()
+        self.last_route: Route | None = None
+        self._channel, self._route_finder = channel, route_finder
         self._request, self._timeouts = request, timeouts
         self._clock = asyncio.get_running_loop().time
         chunks = -(-len(request.ids) // CHUNK_TOKENS)
@@ -125,19 +113,33 @@ class Session:
             cause = f"Peer {short_id(peer)} was lost: {printable(reason)}"
             self._inbox.put(peer, PeerLost(cause, peer=peer))
 
-    async def run(self) -> None:
-        """Generate to the end, over as many routes as it takes; raises SwarmError.
+    async def tokens(self) -> AsyncGenerator[int, None]:
+        """The new ids in order, over as many routes as it takes; raises SwarmError.
 
-        Holds KV at every stage of the route; frees it in every case, cancellation included.
+        Holds KV at every stage of the route; frees it in every case: at the end, closed, cancelled.
+        Whoever reads keeps the session going: a slow reader is a slow client.
         """
         try:
             while not self.transcript.finish:
                 try:
-                    await self._follow(await self._find_route())
+                    await self._advance()
                 except PeerError as error:
                     await self._recover(error)
+                for token in self.transcript.unread():
+                    yield token
         finally:
             await self._leave()
+
+    def stop(self) -> None:
+        """End with the id that was read last: a stop string is complete."""
+        self.transcript.stop()
+
+    async def _advance(self) -> None:
+        """Do what comes next: take a route and feed it the prompt, or handle what a peer said."""
+        if self._route is None:
+            await self._follow(await self._find_route())
+        else:
+            await self._handle_next()
 
     async def _find_route(self) -> Route:
         """Wait for a route, and for those of its peers that asked to be left alone a while.
@@ -170,17 +172,14 @@ class Session:
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
         self._key = secrets.token_bytes(KEY_BYTES)  # those of earlier routes know the one before
-        self._route = route
+        self._route = self.last_route = route
         self._route_finder.enter(route)
         self._lost.clear()
         self._inbox.clear()  # what the old route still says does not count
         self.transcript.begin_epoch()
-        self._listener.use(route)
         logger.info("session %s epoch %d over %s", self.id[:8], self._epoch, route.to_wire())
         await self._open(route)
         await self._prefill(route)
-        while not self.transcript.finish:
-            await self._handle_next()
 
     async def _open(self, route: Route) -> None:
         self._deadlines.expect()
@@ -246,6 +245,8 @@ class Session:
         ids = self.transcript.ids
         self._deadlines.expect(-(-(len(ids) - self._held) // CHUNK_TOKENS))
         for position in range(self._held, len(ids), CHUNK_TOKENS):
+            while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
+                await self._handle_next()
             chunk = ids[position : position + CHUNK_TOKENS]
             step = Step(
                 self.id,
@@ -259,8 +260,6 @@ class Session:
                 body=ids_to_bytes(chunk),
             )
             await self._send(route.leaders[0], step)
-            while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
-                await self._handle_next()
 
     async def _handle_next(self, until: float = math.inf) -> None:
         """Handle what comes next; return without anything once it is `until`."""
@@ -307,11 +306,7 @@ class Session:
         self._faults.clear()
         self.drafted += message.drafted
         self.accepted += min(message.drafted, len(message.ids) - 1)
-        self._listener.time(route, message.hops)
-        for count, token in enumerate(fresh, 1):
-            if self._listener.take(token):
-                self.transcript.stop(unwanted=len(fresh) - count)
-                return
+        self.stage_times.add(route, message.hops)
 
     async def _recover(self, error: PeerError) -> None:
         """Make ready for another route, or raise if waiting has become pointless."""

@@ -1,6 +1,6 @@
 """Transcript: the ids of one generation, put in order however late or often they arrive."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 class Transcript:
@@ -13,6 +13,7 @@ class Transcript:
         self._most = most
         self._stop_ids = frozenset(stop_ids)
         self._waiting: dict[int, tuple[int, str]] = {}  # position -> id, finish
+        self._read = 0  # new ids that somebody has read
 
     @property
     def ids(self) -> list[int]:
@@ -35,9 +36,15 @@ class Transcript:
             self.finish = finish
         return fresh
 
-    def stop(self, *, unwanted: int = 0) -> None:
-        """End here: a stop string is complete; drop the last `unwanted` ids behind it."""
-        del self.generated[len(self.generated) - unwanted :]
+    def unread(self) -> Iterator[int]:
+        """The new ids that nobody has read yet, each once."""
+        while self._read < len(self.generated):
+            self._read += 1
+            yield self.generated[self._read - 1]
+
+    def stop(self) -> None:
+        """End behind the id that was read last: a stop string is complete; drop the others."""
+        del self.generated[self._read :]
         self.finish = "stop"
 
     def begin_epoch(self) -> None:

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from client.async_client import Client, SessionRouter
 from client.network import Links
 from client.request import LocalModel, Request
-from client.routing.route import Route
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Timeouts
 from client.session.inference_session import Session
@@ -153,25 +152,24 @@ class ScriptedStage:
 
 @dataclass
 class Notes:
-    """A listener that only remembers."""
+    """What a reader of tokens has seen, and behind how many of them it stops."""
 
     tokens: list[int] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
-    hops: list[list[list[int]]] = field(default_factory=list)
     stop_at: int | None = None
 
-    def take(self, token: int) -> bool:
-        """Remember an id."""
-        self.tokens.append(token)
-        return len(self.tokens) == self.stop_at
 
-    def use(self, route: Route) -> None:
-        """Remember a route."""
-        self.routes.append(route)
+class ReadSession(Session):
+    """A session with a reader that only remembers."""
 
-    def time(self, route: Route, hops: list[list[int]]) -> None:
-        """Remember times."""
-        self.hops.append(hops)
+    notes: Notes
+
+    async def run(self) -> None:
+        """Read to the end."""
+        async with aclosing(self.tokens()) as tokens:
+            async for token in tokens:
+                self.notes.tokens.append(token)
+                if len(self.notes.tokens) == self.notes.stop_at:
+                    self.stop()
 
 
 QUICK = Timeouts(step_seconds=0.2, open_seconds=0.1, pause_seconds=0.02, leave_seconds=0.2)
@@ -203,10 +201,11 @@ class ScriptedSwarm:
         timeout_seconds: float = 5.0,
         timeouts: Timeouts = QUICK,
         **options: Any,
-    ) -> Session:
+    ) -> ReadSession:
         """A session that is ready to run."""
         request = Request(tuple(prompt), Sampling(**options), timeout_seconds)
-        session = Session(self.channel, self.route_finder, request, self.notes, timeouts)
+        session = ReadSession(self.channel, self.route_finder, request, timeouts)
+        session.notes = self.notes
         self.router.add(session)
         return session
 

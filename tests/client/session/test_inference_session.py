@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from client.generation import StageTiming
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Timeouts
 from client.session.inbox import MOST_MESSAGES
@@ -36,7 +38,9 @@ def test_tokens_come_in_order_through_unequal_stages(in_swarm: Run) -> None:
         assert session.transcript.finish == "length"
         assert session.replays == 0
         await until(lambda: first.heard_kinds()[-1] == last.heard_kinds()[-1] == "Close")
-        assert swarm.notes.hops[0] == [[1000, 2000, 3000]] * 2
+        spent = 0.009, 0.018, 0.027  # of nine tokens: queue, compute, network
+        timings = StageTiming(0, 4, *spent), StageTiming(4, LAYERS, *spent)
+        assert session.stage_times.timings() == timings
 
     in_swarm(story)
 
@@ -94,7 +98,7 @@ def test_stop_ids_end_the_session_and_belong_to_the_answer(in_swarm: Run) -> Non
     in_swarm(story)
 
 
-def test_the_listener_can_end_the_session(in_swarm: Run) -> None:
+def test_the_reader_can_end_the_session(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await pair(swarm)
         swarm.notes.stop_at = 3
@@ -102,6 +106,19 @@ def test_the_listener_can_end_the_session(in_swarm: Run) -> None:
         await session.run()
         assert session.transcript.generated == continuation(PROMPT, 3)
         assert session.transcript.finish == "stop"
+
+    in_swarm(story)
+
+
+def test_closing_the_iterator_frees_the_session_at_every_stage(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        first, last = await pair(swarm)
+        session = swarm.session(PROMPT, max_tokens=50)
+        async with aclosing(session.tokens()) as tokens:
+            assert [await anext(tokens), await anext(tokens)] == continuation(PROMPT, 2)
+        assert session.transcript.finish == ""
+        await until(lambda: all("Cancel" in stage.heard_kinds() for stage in (first, last)))
+        await until(lambda: not first.opened and not last.opened)
 
     in_swarm(story)
 

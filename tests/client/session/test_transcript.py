@@ -1,6 +1,7 @@
 """Transcripts: ids in order, once each, until the end."""
 
 import random
+from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,8 +51,18 @@ def test_ids_that_came_too_early_are_forgotten_with_their_epoch() -> None:
     assert transcript.generated == [5]
 
 
-def test_stopping_drops_what_is_unwanted() -> None:
+def test_new_ids_are_read_once() -> None:
+    transcript = Transcript((1,), 9)
+    transcript.add(1, [5], "")
+    assert list(transcript.unread()) == [5]
+    transcript.add(2, [6, 7], "")
+    assert list(transcript.unread()) == [6, 7]
+    assert list(transcript.unread()) == []
+
+
+def test_stopping_drops_what_nobody_has_read() -> None:
     transcript = Transcript((1,), 9)
     transcript.add(1, [5, 6, 7], "")
-    transcript.stop(unwanted=1)
+    assert list(islice(transcript.unread(), 2)) == [5, 6]
+    transcript.stop()
     assert (transcript.generated, transcript.finish) == ([5, 6], "stop")
