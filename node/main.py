@@ -26,7 +26,6 @@ from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.state_folder import remember_model
-from swarm.wire.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +75,8 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     invite = invite_of(config)
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     own = None if invite else await asyncio.to_thread(read_founded, config)
-    node: Node | None = None
-
-    def on_answer(index: int, answer: Message) -> None:
-        if node:
-            node.on_answer(index, answer)
-
     async with (
-        open_workers(config, detected, on_answer) as workers,
+        open_workers(config, detected) as workers,
         open_network(config, manifest_of(own) if own else None) as network,
     ):
         if own and own.is_folder:

@@ -34,7 +34,6 @@ from swarm.plan import Plan
 from swarm.records import Capability
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK
-from swarm.wire.messages import Message
 from swarm.wire.version import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
@@ -149,6 +148,8 @@ class Node:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
             own = OwnDevice(context, device.index, budget, each.worker)
+            each.worker.listen(own.on_answer)
+            each.worker.listen(partial(self._server.on_answer, device.index))
             self._devices[device.index] = own
         capability = Capability(
             model=self._served.spec.digest,
@@ -165,14 +166,6 @@ class Node:
         self._announcer = Announcer(
             self._network.board, self._membership, self._plan_store, self._server, capability
         )
-
-    def on_answer(self, index: int, answer: Message) -> None:
-        """Hand a worker's answer to the device and to the server."""
-        if device := self._devices.get(index):
-            try:
-                device.on_answer(answer)
-            finally:  # a slip there must not cost the sessions here
-                self._server.on_answer(index, answer)
 
     async def _daemon_ended(self) -> None:
         await self._network.process.ended.wait()

@@ -1,7 +1,7 @@
 """Every device of this machine with a worker process, held open, and measured."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -12,9 +12,6 @@ from node.worker.messages import Measure, Measured
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.errors import BadInput
 from swarm.hardware import Device
-from swarm.wire.messages import Message
-
-OnAnswer = Callable[[int, Message], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +34,11 @@ def detected_devices(config: NodeConfig) -> list[Detected]:
 
 @asynccontextmanager
 async def open_workers(
-    config: NodeConfig, detected: Sequence[Detected], on_answer: OnAnswer
+    config: NodeConfig, detected: Sequence[Detected]
 ) -> AsyncIterator[list[WorkerProcess]]:
     """Hold a worker process for every device; it loads torch while its node joins the swarm."""
     async with AsyncExitStack() as stack:
-        yield [await _open_worker(config, found, on_answer, stack) for found in detected]
+        yield [await _open_worker(config, found, stack) for found in detected]
 
 
 async def measured_devices(
@@ -62,11 +59,9 @@ async def measured_devices(
     ]
 
 
-async def _open_worker(
-    config: NodeConfig, found: Detected, on_answer: OnAnswer, stack: AsyncExitStack
-) -> WorkerProcess:
+async def _open_worker(config: NodeConfig, found: Detected, stack: AsyncExitStack) -> WorkerProcess:
     place = WorkerPlace(found.torch_name, config.threads, config.slowdown, config.sessions_per_step)
-    worker = await WorkerProcess.spawn(place, lambda answer: on_answer(found.index, answer))
+    worker = await WorkerProcess.spawn(place)
     stack.push_async_callback(worker.close)
     return worker
 

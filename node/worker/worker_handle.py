@@ -1,4 +1,4 @@
-"""The node's side of one worker: spawn it, give it orders, hand its answers on, end it."""
+"""The node's side of one worker: spawn it, give it orders, let others hear its answers, end it."""
 
 import asyncio
 import contextlib
@@ -43,16 +43,16 @@ class WorkerPlace:
 
 
 class WorkerProcess:
-    """A spawned worker; its answers go to `on_answer`, its end shows as `Broken`.
+    """A spawned worker; whoever listens hears its answers, and its end as `Broken`.
 
     One that hangs is killed.
     """
 
     _heartbeat: Heartbeat | None = None  # of the process that runs
 
-    def __init__(self, place: WorkerPlace, on_answer: OnAnswer) -> None:
+    def __init__(self, place: WorkerPlace) -> None:
         self._place = place
-        self._on_answer = on_answer
+        self._listeners: list[OnAnswer] = []
         self._waiting: dict[Question, asyncio.Future[Message]] = {}
         self._closing = False
         self._has_spoken = False  # before, it still loads torch and does not see us leave
@@ -60,9 +60,9 @@ class WorkerProcess:
         self.ended = asyncio.Event()
 
     @classmethod
-    async def spawn(cls, place: WorkerPlace, on_answer: OnAnswer) -> "WorkerProcess":
+    async def spawn(cls, place: WorkerPlace) -> "WorkerProcess":
         """Start a worker; holds a process until closed."""
-        worker = cls(place, on_answer)
+        worker = cls(place)
         await worker._start()
         return worker
 
@@ -72,6 +72,10 @@ class WorkerProcess:
         self._closing = False
         await self._start()
         self.ended.clear()  # not before: whoever fails to start again has still ended
+
+    def listen(self, on_answer: OnAnswer) -> None:
+        """Let `on_answer` hear what nobody waits for, from now on; after those before it."""
+        self._listeners.append(on_answer)
 
     def order(self, message: Message) -> None:
         """Send an order; a worker that has ended ignores it."""
@@ -212,7 +216,8 @@ class WorkerProcess:
                 future.set_exception(EngineError(f"The worker gave up: {broken.reason}"))
 
     def _hand_on(self, answer: Message) -> None:
-        try:
-            self._on_answer(answer)
-        except Exception:  # an island: the next answers are about other sessions
-            logger.exception("a %s of the worker was not understood", type(answer).__name__)
+        for on_answer in self._listeners:
+            try:
+                on_answer(answer)
+            except Exception:  # an island: the others hear it, and the next ones concern others
+                logger.exception("a %s of the worker was not understood", type(answer).__name__)

@@ -57,7 +57,8 @@ class Fed:
         self.answers: list[Message] = []
 
     async def spawn(self) -> "Fed":
-        self.worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self._hear)
+        self.worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0))
+        self.worker.listen(self._hear)
         self.seen: list[float] = []
         store = WeightStore(self.folder, self.source)
         self.thin = WeightFetch(self.worker, store, self.seen.append)

@@ -25,7 +25,8 @@ class Puppet(WorkerProcess):
     @classmethod
     @contextlib.asynccontextmanager
     async def held(cls, answers: list[Message]) -> AsyncIterator["Puppet"]:
-        made = cls(WorkerPlace("cpu", 1, 1.0), answers.append)
+        made = cls(WorkerPlace("cpu", 1, 1.0))
+        made.listen(answers.append)
         ours, made.theirs = socket.socketpair()
         await made._attach(ours)
         with made.theirs:
@@ -49,23 +50,25 @@ def test_a_door_that_was_asked_for_earlier_is_not_taken_for_the_new_one() -> Non
     asyncio.run(story())
 
 
-def test_an_answer_that_cannot_be_handled_is_logged_and_the_next_ones_are_heard(
+def test_an_answer_that_one_listener_cannot_handle_is_logged_and_all_others_hear_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def story() -> None:
+        first: list[Message] = []
         heard: list[Message] = []
-        async with Puppet.held(heard) as worker:
+        async with Puppet.held(first) as worker:
 
             def stumble(answer: Message) -> None:
-                heard.append(answer)
                 if isinstance(answer, Computed):
                     raise KeyError("a bug")
 
-            worker._on_answer = stumble
+            worker.listen(stumble)
+            worker.listen(heard.append)
             worker.say(Computed("s:1", 0, 1, False))
             worker.say(Reserved("t:1", 900))
             await until(lambda: len(heard) == 2)
             assert [type(each) for each in heard] == [Computed, Reserved]
+            assert first == heard
             assert not worker.ended.is_set()
 
     asyncio.run(story())
@@ -166,7 +169,7 @@ def test_rows_for_a_worker_that_is_behind_send_the_client_elsewhere(at_stand: Ru
 
 def test_a_worker_that_has_not_spoken_yet_is_ended_at_once() -> None:
     async def story() -> float:
-        worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), lambda answer: None)
+        worker = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0))
         asked = time.perf_counter()
         await worker.close()  # it still loads torch, and would not see its socket close for seconds
         return time.perf_counter() - asked

@@ -51,7 +51,8 @@ class Worked:
         self.process: WorkerProcess
 
     async def spawn(self) -> "Worked":
-        self.process = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0), self._hear)
+        self.process = await WorkerProcess.spawn(WorkerPlace("cpu", 1, 1.0))
+        self.process.listen(self._hear)
         return self
 
     def _hear(self, answer: Message) -> None:
