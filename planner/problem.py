@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.hardware import WIDTHS
 from swarm.model_spec import ModelSpec
 
 Numbers = NDArray[np.float64]
@@ -98,7 +99,7 @@ class PlanDevice:
     region: str = ""
     lifetime_seconds: float = math.inf  # expected stay in the swarm
     load_bytes_per_second: float = 1e8  # how fast it fetches weights
-    dtype: str = ""  # devices of unlike ones share no stage
+    dtype: str = ""  # devices of unlike ones share no stage; none named: 16 bits a value
 
     def __post_init__(self) -> None:
         speeds = (self.flops, self.bytes_per_second, self.load_bytes_per_second)
@@ -106,6 +107,8 @@ class PlanDevice:
             raise ValueError(f"device {self.id}: speeds must be positive numbers")
         if not self.memory_bytes >= 0:
             raise ValueError(f"device {self.id}: memory_bytes cannot be negative")
+        if self.dtype and self.dtype not in WIDTHS:
+            raise ValueError(f"device {self.id}: dtype {self.dtype!r:.20} is not known")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.cost.cost_model import BATCH_CAP
+from planner.cost.roofline import (
+    Figures,
+    LayerPart,
+    Speeds,
+    decode_pass,
+    layer_allreduce_seconds,
+    layer_part,
+    least_row_bytes,
+    prefill_pass,
+    speeds_of,
+)
 from planner.problem import Numbers, PlanDevice, Problem
 
 MOST_KINDS = 48  # beyond that, speeds and memory are rounded up
@@ -28,6 +39,11 @@ class Kind:
     memory: float  # bytes
     inside: tuple[float, float, int]  # latency, bandwidth, devices in the machine
     outside: tuple[float, float]
+
+    @property
+    def speeds(self) -> Speeds:
+        """Bytes/s and FLOP/s that such a device reaches."""
+        return Speeds(1 / self.read, 1 / self.compute)
 
 
 def kinds_of(problem: Problem) -> Counter[Kind]:
@@ -52,9 +68,10 @@ def kind_of(problem: Problem, number: int, device: PlanDevice) -> Kind:
         wide = np.maximum(bandwidth[machine], bandwidth[:, machine])[others].max()
         outside = (float(near), float(wide))
     own = (float(latency[machine, machine]), float(bandwidth[machine, machine]), count)
+    speeds = speeds_of(device)
     return Kind(
-        1 / (device.bytes_per_second * device.memory_efficiency),
-        1 / (device.flops * device.compute_efficiency),
+        1 / float(speeds.bytes_per_second),
+        1 / float(speeds.flops),
         device.memory_bytes,
         own if count > 1 else (NEVER, 1.0, 1),
         outside,
@@ -106,10 +123,9 @@ def device_rates_of(problem: Problem) -> DeviceRates:
     edges = np.geomspace(1, BATCH_CAP, STEPS + 1)
     model, load = problem.model, problem.workload
     low, high = edges[:-1], edges[1:]
-    parts = [(model.attention_parameters, model.kv_bytes), (model.mlp_parameters, 0.0)]
-    square = 2.0 * load.input_tokens**2 * model.hidden
-    whole = _layer(problem, kinds, model.layer_parameters, model.kv_bytes, square, high)
-    attention, mlp = (_layer(problem, kinds, p, k, square if k else 0.0, high) for p, k in parts)
+    whole = _phases(problem, kinds, layer_part(model), high)
+    attention = _phases(problem, kinds, layer_part(model, 1.0, 0.0), high)
+    mlp = _phases(problem, kinds, layer_part(model, 0.0, 1.0), high)
     cache = model.kv_bytes * load.context * low[None, :, None]
     memory = np.array([kind.memory for kind in kinds])[:, None, None]
     allreduce = np.array([_allreduce_seconds(problem, kind, high, 2) for kind in kinds])[:, None, :]
@@ -138,60 +154,48 @@ def device_rates_of(problem: Problem) -> DeviceRates:
 Phases = tuple[tuple[Numbers, Numbers], tuple[Numbers, Numbers]]
 
 
-def _layer(
-    problem: Problem,
-    kinds: Counter[Kind],
-    parameters: float,
-    cache: float,
-    square: float,
-    batch: Numbers,
-) -> Phases:
+def _phases(problem: Problem, kinds: Counter[Kind], part: LayerPart, batch: Numbers) -> Phases:
     """Seconds of a pass over a layer's part: (decode, prefill), each by reading and arithmetic."""
     load = problem.workload
-    read = np.array([kind.read for kind in kinds])[:, None, None]
-    compute = np.array([kind.compute for kind in kinds])[:, None, None]
-    weight, prompts = parameters * problem.model.bytes_per_weight, batch / load.output_tokens
-    decode = (
-        read * (weight + batch * load.mean_context * cache),
-        compute * (2 * batch * parameters),
+    speeds = Speeds(
+        np.array([1 / kind.read for kind in kinds])[:, None, None],
+        np.array([1 / kind.compute for kind in kinds])[:, None, None],
     )
-    prefill = (
-        read * (weight + load.input_tokens * cache) * prompts,
-        compute * (2 * load.input_tokens * parameters + square) * prompts,
-    )
-    return decode, prefill
+    prompts = batch / load.output_tokens
+    reading, arithmetic = part.work(prefill_pass(load)).parts(speeds)
+    decode = part.work(decode_pass(load, batch)).parts(speeds)
+    return decode, (reading * prompts, arithmetic * prompts)
 
 
 def _alone(problem: Problem, kinds: Counter[Kind], batch: Numbers) -> Numbers:
-    model = problem.model
-    square = 2.0 * problem.workload.input_tokens**2 * model.hidden
-    decode, prefill = _layer(problem, kinds, model.layer_parameters, model.kv_bytes, square, batch)
+    decode, prefill = _phases(problem, kinds, layer_part(problem.model), batch)
     seconds: Numbers = np.maximum(*decode) + np.maximum(*prefill)
     return seconds
 
 
 def _allreduce_seconds(problem: Problem, kind: Kind, batch: Numbers, members: int) -> Numbers:
     """Seconds of a layer's all-reduces over the kind's best links, for so many members."""
-    row = 2.0 * problem.model.hidden
-    prompt = batch / problem.workload.output_tokens
     fits = members <= kind.inside[2]
     links = [kind.inside[:2], kind.outside] if fits else [kind.outside]
-
-    def seconds(size: Numbers | float, link: tuple[float, float]) -> Numbers | float:
-        ring = 2 * (members - 1) * (link[0] + size / (members * link[1]))
-        return np.minimum(ring, link[0] + (members - 1) * size / link[1])
-
-    prompt_size = problem.workload.input_tokens * row
-    ways = [2 * (seconds(batch * row, x) + prompt * seconds(prompt_size, x)) for x in links]
+    ways = [least_allreduce_seconds(problem, batch, members, link) for link in links]
     best: Numbers = np.min(ways, axis=0)
     return best
 
 
+def least_allreduce_seconds(
+    problem: Problem, batch: Numbers, members: Figures, link: tuple[Figures, Figures]
+) -> Numbers:
+    """Seconds of a layer's all-reduces in a pass, prefills included, of the smallest rows."""
+    load, row = problem.workload, least_row_bytes(problem)
+    step = layer_allreduce_seconds(batch * row, members, link)
+    prompt = layer_allreduce_seconds(load.input_tokens * row, members, link)
+    seconds: Numbers = step + batch / load.output_tokens * prompt
+    return seconds
+
+
 def _grouped(problem: Problem, kinds: Counter[Kind], batch: Numbers) -> Numbers:
     """Seconds of a layer in a pass for the best group that a kind could be part of."""
-    model = problem.model
-    square = 2.0 * problem.workload.input_tokens**2 * model.hidden
-    phases = _layer(problem, kinds, model.layer_parameters, model.kv_bytes, square, batch)
+    phases = _phases(problem, kinds, layer_part(problem.model), batch)
     speeds = [1 / (phases[0][i] + phases[1][i])[:, 0, :] for i in (0, 1)]
     order = [np.repeat(s, list(kinds.values()), axis=0) for s in speeds]
     fastest = [np.cumsum(np.sort(s, axis=0)[::-1], axis=0) for s in order]

@@ -15,6 +15,7 @@ import numpy as np
 from planner.bounds.flow_boxes import FlowBoxes, NDBool
 from planner.bounds.group_rates import GroupRates
 from planner.bounds.large_groups import PRICES, LargeGroups
+from planner.cost.roofline import least_row_bytes
 from planner.problem import Numbers
 
 TINY = 1e-9
@@ -101,7 +102,7 @@ def _bridge(groups: GroupRates, batch: Numbers) -> Numbers:
     """Seconds that a group over several regions may save of the ways between them."""
     latency, per_byte = groups.region_links.beyond
     spans = (groups.touched.sum(axis=1) > 1)[:, None] * groups.touched
-    size = batch[:, None] * 2.0 * groups.problem.model.hidden
+    size = batch[:, None] * least_row_bytes(groups.problem)
     seconds: Numbers = spans @ latency + size * (spans @ per_byte)
     return seconds
 

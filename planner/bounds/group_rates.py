@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.bounds.device_counts import Counts, DeviceCounts, regions_of
-from planner.bounds.device_rates import NEVER, Kind
+from planner.bounds.device_rates import NEVER, Kind, least_allreduce_seconds
+from planner.cost.roofline import (
+    Pass,
+    Speeds,
+    decode_pass,
+    head_part,
+    layer_part,
+    least_row_bytes,
+    prefill_pass,
+)
 from planner.problem import Numbers, Problem
 
 MOST_GROUPS = 40  # told apart; larger groups over machines are bounded together
@@ -65,8 +74,7 @@ class GroupRates:
     available: DeviceCounts
     counts: Numbers  # [group, class]
     memory: Numbers
-    bandwidth: Numbers  # bytes/s, of all members together
-    flops: Numbers
+    speeds: Speeds  # of all members together
     link: tuple[Numbers, Numbers]  # latency, bandwidth between members
     hop: tuple[Numbers, Numbers]  # to the next stage: latency, seconds per byte
     far: tuple["FarGroups", ...]  # those over machines that are not in the arrays
@@ -81,9 +89,8 @@ class GroupRates:
 
     def pass_seconds(self, batch: Numbers) -> Numbers:
         """Least seconds of one layer in a pass of each batch, prefills included."""
-        speeds = (self.bandwidth, self.flops)
-        work = np.maximum(*decode_parts(self.problem, batch[:, None], speeds))
-        prompt = np.maximum(*prefill_parts(self.problem, speeds))
+        work = np.maximum(*decode_parts(self.problem, batch[:, None], self.speeds))
+        prompt = np.maximum(*prefill_parts(self.problem, self.speeds))
         return (
             work + batch[:, None] * prompt + self.allreduce_seconds(batch, self.members, self.link)
         )
@@ -92,47 +99,32 @@ class GroupRates:
         self, batch: Numbers, members: Numbers, link: tuple[Numbers, Numbers]
     ) -> Numbers:
         """Seconds of a layer's all-reduces in a pass, prefills included."""
-        load, row = self.problem.workload, 2.0 * self.problem.model.hidden
-        steps = _allreduce(batch[:, None] * row, members, link)
-        prompt = _allreduce(np.full((1, 1), load.input_tokens * row), members, link)
-        return 2 * (steps + batch[:, None] / load.output_tokens * prompt)
+        return least_allreduce_seconds(self.problem, batch[:, None], members, link)
 
     def head_seconds(self, least: Numbers, most: Numbers) -> Numbers:
         """What the head adds to a pass of the last stage with `least` to `most` sequences."""
-        model, speeds = self.problem.model, (self.bandwidth, self.flops)
-        reading, arithmetic = decode_parts(self.problem, most[:, None], speeds)
-        read = np.broadcast_to(model.end_bytes / self.bandwidth, reading.shape)
-        rows = least[:, None] * 2 * model.embedding_parameters / self.flops
-        return np.where(reading >= arithmetic, read, np.minimum(read, rows))
+        reading, arithmetic = decode_parts(self.problem, most[:, None], self.speeds)
+        head = head_part(self.problem.model).work(Pass(least[:, None]))
+        read, rows = head.parts(self.speeds)
+        least_read: Numbers = np.where(reading >= arithmetic, read, np.minimum(read, rows))
+        return least_read
 
     def hop_seconds(self, batch: Numbers) -> Numbers:
         """Seconds of the hop to the next stage, at least."""
         latency, per_byte = self.hop
-        return latency + batch[:, None] * 2.0 * self.problem.model.hidden * per_byte
+        return latency + batch[:, None] * least_row_bytes(self.problem) * per_byte
 
 
-def decode_parts(
-    problem: Problem, batch: Numbers, speeds: tuple[Numbers, Numbers]
-) -> tuple[Numbers, Numbers]:
+def decode_parts(problem: Problem, batch: Numbers, speeds: Speeds) -> tuple[Numbers, Numbers]:
     """Seconds of a layer's decode pass by reading and by arithmetic."""
-    model = problem.model
-    read = model.layer_bytes + batch * problem.workload.mean_context * model.kv_bytes
-    return read / speeds[0], 2 * batch * model.layer_parameters / speeds[1]
+    return layer_part(problem.model).work(decode_pass(problem.workload, batch)).parts(speeds)
 
 
-def prefill_parts(problem: Problem, speeds: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
+def prefill_parts(problem: Problem, speeds: Speeds) -> tuple[Numbers, Numbers]:
     """Seconds of a layer's prefill for each output token, by reading and by arithmetic."""
-    model, load = problem.model, problem.workload
-    read = model.layer_bytes + load.input_tokens * model.kv_bytes
-    work = 2.0 * load.input_tokens * (model.layer_parameters + load.input_tokens * model.hidden)
-    return read / speeds[0] / load.output_tokens, work / speeds[1] / load.output_tokens
-
-
-def _allreduce(size: Numbers, members: Numbers, link: tuple[Numbers, Numbers]) -> Numbers:
-    latency, bandwidth = link
-    ring = 2 * (members - 1) * (latency + size / (members * bandwidth))
-    at_once = latency + (members - 1) * size / bandwidth
-    return np.where(members > 1, np.minimum(ring, at_once), 0.0)
+    load = problem.workload
+    reading, arithmetic = layer_part(problem.model).work(prefill_pass(load)).parts(speeds)
+    return reading / load.output_tokens, arithmetic / load.output_tokens
 
 
 def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
@@ -152,8 +144,10 @@ def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
         available,
         counts,
         counts @ np.array([kind.memory for kind in kinds]),
-        counts @ np.array([1 / kind.read for kind in kinds]),
-        counts @ np.array([1 / kind.compute for kind in kinds]),
+        Speeds(
+            counts @ np.array([1 / kind.read for kind in kinds]),
+            counts @ np.array([1 / kind.compute for kind in kinds]),
+        ),
         (np.array([link[0] for link in links]), np.array([link[1] for link in links])),
         (
             np.array([min(way[0] for way in each) for each in ways]),

@@ -16,17 +16,16 @@ from planner.bounds.device_rates import kinds_of
 from planner.bounds.layer_time import (
     LARGEST_GROUP,
     Link,
-    Speeds,
     allreduce_seconds,
     alone_seconds,
     group_floors,
     shared_floor,
 )
+from planner.cost.roofline import TOKEN_BYTES, least_row_bytes, speeds_of
 from planner.problem import Numbers, PlanDevice, Problem
 
 MOST_EXTRAS = 6  # layers' worth of embedding and head that are counted
 MANY_MACHINES = 100  # beyond that they are not
-RETURNED_BYTES = 4.0  # of a sampled token
 THRESHOLDS = 3  # ways to see machines as regions
 Floor = tuple[float, float]  # least work and all-reduce of a layer in a group
 
@@ -99,7 +98,7 @@ def _out_of(seconds: Numbers, region: Sequence[int]) -> float:
 
 def _hop_tables(problem: Problem) -> tuple[Numbers, Numbers]:
     """Seconds from machine to machine of all activations, and of all sampled tokens."""
-    load, row = problem.workload, 2.0 * problem.model.hidden
+    load, row = problem.workload, least_row_bytes(problem)
     steps = load.output_tokens - 1
 
     def table(prompt_bytes: float, step_bytes: float) -> Numbers:
@@ -108,7 +107,7 @@ def _hop_tables(problem: Problem) -> tuple[Numbers, Numbers]:
         np.fill_diagonal(seconds, np.inf)
         return seconds
 
-    return table(load.input_tokens * row, row), table(RETURNED_BYTES, RETURNED_BYTES)
+    return table(load.input_tokens * row, row), table(TOKEN_BYTES, TOKEN_BYTES)
 
 
 def _least(
@@ -171,7 +170,8 @@ def _floor(problem: Problem, machine: int) -> MachineFloor:
 
 
 def _within(problem: Problem, devices: Sequence[PlanDevice], at: int, link: Link) -> float:
-    own, others = _speeds(devices[at]), [_speeds(d) for d in (*devices[:at], *devices[at + 1 :])]
+    speeds = [speeds_of(device) for device in devices]
+    own, others = speeds[at], [*speeds[:at], *speeds[at + 1 :]]
     floors = group_floors(problem, own, others, link)
     return min([alone_seconds(problem, own), *(work + allreduce for work, allreduce in floors)])
 
@@ -184,20 +184,15 @@ def _spanning(problem: Problem) -> list[Floor]:
         talks = {kind: allreduce_seconds(problem, kind.outside, members) for kind in kinds}
         for kind, allreduce in talks.items():
             others = [
-                (1 / other.read, 1 / other.compute)
+                other.speeds
                 for other, count in kinds.items()
                 for _ in range(min(members, count - (other == kind)))
                 if talks[other] <= allreduce
             ]
             if len(others) >= members - 1:
-                own = (1 / kind.read, 1 / kind.compute)
-                found.append((shared_floor(problem, own, others, members), allreduce))
+                work = shared_floor(problem, kind.speeds, others, members)
+                found.append((work, allreduce))
     return found
-
-
-def _speeds(device: PlanDevice) -> Speeds:
-    reading = device.bytes_per_second * device.memory_efficiency
-    return reading, device.flops * device.compute_efficiency
 
 
 def _extras(problem: Problem) -> int:

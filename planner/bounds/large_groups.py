@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.bounds.flow_boxes import FlowBoxes
 from planner.bounds.group_rates import FarGroups, GroupRates, decode_parts, prefill_parts
+from planner.cost.roofline import Speeds, least_row_bytes
 from planner.problem import Numbers
 
 _PRICES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -66,7 +67,7 @@ class LargeGroups:
         Reading a / sum r and arithmetic c / sum s of a group take at least
         (a/R + c/S)^2 / sum(a r/R^2 + c s/S^2) seconds for any R, S (Cauchy).
         """
-        problem, one = self.groups.problem, (np.ones(1), np.ones(1))
+        problem, one = self.groups.problem, Speeds(np.ones(1), np.ones(1))
         counts = np.array(self.groups.available.counts, dtype=float)
         whole = [float(speed @ counts) for speed in self._speeds]
         decode = decode_parts(problem, batch[:, None], one)
@@ -95,7 +96,7 @@ class LargeGroups:
         fastest = [np.sort(np.repeat(s, counts))[::-1].cumsum() for s in self._speeds]
         best = np.full_like(self._by_memory, np.inf)
         for members in range(self.far.least_members, sum(counts) + 1):
-            whole = (fastest[0][members - 1 : members], fastest[1][members - 1 : members])
+            whole = Speeds(*(speed[members - 1 : members] for speed in fastest))
             work = np.maximum(*decode_parts(problem, batch[:, None], whole))
             work = work + batch[:, None] * np.maximum(*prefill_parts(problem, whole))
             best = np.minimum(best, work + self._allreduce_seconds(batch, members))
@@ -106,6 +107,6 @@ class LargeGroups:
         if not self.far.spans:
             return np.zeros((len(batch), 1))
         latency, per_byte = self.groups.region_links.beyond
-        size = 2.0 * self.groups.problem.model.hidden * batch[:, None]
+        size = least_row_bytes(self.groups.problem) * batch[:, None]
         saved: Numbers = latency.sum() + size * per_byte.sum()
         return saved

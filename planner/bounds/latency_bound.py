@@ -5,7 +5,7 @@ from collections import Counter
 from planner.bounds.device_rates import Kind, kinds_of
 from planner.bounds.hop_bound import least_machine_seconds
 from planner.bounds.layer_flow_bound import Bound
-from planner.bounds.layer_time import Speeds, alone_seconds, group_floors
+from planner.bounds.layer_time import alone_seconds, group_floors
 from planner.problem import Problem
 
 
@@ -39,13 +39,8 @@ def _bandwidth_sum(problem: Problem) -> float:
 
 def _least_seconds(problem: Problem, kinds: Counter[Kind], kind: Kind) -> float:
     """The least seconds of a layer in any group that has such a member."""
-    others = [_speeds(other) for other in (kinds - Counter([kind])).elements()]
-    inside = group_floors(problem, _speeds(kind), others, kind.inside[:2])[: kind.inside[2] - 1]
-    floors = [*inside, *group_floors(problem, _speeds(kind), others, kind.outside)]
-    return min(
-        [alone_seconds(problem, _speeds(kind)), *(work + allreduce for work, allreduce in floors)]
-    )
-
-
-def _speeds(kind: Kind) -> Speeds:
-    return 1 / kind.read, 1 / kind.compute
+    others = [other.speeds for other in (kinds - Counter([kind])).elements()]
+    inside = group_floors(problem, kind.speeds, others, kind.inside[:2])[: kind.inside[2] - 1]
+    floors = [*inside, *group_floors(problem, kind.speeds, others, kind.outside)]
+    grouped = (work + allreduce for work, allreduce in floors)
+    return min([alone_seconds(problem, kind.speeds), *grouped])

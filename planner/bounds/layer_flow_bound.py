@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.bounds.device_rates import DeviceRates, device_rates_of
+from planner.cost.feasibility import needed_bytes
 from planner.problem import Numbers, Problem
 
 NDBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -101,10 +102,8 @@ def _cells(rates: DeviceRates, layers: int, low: float, high: float) -> Numbers:
 
 def most_pipelines(problem: Problem) -> int:
     """Pipelines that all memory together could hold."""
-    model = problem.model
-    need = model.layers * (model.layer_bytes + model.kv_bytes * problem.workload.context)
     have = sum(device.memory_bytes for device in problem.devices)
-    return int(have / (need + 2 * model.end_bytes))
+    return int(have / needed_bytes(problem))
 
 
 def highest_flow(problem: Problem) -> float:

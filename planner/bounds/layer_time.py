@@ -3,49 +3,46 @@
 import heapq
 from collections.abc import Sequence
 
+from planner.cost.roofline import (
+    Speeds,
+    Work,
+    decode_pass,
+    layer_allreduce_seconds,
+    layer_part,
+    least_row_bytes,
+    prefill_pass,
+)
 from planner.problem import Problem
 
 LARGEST_GROUP = 16  # larger tensor-parallel groups are taken to cost only their all-reduce
-Speeds = tuple[float, float]  # bytes/s and FLOP/s, efficiency included
 Link = tuple[float, float]  # latency and bandwidth
 
 
-def loads(problem: Problem) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Bytes and FLOP of one layer for (all decode steps, the prefill) of one request."""
-    model, load = problem.model, problem.workload
-    steps, prompt = load.output_tokens - 1, load.input_tokens
-    square = 2.0 * prompt**2 * model.hidden
-    decode = (
-        steps * (model.layer_bytes + load.mean_context * model.kv_bytes),
-        steps * 2 * model.layer_parameters,
-    )
-    prefill = (
-        model.layer_bytes + prompt * model.kv_bytes,
-        2 * prompt * model.layer_parameters + square,
-    )
-    return decode, prefill
+def loads(problem: Problem) -> tuple[Work, Work]:
+    """What one layer asks for (all decode steps, the prefill) of one request."""
+    layer, load = layer_part(problem.model), problem.workload
+    step, steps = layer.work(decode_pass(load, 1.0)), load.output_tokens - 1
+    return Work(steps * step.read_bytes, steps * step.flop), layer.work(prefill_pass(load))
 
 
 def alone_seconds(problem: Problem, speeds: Speeds) -> float:
     """Seconds of a layer on a device of its own."""
-    return sum(max(size / speeds[0], flop / speeds[1]) for size, flop in loads(problem))
+    return sum(float(work.seconds(speeds)) for work in loads(problem))
 
 
 def shared_seconds(problem: Problem, speeds: Speeds) -> float:
     """Least seconds of a layer on a group of those summed speeds, however it shares."""
     decode, prefill = loads(problem)
-    return max((decode[0] + prefill[0]) / speeds[0], (decode[1] + prefill[1]) / speeds[1])
+    whole = Work(decode.read_bytes + prefill.read_bytes, decode.flop + prefill.flop)
+    return float(whole.seconds(speeds))
 
 
 def allreduce_seconds(problem: Problem, link: Link, members: int) -> float:
     """Seconds of a layer's all-reduces for one request over a link no worse than the group's."""
-    row, load = 2.0 * problem.model.hidden, problem.workload
-
-    def once(size: float) -> float:
-        ring = 2 * (members - 1) * (link[0] + size / (members * link[1]))
-        return min(ring, link[0] + (members - 1) * size / link[1])
-
-    return 2 * (once(load.input_tokens * row) + (load.output_tokens - 1) * once(row))
+    row, load = least_row_bytes(problem), problem.workload
+    prompt = float(layer_allreduce_seconds(load.input_tokens * row, members, link))
+    step = float(layer_allreduce_seconds(row, members, link))
+    return prompt + (load.output_tokens - 1) * step
 
 
 def group_floors(
@@ -67,6 +64,7 @@ def shared_floor(problem: Problem, member: Speeds, others: Sequence[Speeds], mem
     """Least work of a layer in a group of so many: the member and the quickest of the others."""
     if members > LARGEST_GROUP:
         return 0.0
-    reads = sum(heapq.nlargest(members - 1, (read for read, _ in others)))
-    computes = sum(heapq.nlargest(members - 1, (compute for _, compute in others)))
-    return shared_seconds(problem, (member[0] + reads, member[1] + computes))
+    reads = heapq.nlargest(members - 1, (each.bytes_per_second for each in others))
+    computes = heapq.nlargest(members - 1, (each.flops for each in others))
+    together = Speeds(member.bytes_per_second + sum(reads), member.flops + sum(computes))
+    return shared_seconds(problem, together)

@@ -17,6 +17,8 @@ from planner.bounds.dual_values import DualValues, dual_values_of
 from planner.bounds.flow_boxes import FlowBoxes, NDBool, concatenate, first_boxes
 from planner.bounds.group_rates import GroupRates, group_rates_of
 from planner.bounds.layer_flow_bound import Bound, highest_flow, layer_flow_bound, most_pipelines
+from planner.cost.feasibility import needed_bytes
+from planner.cost.roofline import least_row_bytes
 from planner.problem import Numbers, Problem
 from planner.stop import StopRule, never
 
@@ -142,7 +144,7 @@ class _CountBounds:
     def _serves(self, duals: DualValues, boxes: FlowBoxes, numbers: Places) -> NDBool:
         """Whether counts meet the conditions of boxes: [box, count]."""
         counts = self.counts[numbers]
-        size = 2.0 * self.groups.problem.model.hidden * boxes.least_batch
+        size = least_row_bytes(self.groups.problem) * boxes.least_batch
         way = self.ways.fixed[numbers] + np.multiply.outer(size, self.ways.per_byte[numbers])
         serves = np.ones((len(boxes), len(numbers)), dtype=bool)
         for dual, need, per_hop_second in zip(
@@ -159,10 +161,8 @@ class _CountBounds:
 
 def _may_hold(groups: GroupRates, counts: Numbers) -> NDBool:
     """Whether the memory of each count suffices for the model and one sequence."""
-    model, load = groups.problem.model, groups.problem.workload
-    layer = model.layer_bytes + model.kv_bytes * load.context
     memory = counts @ np.array([kind.memory for kind in groups.available.kinds])
-    enough: NDBool = memory >= (model.layers * layer + 2 * model.end_bytes) * (1 - SLACK)
+    enough: NDBool = memory >= needed_bytes(groups.problem) * (1 - SLACK)
     return enough
 
 

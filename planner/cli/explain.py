@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from planner.cost.cost_model import CostModel
+from planner.cost.roofline import TOKEN_BYTES, Pass
 from planner.cost.stage_cost import StageForm
 from planner.problem import Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -41,23 +42,22 @@ def explain(problem: Problem, plan: Plan) -> list[ExplainRow]:
 def _row(cost: CostModel, number: int, pipeline: Pipeline, place: int) -> ExplainRow:
     stage = pipeline.stages[place]
     form, one = cost.form(stage), np.ones(1)
-    row = one * cost.model.hidden * 2
-    talk = 2 * stage.layers * float(form.allreduce(row)[0])
-    whole = float(form.seconds(one, one * cost.workload.mean_context, one)[0])
+    allreduce = stage.layers * float(form.allreduce_seconds(one * form.row_bytes)[0])
+    whole = float(form.decode_seconds(cost.workload, one)[0])
     onward = pipeline.stages[(place + 1) % len(pipeline.stages)]
-    size = row if place + 1 < len(pipeline.stages) else 4 * one
-    hop = 0.0 if onward is stage else float(cost.hop(stage, onward, size)[0])
+    size = form.row_bytes if place + 1 < len(pipeline.stages) else TOKEN_BYTES
+    hop = 0.0 if onward is stage else float(cost.hop(stage, onward, size * one)[0])
     return ExplainRow(
         number,
         stage.start,
         stage.end,
         tuple(_member(cost.problem, shard) for shard in stage.shards),
         tuple((shard.kv, shard.mlp) for shard in stage.shards),
-        whole - talk,
-        talk,
+        whole - allreduce,
+        allreduce,
         hop,
         _fullest(cost.problem, stage, form),
-        _what_binds(form, whole - talk, talk, hop),
+        _what_binds(form, whole - allreduce, allreduce, hop),
     )
 
 
@@ -68,18 +68,18 @@ def _member(problem: Problem, shard: Shard) -> str:
 
 def _fullest(problem: Problem, stage: Stage, form: StageForm) -> float:
     memory = np.array(
-        [problem.devices[problem.index_of[shard.device]].memory_bytes for shard in stage.shards]
+        [[problem.devices[problem.index_of[shard.device]].memory_bytes] for shard in stage.shards]
     )
     return float((1 - form.free_bytes / memory).max())
 
 
-def _what_binds(form: StageForm, compute: float, talk: float, hop: float) -> str:
-    parts = {"all-reduce": talk, "hop": hop}
+def _what_binds(form: StageForm, compute: float, allreduce: float, hop: float) -> str:
+    parts = {"all-reduce": allreduce, "hop": hop}
     slowest = max(parts, key=lambda name: parts[name])
     if parts[slowest] > compute:
         return slowest
-    read = (form.weight_bytes / form.bandwidth).max()
-    return "memory bandwidth" if read >= (2 * form.parameters / form.flops).max() else "arithmetic"
+    reading, arithmetic = form.part.work(Pass(1.0)).parts(form.speeds)
+    return "memory bandwidth" if reading.max() >= arithmetic.max() else "arithmetic"
 
 
 def explain_table(problem: Problem, plan: Plan) -> Table:

@@ -3,9 +3,11 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from planner.cost.roofline import TOKEN_BYTES, stage_row_bytes
 from planner.cost.stage_cost import StageForm, chain_seconds, form_stage
 from planner.problem import Numbers, Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -14,6 +16,15 @@ Shards = tuple[Shard, ...]
 BATCH_CAP = 4096  # sequences in one pipeline
 FORMS_KEPT = 200_000
 GROUPS_PER_STAGE = 4  # batches in flight tried, for each stage
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Ways:
+    """The ways from one stage to the next, between any machine of each: arrays [ways]."""
+
+    latency: Numbers
+    per_byte: Numbers  # seconds
+    per_row: Numbers  # seconds of a token's activations as the first stage sends them
 
 
 class CostModel:
@@ -27,7 +38,7 @@ class CostModel:
         self._held: dict[StageForm, float] = {}
         self._prefills: dict[StageForm, float] = {}
         self._places: dict[tuple[Shard, ...], tuple[int, ...]] = {}
-        self._hops: dict[tuple[Shards, Shards], tuple[Numbers, Numbers]] = {}
+        self._hops: dict[tuple[Shards, Shards], _Ways] = {}
 
     def form(self, stage: Stage) -> StageForm:
         """The stage as arrays, remembered."""
@@ -63,16 +74,18 @@ class CostModel:
 
     def hop(self, a: Stage, b: Stage, size: Numbers) -> Numbers:
         """Seconds of `size` bytes from one stage to the next over the best pair of members."""
-        latency, per_byte = self._hop_terms(a, b)
-        best: Numbers = (latency[:, None] + np.multiply.outer(per_byte, size)).min(axis=0)
+        ways = self._ways(a, b)
+        best: Numbers = (ways.latency[:, None] + np.multiply.outer(ways.per_byte, size)).min(axis=0)
         return best
 
-    def _hop_terms(self, a: Stage, b: Stage) -> tuple[Numbers, Numbers]:
+    def _ways(self, a: Stage, b: Stage) -> "_Ways":
         key = (a.shards, b.shards)
         if key not in self._hops:
             grid = np.ix_(self._machines(a.shards), self._machines(b.shards))
             latency, bandwidth = self.problem.latency[grid], self.problem.bandwidth[grid]
-            self._hops[key] = (latency.ravel(), 1 / bandwidth.ravel())
+            per_byte = 1 / bandwidth.ravel()
+            row = stage_row_bytes(self.problem, [self.problem.index_of[s.device] for s in a.shards])
+            self._hops[key] = _Ways(latency.ravel(), per_byte, per_byte * row)
         return self._hops[key]
 
     def _machines(self, shards: tuple[Shard, ...]) -> tuple[int, ...]:
@@ -86,22 +99,22 @@ class CostModel:
         stages = pipeline.stages
         if len(stages) == 1:
             return np.zeros_like(tokens)
-        size = tokens * self.model.hidden * 2
-        terms = [self._hop_terms(a, b) for a, b in itertools.pairwise(stages)]
-        total = self.hop(stages[-1], stages[0], np.full_like(tokens, 4.0))
-        single = [(latency[0], per_byte[0]) for latency, per_byte in terms if len(latency) == 1]
+        hops = [self._ways(a, b) for a, b in itertools.pairwise(stages)]
+        total = self.hop(stages[-1], stages[0], np.full_like(tokens, TOKEN_BYTES))
+        single = [(hop.latency[0], hop.per_row[0]) for hop in hops if len(hop.latency) == 1]
         if single:
-            latency, per_byte = np.sum(single, axis=0)
-            total = total + latency + per_byte * size
-        for latencies, rates in terms:
-            if len(latencies) > 1:
-                total = total + (latencies[:, None] + np.multiply.outer(rates, size)).min(axis=0)
+            latency, per_row = np.sum(single, axis=0)
+            total = total + latency + per_row * tokens
+        for hop in hops:
+            if len(hop.latency) > 1:
+                each = hop.latency[:, None] + np.multiply.outer(hop.per_row, tokens)
+                total = total + each.min(axis=0)
         return total
 
     def decode_times(self, pipeline: Pipeline, batch: Numbers) -> Numbers:
         """Seconds of every stage (rows) for one decode pass of each batch size (columns)."""
         forms = [self.form(stage) for stage in pipeline.stages]
-        return chain_seconds(forms, batch, batch * self.workload.mean_context)
+        return chain_seconds(forms, self.workload, batch)
 
     def prefill_times(self, pipeline: Pipeline) -> Numbers:
         """Seconds of every stage for the whole prompt of one request."""
@@ -110,10 +123,7 @@ class CostModel:
     def prefill_time(self, form: StageForm) -> float:
         """Seconds of one stage for the whole prompt of one request; remembered."""
         if form not in self._prefills:
-            tokens = self.workload.input_tokens
-            square = 2.0 * tokens * tokens * self.model.hidden
-            prompt = np.array([float(tokens)])
-            self._prefills[form] = float(form.seconds(prompt, prompt, np.ones(1), square)[0])
+            self._prefills[form] = form.prefill_seconds(self.workload)
         return self._prefills[form]
 
     # ---- values

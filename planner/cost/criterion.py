@@ -1,9 +1,23 @@
 """Criterion: what a stage's time means for an objective, as weighted passes over its layers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from planner.cost.roofline import (
+    LayerPart,
+    Pass,
+    Speeds,
+    decode_pass,
+    head_part,
+    layer_allreduce_seconds,
+    layer_part,
+    prefill_pass,
+    speeds_of,
+    stage_row_bytes,
+    worst_link,
+)
 from planner.cost.stage_cost import StageForm
 from planner.problem import Numbers, PlanDevice, Problem
 
@@ -34,12 +48,9 @@ def batch_criterion(problem: Problem, batch: float, sequences: float) -> Criteri
 
 def stage_seconds(problem: Problem, criterion: Criterion, form: StageForm) -> float:
     """The criterion's seconds of one stage, all-reduce and head included."""
-    load = problem.workload
-    batch, prompt = np.array([criterion.batch]), np.array([float(load.input_tokens)])
-    square = 2.0 * load.input_tokens**2 * problem.model.hidden
-    decode = form.seconds(batch, batch * load.mean_context, batch)
-    prefill = form.seconds(prompt, prompt, np.ones(1), square)
-    return float((criterion.decode_weight * decode + criterion.prefill_weight * prefill)[0])
+    decode = float(form.decode_seconds(problem.workload, np.array([criterion.batch]))[0])
+    prefill = form.prefill_seconds(problem.workload)
+    return criterion.decode_weight * decode + criterion.prefill_weight * prefill
 
 
 def unit_rates(
@@ -50,53 +61,36 @@ def unit_rates(
     Four figures each, for prefill and decode bound by memory or by arithmetic; the device takes
     the largest of the four sums.
     """
-    model, load = problem.model, problem.workload
-    read = 1 / (device.memory_efficiency * device.bytes_per_second)
-    compute = 1 / (device.compute_efficiency * device.flops)
-    prompt, batch = load.input_tokens, criterion.batch
-    attention = model.attention_parameters / model.kv_heads
-    block = model.mlp_parameters / model.mlp_blocks
-    cache = model.kv_bytes / model.kv_heads
-    square = 2.0 * prompt**2 * model.hidden / model.kv_heads
-    weight = attention * model.bytes_per_weight
-    head = (
-        np.array([(weight + prompt * cache) * read, (2 * prompt * attention + square) * compute]),
-        np.array(
-            [(weight + batch * load.mean_context * cache) * read, 2 * batch * attention * compute]
-        ),
+    model = problem.model
+    units = (
+        layer_part(model, 1 / model.kv_heads, 0.0),
+        layer_part(model, 0.0, 1 / model.mlp_blocks),
     )
-    column = (
-        np.array([block * model.bytes_per_weight * read, 2 * prompt * block * compute]),
-        np.array([block * model.bytes_per_weight * read, 2 * batch * block * compute]),
-    )
-    weights = (criterion.prefill_weight, criterion.decode_weight)
-    return _all_sums(head, weights), _all_sums(column, weights)
+    head, block = (_all_sums(problem, criterion, unit, speeds_of(device)) for unit in units)
+    return head, block
 
 
-def _all_sums(phases: tuple[Numbers, Numbers], weights: tuple[float, float]) -> Numbers:
-    sums: Numbers = np.add.outer(weights[0] * phases[0], weights[1] * phases[1]).ravel()
+def _all_sums(problem: Problem, criterion: Criterion, unit: LayerPart, speeds: Speeds) -> Numbers:
+    load = problem.workload
+    prefill = np.array(unit.work(prefill_pass(load)).parts(speeds))
+    decode = np.array(unit.work(decode_pass(load, criterion.batch)).parts(speeds))
+    weights = criterion.prefill_weight, criterion.decode_weight
+    sums: Numbers = np.add.outer(weights[0] * prefill, weights[1] * decode).ravel()
     return sums
 
 
 def head_seconds(problem: Problem, criterion: Criterion, device: PlanDevice) -> float:
     """Seconds that the head costs the leader of the last stage."""
-    model = problem.model
-    read = model.end_bytes / (device.memory_efficiency * device.bytes_per_second)
-    row = 2.0 * model.embedding_parameters / (device.compute_efficiency * device.flops)
-    decode = max(read, row * criterion.batch)
-    return criterion.prefill_weight * max(read, row) + criterion.decode_weight * decode
+    head, speeds = head_part(problem.model), speeds_of(device)
+    first, step = (float(head.work(Pass(n)).seconds(speeds)) for n in (1.0, criterion.batch))
+    return criterion.prefill_weight * first + criterion.decode_weight * step
 
 
-def allreduce_seconds(
-    problem: Problem, criterion: Criterion, latency: float, bandwidth: float, members: int
-) -> float:
-    """Seconds of the all-reduces of one layer for a group whose worst link is given."""
-    if members == 1:
-        return 0.0
-    row = 2.0 * problem.model.hidden
-    sizes = (problem.workload.input_tokens * row, criterion.batch * row)
-    weights = (criterion.prefill_weight, criterion.decode_weight)
-    ring = [2 * (members - 1) * (latency + size / (members * bandwidth)) for size in sizes]
-    at_once = [latency + (members - 1) * size / bandwidth for size in sizes]
-    fastest = [min(a, b) for a, b in zip(ring, at_once, strict=True)]
-    return 2 * sum(w * t for w, t in zip(weights, fastest, strict=True))
+def allreduce_seconds(problem: Problem, criterion: Criterion, members: Sequence[int]) -> float:
+    """The criterion's seconds of the all-reduces of one layer on these devices."""
+    row, link = stage_row_bytes(problem, members), worst_link(problem, members)
+    prompt, step = (
+        float(layer_allreduce_seconds(rows * row, len(members), link))
+        for rows in (problem.workload.input_tokens, criterion.batch)
+    )
+    return criterion.prefill_weight * prompt + criterion.decode_weight * step

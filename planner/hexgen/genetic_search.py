@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from planner.cost.criterion import Criterion, latency_criterion
+from planner.cost.feasibility import needed_bytes
 from planner.device_classes import Classes, classes_of
 from planner.problem import Numbers
 from planner.search.chain_dp import Chains, Link, best_chain
@@ -157,11 +158,8 @@ class HexGen:
 
     def may_hold(self, groups: Groups) -> bool:
         """The early memory cut: every group's memory in sum holds the model."""
-        model, load = self.problem.model, self.problem.workload
-        need = model.layers * (model.layer_bytes + model.kv_bytes * load.context)
-        need += 2 * model.end_bytes
-        memory = self.problem.devices
-        return all(sum(memory[d].memory_bytes for d in group) >= need for group in groups)
+        need, devices = needed_bytes(self.problem), self.problem.devices
+        return all(sum(devices[d].memory_bytes for d in group) >= need for group in groups)
 
     def mutate(self, groups: Groups) -> Groups:
         """Merge two groups, split one, or swap devices between two."""

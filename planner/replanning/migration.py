@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from planner.cost.roofline import layer_part
 from planner.problem import PlanDevice, Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
@@ -42,8 +43,8 @@ def least_moved_bytes(problem: Problem, old: Plan, pipelines: int) -> float:
 def _shard_bytes(problem: Problem, shard: Shard) -> float:
     """Bytes of one layer that a shard holds."""
     model = problem.model
-    heads = shard.kv / model.kv_heads * model.attention_parameters
-    return (heads + shard.mlp / model.mlp_blocks * model.mlp_parameters) * model.bytes_per_weight
+    part = layer_part(model, shard.kv / model.kv_heads, shard.mlp / model.mlp_blocks)
+    return float(part.weight_bytes)
 
 
 def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
@@ -101,8 +102,8 @@ def _lacking(problem: Problem, old: Stage | None, new: Stage, place: str, device
         known = max(0, min(old.end, new.end) - max(old.start, new.start))
         old_heads, old_columns = _held(old, device)
         common_heads, common_columns = _common(heads, old_heads), _common(columns, old_columns)
-    head = model.attention_parameters * model.bytes_per_weight / model.kv_heads
-    block = model.mlp_parameters * model.bytes_per_weight / model.mlp_blocks
+    head = float(layer_part(model, 1 / model.kv_heads, 0.0).weight_bytes)
+    block = float(layer_part(model, 0.0, 1 / model.mlp_blocks).weight_bytes)
     whole = (heads[1] - heads[0]) * head + (columns[1] - columns[0]) * block
     return new.layers * whole - known * (common_heads * head + common_columns * block)
 

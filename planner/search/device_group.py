@@ -91,30 +91,21 @@ def group_with_shards(
 def saturated_seconds(problem: Problem, form: StageForm) -> Numbers:
     """Seconds of a decode pass of every batch, with the prefills that fall to it."""
     load = problem.workload
-    decode = form.seconds(BATCHES, BATCHES * load.mean_context, BATCHES)
-    return decode + BATCHES * _prefill(problem, form) / load.output_tokens
+    prefill = form.prefill_seconds(load)
+    return form.decode_seconds(load, BATCHES) + BATCHES * prefill / load.output_tokens
 
 
 def request_seconds(problem: Problem, form: StageForm) -> float:
     """Seconds of one request alone: prefill and all further steps."""
-    one = np.ones(1)
-    step = float(form.seconds(one, one * problem.workload.mean_context, one)[0])
-    return _prefill(problem, form) + (problem.workload.output_tokens - 1) * step
-
-
-def _prefill(problem: Problem, form: StageForm) -> float:
-    tokens = problem.workload.input_tokens
-    prompt = np.array([float(tokens)])
-    return float(
-        form.seconds(prompt, prompt, np.ones(1), 2.0 * tokens**2 * problem.model.hidden)[0]
-    )
+    load = problem.workload
+    step = float(form.decode_seconds(load, np.ones(1))[0])
+    return form.prefill_seconds(load) + (load.output_tokens - 1) * step
 
 
 def most_layers(problem: Problem, form: StageForm) -> Numbers:
     """Most layers by sequences held: weights and KV on every shard; from a one-layer form."""
-    per_layer = form.weight_bytes[:, None] + np.multiply.outer(
-        form.kv_bytes * problem.workload.context, SEQUENCES
-    )
-    room = (form.free_bytes + form.weight_bytes)[:, None]
-    fits: Numbers = np.floor(np.maximum(room, 0) / per_layer + 1e-9).min(axis=0)
+    part = form.part
+    per_layer = part.weight_bytes + part.kv_bytes * problem.workload.context * SEQUENCES
+    room = np.maximum(form.free_bytes + part.weight_bytes, 0)
+    fits: Numbers = np.floor(room / per_layer + 1e-9).min(axis=0)
     return np.minimum(fits, problem.model.layers)

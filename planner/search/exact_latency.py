@@ -4,6 +4,7 @@ import numpy as np
 
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import Criterion, latency_criterion
+from planner.cost.roofline import TOKEN_BYTES, stage_row_bytes
 from planner.device_classes import Classes, Counts, classes_of
 from planner.problem import Numbers, Problem
 from planner.search.chain_dp import Chains, Link, best_chain
@@ -152,9 +153,9 @@ def hop_seconds(
     problem: Problem, classes: Classes, criterion: Criterion, rows: list[Row]
 ) -> Numbers:
     """The criterion's seconds of activations from every row's group to every other's."""
-    row = 2.0 * problem.model.hidden
-    prompt = _best_link(problem, classes, rows, problem.workload.input_tokens * row)
-    step = _best_link(problem, classes, rows, criterion.batch * row)
+    sizes = np.array([stage_row_bytes(problem, row.members) for row in rows])
+    prompt = _best_link(problem, classes, rows, problem.workload.input_tokens * sizes)
+    step = _best_link(problem, classes, rows, criterion.batch * sizes)
     return criterion.prefill_weight * prompt + criterion.decode_weight * step
 
 
@@ -163,14 +164,19 @@ def back_seconds(
 ) -> Numbers:
     """The criterion's seconds of sampled tokens on their way back to the first stage."""
     weight = criterion.prefill_weight + criterion.decode_weight
-    return weight * _best_link(problem, classes, rows, 4.0)
+    return weight * _best_link(problem, classes, rows, np.full(len(rows), TOKEN_BYTES))
 
 
-def _best_link(problem: Problem, classes: Classes, rows: list[Row], size: float) -> Numbers:
+def _best_link(problem: Problem, classes: Classes, rows: list[Row], sizes: Numbers) -> Numbers:
+    """Seconds of what each row's group sends, over its best way to every other: [from, to]."""
     latency, bandwidth = classes.links(problem)
-    seconds = latency + size / bandwidth
     sets = [np.flatnonzero(row.counts) for row in rows]
-    leaving = np.array([seconds[a].min(axis=0) for a in sets])
+    leaving = np.array(
+        [
+            (latency[a] + size / bandwidth[a]).min(axis=0)
+            for a, size in zip(sets, sizes, strict=True)
+        ]
+    )
     return np.array([leaving[:, b].min(axis=1) for b in sets]).T
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
+from planner.cost.roofline import least_row_bytes, speeds_of
 from planner.problem import Problem
 from planner.search.device_group import DeviceGroup, group_of, group_with_shards
 from planner.search.layer_balance import latency_layers, pipeline_of, throughput_layers
@@ -15,6 +16,7 @@ from swarm.plan import Pipeline, Shard
 
 DeviceGroups = Sequence[DeviceGroup]
 NEAR_SECONDS = 2e-3  # one way; farther devices never share a layer in this search
+ROWS_ON_TOUR = 64  # in the message by which the tour measures how near machines are
 Key = tuple[tuple[int, bool], ...]
 
 
@@ -90,7 +92,7 @@ class GroupPool:
         """Bytes per second that all devices of a machine read together."""
         devices = [self.problem.devices[d] for d in self.devices]
         name = self.problem.machines[machine]
-        return sum(d.bytes_per_second * d.memory_efficiency for d in devices if d.machine == name)
+        return sum(float(speeds_of(d).bytes_per_second) for d in devices if d.machine == name)
 
     def signature(self, devices: Iterable[int]) -> tuple[tuple[int, int], ...]:
         """Equal for sets of devices that are alike in speeds and places."""
@@ -188,7 +190,7 @@ def places_of(problem: Problem) -> list[int]:
 
 def tour_of(problem: Problem) -> list[int]:
     """The turn at which a tour that always goes to the nearest machine visits each machine."""
-    size = 2.0 * problem.model.hidden * 64
+    size = ROWS_ON_TOUR * least_row_bytes(problem)
     distance = problem.latency + size / problem.bandwidth
     left = set(range(1, len(distance)))
     at, position = 0, [0] * len(distance)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 
+from planner.cost.roofline import least_row_bytes
 from planner.device_classes import classes_of
 from planner.search.device_group import DeviceGroup
 from planner.search.exact_latency import FEW_DEVICES, is_small, least_latency_pipeline
@@ -16,6 +17,7 @@ MOST_LOCAL_STATES = 1500  # groups of devices, if groups stay within machines
 MOST_POOLS = 3  # neighbourhoods that exact search looks at
 FEW_STATES = 82  # in each of them
 CHAINS_KEPT = 2
+ROWS_TO_NEIGHBOURS = 32  # in the message by which the nearest machines are told
 
 
 def least_latency(
@@ -74,7 +76,7 @@ def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
     problem, seen = pool.problem, set[tuple[tuple[int, int], ...]]()
     machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.power)
     for machine in reversed(machines):
-        size = 64.0 * problem.model.hidden
+        size = ROWS_TO_NEIGHBOURS * least_row_bytes(problem)
         far = problem.latency[machine] + size / problem.bandwidth[machine]
         order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.power(m)))
         chosen = _small_neighbourhood(pool, order)

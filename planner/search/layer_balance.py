@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.cost.cost_model import GROUPS_PER_STAGE, CostModel
+from planner.cost.roofline import stage_row_bytes
 from planner.problem import Numbers
 from planner.search.device_group import BATCHES, SEQUENCES, DeviceGroup
 from swarm.plan import Pipeline, Stage
@@ -113,8 +114,9 @@ def _hop_seconds(cost: CostModel, groups: Sequence[DeviceGroup], batch: Numbers)
         return np.zeros_like(batch)
     rows, columns = np.array(where), np.array([*where[1:], where[0]])
     latency = float(cost.problem.latency[rows, columns].sum())
-    per_byte = float((1 / cost.problem.bandwidth[rows, columns])[:-1].sum())
-    return latency + per_byte * batch * cost.model.hidden * 2
+    row = np.array([stage_row_bytes(cost.problem, group.members) for group in groups[:-1]])
+    per_row = float((row / cost.problem.bandwidth[rows, columns][:-1]).sum())
+    return latency + per_row * batch
 
 
 def pipeline_of(groups: Sequence[DeviceGroup], layers: Sequence[int]) -> Pipeline:

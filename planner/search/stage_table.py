@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner.cost.criterion import Criterion, allreduce_seconds, unit_rates
-from planner.cost.stage_cost import worst_link
+from planner.cost.roofline import worst_link
 from planner.device_classes import Classes, Counts
 from planner.problem import Numbers, Problem
 from planner.search.tensor_split import StageMembers, least_seconds
@@ -62,7 +62,7 @@ class Tables:
     def seconds(self, group: StageMembers) -> Numbers:
         """Least seconds by layer count; below all layers infinite if the group holds both ends."""
         kinds = tuple(_kind_of(self.problem, member) for member in group.members)
-        link = worst_link(self.problem, list(group.members))
+        link = worst_link(self.problem, group.members)
         key = (kinds, link, group.first, group.last)
         if key not in self._known:
             layers = self.problem.model.layers
@@ -139,5 +139,4 @@ def floor_seconds(problem: Problem, criterion: Criterion, members: tuple[int, ..
         parts = np.minimum(head * model.kv_heads, np.inf) + block * model.mlp_blocks
         speeds += 1 / parts
     pure = 1 / speeds[[0, 3]]
-    worst = worst_link(problem, list(members))
-    return float(pure.max()) + allreduce_seconds(problem, criterion, *worst, len(members))
+    return float(pure.max()) + allreduce_seconds(problem, criterion, members)

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from planner.cost.criterion import Criterion, allreduce_seconds, head_seconds, unit_rates
-from planner.cost.stage_cost import end_bytes_of, worst_link
+from planner.cost.roofline import layer_part
+from planner.cost.stage_cost import end_bytes_of
 from planner.problem import Numbers, Problem
 from swarm.plan import Shard
 
@@ -57,10 +58,10 @@ class SplitLimits:
         group, shared = self.group, model.shared_ends
         place = rank, len(group.members)
         ends = end_bytes_of(problem, place, first=group.first, last=group.last, shared=shared)
-        head = model.attention_parameters * model.bytes_per_weight / model.kv_heads
-        cache = model.kv_bytes / model.kv_heads * problem.workload.context
-        heads = self.heads * (head + cache * self.criterion.sequences)
-        block = model.mlp_parameters * model.bytes_per_weight / model.mlp_blocks
+        head = layer_part(model, 1 / model.kv_heads, 0.0)
+        cached = problem.workload.context * self.criterion.sequences
+        heads = self.heads * (head.weight_bytes + head.kv_bytes * cached)
+        block = layer_part(model, 0.0, 1 / model.mlp_blocks).weight_bytes
         free = ((device.memory_bytes - ends) / self.layers)[:, None] - heads
         blocks: Numbers = np.floor(free / block + 1e-9)
         return np.where(free < 0, -np.inf, np.minimum(blocks, model.mlp_blocks))
@@ -120,15 +121,14 @@ def least_seconds(
     problem: Problem, group: StageMembers, criterion: Criterion, layers: Numbers
 ) -> Numbers:
     """The criterion's least seconds of the group for every layer count; infinite if none fits."""
-    worst = worst_link(problem, list(group.members))
-    talk = layers * allreduce_seconds(problem, criterion, *worst, len(group.members))
+    allreduce = layers * allreduce_seconds(problem, criterion, group.members)
     if len(group.members) == 1:
         return _alone(problem, group, criterion, layers)
     if not _is_divisible(problem, group.members):
         return np.full_like(layers, np.inf)
     if group.last:
-        return _least_limit(SplitLimits(problem, group, criterion, layers)) + talk
-    return _without_head(problem, group, criterion, layers) + talk
+        return _least_limit(SplitLimits(problem, group, criterion, layers)) + allreduce
+    return _without_head(problem, group, criterion, layers) + allreduce
 
 
 def _is_divisible(problem: Problem, members: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from planner.cost.criterion import Criterion, stage_seconds
+from planner.cost.roofline import speeds_of
 from planner.cost.stage_cost import form_stage
 from planner.problem import Problem
 from swarm.plan import Shard
@@ -63,11 +64,8 @@ def _better(
 
 def _is_mixed(problem: Problem, shards: tuple[Shard, ...]) -> bool:
     """Whether members differ in the ratio of arithmetic to reading speed."""
-    devices = [problem.devices[problem.index_of[shard.device]] for shard in shards]
-    ratios = {
-        round(d.flops * d.compute_efficiency / d.bytes_per_second / d.memory_efficiency, 6)
-        for d in devices
-    }
+    devices = (problem.devices[problem.index_of[shard.device]] for shard in shards)
+    ratios = {round(float(s.flops / s.bytes_per_second), 6) for s in map(speeds_of, devices)}
     return len(ratios) > 1
 
 

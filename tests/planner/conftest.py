@@ -4,6 +4,7 @@ import importlib.util
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from planner.problem import PlanDevice, PlanModel, Problem, Workload
+from swarm.hardware import WIDTHS
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "planner"
@@ -76,6 +78,13 @@ def random_world(
     bandwidth = np.full((machines, machines), draw.choice([1e8, 1e9, 1e10]))
     np.fill_diagonal(latency, 1e-5)
     return Problem(model, made, latency, bandwidth, Workload(24, 40), objective)
+
+
+def with_unlike_dtypes(problem: Problem, seed: int) -> Problem:
+    """The world with a dtype drawn for every device, so that rows are of several sizes."""
+    draw = random.Random(seed)
+    devices = (replace(each, dtype=draw.choice(sorted(WIDTHS))) for each in problem.devices)
+    return replace(problem, devices=tuple(devices))
 
 
 def random_plan(problem: Problem, draw: random.Random) -> Plan:

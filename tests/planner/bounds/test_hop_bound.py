@@ -19,6 +19,7 @@ from planner.problem import Problem, Workload
 from planner.stop import never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
+from tests.planner.conftest import with_unlike_dtypes
 
 World = Callable[..., Problem]
 RandomPlan = Callable[[Problem, random.Random], Plan]
@@ -38,9 +39,10 @@ def far_world(world: World, seed: int) -> Problem:
     )
     model = replace(problem.model, embedding_parameters=draw.choice([1e6, 2e7]))
     load = Workload(draw.choice([1, 24, 400]), draw.choice([1, 2, 40]))
-    return replace(
+    far = replace(
         problem, model=model, devices=devices, latency=latency, bandwidth=bandwidth, workload=load
     )
+    return with_unlike_dtypes(far, seed) if draw.random() < 0.5 else far
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,17 +17,19 @@ from planner.problem import Problem
 from planner.stop import never
 from swarm.errors import DoesNotFit
 from swarm.plan import Plan
+from tests.planner.conftest import with_unlike_dtypes
 
 World = Callable[..., Problem]
 RandomPlan = Callable[[Problem, random.Random], Plan]
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 5))
+@given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 def test_no_random_plan_beats_a_bound(
-    world: World, any_plan: RandomPlan, seed: int, devices: int
+    world: World, any_plan: RandomPlan, seed: int, devices: int, mixed: bool
 ) -> None:
     problem = world(seed, devices=devices, layers=6)
+    problem = with_unlike_dtypes(problem, seed) if mixed else problem
     cost, draw = CostModel(problem), random.Random(seed)
     most, least = layer_flow_bound(problem).value, latency_bound(problem).value
     for _ in range(30):
@@ -38,9 +40,17 @@ def test_no_random_plan_beats_a_bound(
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(["latency", "throughput"]))
-def test_no_plan_found_beats_a_bound(world: World, seed: int, devices: int, objective: str) -> None:
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.sampled_from(["latency", "throughput"]),
+    st.booleans(),
+)
+def test_no_plan_found_beats_a_bound(
+    world: World, seed: int, devices: int, objective: str, mixed: bool
+) -> None:
     problem = world(seed, devices=devices, layers=4, objective=objective)
+    problem = with_unlike_dtypes(problem, seed) if mixed else problem
     try:
         plan = best_plan(problem, never)
     except DoesNotFit:

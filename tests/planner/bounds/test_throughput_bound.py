@@ -22,6 +22,7 @@ from planner.instance.cluster_file import read_file, read_instance
 from planner.problem import PlanDevice, PlanModel, Problem, Workload
 from planner.stop import never
 from swarm.plan import Pipeline, Plan, Shard, Stage
+from tests.planner.conftest import with_unlike_dtypes
 
 RandomPlan = Callable[[Problem, random.Random], Plan]
 
@@ -61,7 +62,8 @@ def tight_world(seed: int, devices: int, layers: int = 4) -> Problem:
     np.fill_diagonal(latency, 1e-5)
     np.fill_diagonal(bandwidth, 1e10)
     load = Workload(draw.choice([24, 400]), draw.choice([40, 100]))
-    return Problem(model, made, latency, bandwidth, load, "throughput")
+    tight = Problem(model, made, latency, bandwidth, load, "throughput")
+    return with_unlike_dtypes(tight, seed) if draw.random() < 0.5 else tight
 
 
 def most_tokens_per_second(problem: Problem) -> float:

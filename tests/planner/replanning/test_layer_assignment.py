@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from planner.cost.cost_model import CostModel
@@ -71,6 +71,7 @@ def test_no_other_division_is_cheaper(world: World, seed: int) -> None:
         assert price_of(case, found) == pytest.approx(min(prices))
 
 
+@settings(deadline=None)  # the first one loads scipy
 @given(st.integers(0, 10**6))
 def test_exchanges_never_cost_more_loading(world: World, seed: int) -> None:
     problem = world(seed, devices=3, layers=LAYERS)
