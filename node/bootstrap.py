@@ -10,14 +10,13 @@ from pathlib import Path
 
 from node.config import NodeConfig
 from swarm.dht.board import Board
-from swarm.dht.dht_board import DhtBoard
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
+from swarm.network import hold_network
 from swarm.p2p.addresses import own_multiaddrs
 from swarm.p2p.channel import Channel
-from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.p2p.p2p_daemon import Network, P2PDaemon
 from swarm.records import Capability, Manifest
 from swarm.state_folder import (
     LAST_INVITE,
@@ -74,33 +73,43 @@ async def open_network(config: NodeConfig, founded: Manifest | None) -> AsyncIte
     async with AsyncExitStack() as stack:
         identity, folder = open_identity(config.state)
         stack.callback(identity.close)
-        process = await open_p2p(identity, daemon_network(config, invite))
-        stack.push_async_callback(process.close)
         swarm = invite.swarm if invite else swarm_id(config.swarm, identity.peer)
         key = invite.key if invite else config.key
-        known = invite.addresses if invite else ()
-        board = await DhtBoard.open(process, swarm, identity, key=key, initial_peers=known)
-        stack.push_async_callback(board.close)
-        if founded:
-            await board.publish(founded)
-        else:
-            await _require_swarm(board, swarm)
-        channel = await LibP2PChannel.open(process, swarm, key)
-        stack.push_async_callback(channel.close)
-        manifests = ManifestKeeper(channel, board, swarm, path=folder / KEPT_MANIFEST)
+
+        async def enter(board: Board) -> None:
+            await (board.publish(founded) if founded else _require_swarm(board, swarm))
+
+        network = daemon_network(config, invite)
+        held = await stack.enter_async_context(hold_network(identity, network, swarm, key, enter))
+        manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
-        seen = (*await process.addresses(), *_seen_from_here(config, identity.peer))
-        own = tuple(dict.fromkeys(seen))[:8]
-        if not own:
-            raise Unreachable(
-                "The network daemon listens at no address of this machine.",
-                "Bring a network interface up, or name an address of yours with --listen.",
-            )
+        own = await _addresses_of(held.daemon, config, identity.peer)
         model = founded.model if founded else invite.model if invite else ""
-        fresh = Invite((*own, *known)[:8], swarm, model, key)
+        fresh = Invite((*own, *network.initial_peers)[:8], swarm, model, key)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
-        yield NodeNetwork(process, board, channel, fresh, folder, own, identity, manifests, before)
+        yield NodeNetwork(
+            process=held.daemon,
+            board=held.board,
+            channel=held.channel,
+            invite=fresh,
+            folder=folder,
+            addresses=own,
+            identity=identity,
+            manifests=manifests,
+            last_swarm=before,
+        )
+
+
+async def _addresses_of(daemon: P2PDaemon, config: NodeConfig, peer: str) -> tuple[str, ...]:
+    """Where others reach us; raises Unreachable."""
+    seen = (*await daemon.addresses(), *_seen_from_here(config, peer))
+    if own := tuple(dict.fromkeys(seen))[:8]:
+        return own
+    raise Unreachable(
+        "The network daemon listens at no address of this machine.",
+        "Bring a network interface up, or name an address of yours with --listen.",
+    )
 
 
 def _seen_from_here(config: NodeConfig, peer: str) -> tuple[str, ...]:

@@ -2,21 +2,18 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
+from client.network import Connect, open_links
 from client.session.deadlines import TIMEOUT_SECONDS
 from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
-from swarm.invites import Invite
 
 GENERATED_TOKENS = 64
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
-Connect = Callable[[Invite], AbstractAsyncContextManager[Any]]  # as in client/network.py
 
 
-def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect | None = None) -> int:
+def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect = open_links) -> int:
     """Run one command; returns the exit code; raises SwarmError."""
     given = parser().parse_args(arguments)
     try:
@@ -27,22 +24,20 @@ def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect | 
         raise _as_typed(error) from error
 
 
-def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect | None) -> int:
+def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect) -> int:
     """Load what this command needs, and nothing else: a look at a swarm needs no model."""
     from client.cli.terminal import Terminal
-    from client.network import open_links
 
-    where = connect or open_links
     if given.command in ("status", "plan"):
         from client.cli.look import run_plan, run_status
 
         if given.command == "plan":
-            return run_plan(given, Terminal(), where, draw)
-        return run_status(given, Terminal(), where)
+            return run_plan(given, Terminal(), connect, draw)
+        return run_status(given, Terminal(), connect)
     from client.cli.ask import run_chat_command, run_generate
 
     run = run_chat_command if given.command == "chat" else run_generate
-    return run(given, Terminal(), where)
+    return run(given, Terminal(), connect)
 
 
 def parser() -> Parser:
