@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 
-from swarm.records import Capability, Lease
+from swarm.records import Capability, Lease, PlanRef
 from swarm.trust.certificates import PlannerTrust
 
 ERA_SECONDS = 3600.0  # after which the order of peers is drawn anew
@@ -37,6 +37,14 @@ def lease_holders(leases: Mapping[str, Lease], trust: PlannerTrust, now: float) 
         if lease.until > now and trust.accepts(peer, lease.proof)
     ]
     return rank(trust.swarm, int(now // ERA_SECONDS), held)
+
+
+def covered_plan(
+    references: Mapping[str, PlanRef], planner: str, lease_term: int
+) -> PlanRef | None:
+    """The plan that a planner offers, unless its term is above that of the planner's lease."""
+    reference = references.get(planner)
+    return reference if reference and reference.term <= lease_term else None
 
 
 def candidates(

@@ -1,7 +1,6 @@
 """Live plan: the plan that a swarm follows, fetched from the planner that counts."""
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +8,13 @@ from typing import Any
 
 from client.routing.route import Place
 from swarm.dht.board import Board
-from swarm.election import lease_holders
+from swarm.election import covered_plan, lease_holders
 from swarm.errors import NoRoute, PeerError, Unreachable
 from swarm.formatting import printable, short_id
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
 from swarm.plan import Plan
+from swarm.plan_document import fetch_document, read_own
 from swarm.records import Lease, PlanRef
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK
@@ -82,22 +82,13 @@ async def read_plan(board: Board, channel: Channel, trust: PlannerTrust) -> Live
     leases, references = await asyncio.gather(board.read(Lease), board.read(PlanRef))
     problem = NoRoute("The swarm has no plan yet.", MORE_TIME)
     for planner in lease_holders(leases, trust, CLOCK.now())[:HOLDERS_ASKED]:
-        reference = references.get(planner)
-        if reference is None or reference.term > leases[planner].term:
+        reference = covered_plan(references, planner, leases[planner].term)
+        if reference is None:
             continue
         try:
-            return await _fetch(channel, planner, reference)
+            data = await fetch_document(channel, planner, reference.digest)
+            return read_own(data, LivePlan.of_bytes, planner, reference.term)
         except (PeerError, ValueError) as error:
             why = printable(str(error)).rstrip(".")
             problem = NoRoute(f"The plan of {short_id(planner)} cannot be had: {why}.", MORE_TIME)
     raise problem
-
-
-async def _fetch(channel: Channel, holder: str, reference: PlanRef) -> LivePlan:
-    data = await channel.ask(holder, "plan", reference.digest.encode())
-    if hashlib.sha256(data).hexdigest() != reference.digest:
-        raise ValueError("it is not the one that was announced")
-    live = LivePlan.of_bytes(data)
-    if (live.planner, live.term) != (holder, reference.term):
-        raise ValueError("it is another planner's")
-    return live

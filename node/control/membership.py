@@ -23,6 +23,7 @@ from swarm.election import (
     LEASE_SECONDS,
     SKEW_SECONDS,
     candidates,
+    covered_plan,
     is_credible,
     rank,
 )
@@ -225,10 +226,8 @@ class Membership:
         if self.own_lease:
             holders.append(_holder(self.me, self.own_lease, self.ranking()))
         best = max(holders, key=lambda holder: holder.order, default=None)
-        reference = self._plans.get(best.peer) if best else None
-        if best is None or reference is None or reference.term > best.term:
-            return None
-        return best.peer, reference
+        reference = covered_plan(self._plans, best.peer, best.term) if best else None
+        return (best.peer, reference) if best and reference else None
 
     @property
     def trusted_term(self) -> int:

@@ -1,6 +1,5 @@
 """The elected planner's work: from the capabilities at hand to a published plan document."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -97,11 +96,6 @@ def _require_bounded(plan: Plan) -> None:
             f"a plan has at most {PIPELINES_CAP} pipelines, {ROUTE_CAP} stages in each, "
             f"and {SHARDS_CAP} shards"
         )
-
-
-def digest_of(data: bytes) -> str:
-    """SHA-256 in hex: the name of a plan document."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def next_plan(

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from node.control.membership import ALIVE_SECONDS, Membership
-from node.control.next_plan import PlanDocument, digest_of
+from node.control.next_plan import PlanDocument
 from swarm.election import PlanOrder, is_credible
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline
+from swarm.plan_document import QUESTION, digest_of, fetch_document, read_own
 from swarm.records import TERM_CAP, Capability, PlanRef
 
 logger = logging.getLogger(__name__)
 
 COPIES = 8  # documents kept for others
-DOCUMENT_CAP = 1 << 20  # bytes
 RECALL_PEERS = 8  # asked at a time for the plan that we followed before a restart
 
 
@@ -112,7 +112,7 @@ class PlanStore:
         self._copies: dict[str, bytes] = {}
         self._taken: PlanOrder | None = None  # of the accepted document
         self.accepted: PlanDocument | None = None
-        channel.answer("plan", self._answer)
+        channel.answer(QUESTION, self._answer)
 
     @property
     def term(self) -> int:
@@ -183,13 +183,13 @@ class PlanStore:
             self._take_up(order, data, membership)
 
     async def _copy_of(self, order: PlanOrder, peer: str) -> bytes:
-        name = order.digest.encode()
         try:
-            data = await self._channel.ask(peer, "plan", name, timeout_seconds=ALIVE_SECONDS)
-        except (PeerError, RemoteProtocolError) as error:
+            return await fetch_document(
+                self._channel, peer, order.digest, timeout_seconds=ALIVE_SECONDS
+            )
+        except (PeerError, RemoteProtocolError, ValueError) as error:
             logger.debug("%s does not hand on the plan: %s", peer, error)
             return b""
-        return data if digest_of(data) == order.digest else b""
 
     def _take_up(self, order: PlanOrder, data: bytes, membership: Membership) -> None:
         try:
@@ -212,13 +212,10 @@ class PlanStore:
 
     async def _adopt(self, planner: str, reference: PlanRef, membership: Membership) -> bool:
         try:
-            data = await self._fetch(planner, reference)
-            document = PlanDocument.of_bytes(data)
+            data = await self._data_of(planner, reference.digest)
+            document = read_own(data, PlanDocument.of_bytes, planner, reference.term)
         except (PeerError, RemoteProtocolError, ValueError) as error:
             logger.info("the plan of %s cannot be had: %s", planner, error)
-            return False
-        if document.planner != planner or document.term != reference.term:
-            logger.warning("%s offers a plan that is not its own", planner)
             return False
         if problem := self._problem_of(document, membership.known):
             self._refuse(planner, reference, problem)
@@ -238,13 +235,9 @@ class PlanStore:
             self._refused = reference.digest
             logger.warning("the plan of %s is not followed: %s", planner, problem)
 
-    async def _fetch(self, planner: str, reference: PlanRef) -> bytes:
-        if copy := self._copies.get(reference.digest):
-            return copy
-        data = await self._channel.ask(planner, "plan", reference.digest.encode())
-        if digest_of(data) != reference.digest or len(data) > DOCUMENT_CAP:
-            raise ValueError("the document is not the one that was announced")
-        return data
+    async def _data_of(self, planner: str, digest: str) -> bytes:
+        copy = self._copies.get(digest)
+        return copy or await fetch_document(self._channel, planner, digest)
 
     async def _answer(self, _peer: str, payload: bytes) -> bytes:
         copy = self._copies.get(payload[:64].decode("ascii", "replace"))

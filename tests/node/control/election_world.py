@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from node.control.leader_election import LeaderElection
 from node.control.membership import HEARTBEAT_SECONDS, Membership, Standing
-from node.control.next_plan import digest_of
 from node.control.plan_store import PlanStore, TermFence
 from node.control.planner_loop import PlannerLoop
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
@@ -22,6 +21,7 @@ from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
 from swarm.p2p.channel import OnLost, OnMessage, RpcHandler
 from swarm.plan import Pipeline, Plan, Shard, Stage
+from swarm.plan_document import digest_of
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
 from swarm.wire.messages import Message
