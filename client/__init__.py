@@ -1,60 +1,35 @@
 """Client: one person asking a swarm: `generate`, `stream`, or `Client` for many requests.
 
-Names are loaded when they are asked for: `swarm status` needs no tokenizer, and no model.
+What needs a tokenizer is loaded when it is asked for: `swarm status` needs none, and no model.
 """
 
 import importlib
 from typing import TYPE_CHECKING
+
+from swarm.errors import (
+    BadInput,
+    BadInvite,
+    BadModel,
+    BadSampling,
+    Deadline,
+    DoesNotFit,
+    NoRoute,
+    PeerError,
+    PeerLost,
+    PeerMisbehaved,
+    PeerRefused,
+    PromptTooLong,
+    SwarmError,
+    Unreachable,
+)
+from swarm.invites import Invite
+from swarm.wire.sampling_params import Sampling
 
 if TYPE_CHECKING:
     from client.api import Stream, generate, stream
     from client.async_client import Client
     from client.generation import Generation, StageTiming
     from client.token_stream import TokenStream
-    from swarm.errors import (
-        BadInput,
-        BadInvite,
-        BadModel,
-        BadSampling,
-        Deadline,
-        DoesNotFit,
-        NoRoute,
-        PeerError,
-        PeerLost,
-        PeerMisbehaved,
-        PeerRefused,
-        PromptTooLong,
-        SwarmError,
-        Unreachable,
-    )
-    from swarm.invites import Invite
-    from swarm.wire.sampling_params import Sampling
-
-_HOMES = {
-    "client.api": ("Stream", "generate", "stream"),
-    "client.async_client": ("Client",),
-    "client.generation": ("Generation", "StageTiming"),
-    "client.token_stream": ("TokenStream",),
-    "swarm.errors": (
-        "BadInput",
-        "BadInvite",
-        "BadModel",
-        "BadSampling",
-        "Deadline",
-        "DoesNotFit",
-        "NoRoute",
-        "PeerError",
-        "PeerLost",
-        "PeerMisbehaved",
-        "PeerRefused",
-        "PromptTooLong",
-        "SwarmError",
-        "Unreachable",
-    ),
-    "swarm.invites": ("Invite",),
-    "swarm.wire.sampling_params": ("Sampling",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BadInput",
@@ -81,16 +56,17 @@ __all__ = [
     "generate",
     "stream",
 ]
+_HOMES = ("generation", "token_stream", "async_client", "api")  # of the others, the lightest first
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'client' has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(home), name)
-    globals()[name] = found
-    return found
+    """Load a public name from the first module that has it (PEP 562)."""
+    for home in _HOMES if name in __all__ else ():
+        module = vars(importlib.import_module(f"client.{home}"))
+        if name in module:
+            globals()[name] = module[name]
+            return globals()[name]
+    raise AttributeError(f"module 'client' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
