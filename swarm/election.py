@@ -79,15 +79,6 @@ def is_credible(term: int, verified: int) -> bool:
     return 0 <= term <= verified + TERM_JUMP
 
 
-def next_term(verified: int, seen: Iterable[int]) -> int:
-    """One above the highest credible term seen; absurd terms are ignored.
-
-    Never so far above the verified one that others would not believe it.
-    """
-    highest = max([verified, *(term for term in seen if is_credible(term, verified))])
-    return min(highest + 1, verified + TERM_JUMP)
-
-
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class PlanOrder:
@@ -106,10 +97,3 @@ class PlanOrder:
 
     def _key(self) -> tuple[int, int, str]:
         return self.term, -self.rank, self.digest
-
-
-def is_later(new: PlanOrder, accepted: PlanOrder | None) -> bool:
-    """Whether a node that accepted one plan may accept another: later, and of a credible term."""
-    if accepted is None:
-        return True
-    return new > accepted and is_credible(new.term, accepted.term)

@@ -2,7 +2,7 @@
 
 import math
 import typing
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar
 
@@ -147,11 +147,6 @@ class PlanRef(Record):
 
 KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef)
 PARTS = (Device, Link, Member, StageAdvert)
-
-
-def record_to_map(record: Record) -> dict[str, Any]:
-    """A record as plain values for msgpack."""
-    return asdict(record)
 
 
 def record_to_list(record: Record) -> list[Any]:
