@@ -1,4 +1,4 @@
-"""Classes: devices that are interchangeable, and groups of them as counts for each class."""
+"""Which devices are alike, in themselves and in where they stand; groups of them as counts."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -6,10 +6,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.problem import Numbers, Problem
+from planner.cost.roofline import Speeds, speeds_of
+from planner.problem import Numbers, PlanDevice, Problem
 
 Counts = tuple[int, ...]
-Alike = tuple[float, float, float, str]  # FLOP/s, bytes/s, memory and dtype
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceType:
+    """All that a device is apart from its place: devices of equal type are alike."""
+
+    bytes_per_second: float  # effective
+    flops: float  # effective
+    memory_bytes: float
+    dtype: str
+
+    @classmethod
+    def of(cls, device: PlanDevice) -> "DeviceType":
+        """The type of a device."""
+        speeds = speeds_of(device)
+        reading, computing = float(speeds.bytes_per_second), float(speeds.flops)
+        return cls(reading, computing, device.memory_bytes, device.dtype)
+
+    @property
+    def speeds(self) -> Speeds:
+        """What such a device reaches."""
+        return Speeds(self.bytes_per_second, self.flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +75,24 @@ class Classes:
 
 
 def classes_of(problem: Problem, devices: Iterable[int]) -> Classes:
-    """Sort devices into classes: equal speeds, memory, dtype; in one machine or equally linked."""
-    chosen = list(devices)
-    found: dict[tuple[Alike, int], list[int]] = {}
-    for number in chosen:
-        device = problem.devices[number]
-        key = (
-            device.flops * device.compute_efficiency,
-            device.bytes_per_second * device.memory_efficiency,
-            device.memory_bytes,
-            device.dtype,
-        )
-        place = _place_of(problem, number, found, key)
-        found.setdefault((key, place), []).append(number)
+    """Sort devices into classes: of one type, and in one machine or equally linked."""
+    found: dict[tuple[DeviceType, int], list[int]] = {}
+    for number in devices:
+        kind = DeviceType.of(problem.devices[number])
+        place = _place_of(problem, number, found, kind)
+        found.setdefault((kind, place), []).append(number)
     return Classes(tuple(tuple(members) for members in found.values()))
 
 
 def _place_of(
     problem: Problem,
     number: int,
-    found: Iterable[tuple[Alike, int]],
-    key: Alike,
+    found: Iterable[tuple[DeviceType, int]],
+    wanted: DeviceType,
 ) -> int:
     """The machine that stands for the device's place: of an equal device, or its own."""
     own = int(problem.machine_of[number])
-    places = (place for kind, place in found if kind == key)
+    places = (place for kind, place in found if kind == wanted)
     return next((p for p in places if _is_same_place(problem, own, p)), own)
 
 
@@ -92,3 +107,21 @@ def _is_same_place(problem: Problem, a: int, b: int) -> bool:
     tables = (problem.latency, problem.bandwidth)
     rows = all(np.array_equal(t[a][swap], t[b]) for t in tables)
     return rows and all(np.array_equal(t[:, a][swap], t[:, b]) for t in tables)
+
+
+def type_numbers(problem: Problem) -> list[int]:
+    """A number for every device, equal for devices of one type."""
+    known: dict[DeviceType, int] = {}
+    return [known.setdefault(DeviceType.of(each), len(known)) for each in problem.devices]
+
+
+def place_numbers(problem: Problem) -> list[int]:
+    """A number for every machine, equal for machines with the same links to all others."""
+    known: dict[tuple[bytes, bytes, bytes], int] = {}
+    places = []
+    for number in range(len(problem.machines)):
+        tables = (problem.latency, problem.bandwidth)
+        rows = tuple(np.sort(np.delete(table[number], number)).tobytes() for table in tables)
+        own = np.array([table[number, number] for table in tables]).tobytes()
+        places.append(known.setdefault((rows[0], rows[1], own), len(known)))
+    return places

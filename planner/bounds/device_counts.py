@@ -39,8 +39,7 @@ class DeviceCounts:
     def merged(self) -> "DeviceCounts":
         """Classes alike but for their links as one, with the best links of all."""
         keys = [
-            (kind.read, kind.compute, kind.memory, region)
-            for kind, region in zip(self.kinds, self.regions, strict=True)
+            (kind.device, region) for kind, region in zip(self.kinds, self.regions, strict=True)
         ]
         known = list(dict.fromkeys(keys))
         belongs = np.array([[key == name for key in keys] for name in known], dtype=int)

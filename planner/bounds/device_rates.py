@@ -19,8 +19,8 @@ from planner.cost.roofline import (
     layer_part,
     least_row_bytes,
     prefill_pass,
-    speeds_of,
 )
+from planner.device_classes import DeviceType
 from planner.problem import Numbers, PlanDevice, Problem
 
 MOST_KINDS = 48  # beyond that, speeds and memory are rounded up
@@ -32,18 +32,21 @@ NEVER = 1e30  # seconds; finite, so that nothing times it is defined
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Devices alike in speed, memory and best links: inside the machine and to another one."""
+    """Devices of one type and alike in best links: inside the machine and to another one."""
 
-    read: float  # seconds per byte
-    compute: float  # seconds per FLOP
-    memory: float  # bytes
+    device: DeviceType
     inside: tuple[float, float, int]  # latency, bandwidth, devices in the machine
     outside: tuple[float, float]
 
     @property
     def speeds(self) -> Speeds:
-        """Bytes/s and FLOP/s that such a device reaches."""
-        return Speeds(1 / self.read, 1 / self.compute)
+        """What such a device reaches."""
+        return self.device.speeds
+
+    @property
+    def memory(self) -> float:
+        """Bytes of such a device."""
+        return self.device.memory_bytes
 
 
 def kinds_of(problem: Problem) -> Counter[Kind]:
@@ -68,11 +71,8 @@ def kind_of(problem: Problem, number: int, device: PlanDevice) -> Kind:
         wide = np.maximum(bandwidth[machine], bandwidth[:, machine])[others].max()
         outside = (float(near), float(wide))
     own = (float(latency[machine, machine]), float(bandwidth[machine, machine]), count)
-    speeds = speeds_of(device)
     return Kind(
-        1 / float(speeds.bytes_per_second),
-        1 / float(speeds.flops),
-        device.memory_bytes,
+        DeviceType.of(device),
         own if count > 1 else (NEVER, 1.0, 1),
         outside,
     )
@@ -88,11 +88,17 @@ def _best_links(kinds: Counter[Kind]) -> tuple[tuple[float, float, int], tuple[f
 
 
 def _rounded(kind: Kind, best: tuple[tuple[float, float, int], tuple[float, float]]) -> Kind:
-    def down(value: float) -> float:
-        return float(ROUNDING ** np.floor(np.log(value) / np.log(ROUNDING)))
+    def up(value: float) -> float:
+        return float(ROUNDING ** np.ceil(np.log(value) / np.log(ROUNDING)))
 
-    memory = float(ROUNDING ** np.ceil(np.log(max(kind.memory, 1.0)) / np.log(ROUNDING)))
-    return Kind(down(kind.read), down(kind.compute), memory, *best)
+    device = kind.device
+    rounded = DeviceType(
+        up(device.bytes_per_second),
+        up(device.flops),
+        up(max(device.memory_bytes, 1.0)),
+        device.dtype,
+    )
+    return Kind(rounded, *best)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +164,8 @@ def _phases(problem: Problem, kinds: Counter[Kind], part: LayerPart, batch: Numb
     """Seconds of a pass over a layer's part: (decode, prefill), each by reading and arithmetic."""
     load = problem.workload
     speeds = Speeds(
-        np.array([1 / kind.read for kind in kinds])[:, None, None],
-        np.array([1 / kind.compute for kind in kinds])[:, None, None],
+        np.array([kind.device.bytes_per_second for kind in kinds])[:, None, None],
+        np.array([kind.device.flops for kind in kinds])[:, None, None],
     )
     prompts = batch / load.output_tokens
     reading, arithmetic = part.work(prefill_pass(load)).parts(speeds)

@@ -145,8 +145,8 @@ def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
         counts,
         counts @ np.array([kind.memory for kind in kinds]),
         Speeds(
-            counts @ np.array([1 / kind.read for kind in kinds]),
-            counts @ np.array([1 / kind.compute for kind in kinds]),
+            counts @ np.array([kind.device.bytes_per_second for kind in kinds]),
+            counts @ np.array([kind.device.flops for kind in kinds]),
         ),
         (np.array([link[0] for link in links]), np.array([link[1] for link in links])),
         (

@@ -23,8 +23,8 @@ class LargeGroups:
         model, load = groups.problem.model, groups.problem.workload
         kinds = groups.available.kinds
         self._speeds = (
-            np.array([1 / kind.read for kind in kinds]),
-            np.array([1 / kind.compute for kind in kinds]),
+            np.array([kind.device.bytes_per_second for kind in kinds]),
+            np.array([kind.device.flops for kind in kinds]),
         )
         layer = model.layer_bytes + model.kv_bytes * load.context * boxes.low_held[:, None]
         self._by_memory = np.array([kind.memory for kind in kinds]) / layer

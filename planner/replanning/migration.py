@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from planner.cost.roofline import layer_part
-from planner.problem import PlanDevice, Problem
+from planner.device_classes import DeviceType
+from planner.problem import Problem
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
 Interval = tuple[float, float]
@@ -58,14 +59,14 @@ def with_least_loading(problem: Problem, old: Plan, new: Plan) -> Plan:
     """The new plan with equal devices of one machine exchanged so that least is loaded."""
     from scipy.optimize import linear_sum_assignment  # loaded late: help needs it not
 
-    slots: dict[tuple[object, ...], list[tuple[Stage, str]]] = {}
+    kinds = {d.id: (d.machine, DeviceType.of(d)) for d in problem.devices}
+    slots: dict[tuple[str, DeviceType], list[tuple[Stage, str]]] = {}
     for stage, shard in new.shards():
-        device = problem.devices[problem.index_of[shard.device]]
-        slots.setdefault(_kind_of(device), []).append((stage, shard.device))
+        slots.setdefault(kinds[shard.device], []).append((stage, shard.device))
     before = {shard.device: stage for stage, shard in old.shards()}
     renamed: dict[str, str] = {}
     for key, places in slots.items():
-        alike = [device.id for device in problem.devices if _kind_of(device) == key]
+        alike = [device for device, kind in kinds.items() if kind == key]
         cost = [
             [_lacking(problem, before.get(d), stage, place, d) for d in alike]
             for stage, place in places
@@ -73,12 +74,6 @@ def with_least_loading(problem: Problem, old: Plan, new: Plan) -> Plan:
         rows, columns = linear_sum_assignment(np.array(cost))
         renamed |= {places[r][1]: alike[c] for r, c in zip(rows, columns, strict=True)}
     return _renamed(new, renamed)
-
-
-def _kind_of(device: PlanDevice) -> tuple[object, ...]:
-    """Equal for devices that may change places."""
-    speeds = device.flops, device.bytes_per_second
-    return device.machine, *speeds, device.memory_bytes, device.dtype
 
 
 def _renamed(plan: Plan, names: Mapping[str, str]) -> Plan:

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from planner.cost.cost_model import CostModel
 from planner.cost.criterion import latency_criterion
 from planner.cost.roofline import least_row_bytes, speeds_of
+from planner.device_classes import place_numbers, type_numbers
 from planner.problem import Problem
 from planner.search.device_group import DeviceGroup, group_of, group_with_shards
 from planner.search.layer_balance import latency_layers, pipeline_of, throughput_layers
@@ -42,9 +41,9 @@ class GroupPool:
         self.problem = problem
         self.cost = cost
         self.devices = tuple(range(len(problem.devices)) if devices is None else devices)
-        self._places = places_of(problem)
+        self._places = place_numbers(problem)
         self._tour = tour_of(problem)
-        self._speeds = speed_classes(problem)
+        self._types = type_numbers(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._groups: dict[tuple[int, ...], DeviceGroup | None] = {}
         self.tables = Tables(problem, latency_criterion(problem))
@@ -75,14 +74,14 @@ class GroupPool:
         where = self.problem.machine_of
         machines = list(dict.fromkeys(int(where[m]) for m in members))
         key = tuple(
-            (int(self._speeds[m]), int(self._places[where[m]]), machines.index(int(where[m])))
+            (int(self._types[m]), int(self._places[where[m]]), machines.index(int(where[m])))
             for m in members
         )
         return self._kinds.setdefault(key, len(self._kinds))
 
-    def speed(self, device: int) -> int:
-        """A number that devices of equal speed and memory share."""
-        return self._speeds[device]
+    def type_number(self, device: int) -> int:
+        """A number that devices of one type share."""
+        return self._types[device]
 
     def turn(self, machine: int) -> int:
         """When the tour comes to a machine."""
@@ -97,7 +96,7 @@ class GroupPool:
     def signature(self, devices: Iterable[int]) -> tuple[tuple[int, int], ...]:
         """Equal for sets of devices that are alike in speeds and places."""
         where = self.problem.machine_of
-        return tuple(sorted((self._speeds[d], self._places[where[d]]) for d in devices))
+        return tuple(sorted((self._types[d], self._places[where[d]]) for d in devices))
 
     def is_near(self, a: DeviceGroup, b: DeviceGroup) -> bool:
         """Whether a tensor-parallel group over both might pay: its messages are short enough."""
@@ -159,33 +158,6 @@ def _turns(ordered: DeviceGroups) -> list[int]:
     """Places to begin: as the tour goes, and so that the group best for the head comes last."""
     quick = min(range(len(ordered)), key=lambda i: ordered[i].head_request_seconds)
     return list(dict.fromkeys((0, (quick + 1) % len(ordered))))
-
-
-def speed_classes(problem: Problem) -> list[int]:
-    """A number for every device, equal for equal speeds, memory and dtype."""
-    known: dict[tuple[object, ...], int] = {}
-    numbers = []
-    for device in problem.devices:
-        key = (
-            device.flops * device.compute_efficiency,
-            device.bytes_per_second * device.memory_efficiency,
-            device.memory_bytes,
-            device.dtype,
-        )
-        numbers.append(known.setdefault(key, len(known)))
-    return numbers
-
-
-def places_of(problem: Problem) -> list[int]:
-    """A number for every machine, equal for machines with the same links to all others."""
-    known: dict[tuple[bytes, bytes, bytes], int] = {}
-    places = []
-    for number in range(len(problem.machines)):
-        tables = (problem.latency, problem.bandwidth)
-        rows = tuple(np.sort(np.delete(table[number], number)).tobytes() for table in tables)
-        own = np.array([table[number, number] for table in tables]).tobytes()
-        places.append(known.setdefault((rows[0], rows[1], own), len(known)))
-    return places
 
 
 def tour_of(problem: Problem) -> list[int]:

@@ -155,7 +155,7 @@ OPERATORS = (
 
 
 def with_even_groups(pool: GroupPool, value: Value, partition: Partition) -> Partition:
-    """All devices of one speed in a pipeline in groups of one size, wherever that raises its value.
+    """All devices of one type in a pipeline in groups of one size, wherever that raises its value.
 
     The local search merges and splits groups one by one; where many small devices hold one layer
     each, only groups of all of them together round to whole layers better.
@@ -169,9 +169,9 @@ def with_even_groups(pool: GroupPool, value: Value, partition: Partition) -> Par
 
 
 def _better_grouped(pool: GroupPool, value: Value, part: Part) -> Part:
-    speeds = sorted({pool.speed(device) for group in part for device in group.members})
-    for speed in speeds:
-        own = [a for a in part if {pool.speed(device) for device in a.members} == {speed}]
+    types = sorted({pool.type_number(device) for group in part for device in group.members})
+    for number in types:
+        own = [a for a in part if {pool.type_number(d) for d in a.members} == {number}]
         others = tuple(group for group in part if group not in own)
         devices = [device for group in own for device in group.members]
         for size in EVEN_SIZES[: len(devices)]:

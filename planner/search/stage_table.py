@@ -6,7 +6,7 @@ import numpy as np
 
 from planner.cost.criterion import Criterion, allreduce_seconds, unit_rates
 from planner.cost.roofline import worst_link
-from planner.device_classes import Classes, Counts
+from planner.device_classes import Classes, Counts, DeviceType, type_numbers
 from planner.problem import Numbers, Problem
 from planner.search.tensor_split import StageMembers, least_seconds
 from planner.search.tensor_split_polish import Place
@@ -57,11 +57,12 @@ class Tables:
     def __init__(self, problem: Problem, criterion: Criterion) -> None:
         self.problem = problem
         self.criterion = criterion
+        self._types = type_numbers(problem)
         self._known: dict[tuple[object, ...], Numbers] = {}
 
     def seconds(self, group: StageMembers) -> Numbers:
         """Least seconds by layer count; below all layers infinite if the group holds both ends."""
-        kinds = tuple(_kind_of(self.problem, member) for member in group.members)
+        kinds = tuple(self._types[member] for member in group.members)
         link = worst_link(self.problem, group.members)
         key = (kinds, link, group.first, group.last)
         if key not in self._known:
@@ -114,20 +115,13 @@ def with_leader_first(members: tuple[int, ...], leader: int) -> tuple[int, ...]:
 
 def leader_choices(problem: Problem, members: tuple[int, ...]) -> list[int]:
     """Members worth trying as leader: every kind in a small group, the extremes in a large one."""
-    kinds = {_kind_of(problem, member): member for member in reversed(members)}
+    kinds = {DeviceType.of(problem.devices[member]): member for member in reversed(members)}
     choices = sorted(kinds.values())
     if len(choices) <= FEW_KINDS:
         return choices
     roomy = max(choices, key=lambda m: problem.devices[m].memory_bytes)
-    by_speed = sorted(choices, key=lambda m: _kind_of(problem, m)[0])
+    by_speed = sorted(choices, key=lambda m: DeviceType.of(problem.devices[m]).bytes_per_second)
     return sorted({roomy, by_speed[0], by_speed[-1]})
-
-
-def _kind_of(problem: Problem, member: int) -> tuple[float, float, float, str]:
-    device = problem.devices[member]
-    reading = device.bytes_per_second * device.memory_efficiency
-    computing = device.flops * device.compute_efficiency
-    return reading, computing, device.memory_bytes, device.dtype
 
 
 def floor_seconds(problem: Problem, criterion: Criterion, members: tuple[int, ...]) -> float:

@@ -127,7 +127,7 @@ def test_devices_that_differ_in_dtype_alone_are_not_interchangeable() -> None:
     assert len({(d.memory_bytes, d.bytes_per_second, d.flops) for d in problem.devices}) == 1
     assert classes_of(problem, range(4)).members == ((0, 2), (1, 3))
     pool = GroupPool(problem, CostModel(problem))
-    assert [pool.speed(device) for device in range(4)] == [0, 1, 0, 1]
+    assert [pool.type_number(device) for device in range(4)] == [0, 1, 0, 1]
     old = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
     new = Plan((Pipeline((Stage(0, 8, (Shard("a/1", 8, 8),)),)),))
     assert with_least_loading(problem, old, new) == new  # though a/0 would have nothing to load
