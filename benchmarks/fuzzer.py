@@ -25,9 +25,8 @@ from hivemind.p2p import PeerID
 from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError
 from swarm.invites import Invite
-from swarm.p2p.channel import Channel
-from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.network import hold_network
+from swarm.p2p.p2p_daemon import Network, P2PDaemon
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
@@ -342,16 +341,9 @@ async def be_strange(invite: Invite, seconds: float, rate: float, seed: int) -> 
     """Send for so long at `rate` messages a second; returns what was sent."""
     identity = Identity.throwaway()
     network = Network(host="127.0.0.1", initial_peers=invite.addresses)
-    daemon = await open_p2p(identity, network)
-    board = await DhtBoard.open(daemon, invite.swarm, identity, initial_peers=invite.addresses)
-    channel: Channel = await LibP2PChannel.open(daemon, invite.swarm)
-    stranger = Stranger(daemon, board, channel, seed)
-    try:
+    async with hold_network(identity, network, invite.swarm, invite.key) as held:
+        stranger = Stranger(held.daemon, held.board, held.channel, seed)
         await _keep_at_it(stranger, seconds, rate)
-    finally:
-        await channel.close()
-        await board.close()
-        await daemon.close()
     own, daemon = (
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrusage(resource.RUSAGE_CHILDREN),

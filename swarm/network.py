@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from swarm.dht.board import Board
 from swarm.dht.dht_board import DhtBoard
-from swarm.p2p.channel import Channel
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.trust.identity import Identity
@@ -19,8 +18,8 @@ class HeldNetwork:
     """The seams to the outside, open, and the daemon below them."""
 
     daemon: P2PDaemon
-    board: Board
-    channel: Channel
+    board: DhtBoard
+    channel: LibP2PChannel
 
 
 @asynccontextmanager

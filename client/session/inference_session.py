@@ -17,7 +17,7 @@ from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Deadlines, Timeouts
 from client.session.inbox import Inbox
 from client.session.refusals import refusal_of
-from client.session.reply_checks import CHUNK_TOKENS, FrameChecks
+from client.session.reply_checks import FrameChecks
 from client.session.transcript import Transcript
 from swarm.errors import (
     Deadline,
@@ -32,6 +32,7 @@ from swarm.errors import (
 from swarm.formatting import printable, short_id
 from swarm.p2p.channel import Channel
 from swarm.wire.messages import (
+    CHUNK_CAP,
     KEY_BYTES,
     Busy,
     Cancel,
@@ -73,7 +74,7 @@ class Session:
         self._channel, self._route_finder = channel, route_finder
         self._request, self._timeouts = request, timeouts
         self._clock = asyncio.get_running_loop().time
-        chunks = -(-len(request.ids) // CHUNK_TOKENS)
+        chunks = -(-len(request.ids) // CHUNK_CAP)
         self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
         self._inbox = Inbox()
         self._checks = FrameChecks(route_finder.spec, request)
@@ -243,11 +244,11 @@ class Session:
 
     async def _prefill(self, route: Route) -> None:
         ids = self.transcript.ids
-        self._deadlines.expect(-(-(len(ids) - self._held) // CHUNK_TOKENS))
-        for position in range(self._held, len(ids), CHUNK_TOKENS):
+        self._deadlines.expect(-(-(len(ids) - self._held) // CHUNK_CAP))
+        for position in range(self._held, len(ids), CHUNK_CAP):
             while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
                 await self._handle_next()
-            chunk = ids[position : position + CHUNK_TOKENS]
+            chunk = ids[position : position + CHUNK_CAP]
             step = Step(
                 self.id,
                 self._epoch,

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 from client.request import Request
 from swarm.model_spec import ModelSpec
-from swarm.wire.messages import Message, Step, Token
+from swarm.wire.messages import CHUNK_CAP, HOP_FIGURES, Message, Step, Token
 from swarm.wire.sampling_params import MOST_SPECULATED
 
-CHUNK_TOKENS = 256  # most rows of one STEP
-HOP_FIGURES = 3  # queue, compute and network microseconds
 LONGEST_HOP_MICROSECONDS = 3_600_000_000
 FINISHES = ("", "stop", "length")
 DTYPES = frozenset({"i32", "f32", "bf16", "f16", "i8"})
@@ -36,7 +34,7 @@ class FrameChecks:
             return "a step for a stage that the route does not have"
         if step.dtype not in DTYPES:
             return "rows of a dtype that does not exist"
-        if not 0 < step.tokens <= CHUNK_TOKENS:
+        if not 0 < step.tokens <= CHUNK_CAP:
             return f"a step of {step.tokens} tokens"
         if len(step.drafts) > MOST_SPECULATED:
             return f"{len(step.drafts)} guessed ids"

@@ -11,6 +11,7 @@ from swarm.errors import BadSampling, RemoteProtocolError
 from swarm.wire.messages import (
     CHUNK_CAP,
     COUNT_CAP,
+    HOP_FIGURES,
     KEY_BYTES,
     SESSION_CAP,
     Fail,
@@ -28,7 +29,6 @@ CAPACITY_CAP = 1 << 20  # tokens
 ROW_CAP = 1 << 17  # bytes of one hidden row
 ID_BYTES = 4
 REASON_CAP = 300  # characters of what a stranger wrote
-HOP_FIGURES = 3  # queue, compute, network
 MARK_DIGITS = 16  # of a client, in the names of its sessions
 Hops = list[list[int]]
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CHUNK_CAP = 256  # tokens in one STEP: a long prompt never holds the others up for longer
+HOP_FIGURES = 3  # queue, compute and network microseconds of each hop
 SESSION_CAP = 64  # characters in a session id
 ROUTE_CAP = 512  # stages in a route
 TEXT_CAP = 2048  # characters in a reason

@@ -11,11 +11,22 @@ from client.generation import StageTiming
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Timeouts
 from client.session.inbox import MOST_MESSAGES
-from client.session.reply_checks import CHUNK_TOKENS
 from swarm.errors import Deadline, NoRoute, PeerLost, PeerRefused
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import peer_named
-from swarm.wire.messages import Busy, Cancel, Close, Fail, Message, Moved, Open, Opened, Step, Token
+from swarm.wire.messages import (
+    CHUNK_CAP,
+    Busy,
+    Cancel,
+    Close,
+    Fail,
+    Message,
+    Moved,
+    Open,
+    Opened,
+    Step,
+    Token,
+)
 from swarm.wire.tensor_codec import ids_of_bytes
 from tests.client.conftest import Story
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
@@ -72,13 +83,13 @@ def test_one_peer_may_lead_every_stage(in_swarm: Run) -> None:
 def test_long_prompts_go_in_chunks_and_only_the_last_is_sampled(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         first, _ = await pair(swarm)
-        prompt = [1] * (2 * CHUNK_TOKENS + 5)
+        prompt = [1] * (2 * CHUNK_CAP + 5)
         await swarm.session(prompt, max_tokens=1).run()
         steps = [message for message in first.heard if isinstance(message, Step)]
         assert [(s.position, s.tokens, s.sample) for s in steps] == [
-            (0, CHUNK_TOKENS, False),
-            (CHUNK_TOKENS, CHUNK_TOKENS, False),
-            (2 * CHUNK_TOKENS, 5, True),
+            (0, CHUNK_CAP, False),
+            (CHUNK_CAP, CHUNK_CAP, False),
+            (2 * CHUNK_CAP, 5, True),
         ]
 
     in_swarm(story)
@@ -201,7 +212,7 @@ def test_a_token_that_cannot_be_costs_its_sender_the_session(
 IMPOSSIBLE_STEPS = {
     "a stage that is not there": {"stage": 2},
     "no row": {"tokens": 0},
-    "more rows than a chunk": {"tokens": CHUNK_TOKENS + 1},
+    "more rows than a chunk": {"tokens": CHUNK_CAP + 1},
     "more bytes than rows": {"body": b"0" * (4 * SPEC.hidden + 5)},
     "a dtype that does not exist": {"dtype": "f" * 10_000},
     "more guesses than can be": {"drafts": [1] * 500},
@@ -656,7 +667,7 @@ def test_the_deadline_grows_with_the_prompt(in_swarm: Run) -> None:
 
         slow: list[Message] = []
         only.hook = prefill_slowly
-        prompt = [1] * (8 * CHUNK_TOKENS)
+        prompt = [1] * (8 * CHUNK_CAP)
         timeouts = Timeouts(step_seconds=0.2, chunk_seconds=0.1, pause_seconds=0.02)
         session = swarm.session(prompt, timeouts=timeouts, timeout_seconds=0.2, max_tokens=1)
         await session.run()
