@@ -20,7 +20,7 @@ from swarm.wire.messages import (
     SessionMessage,
     Step,
 )
-from swarm.wire.rules import FailCode, Role, Side, State, is_legal
+from swarm.wire.rules import FailCode, Role, Side, State, legal_kinds
 from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 
 IDLE_SECONDS = 60.0  # a session without a frame for longer is freed
@@ -75,12 +75,17 @@ class StageSession:
     name: str = field(init=False)  # what the worker calls it: unlike clients, epochs never mix
     is_last: bool = field(init=False)  # the session's tokens are sampled here
     next_stage: int = field(init=False)  # after the last one the ring begins again
+    _legal: dict[str, frozenset[type[Message]]] = field(init=False)  # what which peer may send
 
     def __post_init__(self) -> None:
         stage, stages = self.message.stage, len(self.route)
         self.name = name_of(self.message, self.client)
         self.is_last = stage == stages - 1
         self.next_stage = (stage + 1) % stages
+        peers = {self.client, self.route[stage - 1].leader, self.route[self.next_stage].leader}
+        self._legal = {
+            peer: legal_kinds(self._roles_of(peer), Side.STAGE, State.OPEN) for peer in peers
+        }
 
     @property
     def owner(self) -> str:
@@ -95,7 +100,7 @@ class StageSession:
 
     def may_send(self, peer: str, kind: type[Message]) -> bool:
         """Whether a peer may send a kind of message to this session, now that it is open."""
-        return is_legal(kind, self._roles_of(peer), Side.STAGE, State.OPEN)
+        return kind in self._legal.get(peer, ())
 
     def _roles_of(self, peer: str) -> frozenset[Role]:
         """What a peer is to this session; its client is that only, whatever the route says."""

@@ -75,6 +75,12 @@ def is_legal(kind: type[Message], senders: frozenset[Role], to: Side, state: Sta
     return not senders.isdisjoint(_SENDERS.get((to, state, kind), ()))
 
 
+def legal_kinds(senders: frozenset[Role], to: Side, state: State) -> frozenset[type[Message]]:
+    """All that a peer in these roles may send to a session in a state, to be looked up often."""
+    kinds = (move.kind for move in LEGAL_MOVES)
+    return frozenset(kind for kind in kinds if is_legal(kind, senders, to, state))
+
+
 def is_heard(kind: type[Message], to: Side) -> bool:
     """Whether there is anybody who may ever send a kind of message there."""
     return any((to, state, kind) in _SENDERS for state in State)
