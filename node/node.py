@@ -32,6 +32,7 @@ from swarm.errors import PeerRefused, SwarmError, Unreachable
 from swarm.p2p.rate_limit import Budget
 from swarm.plan import Plan
 from swarm.records import Capability
+from swarm.task_set import TaskSet
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK
 from swarm.wire.version import PROTOCOL_VERSION
@@ -91,6 +92,7 @@ class Node:
         self._total_news_budget = Budget(4 * NEWS_PER_SECOND, 3 * NEWS_BURST)
         self._shown_groups: dict[int, str] = {}  # the group that was said to be ready, by device
         self._reconciling: dict[int, asyncio.Task[None]] = {}
+        self._tasks = TaskSet()
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
         self._weight_server = WeightServer(channel, served.folder)
@@ -111,18 +113,18 @@ class Node:
             "handing out files": self._serve_weights,
             "telling what was served": self._report_service,
         }
-        tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
-        causes = (self._daemon_ended(), self._copy_refused())
-        ends = [asyncio.create_task(end) for end in (stop.wait(), *causes)]
+        work = {name: supervise(name, loop) for name, loop in loops.items()}
+        work |= {"p2pd": self._daemon_ended(), "the copy": self._copy_refused()}
+        create = partial(self._tasks.create, is_awaited=True)
         try:
-            await asyncio.wait([*tasks, *ends], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, *ends[1:]):
+            tasks = [create(name, each) for name, each in work.items()]
+            stopping = create("the end", stop.wait())
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
                     task.result()
         finally:
-            for task in (*tasks, *ends):
-                task.cancel()
-            await asyncio.gather(*tasks, *ends, return_exceptions=True)
+            await self._tasks.close()
             await self._leave()
 
     def _add_devices(self, devices: list[MeasuredDevice]) -> None:
@@ -296,8 +298,8 @@ class Node:
         while True:
             for index, device in self._devices.items():
                 if index not in reconciling or reconciling[index].done():
-                    reconciling[index] = asyncio.create_task(device.reconcile())
-                    reconciling[index].add_done_callback(_report)
+                    name = f"tending device {index}"
+                    reconciling[index] = self._tasks.create(name, device.reconcile())
                 self._show_load(device, self._shown_groups)
             self._server.free_idle()
             await asyncio.sleep(RECONCILE_SECONDS)
@@ -379,9 +381,8 @@ class Node:
     # ------------------------------------------------------------------ the end
 
     async def _leave(self) -> None:
-        for device in self._devices.values():
-            device.weight_fetch.stop()
-        last_words = [self._server.close(), self._election.resign()]
+        fetches = [device.weight_fetch.close() for device in self._devices.values()]
+        last_words = [self._server.close(), self._election.resign(), *fetches]
         if self._announcer:
             last_words.append(self._announcer.withdraw())
         try:
@@ -390,9 +391,3 @@ class Node:
         except Exception:  # an island: what goes wrong now must not hide why we leave
             logger.warning("left without saying so", exc_info=True)
         self._status.left()
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    """Say that reconciling a device failed: it is tended again, but never in silence."""
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("a device could not be tended", exc_info=error)

@@ -16,6 +16,7 @@ from swarm.errors import BadInput
 from swarm.model_spec import ModelSpec
 from swarm.plan import Plan
 from swarm.records import PlanRef
+from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -144,15 +145,12 @@ class PlannerLoop:
         self, choice: Choice, current: Plan | None, *, may_move: bool
     ) -> tuple[Plan, str]:
         """Search in a thread and keep the lease meanwhile: a large swarm may outlast it."""
-        search = asyncio.create_task(
-            asyncio.to_thread(best_plan, self._spec, choice, current, may_move=may_move)
-        )
-        try:
+        work = asyncio.to_thread(best_plan, self._spec, choice, current, may_move=may_move)
+        async with TaskSet() as tasks:
+            search = tasks.create("a search for a plan", work, is_awaited=True)
             while not (await asyncio.wait([search], timeout=RENEW_SECONDS))[0]:
                 await self._election.pursue()
             return search.result()
-        finally:
-            search.cancel()
 
     async def _announce(self, plan: Plan, reason: str) -> None:
         self._plan_store.require_disk()

@@ -9,6 +9,7 @@ from node.worker.weight_requests import wanted_of
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import FetchProgress, WeightStore
 from swarm.errors import SwarmError
+from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +23,15 @@ class WeightFetch:
         self, worker: WorkerProcess, store: WeightStore | None, on_fraction: Callable[[float], None]
     ) -> None:
         self._worker, self._store, self._on_fraction = worker, store, on_fraction
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = TaskSet()
+        self._latest: asyncio.Task[None] | None = None
         self._watch = FetchProgress()
         self.fetched_bytes = 0  # for the shard that is loading, or was loaded last
 
     @property
     def is_busy(self) -> bool:
         """Whether bytes are on their way: whoever shows a bar shows one already."""
-        return self._task is not None and not self._task.done()
+        return self._latest is not None and not self._latest.done()
 
     def serve(self, need: Need) -> None:
         """Begin to fetch what the worker needs; it hears when that is done."""
@@ -40,12 +42,17 @@ class WeightFetch:
             loop.call_soon_threadsafe(self._on_fraction, done / total)
 
         self._watch = FetchProgress(show)
-        self._task = asyncio.create_task(self._fetch(need, self._watch))
+        self._latest = self._tasks.create("fetching weights", self._fetch(need, self._watch))
 
     def stop(self) -> None:
         """Nobody wants it any more."""
         self._watch.stop()
         self.fetched_bytes = 0
+
+    async def close(self) -> None:
+        """Fetch nothing any more."""
+        self.stop()
+        await self._tasks.close()
 
     async def _fetch(self, need: Need, watch: FetchProgress) -> None:
         reason = ""

@@ -3,7 +3,6 @@
 What cannot be sent at all is a slip of ours, and costs only the session that it is about.
 """
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -11,6 +10,7 @@ from typing import Any
 
 from swarm.errors import PeerError
 from swarm.p2p.channel import Channel, OnLost
+from swarm.task_set import TaskSet
 from swarm.wire.messages import Message, Step
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Outbox:
         self._channel = channel
         self._on_lost = on_lost
         self._on_unsent = on_unsent
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet()
         self._under_way: Counter[str] = Counter()  # by peer: nothing may overtake them
 
     def send(self, peer: str, message: Message) -> None:
@@ -49,9 +49,9 @@ class Outbox:
             self._spawn(leader, self._deliver(leader, client, step))
 
     async def close(self, timeout_seconds: float) -> None:
-        """Wait for what is being sent."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+        """Wait for what is being sent, but not for longer."""
+        await self._tasks.wait(timeout_seconds)
+        await self._tasks.close()
 
     def _is_sent(self, peer: str, message: Message) -> bool:
         """Whether nothing is left to do: it is on its way, or never can be."""
@@ -83,15 +83,11 @@ class Outbox:
             self._give_up(message, error)
 
     def _spawn(self, peer: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
         self._under_way[peer] += 1
-        task.add_done_callback(lambda done: self._reap(peer, done))
+        task = self._tasks.create("sending a message", work)
+        task.add_done_callback(lambda _done: self._forget_one(peer))
 
-    def _reap(self, peer: str, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+    def _forget_one(self, peer: str) -> None:
         self._under_way[peer] -= 1
         if not self._under_way[peer]:
             del self._under_way[peer]
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a message was not sent", exc_info=error)

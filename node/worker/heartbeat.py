@@ -18,6 +18,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from swarm.task_set import TaskSet
+
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
@@ -32,7 +34,7 @@ PR_SET_PDEATHSIG = 1
 class Heartbeat:
     """The node's side; it begins to judge with the worker's first answer: imports take long."""
 
-    def __init__(self, ours: socket.socket, on_hung: Callable[[str], None]) -> None:
+    def __init__(self, ours: socket.socket, on_hung: Callable[[str], None], tasks: TaskSet) -> None:
         ours.setblocking(False)
         self._socket = ours
         self._on_hung = on_hung
@@ -40,7 +42,7 @@ class Heartbeat:
         self._missed = 0  # beats since the last answer: time that we slept ourselves counts for one
         self._stuck = 0
         self._cpu_seconds = 0.0
-        self._task = asyncio.get_running_loop().create_task(self._beat())
+        self._task = tasks.create("a heartbeat", self._beat())
 
     @property
     def is_silent(self) -> bool:

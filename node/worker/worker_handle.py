@@ -14,6 +14,7 @@ from swarm.commands.package_finder import command_of
 from swarm.errors import Deadline, EngineError, RemoteProtocolError
 from swarm.p2p.frame_protocol import FrameProtocol
 from swarm.p2p.write_coalescing import WriteCoalescer
+from swarm.task_set import TaskSet
 from swarm.wire.messages import Message
 
 MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
@@ -53,6 +54,7 @@ class WorkerProcess:
     def __init__(self, place: WorkerPlace) -> None:
         self._place = place
         self._listeners: list[OnAnswer] = []
+        self._tasks = TaskSet()
         self._waiting: dict[Question, asyncio.Future[Message]] = {}
         self._closing = False
         self._has_spoken = False  # before, it still loads torch and does not see us leave
@@ -122,6 +124,7 @@ class WorkerProcess:
             await self._process.wait()
         self._protocol.ended.cancel()
         self._stop_heartbeat()
+        await self._tasks.close()
 
     async def _start(self) -> None:
         self._has_spoken = False
@@ -141,7 +144,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
             undo.pop_all()
-        self._heartbeat = Heartbeat(beats, self._kill)
+        self._heartbeat = Heartbeat(beats, self._kill, self._tasks)
         await self._attach(ours)
 
     def _kill(self, reason: str) -> None:

@@ -25,6 +25,7 @@ from swarm.errors import BadInput, LocalProtocolError, Unreachable
 from swarm.invites import peer_of_address
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.records import Capability, Record, record_of_map, record_to_list
+from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
 
@@ -60,7 +61,7 @@ class DhtBoard:
         self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
         self._initial_peers: tuple[str, ...] = ()
         self._known_peers: list[Any] = []  # ids of peers to come back to
-        self._rejoining: asyncio.Task[None] | None = None
+        self._tasks = TaskSet()
 
     @classmethod
     async def open(
@@ -83,7 +84,7 @@ class DhtBoard:
             raise _nobody() from error
         except ValidationError as error:
             raise _explained(error) from error
-        self._rejoining = asyncio.create_task(self._keep_joined())
+        self._tasks.create("keeping joined", self._keep_joined())
         return self
 
     async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
@@ -121,9 +122,7 @@ class DhtBoard:
 
     async def close(self) -> None:
         """Leave the DHT; returns within seconds even if the daemon hangs."""
-        if self._rejoining is not None:
-            self._rejoining.cancel()
-            await asyncio.wait([self._rejoining])
+        await self._tasks.close()
         if self._node.cache_refresh_task is not None:
             self._node.cache_refresh_task.cancel()
         self._node.is_alive = False

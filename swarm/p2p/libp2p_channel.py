@@ -8,10 +8,9 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
@@ -22,6 +21,7 @@ from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
 from swarm.p2p.rpc import PROOF_BYTES, Rpc
 from swarm.p2p.unproved_streams import UnprovedStreams
+from swarm.task_set import TaskSet
 from swarm.trust.identity import public_key_of
 from swarm.trust.swarm_key import SwarmKey
 from swarm.wire.codec import Codec, session_of
@@ -53,9 +53,11 @@ class LibP2PChannel:
         self._codec = Codec()
         self._connections: dict[str, PeerConnection] = {}
         self._incoming: dict[str, FrameStream] = {}
-        self._disconnects = PendingDisconnects(lambda peer: self._spawn(daemon.disconnect(peer)))
+        self._tasks = TaskSet()
+        self._disconnects = PendingDisconnects(
+            lambda peer: self._tasks.create("a disconnect", daemon.disconnect(peer))
+        )
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
         self._on_lost: OnLost = lambda peer, reason: None
@@ -71,7 +73,7 @@ class LibP2PChannel:
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
             await serve(self._rpc.protocol, self._serve_call)
-        self._spawn(self._beat())
+        self._tasks.create("the channel's beat", self._beat())
         return self
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
@@ -138,9 +140,7 @@ class LibP2PChannel:
         streams = (*outgoing, *self._incoming.values())
         self._connections.clear()
         await asyncio.gather(*(stream.close(CLOSE_SECONDS) for stream in streams))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     @contextmanager
     def _connection_to(self, peer: str) -> Iterator[PeerConnection]:
@@ -159,7 +159,7 @@ class LibP2PChannel:
         writer.write(self._proof(self.peer, peer))
         stream = FrameStream(reader, writer)
         connection.open(stream)
-        self._spawn(self._hear_pongs(peer, connection, stream))
+        self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
         return stream
 
     async def _hear_pongs(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
@@ -236,7 +236,8 @@ class LibP2PChannel:
         logger.info("a bad frame from %s: %s", peer, error)
         named = session_of(header)
         if named is not None:
-            self._spawn(self._send_fail(peer, Fail(*named, FailCode.BAD_FRAME, str(error)[:500])))
+            fail = Fail(*named, FailCode.BAD_FRAME, str(error)[:500])
+            self._tasks.create("sending a FAIL", self._send_fail(peer, fail))
 
     async def _send_fail(self, peer: str, fail: Fail) -> None:
         try:
@@ -252,7 +253,8 @@ class LibP2PChannel:
             return
         peer = str(info.peer_id)
         proof = self._proof(peer, self.peer)
-        await asyncio.wait([self._spawn(self._rpc.serve(peer, reader, writer, proof))])
+        serving = self._rpc.serve(peer, reader, writer, proof)
+        await asyncio.wait([self._tasks.create("serving a question", serving)])
 
     async def _beat(self) -> None:
         while True:
@@ -295,17 +297,6 @@ class LibP2PChannel:
         text = f"{self._frames}\0{sender}\0{receiver}"
         proof = self._key.proof("stream", sender, receiver)
         return proof or hmac.digest(b"", text.encode(), hashlib.sha256)  # open: anybody can
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a task of the channel failed", exc_info=error)
 
 
 def _known_form(peer: str) -> str:

@@ -28,6 +28,7 @@ from hivemind.proto import p2pd_pb2
 from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
+from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
 
 START_SECONDS = 30.0
@@ -79,7 +80,8 @@ class P2PDaemon:
         self.ended = asyncio.Event()
         self._closing = False
         self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._watch = asyncio.create_task(self._watch_daemon())
+        self._tasks = TaskSet()
+        self._tasks.create("watching p2pd", self._watch_daemon())
 
     async def addresses(self) -> tuple[str, ...]:
         """The multiaddrs for an invite: direct ones, each with our peer id; empty for a client."""
@@ -166,8 +168,7 @@ class P2PDaemon:
         self._closing = True
         await _shut_down(self.p2p)
         _remove_sockets(self.p2p)
-        self._watch.cancel()
-        await asyncio.wait([self._watch])
+        await self._tasks.close()
         self.ended.set()
 
     async def _watch_daemon(self) -> None:

@@ -278,8 +278,8 @@ def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner)
     channel = LibP2PChannel(daemon, SWARM, "", 2.0)
     heard: list[Any] = []
     channel._on_message = lambda _peer, message: heard.append(message)
-    spawn: Any = lambda coroutine: coroutine.close()  # noqa: E731
-    channel._spawn = spawn  # type: ignore[method-assign]
+    tasks: Any = SimpleNamespace(create=lambda _name, coroutine: coroutine.close())
+    channel._tasks = tasks
     kinds = ["OPEN", "STEP", "TOKEN", "FAIL", "CLOSE", "PING", "PONG", "MOVED", "else"]
     headers = packed | st.dictionaries(
         st.sampled_from(["type", "session", "epoch", "key", "tokens", "hops", "dtype"]),

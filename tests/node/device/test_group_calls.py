@@ -2,14 +2,18 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from node.device.group_request import GroupRequest, GroupWord
-from node.node import Node, _report
+from node.node import Node
 from swarm.errors import PeerRefused
-from tests.node.stands import STRANGER
+from swarm.task_set import TaskSet
+from swarm.testing.memory_network import MemoryWorld
+from tests.node.nodes import node_of
+from tests.node.stands import STRANGER, until
 
 REQUEST = GroupRequest(GroupWord.PREPARE, "g", device=0, start=0, end=1, rank=1).to_bytes()
 
@@ -50,15 +54,21 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
     assert len(reads) == 2
 
 
-def test_a_device_that_cannot_be_tended_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_cannot_be_tended_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def stumble() -> None:
         raise KeyError("a bug")
 
     async def story() -> None:
-        task = asyncio.create_task(stumble())
-        task.add_done_callback(_report)
-        await asyncio.wait([task])
+        node = node_of(MemoryWorld(), "me", tmp_path, [])
+        node._devices = {0: SimpleNamespace(reconcile=stumble)}  # type: ignore[dict-item]
+        node._show_load = lambda *_: None  # type: ignore[method-assign]
+        async with asyncio.timeout(5), TaskSet() as tasks:
+            tasks.create("tending the devices", node._reconcile())
+            await until(lambda: caplog.records)
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(story())
-    assert "could not be tended" in caplog.text
+    assert "tending device 0 failed" in caplog.text
+    assert "a bug" in caplog.text

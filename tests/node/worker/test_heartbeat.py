@@ -12,6 +12,7 @@ import pytest
 from node.worker import heartbeat
 from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Heartbeat
 from node.worker.messages import Broken
+from swarm.task_set import TaskSet
 from swarm.wire.messages import Fail
 from tests.node.conftest import RunStand
 from tests.node.stands import Stand, until
@@ -30,7 +31,7 @@ class Patient:
         ours, self.theirs = socket.socketpair()
         self.theirs.settimeout(5)
         self.hung: list[str] = []
-        self.heartbeat = Heartbeat(ours, self.hung.append)
+        self.heartbeat = Heartbeat(ours, self.hung.append, TaskSet())
 
     async def answer(self, step_seconds: float, cpu_seconds: float) -> None:
         """Answer the next beat."""

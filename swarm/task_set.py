@@ -1,0 +1,59 @@
+"""TaskSet: the tasks of one owner: none fails unheard, and none outlives it."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class TaskSet:
+    """Holds tasks until they end; closing it, or leaving its block, ends those that are left."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def create(
+        self, name: str, work: Coroutine[Any, Any, T], *, is_awaited: bool = False
+    ) -> "asyncio.Task[T]":
+        """Begin to work; a failure is logged, unless whoever awaits the task hears of it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard if is_awaited else partial(self._reap, name))
+        return task
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Wait for the tasks of now to end by themselves."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_seconds)
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _reap(self, name: str, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("%s failed", name, exc_info=error)
