@@ -13,8 +13,8 @@ from swarm.errors import NoRoute, PeerError, Unreachable
 from swarm.formatting import printable, short_id
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
+from swarm.p2p.plan_document import fetch_document, read_own
 from swarm.plan import Plan
-from swarm.plan_document import fetch_document, read_own
 from swarm.records import Lease, PlanRef
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK

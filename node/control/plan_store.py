@@ -13,8 +13,8 @@ from node.control.next_plan import PlanDocument
 from swarm.election import PlanOrder, is_credible
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.p2p.channel import Channel
+from swarm.p2p.plan_document import QUESTION, digest_of, fetch_document, read_own
 from swarm.plan import Assignment, Pipeline
-from swarm.plan_document import QUESTION, digest_of, fetch_document, read_own
 from swarm.records import TERM_CAP, Capability, PlanRef
 
 logger = logging.getLogger(__name__)

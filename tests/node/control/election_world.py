@@ -20,8 +20,8 @@ from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
 from swarm.p2p.channel import OnLost, OnMessage, RpcHandler
+from swarm.p2p.plan_document import digest_of
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.plan_document import digest_of
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
 from swarm.wire.messages import Message

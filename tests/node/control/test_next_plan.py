@@ -16,8 +16,8 @@ from node.control.next_plan import (
 from planner.cost.cost_model import CostModel
 from planner.live_problem import live_problem
 from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS
+from swarm.p2p.plan_document import digest_of
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.plan_document import digest_of
 from swarm.records import TERM_CAP, Capability
 from tests.node.memberships import LAYER_BYTES, SPEC, WHOLE, capability_of
 

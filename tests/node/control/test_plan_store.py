@@ -14,8 +14,8 @@ from node.control.next_plan import PlanDocument
 from node.control.plan_store import COPIES, PlanStore, TermFence
 from swarm.election import LEASE_SECONDS, TERM_JUMP, PlanOrder
 from swarm.errors import PeerRefused, SwarmError
+from swarm.p2p.plan_document import digest_of
 from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
-from swarm.plan_document import digest_of
 from swarm.records import Lease, PlanRef
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.memberships import SPEC, SWARM, capability_of, look, membership_of

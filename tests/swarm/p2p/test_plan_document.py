@@ -7,7 +7,7 @@ import pytest
 
 from swarm.errors import PeerRefused
 from swarm.p2p.channel import ANSWER_CAP
-from swarm.plan_document import QUESTION, digest_of, fetch_document, read_own
+from swarm.p2p.plan_document import QUESTION, digest_of, fetch_document, read_own
 from swarm.testing.memory_network import MemoryWorld, peer_named
 
 HOLDER = peer_named("holder")
