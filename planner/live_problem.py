@@ -8,36 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.problem import PlanDevice, PlanModel, Problem, Workload, link_tables
-from swarm.hardware import WIDEST, WIDTHS, Device, common_dtype
+from swarm.hardware import SAME_HOST, WIDEST, WIDTHS, Device, Links, common_dtype
 from swarm.model_spec import ModelSpec
 from swarm.plan import Pipeline, Plan, Stage
 from swarm.records import Capability
 
-SAME_HOST = (50e-6, 2e9)  # one-way seconds and bytes/s where nothing was measured
-FAR = (40e-3, 12e6)
 INPUT_SHARE = 8  # one token in eight of a session is prompt
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredLinks:
-    """Link rule over capabilities: own measurement, else the other side's, else a default."""
+class PeerLinks:
+    """Link rule over capabilities: one-way seconds and bytes/s from device to device."""
 
-    capabilities: Mapping[str, Capability]
+    links: Links
 
     def __call__(self, a: PlanDevice, b: PlanDevice) -> tuple[float, float]:
-        """One-way seconds and bytes/s from a device of one peer to a device of another."""
-        here, there = self.capabilities[a.machine], self.capabilities[b.machine]
-        if a.machine == b.machine:
-            return SAME_HOST
-        measured = _measured(here, b.machine) or _measured(there, a.machine)
-        return measured or (SAME_HOST if here.host == there.host else FAR)
-
-
-def _measured(capability: Capability, peer: str) -> tuple[float, float] | None:
-    for link in capability.links:
-        if link.peer == peer:
-            return link.round_trip_seconds / 2, link.bytes_per_second
-    return None
+        """From a device of one peer to a device of another, or of the same."""
+        way = SAME_HOST if a.machine == b.machine else self.links.way(a.machine, b.machine)
+        return way.seconds, way.bytes_per_second
 
 
 def _device_of(
@@ -141,7 +129,7 @@ def live_problem(
         for peer, capability in staying.items()
         for device in capability.devices
     )
-    latency, bandwidth = link_tables(devices, MeasuredLinks(staying))
+    latency, bandwidth = link_tables(devices, PeerLinks(Links.of(staying)))
     prompt = max(1, context // INPUT_SHARE)
     return Problem(
         model=model,

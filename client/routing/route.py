@@ -7,11 +7,9 @@ from itertools import groupby
 from operator import attrgetter
 
 from swarm.errors import NoRoute
+from swarm.hardware import Links, unmeasured_way
 from swarm.records import Advert, Capability, StageAdvert
 
-SAME_MACHINE_SECONDS = 0.0005
-UNKNOWN_HOP_SECONDS = 0.02
-LEAST_HOP_SECONDS = 0.00005  # no two processes are nearer: a claim of less is taken as this
 LEAST_LAYER_SECONDS = 0.00002  # no device passes a layer sooner: a claim of less is taken as this
 SESSION_SHARE = 0.1  # how much one more session in a stage's batch slows a step, roughly
 LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when there is a choice
@@ -61,16 +59,13 @@ class HopTimes:
 
     @classmethod
     def of(cls, capabilities: Mapping[str, Capability]) -> "HopTimes":
-        """The links that peers measured themselves; what a peer says of its own way counts more."""
-        measured: dict[str, dict[str, float]] = {}
-        for peer, capability in capabilities.items():
-            for link in capability.links:
-                seconds = max(link.round_trip_seconds / 2, LEAST_HOP_SECONDS)
-                measured.setdefault(peer, {})[link.peer] = seconds
-        for peer, ways in list(measured.items()):
-            for other, seconds in list(ways.items()):
-                measured.setdefault(other, {}).setdefault(peer, seconds)
-        return cls(measured, {peer: each.host for peer, each in capabilities.items()})
+        """The ways between peers by their capabilities."""
+        links = Links.of(capabilities)
+        measured = {
+            peer: {other: way.seconds for other, way in ways.items()}
+            for peer, ways in links.measured.items()
+        }
+        return cls(measured, links.hosts)
 
     def neighbours(self, peer: str) -> Mapping[str, float]:
         """The peers whose distance from this one was measured, with the seconds to get here."""
@@ -84,7 +79,7 @@ class HopTimes:
         if known is not None:
             return known
         is_near = one in self.hosts and self.hosts[one] == self.hosts.get(other)
-        return SAME_MACHINE_SECONDS if is_near else UNKNOWN_HOP_SECONDS
+        return unmeasured_way(is_one_host=is_near).seconds
 
 
 StageSeconds = Callable[[StageAdvert], float]

@@ -28,6 +28,7 @@ from swarm.election import (
     rank,
 )
 from swarm.errors import PeerError, RemoteProtocolError
+from swarm.hardware import Links
 from swarm.p2p.channel import Channel
 from swarm.plan import Pipeline
 from swarm.records import TERM_CAP, Advert, Capability, Lease, PlanRef
@@ -276,9 +277,8 @@ class Membership:
         own, other = (self._capabilities.get(each) for each in (self.me, peer))
         if own is None or other is None or own.host == other.host:
             return math.inf
-        received = [link for link in other.links if link.peer == self.me]
-        measured = received or [link for link in own.links if link.peer == peer]
-        return measured[0].bytes_per_second if measured else math.inf
+        way = Links.of({self.me: own, peer: other}).measured.get(self.me, {}).get(peer)
+        return way.bytes_per_second if way else math.inf
 
     # ------------------------------------------------------------------ looking
 

@@ -7,11 +7,11 @@ import pytest
 from planner.best_plan import best_plan
 from planner.cli.text_chart import layers_picture
 from planner.cost.cost_model import CostModel
-from planner.live_problem import FAR, SAME_HOST, live_problem
+from planner.live_problem import live_problem
 from planner.problem import Problem
 from planner.stop import never
 from swarm.errors import DoesNotFit
-from swarm.hardware import Device, Link
+from swarm.hardware import SAME_HOST, UNKNOWN, Device, Link
 from swarm.model_spec import ModelSpec
 from swarm.records import Capability
 
@@ -104,8 +104,9 @@ def test_missing_links_are_guessed_and_measured_ones_used_both_ways() -> None:
         }
     )
     assert problem.link(0, 1) == problem.link(1, 0) == (0.002, 5e7)
-    assert problem.link(0, 2) == FAR
-    assert problem_of({"a": capability(1e8), "b": capability(1e8)}).link(0, 1) == SAME_HOST
+    assert problem.link(0, 2) == (UNKNOWN.seconds, UNKNOWN.bytes_per_second)
+    near = problem_of({"a": capability(1e8), "b": capability(1e8)}).link(0, 1)
+    assert near == (SAME_HOST.seconds, SAME_HOST.bytes_per_second)
 
 
 def test_equal_snapshots_make_equal_plans_and_leaving_peers_are_left_out() -> None:
