@@ -32,7 +32,7 @@ from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
 from swarm.wire.codec import Codec
 from swarm.wire.messages import KINDS, Open, Step
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 
 SEND_SECONDS = 1.0
 RENEW_SECONDS = 5.0  # between looks at who is there

@@ -47,7 +47,7 @@ from swarm.wire.messages import (
     Token,
 )
 from swarm.wire.rules import Role, Side, State, is_legal
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 
 TIMEOUTS = Timeouts()
 LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask

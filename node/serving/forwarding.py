@@ -3,7 +3,7 @@
 from node.serving.session_table import Hops, InFlightStep, StageSession
 from node.worker.messages import Computed
 from swarm.wire.messages import Step, Token
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 
 
 def hops_of(answer: Computed, in_flight: InFlightStep) -> Hops:

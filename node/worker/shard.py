@@ -18,7 +18,8 @@ from swarm.wire.codec import Decoder
 from swarm.wire.messages import TEXT_CAP, Message
 from swarm.wire.rules import FailCode
 from swarm.wire.sampling_params import Sampling
-from swarm.wire.tensor_codec import ids_array, rows_of_bytes, rows_to_bytes
+from swarm.wire.tensor_codec import rows_of_bytes, rows_to_bytes
+from swarm.wire.token_ids import ids_array
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """Tensors to bytes and back: raw little-endian rows, int8 with one scale per row as an option."""
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
@@ -12,24 +10,6 @@ NARROW = "i8"
 SCALE_BYTES = 4  # before the values of each row: a body may be cut between any two rows
 LEVELS = 127  # of a sign: the row's largest value becomes 127
 SMALLEST, LARGEST = 2.0**-100, 2.0**100  # of the largest values of rows that int8 suits
-
-
-def ids_to_bytes(ids: list[int]) -> bytes:
-    """Token ids as int32."""
-    return np.asarray(ids, dtype="<i4").tobytes()
-
-
-def ids_array(data: bytes | memoryview) -> npt.NDArray[np.int32]:
-    """Token ids of an int32 body, uncopied; raises RemoteProtocolError on a broken length."""
-    if len(data) % 4:
-        raise RemoteProtocolError("A body of token ids is not a multiple of 4 bytes.")
-    return np.frombuffer(data, dtype="<i4")
-
-
-def ids_of_bytes(data: bytes | memoryview) -> list[int]:
-    """Token ids of an int32 body as a list; raises RemoteProtocolError on a broken length."""
-    ids: list[int] = ids_array(data).tolist()
-    return ids
 
 
 def rows_to_bytes(rows: torch.Tensor, *, narrow: bool = False) -> tuple[str, memoryview]:

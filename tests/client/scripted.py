@@ -20,7 +20,7 @@ from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.messages import Cancel, Close, Message, Open, Opened, Step, Token
 from swarm.wire.sampling_params import Sampling
-from swarm.wire.tensor_codec import ids_of_bytes, ids_to_bytes
+from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
 
 LAYERS = 6
 SPEC = ModelSpec(

@@ -13,7 +13,7 @@ from swarm.records import Member
 from swarm.testing.clock import settle
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.messages import Message, Open, Step
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 
 DIGEST = "d" * 64
 FIRST, MIDDLE, LAST, CLIENT, STRANGER = map(

@@ -9,7 +9,7 @@ from typing import Any
 from swarm.errors import PeerError
 from swarm.p2p.channel import Channel
 from swarm.wire.messages import Cancel, Close, Message, Open, Step, Token
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 from tests.whole.conftest import SPEC
 
 KEY = b"k" * 16

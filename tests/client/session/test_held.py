@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from swarm.wire.messages import Message, Open, Opened, Step
-from swarm.wire.tensor_codec import ids_of_bytes
+from swarm.wire.token_ids import ids_of_bytes
 from tests.client.scripted import Hook, ScriptedStage, ScriptedSwarm, continuation
 
 PROMPT = list(range(97, 117))

@@ -27,7 +27,7 @@ from swarm.wire.messages import (
     Step,
     Token,
 )
-from swarm.wire.tensor_codec import ids_of_bytes
+from swarm.wire.token_ids import ids_of_bytes
 from tests.client.conftest import Story
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
 

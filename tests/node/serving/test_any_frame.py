@@ -16,7 +16,7 @@ from swarm.errors import RemoteProtocolError
 from swarm.plan import Assignment, Shard, Stage
 from swarm.testing.clock import settle
 from swarm.wire.messages import KINDS, Message, Open, Step, Token
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 from tests.node.stands import KEY, LAST, STRANGER, Stand
 
 EVIL_KEY = b"e" * 16

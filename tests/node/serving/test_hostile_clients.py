@@ -8,7 +8,7 @@ import pytest
 from node.worker.messages import Compute, Release, Reserve, Reserved
 from swarm.testing.clock import settle
 from swarm.wire.messages import Close, Fail, Opened, Step, Token
-from swarm.wire.tensor_codec import ids_of_bytes
+from swarm.wire.token_ids import ids_of_bytes
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, CONTEXT, FIRST, KEY, LAST, MIDDLE, STRANGER, Stand
 

@@ -8,7 +8,7 @@ from node.serving.session_table import IDLE_SECONDS
 from node.worker.messages import Broken, Compute, Release, Reserved
 from swarm.testing.clock import settle
 from swarm.wire.messages import Fail, Moved, Open, Opened, Step, Token
-from swarm.wire.tensor_codec import ids_of_bytes, ids_to_bytes
+from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, STRANGER, Stand
 

@@ -7,7 +7,7 @@ import pytest
 from node.serving.session_table import StageSession, route_of, trouble_with
 from node.worker.messages import Compute, Computed
 from swarm.wire.messages import Open, Step, Token
-from swarm.wire.tensor_codec import ids_of_bytes
+from swarm.wire.token_ids import ids_of_bytes
 from tests.node.conftest import RunStand
 from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, Stand
 

@@ -8,7 +8,7 @@ from node.serving.session_table import SESSIONS_CAP
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve, Reserved
 from swarm.p2p.rate_limit import RateLimit
 from swarm.wire.messages import Busy, Cancel, Close, Fail, Moved, Opened, Ping, Step, Token
-from swarm.wire.tensor_codec import ids_of_bytes
+from swarm.wire.token_ids import ids_of_bytes
 from tests.node.conftest import RunStand
 from tests.node.stands import (
     CLIENT,

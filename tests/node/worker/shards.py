@@ -19,7 +19,7 @@ from swarm.errors import EngineError, PeerError
 from swarm.model_spec import BUILT_IN
 from swarm.wire.messages import Message
 from swarm.wire.sampling_params import Sampling
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 
 FOLDER = find_model(BUILT_IN)
 HIDDEN = int(load_config(FOLDER).hidden_size)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve
 from node.worker.shard import LoadedShard
 from swarm.wire.sampling_params import Sampling
-from swarm.wire.tensor_codec import ids_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 from tests.node.worker.shards import FOLDER, computed, lone_shard, passed_on, shard_group
 
 ASKED = "<|begin|><|user|>What are the four seasons?<|end|><|assistant|>"

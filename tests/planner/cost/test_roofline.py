@@ -20,7 +20,8 @@ from planner.stop import never
 from swarm.plan import Pipeline, Shard, Stage
 from swarm.wire.codec import Codec
 from swarm.wire.messages import Step
-from swarm.wire.tensor_codec import DTYPES, ids_to_bytes, rows_to_bytes
+from swarm.wire.tensor_codec import DTYPES, rows_to_bytes
+from swarm.wire.token_ids import ids_to_bytes
 from tests.planner.conftest import small_model
 
 MODEL = small_model(4)

@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import LocalProtocolError, RemoteProtocolError
-from swarm.wire.tensor_codec import (
-    DTYPES,
-    LARGEST,
-    SMALLEST,
-    ids_of_bytes,
-    ids_to_bytes,
-    rows_of_bytes,
-    rows_to_bytes,
-)
+from swarm.wire.tensor_codec import DTYPES, LARGEST, SMALLEST, rows_of_bytes, rows_to_bytes
+from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
 
 VALUES = st.floats(-LARGEST, LARGEST, width=32)
 ROW_SETS = st.integers(1, 12).flatmap(
