@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from node.engine.attention import flex_paged
-from node.engine.attention.backends import backend_of
+from node.engine.attention.backends import backend_of, start_afresh
 from node.engine.attention.decode_batch import TokenSpan
 from node.engine.attention.interface import Options, attend_small_batch
 from node.engine.attention.ragged_batch import RaggedBatch
@@ -35,7 +34,7 @@ class Forward:
         self._is_first = spec.start == 0
         self._like = torch.empty(0, dtype=spec.torch_dtype, device=device)
         self._has_kernels = has_kernels(device, spec.torch_dtype)
-        flex_paged.start_afresh()
+        start_afresh(device)
         self.backend = backend_of(device, spec.torch_dtype)
         self.fused = FusedStage.of(parts.stage) if self._has_kernels else None
         self.graphs: DecodeGraphs | None = None

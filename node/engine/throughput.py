@@ -14,7 +14,6 @@ from torch import nn
 
 from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
-from node.engine.stage_model import build_stage_model
 from swarm.checkpoint.folder import load_config
 from swarm.hardware import WIDEST
 from swarm.model_spec import ModelSpec
@@ -101,6 +100,8 @@ def bytes_per_weight(folder: Path, quant: str) -> float:
     """Bytes of a weight in the layer of a model that shrinks least; raises BadModel."""
     if quant != "int8":
         return WIDTH
+    from node.engine.stage_model import build_stage_model  # transformers' models: seconds
+
     config = load_config(folder)
     every = range(int(config.num_hidden_layers))
     stage = build_stage_model(config, every, torch.float32, has_head=False)

@@ -2,6 +2,7 @@
 
 A chunk of a prompt reads one session's rows, single tokens of many sessions are one call: with our
 kernel on a CPU, with the paged one of flex attention on a GPU, or portably with a copy of the rows.
+Flex attention brings torch's compiler along, so it is imported where there is a GPU only.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
-from node.engine.attention import flex_paged
 from node.engine.attention.decode_batch import DecodeBatch
 from node.engine.attention.interface import (
     Options,
@@ -53,6 +52,8 @@ def attend_prefill_fused(
         return attend_prefill(query, keys, values, mask, options)
     tokens, length = query.shape[1], keys.shape[1]
     if mask is None and tokens > 1:
+        from torch.nn.attention.bias import causal_lower_right
+
         mask = causal_lower_right(tokens, length)
     rows = functional.scaled_dot_product_attention(
         *(query.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0)),
@@ -100,6 +101,8 @@ def attend_paged(
     batch: DecodeBatch, layer: int, arenas: Arenas, parts: Parts, options: Options
 ) -> torch.Tensor:
     """Attend one token of each session where its rows lie, or portably if that fails here."""
+    from node.engine.attention import flex_paged
+
     if flex_paged.takes(parts[0]) and not flex_paged.is_broken():
         try:
             return flex_paged.attend(batch, arenas, parts[0], options)
@@ -119,4 +122,14 @@ def backend_of(device: torch.device, dtype: torch.dtype) -> Backend:
     """What is fastest on a device."""
     if device.type != "cuda":
         return KERNEL if has_kernels(device, dtype) else PADDED
+    from node.engine.attention import flex_paged
+
     return PAGED if flex_paged.is_compiled(device) else FUSED
+
+
+def start_afresh(device: torch.device) -> None:
+    """Forget what was compiled, or failed to be, for the shard before."""
+    if device.type == "cuda":
+        from node.engine.attention import flex_paged
+
+        flex_paged.start_afresh()
