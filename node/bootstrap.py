@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,12 @@ def invite_of(config: NodeConfig) -> Invite | None:
 
 
 @asynccontextmanager
-async def open_network(config: NodeConfig, founded: Manifest | None) -> AsyncIterator[NodeNetwork]:
+async def open_network(
+    config: NodeConfig, founding: Awaitable[Manifest] | None
+) -> AsyncIterator[NodeNetwork]:
     """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable.
 
-    A founder says what its swarm serves before anybody can ask.
+    A founder says what its swarm serves before anybody can ask; that may be found meanwhile.
     """
     invite = invite_of(config)
     async with AsyncExitStack() as stack:
@@ -75,9 +77,15 @@ async def open_network(config: NodeConfig, founded: Manifest | None) -> AsyncIte
         stack.callback(identity.close)
         swarm = invite.swarm if invite else swarm_id(config.swarm, identity.peer)
         key = invite.key if invite else config.key
+        founded: Manifest | None = None
 
         async def enter(board: Board) -> None:
-            await (board.publish(founded) if founded else _require_swarm(board, swarm))
+            nonlocal founded
+            if founding:
+                founded = await founding
+                await board.publish(founded)
+            else:
+                await _require_swarm(board, swarm)
 
         network = daemon_network(config, invite)
         held = await stack.enter_async_context(hold_network(identity, network, swarm, key, enter))

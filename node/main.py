@@ -5,8 +5,8 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import psutil
@@ -20,11 +20,12 @@ from node.config import NodeConfig
 from node.device.open_devices import detected_devices, measured_devices, open_workers
 from node.node import Node
 from node.probe import memory_words
-from node.served_model import find_served, manifest_of, read_founded
+from node.served_model import ServedModel, find_served, manifest_of, read_founded
 from node.status_lines import StatusLines, reach_of
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
+from swarm.records import Manifest
 from swarm.state_folder import remember_model
 
 logger = logging.getLogger(__name__)
@@ -74,14 +75,18 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
     invite = invite_of(config)
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
-    own = None if invite else await asyncio.to_thread(read_founded, config)
-    async with (
-        open_workers(config, detected) as workers,
-        open_network(config, manifest_of(own) if own else None) as network,
-    ):
-        if own and own.is_folder:
-            remember_model(config.state, network.invite.swarm, own.folder)
-        served = own or await find_served(network.invite.model, network, config.state)
+    async with AsyncExitStack() as stack:
+        workers = await stack.enter_async_context(open_workers(config, detected))
+        describe = workers[0].describe
+        found = None if invite else begun(read_founded(config, describe))
+        founding = await stack.enter_async_context(found) if found else None
+        manifest = _manifest(founding) if founding else None
+        network = await stack.enter_async_context(open_network(config, manifest))
+        served = await (
+            founding or find_served(network.invite.model, network, config.state, describe)
+        )
+        if config.founds and served.is_folder:
+            remember_model(config.state, network.invite.swarm, served.folder)
         status = StatusLines(terminal.say, terminal.show_progress, served.spec)
         introduce(config, network, status)
         node = Node(config, served, network, status)
@@ -103,6 +108,21 @@ def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> 
     if config.founds:
         status.invite(network.invite.encode())
         status.asked(network.invite.swarm, network.last_swarm)
+
+
+async def _manifest(founding: Awaitable[ServedModel]) -> Manifest:
+    return manifest_of(await founding)
+
+
+@asynccontextmanager
+async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Hold work that goes on beside what follows, and does not outlive it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:

@@ -4,13 +4,13 @@ import asyncio
 import hashlib
 import platform
 import socket
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import psutil
-import torch
 
 from node.config import AUTO
 from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError
@@ -29,6 +29,7 @@ PROBE_BYTES_PER_SECOND = 64 * 1024  # for one peer: a measurement of 3.3 MB ever
 PROBE_BURST_BYTES = 8 * 2**20
 NEIGHBOURS = 8
 BF16_SINCE = (8, 0)  # compute capability
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of both under WSL
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def detect(limit_bytes: int = 0, share: float = 0.0) -> list[Detected]:
 
     Raises BadInput if no device has as much memory as declared.
     """
-    found = [_cuda(index) for index in range(torch.cuda.device_count())] or [_cpu()]
+    found = (_gpus() if _may_have_gpus() else []) or [_cpu()]
     most = max(device.total_bytes for device in found)
     if limit_bytes > most:
         raise BadInput(
@@ -146,7 +147,20 @@ async def measure_links(channel: Channel, peers: list[str]) -> list[Link]:
     return links
 
 
+def _may_have_gpus() -> bool:
+    """Whether it is worth asking torch, which takes seconds to load: a driver shows itself."""
+    return sys.platform != "linux" or any(Path(each).exists() for each in GPU_DRIVERS)
+
+
+def _gpus() -> list[Detected]:
+    import torch  # only where there may be one
+
+    return [_cuda(index) for index in range(torch.cuda.device_count())]
+
+
 def _cuda(index: int) -> Detected:
+    import torch
+
     free, total = torch.cuda.mem_get_info(index)
     name, dtypes = torch.cuda.get_device_name(index), _cuda_dtypes(index)
     return Detected(index, "cuda", f"cuda:{index}", name, free, total, free, dtypes)
@@ -154,6 +168,8 @@ def _cuda(index: int) -> Detected:
 
 def _cuda_dtypes(index: int) -> tuple[str, ...]:
     """Older GPUs emulate bfloat16, slowly, and torch calls it supported; float16 they multiply."""
+    import torch
+
     has_bf16 = torch.version.hip or torch.cuda.get_device_capability(index) >= BF16_SINCE
     return ("bf16", "f16", WIDEST) if has_bf16 else ("f16", WIDEST)
 

@@ -1,15 +1,17 @@
 """ServedModel: what a node serves, found in a folder, on the hub or at the peers."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from node.bootstrap import KNOWN_SECONDS, NodeNetwork
 from node.config import NodeConfig
-from swarm.checkpoint.expected_tensors import require_complete
-from swarm.checkpoint.folder import is_hub_id, open_model, read_spec
+from swarm.checkpoint.folder import is_hub_id, open_model
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.checkpoint.hub_model import hub_weights_of
+from swarm.checkpoint.known_specs import recall_spec
 from swarm.checkpoint.peer_downloader import PeerDownloader, open_from_peers, wait_for_manifest
 from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import BadInput, BadModel, SwarmError, Unreachable
@@ -22,6 +24,12 @@ from swarm.state_folder import (
     title_of,
 )
 from swarm.trust.network_clock import CLOCK
+
+
+class Describe(Protocol):
+    """Reads the dimensions of the model in a folder, elsewhere; raises BadModel."""
+
+    def __call__(self, folder: Path, name: str) -> Awaitable[ModelSpec]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +54,42 @@ class ServedModel:
         return self.store is None and self.name != BUILT_IN
 
 
-def read_model(name: str, revision: str = "", served_name: str = "") -> ServedModel:
+async def read_model(
+    name: str, describe: Describe, *, revision: str = "", served_name: str = ""
+) -> ServedModel:
     """Find a model and its numbers; raises BadInput, BadModel, Unreachable."""
+    folder, store, shared = await asyncio.to_thread(_located, name, revision, served_name)
+    commit = folder.name if shared == name and is_hub_id(name) else ""
+    spec = await _described(folder, title_of(shared), describe)
+    weights = hub_weights_of(folder) if commit else ""
+    return ServedModel(shared, folder, spec, store, commit, weights)
+
+
+async def _described(folder: Path, title: str, describe: Describe) -> ModelSpec:
+    """The dimensions of a model: remembered, or read where transformers is loaded."""
+    return await asyncio.to_thread(recall_spec, folder, title) or await describe(folder, title)
+
+
+def _located(name: str, revision: str, served_name: str) -> tuple[Path, WeightStore | None, str]:
+    """Where a model is, what fills that folder if it is thin, and the name that others know."""
     folder, store = open_model(name, revision=revision)
-    is_folder = name != BUILT_IN and Path(name).expanduser().is_dir()
-    if served_name and not is_folder:
+    if name != BUILT_IN and Path(name).expanduser().is_dir():
+        return folder, store, shared_name(folder, served_name)
+    if served_name:
         raise BadInput(
             f"--served-model-name: others find {name} by this name only.", "Leave it out."
         )
-    shared = shared_name(folder, served_name) if is_folder else name
-    commit = folder.name if is_hub_id(name) and not is_folder else ""
-    if name != BUILT_IN:
-        require_complete(folder, title_of(shared))
-    spec = read_spec(folder, title_of(shared))
-    return ServedModel(
-        shared, folder, spec, store, commit, hub_weights_of(folder) if commit else ""
-    )
+    return folder, store, name
 
 
-def read_founded(config: NodeConfig) -> ServedModel:
+async def read_founded(config: NodeConfig, describe: Describe) -> ServedModel:
     """The model that a founder was asked to serve; raises BadInput, BadModel, Unreachable."""
-    return read_model(config.model, served_name=config.served_name)
+    return await read_model(config.model, describe, served_name=config.served_name)
 
 
-async def find_served(name: str, network: NodeNetwork, state: Path) -> ServedModel:
+async def find_served(
+    name: str, network: NodeNetwork, state: Path, describe: Describe
+) -> ServedModel:
     """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable.
 
     Whatever lies here is held against the founder's word, its weights as well.
@@ -83,16 +103,14 @@ async def find_served(name: str, network: NodeNetwork, state: Path) -> ServedMod
     cause: SwarmError
     try:
         local = local_name(state, network.invite.swarm, name)
-        served = await asyncio.to_thread(read_model, local, manifest.revision)
+        served = await read_model(local, describe, revision=manifest.revision)
         return replace(await _checked(served, manifest, network), name=name)
     except (BadModel, Unreachable) as error:
         cause = error
     find = network.manifests.find
     folder, store = await open_from_peers(network.channel, network.board, cause, find)
-    await asyncio.to_thread(require_complete, folder, title_of(name))
-    return ServedModel(
-        name, folder, await asyncio.to_thread(read_spec, folder, title_of(name)), store
-    )
+    spec = await _described(folder, title_of(name), describe)
+    return ServedModel(name, folder, spec, store)
 
 
 async def _checked(served: ServedModel, manifest: Manifest, network: NodeNetwork) -> ServedModel:

@@ -1,4 +1,4 @@
-"""Answers of a worker that need no shard: how fast its device is, how long an order waited, no."""
+"""Answers of a worker that need no shard: what a model is, how fast a device, how long it took."""
 
 import logging
 from collections.abc import Iterable
@@ -13,19 +13,31 @@ from node.worker.messages import (
     Broken,
     Compute,
     Computed,
+    Describe,
+    Described,
     Failed,
     Measure,
     Measured,
     Reserve,
     Reserved,
 )
-from swarm.errors import LocalProtocolError
+from swarm.errors import BadModel, LocalProtocolError
 from swarm.hardware import WIDTHS
 from swarm.model_spec import ModelSpec
 from swarm.wire.messages import TEXT_CAP, Message
 from swarm.wire.rules import FailCode
 
 logger = logging.getLogger(__name__)
+
+
+def described(order: Describe) -> Described:
+    """Read what is in a folder of a model; takes seconds where it is new."""
+    from swarm.checkpoint.expected_tensors import read_complete_spec  # transformers: seconds
+
+    try:
+        return Described(read_complete_spec(Path(order.folder), order.name).to_json())
+    except BadModel as error:
+        return Described({}, error.cause, error.next_step)
 
 
 def measured(order: Measure, device: str, slowdown: float) -> Measured:

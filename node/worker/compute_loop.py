@@ -1,6 +1,7 @@
 """The worker process of one device: reads orders from its node, computes, answers."""
 
 import gc
+import importlib
 import logging
 import math
 import os
@@ -11,15 +12,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from node.engine.model_loader.layer_reuse import ReusableLayers
-from node.engine.model_loader.load_shard import WeightSources
+from node.engine.lean_transformers import import_lean
 from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec
-from node.engine.stage_runner import StageRunner
-from node.worker.answers import frame_of, measured, refusals, with_queue
+from node.worker.answers import described, frame_of, measured, refusals, with_queue
 from node.worker.batching import ChunkSize, DecodeBatcher
 from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.heartbeat import answer_beats, end_with_parent
@@ -28,6 +28,7 @@ from node.worker.messages import (
     CODEC,
     Broken,
     Compute,
+    Describe,
     Given,
     Load,
     Loaded,
@@ -41,13 +42,17 @@ from node.worker.messages import (
     Unload,
 )
 from node.worker.scheduler import DECODE_TOKENS, Arrived, Schedule
-from node.worker.shard import LoadedShard, Place
 from node.worker.weight_requests import WeightRequests
 from swarm.checkpoint.folder import load_config
 from swarm.errors import EngineError
 from swarm.formatting import log_printably
 from swarm.wire.codec import Decoder
 from swarm.wire.messages import TEXT_CAP, Message
+
+if TYPE_CHECKING:  # loaded when the node plans, see `_get_ready`
+    from node.engine.model_loader.layer_reuse import ReusableLayers
+    from node.engine.stage_runner import StageRunner
+    from node.worker.shard import LoadedShard
 
 logger = logging.getLogger(__name__)
 
@@ -174,8 +179,12 @@ class Worker:
 
     def _control(self, order: Message) -> None:
         match order:
+            case Describe():
+                self._get_ready()
+                self._answer(described(order))
             case Measure():
                 self._answer(measured(order, self._device, self._slowdown))
+                self._get_ready()
             case Prepare(group=group, host=host):
                 self._give_up()
                 self._listener = GroupListener(host)
@@ -187,6 +196,12 @@ class Worker:
                 self._give_up()
             case Unload():
                 self._drop()
+
+    def _get_ready(self) -> None:
+        """Import what loads models, once; after measuring, to be there when the plan comes."""
+        if self._device == "cpu":
+            import_lean()
+        importlib.import_module("node.worker.shard")
 
     # ------------------------------------------------------------------ one shard
 
@@ -205,7 +220,12 @@ class Worker:
                 self._give_up()
             self._break(order.group, error)
 
-    def _loaded(self, order: Load) -> LoadedShard:
+    def _loaded(self, order: Load) -> "LoadedShard":
+        self._get_ready()
+        from node.engine.model_loader.load_shard import WeightSources
+        from node.engine.stage_runner import StageRunner
+        from node.worker.shard import LoadedShard, Place
+
         if self._listener is None or len(order.ranks) < 2:
             self._give_up()
         self._group = order.group
@@ -288,7 +308,7 @@ class Worker:
             came = {getattr(each.order, "session", ""): each.seconds for each in step}
             self._run(self._shard, batch, came)
 
-    def _run(self, shard: LoadedShard, batch: list[Message], came: dict[str, float]) -> None:
+    def _run(self, shard: "LoadedShard", batch: list[Message], came: dict[str, float]) -> None:
         start = self._step_since = time.perf_counter()
         try:
             answers = shard.apply(batch)

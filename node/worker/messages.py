@@ -10,6 +10,23 @@ from swarm.wire.messages import Message
 
 
 @dataclass(slots=True)
+class Describe(Message):
+    """Node: what are the dimensions of the model in this folder, and is it complete?"""
+
+    folder: str
+    name: str  # to call it by
+
+
+@dataclass(slots=True)
+class Described(Message):
+    """Worker: these; or why it is no model that we can serve."""
+
+    model: dict[str, Any] = field(default_factory=dict)  # ModelSpec by field
+    cause: str = ""
+    next_step: str = ""
+
+
+@dataclass(slots=True)
 class Measure(Message):
     """Node: how fast is your device on these layer shapes?"""
 
@@ -202,6 +219,8 @@ KINDS: dict[str, type[Message]] = {
     kind.__name__.upper(): kind
     for kind in (
         *(
+            Describe,
+            Described,
             Measure,
             Measured,
             Prepare,

@@ -6,18 +6,30 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from node.config import worker_environment
 from node.worker.heartbeat import Heartbeat
-from node.worker.messages import CODEC, Broken, Measure, Measured, Prepare, Prepared
+from node.worker.messages import (
+    CODEC,
+    Broken,
+    Describe,
+    Described,
+    Measure,
+    Measured,
+    Prepare,
+    Prepared,
+)
 from swarm.commands.package_finder import command_of
-from swarm.errors import Deadline, EngineError, RemoteProtocolError
+from swarm.errors import BadModel, Deadline, EngineError, RemoteProtocolError
+from swarm.model_spec import ModelSpec
 from swarm.p2p.frame_protocol import FrameProtocol
 from swarm.p2p.write_coalescing import WriteCoalescer
 from swarm.task_set import TaskSet
 from swarm.wire.messages import Message
 
-MEASURE_SECONDS = 60.0  # a cold import of torch on a busy machine included
+DESCRIBE_SECONDS = 120.0  # a cold import of torch on a busy machine included
+MEASURE_SECONDS = 60.0
 PREPARE_SECONDS = 30.0
 BACKLOG_BYTES = 1 << 28  # of orders that the worker has not read; above it no new rows are taken
 END_SECONDS = 2.0
@@ -95,6 +107,17 @@ class WorkerProcess:
     def is_silent(self) -> bool:
         """Whether it has given no sign for seconds, so that nobody should be sent to it."""
         return self._heartbeat is not None and self._heartbeat.is_silent
+
+    async def describe(self, folder: Path, name: str) -> ModelSpec:
+        """Return the dimensions of a complete model; raises BadModel, Deadline, EngineError.
+
+        The worker has loaded what reads them; this process never does.
+        """
+        answer = await self._ask(Describe(str(folder), name), Described, DESCRIBE_SECONDS)
+        assert isinstance(answer, Described)
+        if answer.cause:
+            raise BadModel(answer.cause, answer.next_step)
+        return ModelSpec(**answer.model)
 
     async def measure(self, order: Measure) -> Measured:
         """Return the measured speed of the device; raises Deadline or EngineError."""

@@ -1,8 +1,10 @@
 """Architectures: which we support, what their tensors are called, and what their configs say."""
 
 import re
+from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
+if TYPE_CHECKING:  # it loads torch
+    from transformers import PretrainedConfig
 
 # Exactly what tests/node/engine/test_conformance.py proves: staged and unevenly sharded == whole.
 SUPPORTED_ARCHITECTURES: tuple[str, ...] = (
@@ -23,25 +25,25 @@ def is_attention(name: str) -> bool:
     return not ATTENTION_NAMES.isdisjoint(name.split("."))
 
 
-def kv_heads_of(config: PretrainedConfig) -> int:
+def kv_heads_of(config: "PretrainedConfig") -> int:
     """How many units attention is cut into: KV heads, or heads where there is no grouping."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
-def experts_of(config: PretrainedConfig) -> int:
+def experts_of(config: "PretrainedConfig") -> int:
     """How many routed experts a layer has; 0 for a dense model."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     return next((int(count) for name in names if (count := getattr(config, name, None))), 0)
 
 
-def ffn_of(config: PretrainedConfig) -> int:
+def ffn_of(config: "PretrainedConfig") -> int:
     """FFN columns that the split counts: those of one expert where there are experts."""
     columns = getattr(config, "moe_intermediate_size", None) if experts_of(config) else None
     columns = columns or getattr(config, "intermediate_size", None)
     return int(columns or getattr(config, "n_inner", None) or 4 * config.hidden_size)
 
 
-def head_dims_of(config: PretrainedConfig) -> tuple[int, int]:
+def head_dims_of(config: "PretrainedConfig") -> tuple[int, int]:
     """Widths of one head's keys and of its values, which differ in latent attention."""
     if getattr(config, "kv_lora_rank", None):
         if config.num_key_value_heads != config.num_attention_heads:
@@ -51,7 +53,7 @@ def head_dims_of(config: PretrainedConfig) -> tuple[int, int]:
     return int(width), int(width)
 
 
-def context_of(config: PretrainedConfig) -> int:
+def context_of(config: "PretrainedConfig") -> int:
     """Most tokens of a session: beyond them positions mean nothing, or change for everybody."""
     rope = getattr(config, "rope_parameters", None) or {}
     most = int(config.max_position_embeddings)

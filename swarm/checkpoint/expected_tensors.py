@@ -13,38 +13,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import transformers
-from huggingface_hub import constants
 from transformers import PretrainedConfig
 
 from swarm.checkpoint.architectures import LAYER
 from swarm.checkpoint.folder import FLOATS, UNREADABLE, is_buffer, load_config, lone_head, read_spec
-from swarm.checkpoint.hub_model import CACHE
+from swarm.checkpoint.known_specs import recall_spec, remember_spec
 from swarm.checkpoint.safetensors_headers import TensorHeader, read_headers
 from swarm.errors import BadModel
+from swarm.model_spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-CHECKED = "checked"  # a folder of empty files, each named after a model that was found complete
 UNBUILDABLE = (*UNREADABLE, AssertionError, RuntimeError, ImportError)
 SHOWN = 3  # names in a message
 
 
-def require_complete(folder: Path, name: str) -> None:
-    """Raise BadModel unless the files of a folder hold all that its model needs, and no more of it.
+def read_complete_spec(folder: Path, name: str) -> ModelSpec:
+    """The dimensions of a model whose files hold all that it needs, and no more; raises BadModel.
 
     Reads headers only, and remembers what it found complete by the digest over all of them.
     """
-    digest = read_spec(folder, name).digest
-    known = Path(constants.HF_HOME) / CACHE / CHECKED / f"{digest}-{transformers.__version__}"
-    if known.is_file():
-        return
+    if known := recall_spec(folder, name):
+        return known
+    spec = read_spec(folder, name)
     check_tensors(folder, load_config(folder), read_headers(folder))
-    try:
-        known.parent.mkdir(parents=True, exist_ok=True)
-        known.touch()
-    except OSError as error:
-        logger.info("that %s is complete will not be remembered: %s", name, error)
+    remember_spec(spec)
+    return spec
 
 
 def check_tensors(folder: Path, config: PretrainedConfig, headers: list[TensorHeader]) -> None:

@@ -1,4 +1,8 @@
-"""A checkpoint on disk: find it by name, read its dimensions and tensor headers; no torch."""
+"""A checkpoint on disk: find it by name, read its dimensions and tensor headers.
+
+Finding one is cheap. Reading a config asks transformers, which loads torch: seconds, and hundreds
+of megabytes. Who only needs a folder does not pay for that; a node lets its worker read.
+"""
 
 import hashlib
 import json
@@ -6,10 +10,9 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PretrainedConfig
 
 from swarm.checkpoint.architectures import (
     EMBEDDINGS,
@@ -35,6 +38,9 @@ from swarm.checkpoint.safetensors_headers import (
 from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import BadModel
 from swarm.model_spec import BUILT_IN, ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 UNREADABLE = (  # what transformers raises for a config with values that cannot be
     ArithmeticError, AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError,
@@ -92,16 +98,22 @@ def is_hub_id(name: str) -> bool:
 
 def read_spec(folder: Path, name: str) -> ModelSpec:
     """Return the dimensions and digest of the checkpoint in `folder`; raises BadModel."""
-    raw = read_config(folder)
-    _require_fetched(folder)
-    headers = read_headers(folder)
-    _require_floats(folder, headers)
+    raw, headers = read_facts(folder)
     config = _parsed(folder)
     _untie(config, headers)
     try:
         return _spec_of(name, raw, config, headers)
     except UNREADABLE as error:
         raise BadModel(f"config.json of {folder} is not valid: {error}.", "Repair it.") from error
+
+
+def read_facts(folder: Path) -> tuple[dict[str, Any], list[TensorHeader]]:
+    """Return config.json as a map and the tensors' headers, without torch; raises BadModel."""
+    raw = read_config(folder)
+    _require_fetched(folder)
+    headers = read_headers(folder)
+    _require_floats(folder, headers)
+    return raw, headers
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -130,7 +142,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def load_config(folder: Path) -> PretrainedConfig:
+def load_config(folder: Path) -> "PretrainedConfig":
     """Return the transformers config of a supported model, as its weights are; raises BadModel.
 
     A checkpoint that holds an embedding and a head of its own is not tied, whatever it says.
@@ -155,14 +167,16 @@ def _first_of(names: Iterable[str], ends: tuple[str, ...]) -> str:
     return next((name for name in names if name.endswith(ends)), "")
 
 
-def _untie(config: PretrainedConfig, headers: list[TensorHeader]) -> None:
+def _untie(config: "PretrainedConfig", headers: list[TensorHeader]) -> None:
     """transformers ties only where one of the two is absent, or both are the same."""
     names = [header.name for header in headers if not LAYER.search(header.name)]
     if _first_of(names, EMBEDDINGS) and _first_of(names, HEADS):
         config.tie_word_embeddings = False
 
 
-def _parsed(folder: Path) -> PretrainedConfig:
+def _parsed(folder: Path) -> "PretrainedConfig":
+    from transformers import AutoConfig  # see the top of this file
+
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except UNREADABLE as error:
@@ -226,7 +240,7 @@ def digest_of(raw: dict[str, Any], headers: list[TensorHeader]) -> str:
 
 
 def _spec_of(
-    name: str, raw: dict[str, Any], config: PretrainedConfig, headers: list[TensorHeader]
+    name: str, raw: dict[str, Any], config: "PretrainedConfig", headers: list[TensorHeader]
 ) -> ModelSpec:
     attention, rest = _layer_parameters(headers, int(config.num_hidden_layers))
     heads = int(config.num_attention_heads)

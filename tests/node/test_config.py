@@ -17,6 +17,7 @@ from node.bootstrap import (
 )
 from node.config import NodeConfig, read_config, worker_environment
 from node.served_model import read_founded, read_model
+from swarm.checkpoint.folder import find_model
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
 from swarm.invites import Invite
 from swarm.model_spec import BUILT_IN
@@ -24,6 +25,7 @@ from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.records import Manifest
 from swarm.state_folder import LAST_INVITE, state_folder
 from swarm.testing.memory_network import peer_named
+from tests.builders import describe
 
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
 
@@ -185,7 +187,7 @@ def test_a_state_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_built_in_model_is_found_and_measured_by_its_headers() -> None:
-    served = read_model(BUILT_IN)
+    served = asyncio.run(read_model(BUILT_IN, describe))
     assert served.name == BUILT_IN
     assert served.spec.kv_heads == 8
     assert served.spec.layers >= 8
@@ -195,18 +197,19 @@ def test_a_folder_is_shared_by_its_last_name_or_the_one_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
-    shutil.copytree(read_model(BUILT_IN).folder, model)
+    shutil.copytree(find_model(BUILT_IN), model)
     monkeypatch.chdir(tmp_path)
     for name in ("model", str(model), "./model/"):
-        served = read_model(name)
+        served = asyncio.run(read_model(name, describe))
         assert (served.name, served.spec.name, served.is_folder) == ("./model", "model", True)
-    chosen = read_founded(read_config(["--host", "--model", "model", "--served-model-name", "me"]))
+    config = read_config(["--host", "--model", "model", "--served-model-name", "me"])
+    chosen = asyncio.run(read_founded(config, describe))
     assert (chosen.name, chosen.spec.name) == ("./me", "me")
 
 
 def test_a_model_that_others_find_by_its_name_keeps_it() -> None:
     with pytest.raises(BadInput, match="others find swarm-tiny by this name only"):
-        read_founded(read_config(["--host", "--served-model-name", "mine"]))
+        asyncio.run(read_founded(read_config(["--host", "--served-model-name", "mine"]), describe))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,8 @@ def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_ca
         return ()
 
     async def open_it() -> None:
-        async with open_network(read_config(["--host", "--listen", "localhost"]), serving):
+        config = read_config(["--host", "--listen", "localhost"])
+        async with open_network(config, asyncio.sleep(0, serving)):
             pytest.fail("there is no address to invite to")
 
     monkeypatch.setattr(P2PDaemon, "addresses", nowhere)
@@ -263,9 +267,9 @@ def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_ca
 
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="There is no folder"):
-        read_model(str(tmp_path / "nowhere"))
+        asyncio.run(read_model(str(tmp_path / "nowhere"), describe))
     with pytest.raises(BadModel, match=r"no config\.json"):
-        read_model(str(tmp_path))
+        asyncio.run(read_model(str(tmp_path), describe))
 
 
 def test_a_config_made_by_a_program_is_checked_too() -> None:

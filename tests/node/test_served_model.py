@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from node import served_model
 from node.bootstrap import NodeNetwork
-from node.served_model import ServedModel, find_served, read_model
+from node.served_model import Describe, ServedModel, find_served, read_model
 from node.serving.weight_server import WeightServer
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.dht.board import Board
@@ -24,6 +24,7 @@ from swarm.p2p.channel import Channel
 from swarm.records import Capability, Manifest
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.identity import Identity, swarm_id
+from tests.builders import describe
 from tests.whole.reference_model import TINY
 
 FILE = "model.safetensors"
@@ -57,7 +58,7 @@ async def found(world: MemoryWorld, folder: Path) -> Manifest:
     await board.publish(Capability("m", [], [], "h", reachable=True, since=1.0))
     weight_server = WeightServer(world.channel(FOUNDER.peer), folder)
     await weight_server.open_as_founder()
-    served = await asyncio.to_thread(read_model, str(folder))
+    served = await read_model(str(folder), describe)
     manifest = served_model.manifest_of(served, weight_server.digest)
     await board.publish(manifest)
     return manifest
@@ -72,7 +73,7 @@ def network_of(world: MemoryWorld) -> NodeNetwork:
 
 async def find(name: str, world: MemoryWorld) -> ServedModel:
     """What a newcomer without a state folder serves."""
-    return await find_served(name, network_of(world), Path("/nowhere"))
+    return await find_served(name, network_of(world), Path("/nowhere"), describe)
 
 
 def copy_of(folder: Path, factor: float = 1.0) -> Path:
@@ -101,7 +102,7 @@ def test_a_folder_of_the_same_shape_with_other_weights_is_not_served(tmp_path: P
         world = MemoryWorld()
         manifest = await found(world, TINY)
         other = copy_of(tmp_path / "other", 0.5)
-        assert read_model(str(other)).spec.digest == manifest.digest
+        assert (await read_model(str(other), describe)).spec.digest == manifest.digest
         served = await find(str(other), world)
         assert served.folder != other  # the peers have the right one
         world.channels.pop(FOUNDER.peer)
@@ -115,10 +116,10 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str]] = []
-    real = read_model(str(TINY))
+    real = asyncio.run(read_model(str(TINY), describe))
     here = replace(real, name="some/model", revision="c" * 40, weights="w" * 64)
 
-    def read(name: str, revision: str = "") -> ServedModel:
+    async def read(name: str, describe: Describe, *, revision: str = "") -> ServedModel:
         asked.append((name, revision))
         return here
 

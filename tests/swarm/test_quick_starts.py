@@ -33,6 +33,10 @@ def test_a_look_at_a_swarm_loads_no_torch_and_no_tokenizer() -> None:
     assert not {"torch", "transformers"} & set(loaded_by("import client.cli.look"))
 
 
+def test_a_node_leaves_torch_and_transformers_to_its_workers() -> None:
+    assert not {"torch", "transformers", "numba"} & set(loaded_by("import node.main"))
+
+
 def test_the_public_names_of_client_are_loaded_when_they_are_asked_for() -> None:
     assert loaded_by("import client; client.Invite, client.NoRoute") == []
     everything = "import client; assert all(getattr(client, name) for name in client.__all__)"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from swarm.checkpoint import expected_tensors
-from swarm.checkpoint.expected_tensors import check_tensors, require_complete
+from swarm.checkpoint.expected_tensors import check_tensors, read_complete_spec
 from swarm.checkpoint.folder import load_config, read_spec
 from swarm.checkpoint.safetensors_headers import read_headers
 from swarm.errors import BadModel
@@ -200,11 +200,11 @@ def test_what_was_found_complete_is_not_built_again(
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     folder = tmp_path / "model"
     save(folder, "llama", {})
-    require_complete(folder, "m")
+    read_complete_spec(folder, "m")
     monkeypatch.setattr(expected_tensors, "check_tensors", lambda *_: pytest.fail("built again"))
-    require_complete(folder, "m")
+    read_complete_spec(folder, "m")
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
     monkeypatch.undo()
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     with pytest.raises(BadModel, match="lacks tensors"):
-        require_complete(folder, "m")
+        read_complete_spec(folder, "m")

@@ -7,6 +7,7 @@ import socket
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from node.worker.messages import (
 )
 from node.worker.worker_handle import WorkerPlace, WorkerProcess
 from swarm.checkpoint.folder import read_spec
-from swarm.errors import EngineError
+from swarm.errors import BadModel, EngineError
 from swarm.wire.messages import Message
 from swarm.wire.sampling_params import Sampling
 from tests.node.stands import until
@@ -102,6 +103,14 @@ def test_it_measures_its_device_on_the_models_shapes(run: Run, worker: Worked) -
     measured: Measured = run(worker.process.measure(MEASURE))
     assert measured.bytes_per_second > 1e6
     assert measured.flops > 1e6
+
+
+def test_it_reads_for_its_node_what_a_model_is(run: Run, worker: Worked, tmp_path: Path) -> None:
+    spec = run(worker.process.describe(FOLDER, "mine"))
+    assert spec == read_spec(FOLDER, "mine")
+    with pytest.raises(BadModel, match=r"has no config\.json") as refused:
+        run(worker.process.describe(tmp_path, "nothing"))
+    assert "Name a folder with a Hugging Face model" in refused.value.next_step
 
 
 def test_it_loads_serves_releases_and_unloads(run: Run, worker: Worked) -> None:
