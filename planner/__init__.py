@@ -3,6 +3,7 @@
 from planner.make_plan import make_plan
 from planner.problem import Problem
 from planner.result import Result
+from planner.search_params import SearchParams
 from planner.stop import StopRule, never
 
-__all__ = ["Problem", "Result", "StopRule", "make_plan", "never"]
+__all__ = ["Problem", "Result", "SearchParams", "StopRule", "make_plan", "never"]

@@ -11,19 +11,22 @@ from planner.search.group_pool import GroupPool
 from planner.search.latency_search import least_latency, local_plans, next_latency
 from planner.search.local_search import Objective, best_partition
 from planner.search.stage_order import with_best_stage_orders
+from planner.search_params import DEFAULT_PARAMS, SearchParams
 from planner.simulation.slo import attainment
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 
 
-def best_plan(problem: Problem, stop: StopRule, seed: int = 0) -> Plan:
+def best_plan(
+    problem: Problem, stop: StopRule, seed: int = 0, params: SearchParams = DEFAULT_PARAMS
+) -> Plan:
     """The best plan found for the problem's objective; equal arguments give equal plans.
 
     Devices that serve in no pipeline are spares. Raises DoesNotFit, with the missing bytes, if no
     pipeline can hold the model and one sequence.
     """
     require_room(problem)
-    return best_plan_over(GroupPool(problem, CostModel(problem)), stop, seed)
+    return best_plan_over(GroupPool(problem, CostModel(problem), params=params), stop, seed)
 
 
 def best_plan_over(pool: GroupPool, stop: StopRule, seed: int) -> Plan:
@@ -42,14 +45,17 @@ def latency_plan(pool: GroupPool, stop: StopRule, seed: int) -> Plan:
     while (pipeline := least_latency(pool, starts, stop, seed)) is not None:
         pipelines.append(pipeline)
         pool, starts = without(pool, [pipeline]), []
-        if len(pool.devices) > MANY_LEFT or stop(pool.cost.latency(pipelines[0])):
+        if len(pool.devices) > pool.params.latency.many_left or stop(
+            pool.cost.latency(pipelines[0])
+        ):
             return Plan((*pipelines, *_rest(pool, pipelines[0], stop, seed)))
     return Plan(tuple(pipelines))
 
 
 def _rest(pool: GroupPool, first: Pipeline, stop: StopRule, seed: int) -> tuple[Pipeline, ...]:
     """Further pipelines about as quick as the first while there are any, then for throughput."""
-    limit, near = NEARLY * pool.cost.latency(first), list[Pipeline]()
+    limit = pool.params.latency.nearly * pool.cost.latency(first)
+    near = list[Pipeline]()
     while not stop(limit) and (pipeline := next_latency(pool, limit)) is not None:
         near.append(pipeline)
         pool = without(pool, [pipeline])
@@ -70,7 +76,7 @@ def throughput_plan(pool: GroupPool, stop: StopRule, seed: int, *, patient: bool
     partition = best_partition(objective, [], stop if patient else _at_once, seed)[1]
     plans = [objective.plan(partition), *baselines, *local_plans(pool)]
     best = max(plans, key=lambda plan: plan_value(pool.cost, plan, "throughput"))
-    return with_best_stage_orders(pool.cost, best, "throughput", stop) if patient else best
+    return with_best_stage_orders(pool, best, "throughput", stop) if patient else best
 
 
 def _starts(pool: GroupPool, objective: str, stop: StopRule) -> list[Plan]:
@@ -90,6 +96,4 @@ def slo_plan(pool: GroupPool, stop: StopRule, seed: int) -> Plan:
     return max(plans, key=lambda plan: attainment(pool.cost, plan))
 
 
-NEARLY = 1.5  # times the best latency
-MANY_LEFT = 12  # devices for which further pipelines are dealt out rather than searched
 SEARCHES = {"latency": latency_plan, "throughput": throughput_plan, "slo": slo_plan}

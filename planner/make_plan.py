@@ -8,6 +8,7 @@ from planner.problem import Problem
 from planner.result import OUR_SEARCH, Result, bound_of, result_without_plan, value_of
 from planner.search.baselines import BASELINES
 from planner.search.group_pool import GroupPool
+from planner.search_params import DEFAULT_PARAMS, SearchParams
 from planner.stop import StopRule
 from swarm.errors import BadInput, DoesNotFit
 from swarm.plan import Plan
@@ -16,7 +17,12 @@ SEARCH_NAMES = (OUR_SEARCH, "hexgen", *BASELINES)
 
 
 def make_plan(
-    problem: Problem, stop: StopRule, seed: int = 0, *, search: str = OUR_SEARCH
+    problem: Problem,
+    stop: StopRule,
+    seed: int = 0,
+    *,
+    search: str = OUR_SEARCH,
+    params: SearchParams = DEFAULT_PARAMS,
 ) -> Result:
     """The best plan found for the problem's objective, its value and its bound.
 
@@ -25,7 +31,7 @@ def make_plan(
     try:
         if search == OUR_SEARCH:
             require_room(problem)
-        pool = GroupPool(problem, CostModel(problem))
+        pool = GroupPool(problem, CostModel(problem), params=params)
         plan = _plan(pool, search, stop, seed)
     except DoesNotFit as error:
         return result_without_plan(problem, search, error)

@@ -8,6 +8,7 @@ from planner.problem import Problem
 from planner.search.baselines import BASELINES
 from planner.search.group_pool import GroupPool
 from planner.search.local_search import Objective, starts_of
+from planner.search_params import DEFAULT_PARAMS, SearchParams
 from planner.stop import StopRule
 from swarm.plan import Plan
 
@@ -21,10 +22,12 @@ class Point:
     plan: Plan
 
 
-def pareto_front(problem: Problem, stop: StopRule, seed: int) -> list[Point]:
+def pareto_front(
+    problem: Problem, stop: StopRule, seed: int, params: SearchParams = DEFAULT_PARAMS
+) -> list[Point]:
     """The points found, quickest first."""
     problem = replace(problem, objective="latency")
-    pool = GroupPool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem), params=params)
     objective = Objective(pool, "throughput")
     plans = [latency_plan(pool, stop, seed), throughput_plan(pool, stop, seed)]
     plans += [baseline(pool, name) for baseline in BASELINES.values() for name in ("latency", "")]

@@ -27,13 +27,6 @@ from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan, Stage
 
 Groups = tuple[tuple[int, ...], ...]
-POPULATION = 8
-GENERATIONS = 120
-PATIENCE = 25  # generations without a gain
-DEGREES = (1, 2, 4, 8)
-MOST_STATES = 1500  # larger groups are not searched: they would never finish in the paper either
-MOST_DEVICES_TO_START = 64
-WORK_TO_START = 50_000
 
 
 class Rules(Protocol):
@@ -87,7 +80,7 @@ class HexGen:
         rules: Rules | None = None,
         most_work: float = math.inf,
     ) -> None:
-        self.pool = pool
+        self.pool, self.params = pool, pool.params.hexgen
         self.most_work = most_work
         self.work = 0  # states times groups of all inner searches: the cost, without a clock
         self.rules = rules or ReferenceRules(pool)
@@ -102,18 +95,20 @@ class HexGen:
     def plan(self, stop: StopRule) -> Plan:
         """The best plan after the population no longer improves or the stop rule says so."""
         population, best = [self.start(1)], 0.0
-        for count in range(2, POPULATION + 1):
+        for count in range(2, self.params.population + 1):
             best = max(map(self.fitness, population))
             if self.work < self.most_work and not stop(-best):
                 population.append(self.start(count))
         best, quiet = max(map(self.fitness, population)), 0
-        for _ in range(GENERATIONS):
-            if quiet >= PATIENCE or self.work >= self.most_work or stop(-best):
+        for _ in range(self.params.generations):
+            if quiet >= self.params.patience or self.work >= self.most_work or stop(-best):
                 break
-            children = [self.mutate(self.draw.choice(population)) for _ in range(POPULATION)]
+            children = [
+                self.mutate(self.draw.choice(population)) for _ in range(self.params.population)
+            ]
             healthy = [child for child in children if self.may_hold(child)]
             ranked = sorted({*population, *healthy}, key=lambda g: (-self.fitness(g), g))
-            population = ranked[:POPULATION]
+            population = ranked[: self.params.population]
             quiet = quiet + 1 if self.fitness(population[0]) <= best else 0
             best = max(best, self.fitness(population[0]))
         built = [self.pipeline(group) for group in max(population, key=self.fitness)]
@@ -196,7 +191,7 @@ class HexGen:
 
     def _solve(self, group: tuple[int, ...]) -> Pipeline | None:
         classes = classes_of(self.problem, group)
-        if classes.states > MOST_STATES:
+        if classes.states > self.params.most_states:
             return None
         rows, device_groups = self._rows(classes)
         self.work += classes.states * max(1, len(rows)) ** 2
@@ -214,7 +209,7 @@ class HexGen:
         """Tensor-parallel groups of 1, 2, 4, 8 equal devices of one machine."""
         rows, device_groups = [], []
         for number, members in enumerate(classes.members):
-            for degree in DEGREES:
+            for degree in self.params.degrees:
                 chosen = members[:degree]
                 if len(chosen) < degree or len(set(self.problem.machine_of[list(chosen)])) > 1:
                     break
@@ -260,9 +255,9 @@ def hexgen_start(pool: GroupPool, objective: str, stop: StopRule) -> Plan:
     That is all of its search on a dozen devices and less than its first population on 58; nothing
     where devices are so many that the clustering alone would cost more.
     """
-    if len(pool.devices) > MOST_DEVICES_TO_START:
+    if len(pool.devices) > pool.params.hexgen.most_devices_to_start:
         return Plan(())
-    return HexGen(pool, objective, 0, most_work=WORK_TO_START).plan(stop)
+    return HexGen(pool, objective, 0, most_work=pool.params.hexgen.work_to_start).plan(stop)
 
 
 def k_means(rows: Numbers, count: int, draw: random.Random, rounds: int = 20) -> list[int]:

@@ -16,9 +16,6 @@ from planner.search.group_pool import GroupPool, value_of
 from planner.search.tensor_split import StageMembers, best_split
 from swarm.plan import Pipeline, Plan, Shard, Stage
 
-# Price of loading one model's bytes, as a share of what a pipeline is worth at best.
-LOADINGS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 100.0)
-
 
 @dataclass(frozen=True, slots=True)
 class BrokenPlan:
@@ -176,7 +173,7 @@ def _plans_over(
         for group in groups
     ]
     top = max((value for group in offers for value, _, _ in group), default=0.0)
-    for loading in LOADINGS:
+    for loading in pool.params.replan.loading_prices:
         chosen = [
             max(group, key=lambda o: o[0] - loading * top * o[1])[2] for group in offers if group
         ]

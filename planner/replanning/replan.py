@@ -18,15 +18,10 @@ from planner.replanning.migration import load_seconds, moved_bytes, with_least_l
 from planner.replanning.repair import repairs
 from planner.search.baselines import plan_value
 from planner.search.group_pool import GroupPool, value_of
+from planner.search_params import DEFAULT_PARAMS, SearchParams
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.plan import Pipeline, Plan
-
-WORTH_MOVING = 0.10  # a full search must gain this much, net of loading (design, section 9)
-ABOUT_EQUAL = 0.05  # repairs of about equal value: the one that moves least is taken
-NO_LOSS = 0.01  # value given up, at most, for a pipeline more
-PLAN_LIFE_SECONDS = 3600.0
-SHORT_LIFE_SECONDS = 1800.0  # layers on peers that stay no longer want a second holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,13 @@ class ReplanResult:
 
 
 def replan(
-    problem: Problem, current: Plan, stop: StopRule, seed: int = 0, *, search: bool = True
+    problem: Problem,
+    current: Plan,
+    stop: StopRule,
+    seed: int = 0,
+    *,
+    search: bool = True,
+    params: SearchParams = DEFAULT_PARAMS,
 ) -> ReplanResult:
     """The best next plan for the problem as it is now, given the plan in force.
 
@@ -55,35 +56,33 @@ def replan(
     short-lived peer win; of repairs about equal in value the one that moves least is taken, and a
     full search must gain a tenth, net of loading. Raises DoesNotFit if nothing fits.
     """
-    pool = GroupPool(problem, CostModel(problem))
+    pool = GroupPool(problem, CostModel(problem), params=params)
     made = repairs(pool, current, _objective(problem))
-    best = _least_moving(
-        problem, [_evaluation(pool, current, plan, repaired=True) for plan in made]
-    )
+    best = _least_moving(pool, [_evaluation(pool, current, plan, repaired=True) for plan in made])
     if best is not None and (not search or stop(-best.value)):
         return best
     if best is not None:
         best = _with_idle_devices(pool, current, best, stop, seed)
-        if _cannot_gain(problem, best):
+        if _cannot_gain(pool, best):
             return best
     try:
-        found = _evaluation(pool, current, best_plan(problem, stop, seed), repaired=False)
+        found = _evaluation(pool, current, best_plan(problem, stop, seed, params), repaired=False)
     except DoesNotFit:
         if best is None:
             raise
         return best
-    return found if best is None or _beats(problem, found, best) else best
+    return found if best is None or _beats(pool, found, best) else best
 
 
-def _least_moving(problem: Problem, made: Sequence[ReplanResult]) -> ReplanResult | None:
+def _least_moving(pool: GroupPool, made: Sequence[ReplanResult]) -> ReplanResult | None:
     """Of the plans about equal to the best one, the one that moves least."""
     working = [one for one in made if one.value]
-    thinnest = min((thin_layers(problem, one.plan) for one in working), default=0)
-    near = [one for one in working if thin_layers(problem, one.plan) == thinnest]
+    thinnest = min((thin_layers(pool, one.plan) for one in working), default=0)
+    near = [one for one in working if thin_layers(pool, one.plan) == thinnest]
     top = max((one.net_value for one in near), default=0.0)
-    near = [one for one in near if one.net_value >= top * (1 - ABOUT_EQUAL)]
+    near = [one for one in near if one.net_value >= top * (1 - pool.params.replan.about_equal)]
     top = max((one.net_flow for one in near), default=0.0)
-    near = [one for one in near if one.net_flow * (1 + WORTH_MOVING) >= top]
+    near = [one for one in near if one.net_flow * (1 + pool.params.replan.worth_moving) >= top]
     return min(near, key=lambda one: (one.moved_bytes, -one.net_value), default=None)
 
 
@@ -98,30 +97,32 @@ def _with_idle_devices(
     more = search(idle, stop, seed).pipelines
     plan = Plan((*best.plan.pipelines, *more))
     grown = _evaluation(pool, current, plan, repaired=True)
-    return grown if more and _beats(pool.problem, grown, best) else best
+    return grown if more and _beats(pool, grown, best) else best
 
 
-def _cannot_gain(problem: Problem, best: ReplanResult) -> bool:
+def _cannot_gain(pool: GroupPool, best: ReplanResult) -> bool:
     """Whether the certificate says that no plan answers sooner by what makes moving worth it."""
-    if problem.objective != "latency" or thin_layers(problem, best.plan):
+    if pool.problem.objective != "latency" or thin_layers(pool, best.plan):
         return False
-    return best.net_value * (1 + WORTH_MOVING) * latency_bound(problem).value >= 1
+    least_gain = 1 + pool.params.replan.worth_moving
+    return best.net_value * least_gain * latency_bound(pool.problem).value >= 1
 
 
-def _beats(problem: Problem, one: ReplanResult, best: ReplanResult) -> bool:
-    thin = thin_layers(problem, one.plan) - thin_layers(problem, best.plan)
+def _beats(pool: GroupPool, one: ReplanResult, best: ReplanResult) -> bool:
+    params = pool.params.replan
+    thin = thin_layers(pool, one.plan) - thin_layers(pool, best.plan)
     if thin or not best.value:
         return thin < 0 or one.value > 0
-    more = one.net_flow > best.net_flow * (1 + WORTH_MOVING)
-    gains = one.net_value > best.net_value * (1 + WORTH_MOVING)
-    return gains or (more and one.net_value >= best.net_value * (1 - NO_LOSS))
+    more = one.net_flow > best.net_flow * (1 + params.worth_moving)
+    gains = one.net_value > best.net_value * (1 + params.worth_moving)
+    return gains or (more and one.net_value >= best.net_value * (1 - params.no_loss))
 
 
 def _evaluation(pool: GroupPool, current: Plan, plan: Plan, *, repaired: bool) -> ReplanResult:
     problem = pool.problem
     plan = with_least_loading(problem, current, plan)
     moved = moved_bytes(problem, current, plan)
-    kept = [_kept_share(problem, moved, pipeline) for pipeline in plan.pipelines]
+    kept = [_kept_share(pool, moved, pipeline) for pipeline in plan.pipelines]
     values = [value_of(pool.cost, p, _objective(problem)) for p in plan.pipelines]
     net = [value * share for value, share in zip(values, kept, strict=True)]
     return ReplanResult(
@@ -143,25 +144,27 @@ def _useful_flows(pool: GroupPool, plan: Plan) -> list[float]:
     return [f * min(seconds) / s for f, s in zip(flows, seconds, strict=True)]
 
 
-def _kept_share(problem: Problem, moved: dict[str, float], pipeline: Pipeline) -> float:
+def _kept_share(pool: GroupPool, moved: dict[str, float], pipeline: Pipeline) -> float:
     """The share of the plan's life that is left when a pipeline's devices have loaded."""
+    problem = pool.problem
     here = {shard.device for stage in pipeline.stages for shard in stage.shards}
     lives = [d.lifetime_seconds for d in problem.devices if d.lifetime_seconds < math.inf]
     seconds = load_seconds(problem, {d: size for d, size in moved.items() if d in here})
-    return max(0.0, 1 - seconds / min([PLAN_LIFE_SECONDS, *lives]))
+    return max(0.0, 1 - seconds / min([pool.params.replan.plan_life_seconds, *lives]))
 
 
 def _objective(problem: Problem) -> str:
     return "latency" if problem.objective == "latency" else "throughput"
 
 
-def thin_layers(problem: Problem, plan: Plan) -> int:
+def thin_layers(pool: GroupPool, plan: Plan) -> int:
     """Layers that only one pipeline holds, and there on a short-lived peer."""
+    problem, least_life = pool.problem, pool.params.replan.short_life_seconds
     lives = {device.id: device.lifetime_seconds for device in problem.devices}
     safe, holders = [0] * problem.model.layers, [0] * problem.model.layers
     for pipeline in plan.pipelines:
         for stage in pipeline.stages:
-            short = min(lives[shard.device] for shard in stage.shards) < SHORT_LIFE_SECONDS
+            short = min(lives[shard.device] for shard in stage.shards) < least_life
             for layer in range(stage.start, stage.end):
                 holders[layer] += 1
                 safe[layer] += not short

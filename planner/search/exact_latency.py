@@ -18,18 +18,13 @@ from planner.search.stage_table import (
 )
 from planner.search.tensor_split import SLACK, StageMembers, best_split
 from planner.search.tensor_split_polish import Place, refined_split, true_seconds
+from planner.search_params import DEFAULT_PARAMS, LatencyParams
 from swarm.plan import Pipeline, Stage
 
-MOST_CORRECTIONS = 40  # of the tables by true seconds, before the best chain is taken as it is
-FEW_DEVICES = 8  # groups of any size over any machines are tried
-FEW_STATES = 40  # the same
-MOST_FAR_MEMBERS = 5  # of a group over several machines, if there are more devices
-MOST_STATES = 256  # groups of devices that exact search takes on: 8 unlike devices
 
-
-def is_small(classes: Classes) -> bool:
+def is_small(classes: Classes, params: LatencyParams) -> bool:
     """Whether exact search takes on devices of these classes."""
-    return classes.states <= MOST_STATES
+    return classes.states <= params.most_states
 
 
 def least_latency_pipeline(
@@ -39,6 +34,7 @@ def least_latency_pipeline(
     *,
     is_local: bool = False,
     tables: Tables | None = None,
+    params: LatencyParams = DEFAULT_PARAMS.latency,
 ) -> Pipeline | None:
     """The pipeline over some of the devices with the least seconds of one request, if any fits.
 
@@ -49,27 +45,27 @@ def least_latency_pipeline(
     if not devices:
         return None
     classes = classes_of(problem, devices)
-    search = _ExactSearch(classes, tables or Tables(problem, latency_criterion(problem)))
-    return search.solve(limit, is_local=is_local)
+    tables = tables or Tables(problem, latency_criterion(problem))
+    return _ExactSearch(classes, tables, params).solve(limit, is_local=is_local)
 
 
 class _ExactSearch:
     """One search: groups inside a machine first, then those across machines that may pay."""
 
-    def __init__(self, classes: Classes, tables: Tables) -> None:
+    def __init__(self, classes: Classes, tables: Tables, params: LatencyParams) -> None:
         problem, criterion = tables.problem, tables.criterion
         self.problem, self.classes, self.criterion = problem, classes, criterion
-        self.tables = tables
+        self.tables, self.params = tables, params
         self.rows: dict[Counts, Row] = {}
         self.floors = {
             counts: floor_seconds(problem, criterion, self.members(counts))
             for counts in classes.groups()
         }
         self.floor = min(self.floors.values())
-        model, few = problem.model, sum(classes.counts) <= FEW_DEVICES
-        small = classes.states <= FEW_STATES
+        model, few = problem.model, sum(classes.counts) <= params.few_devices
+        small = classes.states <= params.few_states
         whole = sum(classes.counts)
-        self.most_members = whole if few or small else MOST_FAR_MEMBERS
+        self.most_members = whole if few or small else params.most_far_members
         self.layer_bytes = model.layer_bytes + model.kv_bytes * problem.workload.context
         self.is_small = few and small
 
@@ -82,7 +78,8 @@ class _ExactSearch:
         return [
             g
             for g in self.floors
-            if sum(g) <= FEW_DEVICES and len({int(where[m]) for m in self.members(g)}) == 1
+            if sum(g) <= self.params.few_devices
+            and len({int(where[m]) for m in self.members(g)}) == 1
         ]
 
     def worth_trying(self, limit: float) -> list[Counts]:
@@ -114,7 +111,7 @@ class _ExactSearch:
         """Search everywhere until the tables agree with the true seconds of the chain found."""
         found: tuple[float, Pipeline | None] = (limit, None)
         links = self.best_links(self.local(), limit)[1]
-        for _ in range(MOST_CORRECTIONS):
+        for _ in range(self.params.most_corrections):
             if links:
                 pipeline = pipeline_of(self.problem, self.classes, self.criterion, links)
                 seconds = CostModel(self.problem).latency(pipeline)

@@ -12,15 +12,11 @@ import numpy as np
 
 from planner.cost.feasibility import needed_bytes, require_room
 from planner.problem import Numbers
-from planner.search.group_pool import NEAR_SECONDS, GroupPool, tour_of
+from planner.search.group_pool import GroupPool
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
 
 Groups = tuple[tuple[int, ...], ...]  # the devices of every stage; spares come last
-PATIENCE = 80  # tries without a gain
-STARTS = 16
-STARTS_KEPT = 2
-FAR = 1.0  # price of a group over far machines, against cutting unevenly
 
 
 def plan_with_stages(
@@ -83,7 +79,8 @@ class _StageCountSearch:
         """The best pipeline found over the pool's devices; some may be spares."""
         runs = [_ordered(self.pool, self.pool.devices), *_prefixes(self.pool)]
         starts = {_cut(self.pool, run, self.stages) for run in runs if len(run) >= self.stages}
-        ranked = sorted(starts, key=lambda groups: (-self.value(groups), groups))[:STARTS_KEPT]
+        kept = self.pool.params.stage_count.starts_kept
+        ranked = sorted(starts, key=lambda groups: (-self.value(groups), groups))[:kept]
         draw = random.Random(seed)
         found = [self.improve(groups, stop, draw) for groups in ranked]
         chosen = max(found, key=self.value, default=())
@@ -98,7 +95,7 @@ class _StageCountSearch:
     def improve(self, groups: Groups, stop: StopRule, draw: random.Random) -> Groups:
         """The groups after changes of single devices that raise the value."""
         value, failures = self.value(groups), 0
-        while failures < PATIENCE and not (value and stop(-value)):
+        while failures < self.pool.params.stage_count.patience and not (value and stop(-value)):
             failures += 1
             changed = _random_move(groups, draw)
             if changed is not None and (more := self.value(changed)) > value:
@@ -119,8 +116,8 @@ def _random_move(groups: Groups, draw: random.Random) -> Groups | None:
 
 def _ordered(pool: GroupPool, devices: Sequence[int]) -> list[int]:
     """Devices along the tour, those of one machine together."""
-    where, turn = pool.problem.machine_of, tour_of(pool.problem)
-    return sorted(devices, key=lambda d: (turn[int(where[d])], d))
+    where = pool.problem.machine_of
+    return sorted(devices, key=lambda d: (pool.turn(int(where[d])), d))
 
 
 def _runs(pool: GroupPool, devices: Sequence[int], count: int) -> list[list[int]]:
@@ -137,11 +134,11 @@ def _prefixes(pool: GroupPool) -> Iterator[list[int]]:
     where, problem = pool.problem.machine_of, pool.problem
     machines = sorted({int(where[d]) for d in pool.devices}, key=pool.power, reverse=True)
     orders = [machines]
-    for first in machines[:STARTS_KEPT]:
+    for first in machines[: pool.params.stage_count.starts_kept]:
         orders.append(sorted(machines, key=lambda m: (m != first, problem.latency[first, m])))
     for order in orders:
         taken: list[int] = []
-        for machine in order[:STARTS]:
+        for machine in order[: pool.params.stage_count.starts]:
             taken += [d for d in pool.devices if where[d] == machine]
             if sum(problem.devices[d].memory_bytes for d in taken) >= needed_bytes(problem):
                 yield _ordered(pool, taken)
@@ -171,8 +168,10 @@ def _cut(pool: GroupPool, run: Sequence[int], stages: int) -> Groups:
 def _far(pool: GroupPool, run: Sequence[int]) -> Numbers:
     """The price of every group `[row, column)` of the run that spans far machines."""
     where = pool.problem.machine_of[list(run)]
-    breaks = pool.problem.latency[where[:-1], where[1:]] > NEAR_SECONDS
+    breaks = pool.problem.latency[where[:-1], where[1:]] > pool.params.local.near_seconds
     crossed = np.concatenate([[0], np.cumsum((where[:-1] != where[1:]) * (0.1 + breaks))])
     price: Numbers = np.zeros((len(run) + 1, len(run) + 1))
-    price[:-1, 1:] = FAR * np.maximum(crossed[None, :] - crossed[:, None], 0.0)
+    price[:-1, 1:] = pool.params.stage_count.far_penalty * np.maximum(
+        crossed[None, :] - crossed[:, None], 0.0
+    )
     return price

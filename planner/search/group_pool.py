@@ -11,11 +11,10 @@ from planner.problem import Problem
 from planner.search.device_group import DeviceGroup, group_of, group_with_shards
 from planner.search.layer_balance import latency_layers, pipeline_of, throughput_layers
 from planner.search.stage_table import Tables
+from planner.search_params import DEFAULT_PARAMS, SearchParams
 from swarm.plan import Pipeline, Shard
 
 DeviceGroups = Sequence[DeviceGroup]
-NEAR_SECONDS = 2e-3  # one way; farther devices never share a layer in this search
-ROWS_ON_TOUR = 64  # in the message by which the tour measures how near machines are
 Key = tuple[tuple[int, bool], ...]
 
 
@@ -36,13 +35,18 @@ class GroupPool:
     """
 
     def __init__(
-        self, problem: Problem, cost: CostModel, devices: Iterable[int] | None = None
+        self,
+        problem: Problem,
+        cost: CostModel,
+        devices: Iterable[int] | None = None,
+        params: SearchParams = DEFAULT_PARAMS,
     ) -> None:
+        self.params = params
         self.problem = problem
         self.cost = cost
         self.devices = tuple(range(len(problem.devices)) if devices is None else devices)
         self._places = place_numbers(problem)
-        self._tour = tour_of(problem)
+        self._tour = tour_of(problem, params.local.rows_on_tour)
         self._types = type_numbers(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._groups: dict[tuple[int, ...], DeviceGroup | None] = {}
@@ -54,7 +58,8 @@ class GroupPool:
     def without(self, devices: Iterable[str]) -> "GroupPool":
         """A pool without these devices; what was solved for groups is kept."""
         gone = {self.problem.index_of[device] for device in devices}
-        pool = GroupPool(self.problem, self.cost, [d for d in self.devices if d not in gone])
+        left = [device for device in self.devices if device not in gone]
+        pool = GroupPool(self.problem, self.cost, left, self.params)
         pool.tables = self.tables
         return pool
 
@@ -102,7 +107,8 @@ class GroupPool:
         """Whether a tensor-parallel group over both might pay: its messages are short enough."""
         where = self.problem.machine_of
         here, there = where[a.members[0]], where[b.members[0]]
-        return bool(here == there or self.problem.latency[here, there] <= NEAR_SECONDS)
+        near = self.params.local.near_seconds
+        return bool(here == there or self.problem.latency[here, there] <= near)
 
     def in_order(self, groups: Iterable[DeviceGroup]) -> list[DeviceGroup]:
         """The groups along the tour, the quicker first within a machine."""
@@ -160,9 +166,9 @@ def _turns(ordered: DeviceGroups) -> list[int]:
     return list(dict.fromkeys((0, (quick + 1) % len(ordered))))
 
 
-def tour_of(problem: Problem) -> list[int]:
+def tour_of(problem: Problem, rows: int) -> list[int]:
     """The turn at which a tour that always goes to the nearest machine visits each machine."""
-    size = ROWS_ON_TOUR * least_row_bytes(problem)
+    size = rows * least_row_bytes(problem)
     distance = problem.latency + size / problem.bandwidth
     left = set(range(1, len(distance)))
     at, position = 0, [0] * len(distance)

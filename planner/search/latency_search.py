@@ -6,18 +6,12 @@ from collections.abc import Iterator, Sequence
 from planner.cost.roofline import least_row_bytes
 from planner.device_classes import classes_of
 from planner.search.device_group import DeviceGroup
-from planner.search.exact_latency import FEW_DEVICES, is_small, least_latency_pipeline
+from planner.search.exact_latency import is_small, least_latency_pipeline
 from planner.search.group_pool import GroupPool
 from planner.search.local_search import Objective, tilings
 from planner.search.operators import Partition
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan
-
-MOST_LOCAL_STATES = 1500  # groups of devices, if groups stay within machines
-MOST_POOLS = 3  # neighbourhoods that exact search looks at
-FEW_STATES = 82  # in each of them
-CHAINS_KEPT = 2
-ROWS_TO_NEIGHBOURS = 32  # in the message by which the nearest machines are told
 
 
 def least_latency(
@@ -28,8 +22,9 @@ def least_latency(
     Few devices: exact. Many: exact within neighbourhoods, then chains improve by local moves.
     """
     classes = classes_of(pool.problem, pool.devices)
-    if is_small(classes) and len(pool.devices) <= FEW_DEVICES:
-        exact = least_latency_pipeline(pool.problem, list(pool.devices))
+    params = pool.params.latency
+    if is_small(classes, params) and len(pool.devices) <= params.few_devices:
+        exact = least_latency_pipeline(pool.problem, list(pool.devices), params=params)
         return _quickest(pool, [*given, *_some(exact)])
     chains = [*given, *_some(_best_chain(pool, stop, seed))]
     chains += [pipeline for plan in local_plans(pool) for pipeline in plan.pipelines]
@@ -44,10 +39,14 @@ def least_latency(
 
 def local_plans(pool: GroupPool) -> list[Plan]:
     """The quickest pipeline of groups within machines, exactly, if there are few enough groups."""
-    if classes_of(pool.problem, pool.devices).states > MOST_LOCAL_STATES:
+    if classes_of(pool.problem, pool.devices).states > pool.params.latency.most_local_states:
         return []
     local = least_latency_pipeline(
-        pool.problem, list(pool.devices), is_local=True, tables=pool.tables
+        pool.problem,
+        list(pool.devices),
+        is_local=True,
+        tables=pool.tables,
+        params=pool.params.latency,
     )
     return [Plan((local,))] if local else []
 
@@ -63,7 +62,9 @@ def _some(pipeline: Pipeline | None) -> list[Pipeline]:
 
 
 def _exact(pool: GroupPool, devices: Sequence[int], limit: float) -> Pipeline | None:
-    return least_latency_pipeline(pool.problem, list(devices), limit, tables=pool.tables)
+    return least_latency_pipeline(
+        pool.problem, list(devices), limit, tables=pool.tables, params=pool.params.latency
+    )
 
 
 def _quickest(pool: GroupPool, pipelines: Sequence[Pipeline]) -> Pipeline | None:
@@ -76,7 +77,7 @@ def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
     problem, seen = pool.problem, set[tuple[tuple[int, int], ...]]()
     machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.power)
     for machine in reversed(machines):
-        size = ROWS_TO_NEIGHBOURS * least_row_bytes(problem)
+        size = pool.params.latency.neighbour_rows * least_row_bytes(problem)
         far = problem.latency[machine] + size / problem.bandwidth[machine]
         order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.power(m)))
         chosen = _small_neighbourhood(pool, order)
@@ -84,7 +85,7 @@ def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
         if signature not in seen:
             seen.add(signature)
             yield chosen
-        if len(seen) >= MOST_POOLS:
+        if len(seen) >= pool.params.latency.neighbourhoods:
             return
 
 
@@ -93,7 +94,10 @@ def _small_neighbourhood(pool: GroupPool, machines: Sequence[int]) -> tuple[int,
     chosen: list[int] = []
     for machine in machines:
         more = [d for d in pool.devices if pool.problem.machine_of[d] == machine]
-        if classes_of(pool.problem, [*chosen, *more]).states > FEW_STATES:
+        if (
+            classes_of(pool.problem, [*chosen, *more]).states
+            > pool.params.latency.neighbourhood_states
+        ):
             break
         chosen += more
     return tuple(chosen) or tuple(pool.devices[:2])
@@ -103,7 +107,9 @@ def _best_chain(pool: GroupPool, stop: StopRule, seed: int) -> Pipeline | None:
     """Local search from the quickest groups that together hold the model."""
     objective, draw = Objective(pool, "latency"), random.Random(seed)
     starts = [Partition((part,), spare) for part, spare in _prefixes(pool)]
-    ranked = sorted(starts, key=lambda partition: -objective.total(partition))[:CHAINS_KEPT]
+    ranked = sorted(starts, key=lambda partition: -objective.total(partition))[
+        : pool.params.latency.chains_kept
+    ]
     partitions = [
         objective.improve(objective.with_feasible_parts(start), stop, draw) for start in ranked
     ]

@@ -10,13 +10,7 @@ from planner.search.operators import OPERATORS, Change, Part, Partition, with_ev
 from planner.stop import StopRule
 from swarm.plan import Plan
 
-PATIENCE = 300  # tries without a gain before the search rests, and more for each pipeline
-PATIENCE_PER_PIPELINE = 40
-MOST_WORK = 8_000  # groups priced from one start, so that large pools end, too
-STARTS_KEPT = 2
-MOST_STARTS = 24
 GAIN = 1e-6
-MUCH = 1.05  # times the value
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,8 +38,9 @@ class Objective:
         """Try random operators until many in a row gain nothing or the stop rule says so."""
         value, failures = self.total(partition), 0
         operators, weights = zip(*OPERATORS, strict=True)
-        patience = PATIENCE + PATIENCE_PER_PIPELINE * len(partition.parts)
-        budget = self.pool.work + MOST_WORK
+        params = self.pool.params.local
+        patience = params.patience + params.patience_per_pipeline * len(partition.parts)
+        budget = self.pool.work + params.most_work
         while failures < patience and self.pool.work < budget and not stop(-value):
             failures += 1
             if not partition.parts:
@@ -76,7 +71,7 @@ def best_partition(
     )
     draw = random.Random(seed)
     best = (0.0, Partition(()))
-    for start in ranked[:STARTS_KEPT]:
+    for start in ranked[: objective.pool.params.local.starts_kept]:
         partition = objective.improve(
             _regrouped_if_better(objective, objective.with_feasible_parts(start)), stop, draw
         )
@@ -89,14 +84,15 @@ def best_partition(
 def _regrouped_if_better(objective: Objective, start: Partition) -> Partition:
     """The start in even groups if that gains much; small gains are better found one by one."""
     regrouped = with_even_groups(objective.pool, objective.value, start)
-    return regrouped if objective.total(regrouped) > objective.total(start) * MUCH else start
+    least = objective.total(start) * objective.pool.params.local.regrouping_gain
+    return regrouped if objective.total(regrouped) > least else start
 
 
 def starts_of(pool: GroupPool) -> Iterator[Partition]:
     """Tilings of the machines, each split into 1, 2, 3 ... pipelines, near ones and mixed ones."""
     for groups in tilings(pool):
         ordered = pool.in_order(groups)
-        for count in _counts(_most_pipelines(pool, ordered)):
+        for count in _counts(_most_pipelines(pool, ordered), pool.params.local.most_starts):
             yield Partition(_contiguous(ordered, count))
             if count > 1:
                 yield Partition(_mixed(ordered, count))
@@ -135,11 +131,11 @@ def _most_pipelines(pool: GroupPool, ordered: Sequence[DeviceGroup]) -> int:
     return max(1, min(len(ordered), int(layers / pool.problem.model.layers)))
 
 
-def _counts(most: int) -> list[int]:
+def _counts(most: int, tried: int) -> list[int]:
     """Numbers of pipelines to try: all of them if few, else spread evenly by ratio."""
-    if most <= MOST_STARTS:
+    if most <= tried:
         return list(range(1, most + 1))
-    return sorted({round(most ** (i / (MOST_STARTS - 1))) for i in range(MOST_STARTS)})
+    return sorted({round(most ** (i / (tried - 1))) for i in range(tried)}) if tried > 1 else [1]
 
 
 def _contiguous(ordered: Sequence[DeviceGroup], count: int) -> tuple[Part, ...]:

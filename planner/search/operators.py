@@ -14,8 +14,6 @@ from planner.search.group_pool import GroupPool
 
 Part = tuple[DeviceGroup, ...]  # groups that serve as one pipeline
 Value = Callable[[Part], float]
-EVEN_SIZES = (1, 2, 3, 4)
-SWEEPS = 2
 GAIN = 1e-6
 
 
@@ -160,7 +158,7 @@ def with_even_groups(pool: GroupPool, value: Value, partition: Partition) -> Par
     The local search merges and splits groups one by one; where many small devices hold one layer
     each, only groups of all of them together round to whole layers better.
     """
-    for _ in range(SWEEPS):
+    for _ in range(pool.params.local.sweeps):
         parts = tuple(_better_grouped(pool, value, part) for part in partition.parts)
         if parts == partition.parts:
             break
@@ -174,7 +172,7 @@ def _better_grouped(pool: GroupPool, value: Value, part: Part) -> Part:
         own = [a for a in part if {pool.type_number(d) for d in a.members} == {number}]
         others = tuple(group for group in part if group not in own)
         devices = [device for group in own for device in group.members]
-        for size in EVEN_SIZES[: len(devices)]:
+        for size in pool.params.local.even_sizes[: len(devices)]:
             even = _even_groups(pool, devices, size)
             tried = (*others, *even)
             if even and value(tried) > value(part) * (1 + GAIN):

@@ -5,17 +5,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from planner.cost.cost_model import CostModel
-from planner.search.group_pool import value_of
+from planner.search.group_pool import GroupPool, value_of
 from planner.stop import StopRule
 from swarm.plan import Pipeline, Plan, Stage
 
 GAIN = 1e-9
-MOST_STAGES = 24  # longer pipelines are left as they are
 
 
-def with_best_stage_orders(cost: CostModel, plan: Plan, objective: str, stop: StopRule) -> Plan:
-    """Every pipeline of the plan, with_best_stage_order."""
-    return Plan(tuple(with_best_stage_order(cost, p, objective, stop) for p in plan.pipelines))
+def with_best_stage_orders(pool: GroupPool, plan: Plan, objective: str, stop: StopRule) -> Plan:
+    """Every pipeline of the plan, with_best_stage_order, but very long ones as they are."""
+    most = pool.params.local.most_stages_ordered
+    ordered = (
+        with_best_stage_order(pool.cost, pipeline, objective, stop)
+        if len(pipeline.stages) <= most
+        else pipeline
+        for pipeline in plan.pipelines
+    )
+    return Plan(tuple(ordered))
 
 
 def with_best_stage_order(
@@ -23,8 +29,6 @@ def with_best_stage_order(
 ) -> Pipeline:
     """The pipeline after every exchange or shift that raises its value, first come first made."""
     best = value_of(cost, pipeline, objective)
-    if len(pipeline.stages) > MOST_STAGES:
-        return pipeline
     while not stop(-best):
         found = next(_better(cost, pipeline, objective, best), None)
         if found is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
-from planner.hexgen.genetic_search import WORK_TO_START, HexGen, hexgen_start
+from planner.hexgen.genetic_search import HexGen, hexgen_start
 from planner.instance.cluster_file import read_file, read_instance
 from planner.make_plan import make_plan
 from planner.pareto import pareto_front
@@ -93,7 +93,7 @@ def test_hexgen_is_a_start_so_that_no_plan_is_worth_less(
     pool = GroupPool(problem, CostModel(problem))
     hexgen = HexGen(pool, objective, 0)
     theirs, ours = hexgen.plan(never), best_plan(problem, never)
-    assert hexgen.work <= WORK_TO_START
+    assert hexgen.work <= pool.params.hexgen.work_to_start
     assert plan_value(pool.cost, hexgen_start(pool, objective, never), objective) == plan_value(
         pool.cost, theirs, objective
     )
@@ -105,7 +105,7 @@ def test_hexgen_as_a_start_ends_after_so_much_work(cluster_file: Path) -> None:
     pool = GroupPool(problem, CostModel(problem))
     short = HexGen(pool, "throughput", 0, most_work=1.0)
     assert short.plan(never).pipelines
-    whole = HexGen(pool, "throughput", 0, most_work=WORK_TO_START)
+    whole = HexGen(pool, "throughput", 0, most_work=pool.params.hexgen.work_to_start)
     whole.plan(never)
     assert short.work < whole.work
 

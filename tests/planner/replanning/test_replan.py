@@ -69,7 +69,7 @@ def test_moved_bytes_count_only_what_is_missing(cluster_file: Path) -> None:
 def test_layers_on_one_short_lived_peer_are_counted(cluster_file: Path) -> None:
     problem = problem_of(cluster_file, "latency")
     plan = placed(problem, "latency")
-    assert thin_layers(problem, plan) == 0
+    assert thin_layers(GroupPool(problem, CostModel(problem)), plan) == 0
 
 
 def test_a_broken_pipeline_is_mended_beside_a_whole_one(cluster_file: Path) -> None:
