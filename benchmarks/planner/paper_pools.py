@@ -94,7 +94,7 @@ def best_ratios(
     return max(deadlines), max(peaks)
 
 
-def paper_alone(problem: Problem, *, talk: float = 4.0, batch: float = 1.0) -> Seconds:
+def paper_alone(problem: Problem, *, messages: float = 4.0, batch: float = 1.0) -> Seconds:
     """Seconds of a request by the paper's formulas."""
     known: dict[tuple[Pipeline, float, float], float] = {}
 
@@ -106,7 +106,7 @@ def paper_alone(problem: Problem, *, talk: float = 4.0, batch: float = 1.0) -> S
                 input_tokens=request.input_tokens,
                 output_tokens=request.output_tokens,
             )
-            rules = PaperRules(replace(problem, workload=load), talk=talk, batch=batch)
+            rules = PaperRules(replace(problem, workload=load), messages=messages, batch=batch)
             known[key] = rules.latency(pipeline)
         return known[key]
 

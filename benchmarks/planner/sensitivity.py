@@ -31,7 +31,7 @@ class Assumed:
     """One row: what is assumed of the paper's model, the A100 baseline, and the sweep."""
 
     name: str
-    talk: float = 4.0
+    messages: float = 4.0
     batch: float = 1.0
     lengths: tuple[float, ...] = LENGTHS
     slower: float = 1.0  # A100 requests, than the formulas say
@@ -44,8 +44,8 @@ ASSUMED = (
     Assumed("as in the table above"),
     Assumed("A100 baseline: 2 replicas of TP8 (one a machine)", degree=8),
     Assumed("A100 baseline: 1 replica of TP8 x PP2", degree=16),
-    Assumed("all-reduce constant 2 instead of 4, searched anew", talk=2.0),
-    Assumed("all-reduce constant 8 instead of 4, searched anew", talk=8.0),
+    Assumed("all-reduce constant 2 instead of 4, searched anew", messages=2.0),
+    Assumed("all-reduce constant 8 instead of 4, searched anew", messages=8.0),
     Assumed("8 requests served as one, searched anew", batch=8.0),
     Assumed("all prompts and outputs of 32 tokens", lengths=(32.0,)),
     Assumed("all prompts and outputs of 128 tokens", lengths=(128.0,)),
@@ -68,10 +68,10 @@ class Pools:
 
     def plan(self, name: str, assumed: Assumed) -> Plan:
         """HexGen's plan by the paper's formulas as assumed; remembered."""
-        key = (name, assumed.talk, assumed.batch)
+        key = (name, assumed.messages, assumed.batch)
         if key not in self.plans:
             problem = self.problems[name]
-            rules = PaperRules(problem, talk=assumed.talk, batch=assumed.batch)
+            rules = PaperRules(problem, messages=assumed.messages, batch=assumed.batch)
             pool = GroupPool(problem, CostModel(problem))
             generations = iter(range(GENERATIONS))
             search = HexGen(pool, "throughput", 0, rules)
@@ -82,7 +82,7 @@ class Pools:
         """The pool as that row serves on it."""
         problem = self.problems[name]
         plan = self.plan(name, assumed)
-        alone = paper_alone(problem, talk=assumed.talk, batch=assumed.batch)
+        alone = paper_alone(problem, messages=assumed.messages, batch=assumed.batch)
         if name == "homogeneous":
             plan = replicas(problem, assumed.degree) if assumed.degree else plan
 

@@ -101,7 +101,7 @@ def _terms(groups: GroupRates, boxes: FlowBoxes) -> _Terms:
 def _bridge(groups: GroupRates, batch: Numbers) -> Numbers:
     """Seconds that a group over several regions may save of the ways between them."""
     latency, per_byte = groups.region_links.beyond
-    spans = (groups.touched.sum(axis=1) > 1)[:, None] * groups.touched
+    spans = (groups.in_region.sum(axis=1) > 1)[:, None] * groups.in_region
     size = batch[:, None] * least_row_bytes(groups.problem)
     seconds: Numbers = spans @ latency + size * (spans @ per_byte)
     return seconds

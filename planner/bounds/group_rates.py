@@ -78,7 +78,7 @@ class GroupRates:
     link: tuple[Numbers, Numbers]  # latency, bandwidth between members
     hop: tuple[Numbers, Numbers]  # to the next stage: latency, seconds per byte
     far: tuple["FarGroups", ...]  # those over machines that are not in the arrays
-    touched: Numbers  # 1 if the group has members in the region: [group, region]
+    in_region: Numbers  # 1 if the group has members in the region: [group, region]
     region_links: RegionLinks
 
     @property
@@ -137,7 +137,7 @@ def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
     used = [[kinds[i] for i, count in enumerate(group) if count] for group in listed]
     ways = [[_best_way(kind) for kind in members] for members in used]
     region_links = region_links_of(problem, available)
-    touched = [_touched(available, group) for group in listed]
+    in_region = [_regions_of(available, group) for group in listed]
     links = [_link(available, group, region_links) for group in listed]
     return GroupRates(
         problem,
@@ -154,12 +154,13 @@ def group_rates_of(problem: Problem, available: DeviceCounts) -> GroupRates:
             np.array([1 / max(way[1] for way in each) for each in ways]),
         ),
         _far_groups(available, region_links, most_near, most_wide),
-        np.array(touched, dtype=float),
+        np.array(in_region, dtype=float),
         region_links,
     )
 
 
-def _touched(available: DeviceCounts, group: Counts) -> list[bool]:
+def _regions_of(available: DeviceCounts, group: Counts) -> list[bool]:
+    """For each region whether a group has members there."""
     regions = {available.regions[i] for i, count in enumerate(group) if count}
     return [region in regions for region in sorted(set(available.regions))]
 
@@ -169,7 +170,9 @@ def _listed(available: DeviceCounts, *, spans: bool) -> tuple[list[Counts], int]
     most, listed = 0, list[Counts]()
     while most < sum(available.counts):
         more = [
-            g for g in _of_size(available, most + 1) if (sum(_touched(available, g)) > 1) == spans
+            g
+            for g in _of_size(available, most + 1)
+            if (sum(_regions_of(available, g)) > 1) == spans
         ]
         if len(listed) + len(more) > MOST_GROUPS:
             break
@@ -227,10 +230,10 @@ def _link(available: DeviceCounts, group: Counts, region_links: RegionLinks) -> 
     members = [kind for kind, count in zip(available.kinds, group, strict=True) if count]
     latency = max(kind.outside[0] for kind in members)
     bandwidth = min(kind.outside[1] for kind in members)
-    touched = np.array(_touched(available, group))
-    if touched.sum() > 1:
-        latency = max(latency, float(region_links.latency[touched].max()))
-        bandwidth = min(bandwidth, float(1 / region_links.per_byte[touched].max()))
+    in_region = np.array(_regions_of(available, group))
+    if in_region.sum() > 1:
+        latency = max(latency, float(region_links.latency[in_region].max()))
+        bandwidth = min(bandwidth, float(1 / region_links.per_byte[in_region].max()))
     if available.is_local(group):
         latency = min(latency, *(kind.inside[0] for kind in members))
         bandwidth = max(bandwidth, *(kind.inside[1] for kind in members))

@@ -3,8 +3,9 @@
 Layers are served inside one machine or by groups over several. Machines of the first sort follow
 each other in a ring, from the first stage to the last and back, so that each, if there are two, is
 left at least once: by a hop, or by way of a group over several machines of which it is a member.
-A layer of such a group talks for at least two hops of that machine. Which machines serve how many
-layers is the least sum of hops and seconds that memory allows: a knapsack, solved exactly.
+The all-reduces of a layer of such a group take at least two hops of that machine. Which machines
+serve how many layers is the least sum of hops and seconds that memory allows: a knapsack, solved
+exactly.
 """
 
 from collections.abc import Sequence
@@ -181,13 +182,13 @@ def _spanning(problem: Problem) -> list[Floor]:
     kinds, found = kinds_of(problem), list[Floor]()
     devices = sum(kinds.values()) if len(problem.machines) > 1 else 1
     for members in range(2, min(devices, LARGEST_GROUP + 1) + 1):
-        talks = {kind: allreduce_seconds(problem, kind.outside, members) for kind in kinds}
-        for kind, allreduce in talks.items():
+        by_kind = {kind: allreduce_seconds(problem, kind.outside, members) for kind in kinds}
+        for kind, allreduce in by_kind.items():
             others = [
                 other.speeds
                 for other, count in kinds.items()
                 for _ in range(min(members, count - (other == kind)))
-                if talks[other] <= allreduce
+                if by_kind[other] <= allreduce
             ]
             if len(others) >= members - 1:
                 work = shared_floor(problem, kind.speeds, others, members)

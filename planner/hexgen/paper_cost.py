@@ -22,7 +22,7 @@ class PaperRules:
 
     problem: Problem
     returns_token: bool = False
-    talk: float = 4.0  # messages of a layer: two all-reduces of two phases each (assumed)
+    messages: float = 4.0  # of a layer: two all-reduces of two phases each (assumed)
     batch: float = 1.0  # requests served as one
 
     @property
@@ -43,9 +43,9 @@ class PaperRules:
         reading = weights * model.bytes_per_weight * load.output_tokens / count
         flop = 2 * weights * load.context * self.batch / count
         compute = max(reading / d.bytes_per_second + flop / d.flops for d in devices)
-        return compute + self.talk * self._talk(members)
+        return compute + self.messages * self._message_seconds(members)
 
-    def _talk(self, members: tuple[int, ...]) -> float:
+    def _message_seconds(self, members: tuple[int, ...]) -> float:
         load = self.problem.workload
         row = self.row_bytes / len(members)
 

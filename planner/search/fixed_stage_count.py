@@ -72,8 +72,8 @@ class _StageCountSearch:
         usable = [found for found in device_groups if found is not None]
         if len(usable) < self.stages:
             return 0.0
-        price = self.pool.price(usable, self.objective)
-        return price.value if min(price.layers, default=0) > 0 else 0.0
+        best = self.pool.evaluate(usable, self.objective)
+        return best.value if min(best.layers, default=0) > 0 else 0.0
 
     def best(self, stop: StopRule, seed: int) -> Pipeline | None:
         """The best pipeline found over the pool's devices; some may be spares."""
@@ -117,7 +117,7 @@ def _random_move(groups: Groups, draw: random.Random) -> Groups | None:
 def _ordered(pool: GroupPool, devices: Sequence[int]) -> list[int]:
     """Devices along the tour, those of one machine together."""
     where = pool.problem.machine_of
-    return sorted(devices, key=lambda d: (pool.turn(int(where[d])), d))
+    return sorted(devices, key=lambda d: (pool.tour_position(int(where[d])), d))
 
 
 def _runs(pool: GroupPool, devices: Sequence[int], count: int) -> list[list[int]]:
@@ -130,9 +130,9 @@ def _runs(pool: GroupPool, devices: Sequence[int], count: int) -> list[list[int]
 
 
 def _prefixes(pool: GroupPool) -> Iterator[list[int]]:
-    """Machines by power, and by distance from each of the most powerful, that hold the model."""
+    """Machines by reading speed, and by distance from each of the fastest, that hold the model."""
     where, problem = pool.problem.machine_of, pool.problem
-    machines = sorted({int(where[d]) for d in pool.devices}, key=pool.power, reverse=True)
+    machines = sorted({int(where[d]) for d in pool.devices}, key=pool.read_speed, reverse=True)
     orders = [machines]
     for first in machines[: pool.params.stage_count.starts_kept]:
         orders.append(sorted(machines, key=lambda m: (m != first, problem.latency[first, m])))
@@ -150,10 +150,12 @@ def _cut(pool: GroupPool, run: Sequence[int], stages: int) -> Groups:
     speeds = np.array([problem.devices[d].bytes_per_second for d in run])
     edges = np.concatenate([[0.0], np.cumsum(speeds) / speeds.sum()])
     uneven = (edges[None, :] - edges[:, None] - 1 / stages) ** 2
-    price = np.where(np.triu(np.ones_like(uneven), 1) > 0, uneven + _far(pool, run), np.inf)
+    penalty = np.where(
+        np.triu(np.ones_like(uneven), 1) > 0, uneven + _far_penalties(pool, run), np.inf
+    )
     best, froms = np.where(np.arange(len(edges)) == 0, 0.0, np.inf), []
     for _ in range(stages):
-        reached = best[:, None] + price
+        reached = best[:, None] + penalty
         froms.append(reached.argmin(axis=0))
         best = reached.min(axis=0)
     groups, end = list[tuple[int, ...]](), len(run)
@@ -165,13 +167,13 @@ def _cut(pool: GroupPool, run: Sequence[int], stages: int) -> Groups:
     return (*groups, idle)
 
 
-def _far(pool: GroupPool, run: Sequence[int]) -> Numbers:
-    """The price of every group `[row, column)` of the run that spans far machines."""
+def _far_penalties(pool: GroupPool, run: Sequence[int]) -> Numbers:
+    """The penalty of every group `[row, column)` of the run that spans far machines."""
     where = pool.problem.machine_of[list(run)]
     breaks = pool.problem.latency[where[:-1], where[1:]] > pool.params.local.near_seconds
     crossed = np.concatenate([[0], np.cumsum((where[:-1] != where[1:]) * (0.1 + breaks))])
-    price: Numbers = np.zeros((len(run) + 1, len(run) + 1))
-    price[:-1, 1:] = pool.params.stage_count.far_penalty * np.maximum(
+    penalty: Numbers = np.zeros((len(run) + 1, len(run) + 1))
+    penalty[:-1, 1:] = pool.params.stage_count.far_penalty * np.maximum(
         crossed[None, :] - crossed[:, None], 0.0
     )
-    return price
+    return penalty

@@ -1,4 +1,4 @@
-"""GroupPool: a search's device groups, their tour through the network, and remembered prices."""
+"""GroupPool: a search's device groups, their tour through the network, and what sets are worth."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ Key = tuple[tuple[int, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """What a set of groups is worth as one pipeline, and how: its turn of the tour and layers."""
+class Evaluation:
+    """What a set of groups is worth as one pipeline, and how: where its ring begins, and layers."""
 
     value: float  # tokens per second, or 1 / seconds of one request; 0 if it cannot work
-    turn: int = 0
+    rotation: int = 0  # which group along the tour serves the first layers
     layers: tuple[int, ...] = ()
 
 
 class GroupPool:
-    """Makes device groups and prices sets of groups, each only once.
+    """Makes device groups and evaluates sets of groups, each only once.
 
-    Two groups are of one kind if their devices have equal speeds and stand in equal places; prices
+    Two groups are of one kind if their devices have equal speeds and stand in equal places; values
     are remembered by kinds, so that equal machines cost no further evaluation.
     """
 
@@ -46,14 +46,14 @@ class GroupPool:
         self.cost = cost
         self.devices = tuple(range(len(problem.devices)) if devices is None else devices)
         self._places = place_numbers(problem)
-        self._tour = tour_of(problem, params.local.rows_on_tour)
+        self._tour = tour_positions(problem, params.local.rows_on_tour)
         self._types = type_numbers(problem)
         self._kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
         self._groups: dict[tuple[int, ...], DeviceGroup | None] = {}
         self.tables = Tables(problem, latency_criterion(problem))
         self._adopted = 0
-        self.work = 0  # groups priced so far: what a search has cost, without a clock
-        self._prices: dict[tuple[str, Key], Price] = {}
+        self.work = 0  # groups evaluated so far: what a search has cost, without a clock
+        self._evaluations: dict[tuple[str, Key], Evaluation] = {}
 
     def without(self, devices: Iterable[str]) -> "GroupPool":
         """A pool without these devices; what was solved for groups is kept."""
@@ -88,11 +88,11 @@ class GroupPool:
         """A number that devices of one type share."""
         return self._types[device]
 
-    def turn(self, machine: int) -> int:
+    def tour_position(self, machine: int) -> int:
         """When the tour comes to a machine."""
         return self._tour[machine]
 
-    def power(self, machine: int) -> float:
+    def read_speed(self, machine: int) -> float:
         """Bytes per second that all devices of a machine read together."""
         devices = [self.problem.devices[d] for d in self.devices]
         name = self.problem.machines[machine]
@@ -117,40 +117,42 @@ class GroupPool:
             groups, key=lambda a: (self._tour[where[a.members[0]]], a.request_seconds, a.members)
         )
 
-    def price(self, groups: Iterable[DeviceGroup], objective: str) -> Price:
+    def evaluate(self, groups: Iterable[DeviceGroup], objective: str) -> Evaluation:
         """The best that these groups can do as one pipeline."""
         ordered = self.in_order(groups)
         where = [int(self.problem.machine_of[group.members[0]]) for group in ordered]
         stays = [a == b for a, b in zip([-1, *where], where, strict=False)]
         key = (objective, tuple((a.kind, stay) for a, stay in zip(ordered, stays, strict=True)))
-        if key not in self._prices:
+        if key not in self._evaluations:
             self.work += len(ordered)
-            turns = [self._best_price(ordered, turn, objective) for turn in _turns(ordered)]
-            self._prices[key] = max(turns, key=lambda price: price.value)
-        return self._prices[key]
+            rotations = [
+                self._evaluate_rotation(ordered, at, objective) for at in _rotations(ordered)
+            ]
+            self._evaluations[key] = max(rotations, key=lambda one: one.value)
+        return self._evaluations[key]
 
-    def _best_price(self, ordered: DeviceGroups, turn: int, objective: str) -> Price:
-        turned = [*ordered[turn:], *ordered[:turn]]
-        best = Price(0.0)
+    def _evaluate_rotation(self, ordered: DeviceGroups, at: int, objective: str) -> Evaluation:
+        rotated = [*ordered[at:], *ordered[:at]]
+        best = Evaluation(0.0)
         if objective == "latency":
-            layers = latency_layers(self.cost, turned)
+            layers = latency_layers(self.cost, rotated)
             divisions = [layers] if layers else []
         else:
-            divisions = throughput_layers(self.cost, turned)
+            divisions = throughput_layers(self.cost, rotated)
         for division in divisions:
-            pipeline = pipeline_of(turned, division)
+            pipeline = pipeline_of(rotated, division)
             value = value_of(self.cost, pipeline, objective)
             if value > best.value:
-                best = Price(value, turn, division)
+                best = Evaluation(value, at, division)
         return best
 
     def build(self, groups: Iterable[DeviceGroup], objective: str) -> Pipeline | None:
-        """The pipeline that was priced; None if it is worth nothing."""
-        ordered, price = self.in_order(groups), self.price(groups, objective)
-        if not price.value:
+        """The pipeline that was evaluated; None if it is worth nothing."""
+        ordered, best = self.in_order(groups), self.evaluate(groups, objective)
+        if not best.value:
             return None
-        turned = [*ordered[price.turn :], *ordered[: price.turn]]
-        return pipeline_of(turned, price.layers)
+        rotated = [*ordered[best.rotation :], *ordered[: best.rotation]]
+        return pipeline_of(rotated, best.layers)
 
 
 def value_of(cost: CostModel, pipeline: Pipeline, objective: str) -> float:
@@ -160,20 +162,20 @@ def value_of(cost: CostModel, pipeline: Pipeline, objective: str) -> float:
     return 1 / cost.latency(pipeline) if objective == "latency" else cost.throughput(pipeline)
 
 
-def _turns(ordered: DeviceGroups) -> list[int]:
+def _rotations(ordered: DeviceGroups) -> list[int]:
     """Places to begin: as the tour goes, and so that the group best for the head comes last."""
     quick = min(range(len(ordered)), key=lambda i: ordered[i].head_request_seconds)
     return list(dict.fromkeys((0, (quick + 1) % len(ordered))))
 
 
-def tour_of(problem: Problem, rows: int) -> list[int]:
-    """The turn at which a tour that always goes to the nearest machine visits each machine."""
+def tour_positions(problem: Problem, rows: int) -> list[int]:
+    """When a tour that always goes to the nearest machine visits each machine."""
     size = rows * least_row_bytes(problem)
     distance = problem.latency + size / problem.bandwidth
     left = set(range(1, len(distance)))
     at, position = 0, [0] * len(distance)
-    for turn in range(1, len(distance)):
+    for count in range(1, len(distance)):
         at = min(left, key=lambda m: (distance[at, m], m))
         left.discard(at)
-        position[at] = turn
+        position[at] = count
     return position

@@ -75,11 +75,11 @@ def _quickest(pool: GroupPool, pipelines: Sequence[Pipeline]) -> Pipeline | None
 def neighbourhoods(pool: GroupPool) -> Iterator[tuple[int, ...]]:
     """Sets of near devices that exact search can take on, around the quickest machines first."""
     problem, seen = pool.problem, set[tuple[tuple[int, int], ...]]()
-    machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.power)
+    machines = sorted({int(problem.machine_of[d]) for d in pool.devices}, key=pool.read_speed)
     for machine in reversed(machines):
         size = pool.params.latency.neighbour_rows * least_row_bytes(problem)
         far = problem.latency[machine] + size / problem.bandwidth[machine]
-        order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.power(m)))
+        order = sorted(machines, key=lambda m: (m != machine, far[m], -pool.read_speed(m)))
         chosen = _small_neighbourhood(pool, order)
         signature = pool.signature(chosen)
         if signature not in seen:

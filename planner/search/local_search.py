@@ -22,7 +22,7 @@ class Objective:
 
     def value(self, part: Part) -> float:
         """The value of the groups as one pipeline; 0 if they cannot hold the model."""
-        return self.pool.price(part, self.name).value if part else 0.0
+        return self.pool.evaluate(part, self.name).value if part else 0.0
 
     def total(self, partition: Partition) -> float:
         """The value of all parts."""

@@ -57,7 +57,7 @@ def _recruit(partition: Partition, draw: random.Random) -> Change | None:
 
 
 def exchange_spare(pool: GroupPool, partition: Partition, draw: random.Random) -> Change | None:
-    """A spare group replaces one that serves, or an group becomes a spare."""
+    """A spare group replaces one that serves, or a group becomes a spare."""
     i = draw.randrange(len(partition.parts))
     gone = draw.choice(partition.parts[i])
     kept = _without(partition.parts[i], gone)
@@ -186,7 +186,7 @@ def _even_groups(pool: GroupPool, devices: list[int], size: int) -> list[DeviceG
     for device in devices:
         machines.setdefault(int(pool.problem.machine_of[device]), []).append(device)
     groups, rest = list[list[int]](), list[int]()
-    for machine in sorted(machines, key=pool.turn):
+    for machine in sorted(machines, key=pool.tour_position):
         members = machines[machine]
         whole = len(members) - len(members) % size
         groups += [members[i : i + size] for i in range(0, whole, size)]

@@ -121,7 +121,7 @@ class Simulation:
         self.order = itertools.count()
         self.done: dict[int, float] = {}
         self.gone: set[str] = set()
-        self.homeless: list[int] = []
+        self.unassigned: list[int] = []
         self.trace: Sequence[Request] = ()
         self._alone: dict[tuple[int, float, float], float] = {}
         self._steps: dict[tuple[int, int], float] = {}
@@ -147,7 +147,7 @@ class Simulation:
     def _arrive(self, now: float, number: int) -> None:
         living = [i for i, server in enumerate(self.servers) if server.alive and server.room >= 1]
         if not living:
-            self.homeless.append(number)
+            self.unassigned.append(number)
             return
         index = min(living, key=lambda i: (self._expected(i, now), i))
         self.servers[index].queue.append(number)
@@ -249,7 +249,7 @@ class Simulation:
             elif not server.alive and not devices & self.gone:
                 server.alive, server.free_at = True, now
                 self._start(now, index)
-        waiting, self.homeless = self.homeless, []
+        waiting, self.unassigned = self.unassigned, []
         for number in waiting:
             self._arrive(now, number)
 
@@ -258,7 +258,7 @@ class Simulation:
         lost = [*server.active, *server.queue]
         server.alive, server.era = False, server.era + 1
         server.active, server.queue, server.free_at = {}, [], now
-        self.homeless += lost
+        self.unassigned += lost
 
 
 def _room_for_one(pipeline: Pipeline) -> float:
