@@ -3,8 +3,9 @@
 A plain import of transformers' models also loads `torch._dynamo`, `torch.distributed.tensor` and
 `scipy.optimize`: two seconds and a hundred megabytes in every worker, and a CPU worker uses none of
 them. transformers has guards of its own for machines without scipy or distributed torch: they say
-no while it is imported. It names dynamo only to mark functions for a compiler: meanwhile marks that
-mark nothing stand there. Whoever asks for `torch._dynamo` afterwards gets the real one.
+no while it is imported. It names dynamo only to mark functions for a compiler, and so does torch
+where a model is built without memory: meanwhile marks that mark nothing stand there. Whoever asks
+for `torch._dynamo` afterwards gets the real one.
 """
 
 import importlib
@@ -36,6 +37,20 @@ def import_lean() -> None:
     with _closed_guards(), _marks_without_dynamo():
         for name in MODELS:
             importlib.import_module(name)
+    _lean.append(MODELS[0])
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Build a model without memory; in a lean process nothing is marked for a compiler."""
+    if not _lean or DYNAMO in sys.modules:
+        yield
+        return
+    with _marks_without_dynamo():
+        yield
+
+
+_lean: list[str] = []  # what was imported so
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from node.engine.attention.interface import NAME, AttentionContext, RunningStep, register_attention
+from node.engine.lean_transformers import without_compiler
 from swarm.errors import EngineError
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -60,7 +61,7 @@ def build_stage_model(
     The full model is built and then cut: many architectures derive a layer's kind from its index.
     """
     register_attention()
-    with torch.device("meta"):
+    with torch.device("meta"), without_compiler():
         built = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, attn_implementation=NAME
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from node.engine.kernels.int8_linear import quantise_layer, saved_bytes
 from node.engine.kernels.packed_linear import pack_layer
 from swarm.checkpoint.folder import load_config
 from swarm.hardware import WIDEST
@@ -78,6 +77,8 @@ def _measure(
 def _linear(inputs: int, outputs: int, like: torch.Tensor, quant: str) -> nn.Linear:
     linear = nn.Linear(inputs, outputs, bias=False, dtype=like.dtype, device=like.device)
     if quant == "int8":
+        from node.engine.kernels.int8_linear import quantise_layer  # numba: half a second
+
         quantise_layer(linear)
     pack_layer(linear)
     return linear
@@ -109,5 +110,7 @@ def bytes_per_weight(folder: Path, quant: str) -> float:
 
 
 def _width_of(layer: nn.Module) -> float:
+    from node.engine.kernels.int8_linear import saved_bytes
+
     weights = sum(each.numel() for each in layer.parameters())
     return min(WIDTH, WIDTH - saved_bytes(layer) / weights + SLICE_SHARE)

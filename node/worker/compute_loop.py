@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 1 << 20
 INBOX_READS = 64  # not handled yet: above it the node's socket fills up, and the node notices
 MOST_WAITING = 4096  # orders
+LOADING_NEEDS = ("node.worker.shard", "torch.fx.experimental.symbolic_shapes")  # models on "meta"
 
 
 class Worker:
@@ -201,7 +202,11 @@ class Worker:
         """Import what loads models, once; after measuring, to be there when the plan comes."""
         if self._device == "cpu":
             import_lean()
-        importlib.import_module("node.worker.shard")
+        for name in LOADING_NEEDS:
+            importlib.import_module(name)
+        from node.engine.random_stream import is_known
+
+        is_known()  # this torch's random numbers: their kernel is loaded from the cache
 
     # ------------------------------------------------------------------ one shard
 
