@@ -5,8 +5,8 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Coroutine
+from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeVar
 
 import psutil
@@ -27,6 +27,7 @@ from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.records import Manifest
 from swarm.state_folder import remember_model
+from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,16 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     asyncio.get_running_loop().set_exception_handler(hear_loop)
     for number in ENDING:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
-    invite = invite_of(config)
+    invite_of(config)  # refused before anything is opened
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     async with AsyncExitStack() as stack:
         workers = await stack.enter_async_context(open_workers(config, detected))
         describe = workers[0].describe
-        found = None if invite else begun(read_founded(config, describe))
-        founding = await stack.enter_async_context(found) if found else None
+        tasks = await stack.enter_async_context(TaskSet())
+        founding = None
+        if config.founds:  # read while the network opens
+            reading = read_founded(config, describe)
+            founding = tasks.create("reading the model", reading, is_awaited=True)
         manifest = _manifest(founding) if founding else None
         network = await stack.enter_async_context(open_network(config, manifest))
         served = await (
@@ -114,30 +118,13 @@ async def _manifest(founding: Awaitable[ServedModel]) -> Manifest:
     return manifest_of(await founding)
 
 
-@asynccontextmanager
-async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Hold work that goes on beside what follows, and does not outlive it."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
     """What `work` returns, or None if `stop` is set before it ends: then it is cancelled."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    try:
+    async with TaskSet() as tasks:
+        working = tasks.create("starting", work, is_awaited=True)
+        stopping = tasks.create("waiting for the end", stop.wait(), is_awaited=True)
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-        return None
-    finally:
-        working.cancel()
-        stopping.cancel()
+        return working.result() if working.done() else None
 
 
 def main(config: NodeConfig) -> int:

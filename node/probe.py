@@ -29,7 +29,7 @@ PROBE_BYTES_PER_SECOND = 64 * 1024  # for one peer: a measurement of 3.3 MB ever
 PROBE_BURST_BYTES = 8 * 2**20
 NEIGHBOURS = 8
 BF16_SINCE = (8, 0)  # compute capability
-GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of both under WSL
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")  # NVIDIA, Tegra, AMD, WSL
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from swarm.errors import (
 )
 from swarm.formatting import printable, short_id
 from swarm.p2p.channel import Channel
+from swarm.task_set import TaskSet
 from swarm.wire.messages import (
     CHUNK_CAP,
     KEY_BYTES,
@@ -186,15 +187,10 @@ class Session:
         self._deadlines.expect()
         self._unopened = set(range(len(route.stages)))
         self._held = len(self.transcript.ids) - 1
-        sends = [
-            asyncio.create_task(self._post(leader, self._open_for(route, hop)))
-            for hop, leader in enumerate(route.leaders)
-        ]
-        try:
+        async with TaskSet() as sends:
+            for hop, leader in enumerate(route.leaders):
+                sends.create("opening a stage", self._post(leader, self._open_for(route, hop)))
             await self._await_opened()
-        finally:
-            for send in sends:  # not as one future: nobody waits for it, and asyncio would say so
-                send.cancel()
 
     async def _post(self, peer: str, message: Message) -> None:
         """Send beside other work; a failure comes in as if the peer had told it."""

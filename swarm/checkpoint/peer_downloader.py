@@ -5,9 +5,8 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
 
 import msgpack
 from huggingface_hub import constants
@@ -37,6 +36,7 @@ from swarm.errors import (
 from swarm.formatting import printable
 from swarm.p2p.channel import Channel
 from swarm.records import PENDING, Capability, Manifest
+from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
 
@@ -207,10 +207,11 @@ class PeerDownloader:
         """The first answer to a question, of that digest if one is given; raises BadModel."""
         peers = iter((await self._peers())[: PEERS * ROUNDS_CAP])
         asked: set[asyncio.Task[bytes | None]] = set()
-        try:
+        async with TaskSet() as tasks:
             while (peer := next(peers, None)) or asked:
                 if peer:
-                    asked.add(asyncio.create_task(self._answer_of(peer, question, digest)))
+                    asking = self._answer_of(peer, question, digest)
+                    asked.add(tasks.create("asking a peer", asking, is_awaited=True))
                 done, asked = await asyncio.wait(
                     asked,
                     timeout=NEXT_SECONDS if peer and len(asked) < PEERS else None,
@@ -219,8 +220,6 @@ class PeerDownloader:
                 for task in done:
                     if (answer := task.result()) is not None:
                         return answer
-        finally:
-            await _end(asked)
         raise BadModel(
             "No peer hands out the files of the swarm's model.",
             "Let the host of the swarm run, or copy the model to this machine.",
@@ -316,14 +315,6 @@ def _rest_of(error: SwarmError) -> float:
 
 async def _together(work: Iterable[Coroutine[None, None, None]]) -> None:
     """Run coroutines side by side; the first error ends the others and is raised."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _end(tasks)
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with TaskSet() as tasks:
+        begun = [tasks.create("fetching", each, is_awaited=True) for each in work]
+        await asyncio.gather(*begun)

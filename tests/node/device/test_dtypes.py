@@ -1,7 +1,9 @@
 """Dtypes of a node: chosen from its device, written into the plan, agreed on by every member."""
 
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node import probe
 from node.config import read_config
 from node.control.next_plan import PlanDocument, next_plan
 from node.device.group_request import GroupRequest
@@ -44,8 +47,9 @@ def narrow(capability: Capability, dtype: str = "bf16") -> Capability:
 
 
 def test_gpus_get_bf16_where_they_multiply_it_and_f16_where_they_only_emulate_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(probe, "GPU_DRIVERS", (str(tmp_path),))  # a driver is there
     capabilities = [(7, 5), (8, 0), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (10**10, 2 * 10**10))
@@ -54,6 +58,15 @@ def test_gpus_get_bf16_where_they_multiply_it_and_f16_where_they_only_emulate_it
     found = detect(0)
     assert [chosen_dtype(each, "auto", "") for each in found] == ["f16", "bf16", "bf16", "bf16"]
     assert [chosen_dtype(each, "f32", "") for each in found] == ["f32"] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere drivers show themselves otherwise")
+def test_torch_is_not_asked_for_gpus_where_no_driver_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(probe, "GPU_DRIVERS", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("torch takes seconds"))
+    assert [each.kind for each in detect(0)] == ["cpu"]
 
 
 def test_a_cpu_computes_in_f32_unless_told_otherwise() -> None:
