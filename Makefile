@@ -5,7 +5,7 @@ READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
 SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: demo test test-slow test-network test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-slow test-network test-versions test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
@@ -18,6 +18,9 @@ test-slow: $(READY)  ## the long tests: every architecture, larger swarms
 
 test-network: $(READY) tools  ## nodes on hosts of their own, as network namespaces; skipped without root
 	$(BIN)/python -m pytest -rs -m network tests/network
+
+test-versions: $(READY)  ## nodes and clients of the version before beside those of today
+	$(BIN)/python -m pytest --durations 3 tests/whole/test_neighbouring_version.py
 
 test-lesser-cpu: $(READY)  ## the engine's tests as on a CPU without AVX-512, or without AVX2
 	$(BIN)/python scripts/lesser_cpu.py $(BIN)/python -m pytest $(SPREAD) -m "not slow" tests/node/engine

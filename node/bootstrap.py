@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def invite_of(config: NodeConfig) -> Invite | None:
 
 @asynccontextmanager
 async def open_network(
-    config: NodeConfig, founding: Awaitable[Manifest] | None
+    config: NodeConfig, founding: Callable[[], Awaitable[Manifest]] | None
 ) -> AsyncIterator[NodeNetwork]:
     """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable.
 
@@ -82,7 +82,7 @@ async def open_network(
         async def enter(board: Board) -> None:
             nonlocal founded
             if founding:
-                founded = await founding
+                founded = await founding()
                 await board.publish(founded)
             else:
                 await _require_swarm(board, swarm)

@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import psutil
@@ -84,7 +85,7 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
         if config.founds:  # read while the network opens
             reading = read_founded(config, describe)
             founding = tasks.create("reading the model", reading, is_awaited=True)
-        manifest = _manifest(founding) if founding else None
+        manifest = partial(_manifest, founding) if founding else None
         network = await stack.enter_async_context(open_network(config, manifest))
         served = await (
             founding or find_served(network.invite.model, network, config.state, describe)

@@ -27,7 +27,7 @@ def test_a_pool_without_some_devices_keeps_the_parameters(world: World) -> None:
 
 
 def test_a_plan_of_less_patience_is_worth_no_more(world: World) -> None:
-    problem = world(7, devices=8, layers=6, objective="throughput")
+    problem = world(7, devices=5, layers=4, objective="throughput")
     local = replace(DEFAULT.local, patience=0, patience_per_pipeline=0, most_starts=1)
     hasty = make_plan(problem, never, params=replace(DEFAULT, local=local))
     assert 0 < hasty.value <= make_plan(problem, never).value

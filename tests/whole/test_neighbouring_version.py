@@ -17,6 +17,8 @@ from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.reference_model import expected
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 
+pytestmark = pytest.mark.slow  # five starts of the heavier nodes of then: `make test-versions`
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "27c01c01ae00d9719e4d90370c5f9cd12afd5b05"
 PACKAGES = ("swarm", "node", "client", "planner")
@@ -48,7 +50,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[pytest.param(OLD, marks=pytest.mark.slow), NEW_HOSTS])
+@pytest.fixture(scope="module", params=[OLD, NEW_HOSTS])
 def mixed(
     request: pytest.FixtureRequest, before: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mixed]:
