@@ -84,6 +84,7 @@ class Worker:
         self._chunk_size = ChunkSize()
         self._weight_requests = WeightRequests(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
+        self._is_ready = False  # what loads models is imported
         self._step_since = 0.0  # when the step that runs began; 0 between steps
 
     def run(self) -> None:
@@ -200,6 +201,9 @@ class Worker:
 
     def _get_ready(self) -> None:
         """Import what loads models, once; after measuring, to be there when the plan comes."""
+        if self._is_ready:
+            return
+        self._is_ready = True
         if self._device == "cpu":
             import_lean()
         for name in LOADING_NEEDS:
@@ -207,6 +211,8 @@ class Worker:
         from node.engine.random_stream import is_known
 
         is_known()  # this torch's random numbers: their kernel is loaded from the cache
+        gc.collect()
+        gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
 
     # ------------------------------------------------------------------ one shard
 

@@ -2,7 +2,8 @@
 
 The node asks every second; a thread of the worker answers how long the step that runs has taken,
 and how much the process has computed so far. A stopped process does not answer. A step may take
-long, but it computes: one that has hung does not.
+long, but it computes: one that has hung does not. On a busy machine that thread may wait for long,
+so the system is asked how much a silent process computes before it is given up.
 """
 
 import asyncio
@@ -18,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable
 
+import psutil
+
 from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 3  # without an answer: nobody is sent there any more
-HUNG_BEATS = 8  # without an answer: given up
+HUNG_BEATS = 8  # without an answer, nor any computing: given up
 STUCK_BEATS = 45  # in one step that computes nothing: longer than it may wait for another rank
 COMPUTING_SHARE = 0.01  # of a core: this thread alone takes less
 ANSWER = struct.Struct("!dd")  # seconds in the step that runs, seconds of CPU
@@ -34,10 +37,18 @@ PR_SET_PDEATHSIG = 1
 class Heartbeat:
     """The node's side; it begins to judge with the worker's first answer: imports take long."""
 
-    def __init__(self, ours: socket.socket, on_hung: Callable[[str], None], tasks: TaskSet) -> None:
+    def __init__(
+        self,
+        ours: socket.socket,
+        on_hung: Callable[[str], None],
+        tasks: TaskSet,
+        *,
+        cpu_seconds: Callable[[], float] = float,  # that the process has used: as the system says
+    ) -> None:
         ours.setblocking(False)
         self._socket = ours
         self._on_hung = on_hung
+        self._cpu_seconds_now = cpu_seconds
         self._begun = False
         self._missed = 0  # beats since the last answer: time that we slept ourselves counts for one
         self._stuck = 0
@@ -81,9 +92,25 @@ class Heartbeat:
         self._cpu_seconds = cpu_seconds
 
     def _trouble(self) -> str:
-        if self._missed >= HUNG_BEATS:
+        if self._missed >= (STUCK_BEATS if self._computes() else HUNG_BEATS):
             return f"it has answered nothing for {self._missed} beats"
         return "a step computes nothing any more" if self._stuck >= STUCK_BEATS else ""
+
+    def _computes(self) -> bool:
+        """Whether a process that is silent has computed since its last answer."""
+        if self._missed < HUNG_BEATS:
+            return False  # no matter
+        computed = self._cpu_seconds_now() - self._cpu_seconds
+        return computed > COMPUTING_SHARE * self._missed * BEAT_SECONDS
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """What a process has computed so far, in seconds of CPU; 0 if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def answer_beats(theirs: socket.socket, step_seconds: Callable[[], float]) -> None:

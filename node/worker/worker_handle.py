@@ -6,10 +6,11 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from node.config import worker_environment
-from node.worker.heartbeat import Heartbeat
+from node.worker.heartbeat import Heartbeat, cpu_seconds_of
 from node.worker.messages import (
     CODEC,
     Broken,
@@ -167,7 +168,9 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C reaches the node, which drains first
             )
             undo.pop_all()
-        self._heartbeat = Heartbeat(beats, self._kill, self._tasks)
+        self._heartbeat = Heartbeat(
+            beats, self._kill, self._tasks, cpu_seconds=partial(cpu_seconds_of, self._process.pid)
+        )
         await self._attach(ours)
 
     def _kill(self, reason: str) -> None:

@@ -6,11 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from node.worker import heartbeat
-from node.worker.heartbeat import ANSWER, HUNG_BEATS, SILENT_BEATS, STUCK_BEATS, Heartbeat
+from node.worker.heartbeat import (
+    ANSWER,
+    HUNG_BEATS,
+    SILENT_BEATS,
+    STUCK_BEATS,
+    Heartbeat,
+    cpu_seconds_of,
+)
 from node.worker.messages import Broken
 from swarm.task_set import TaskSet
 from swarm.wire.messages import Fail
@@ -31,7 +39,10 @@ class Patient:
         ours, self.theirs = socket.socketpair()
         self.theirs.settimeout(5)
         self.hung: list[str] = []
-        self.heartbeat = Heartbeat(ours, self.hung.append, TaskSet())
+        self.cpu_seconds = 0.0  # as the system says
+        self.heartbeat = Heartbeat(
+            ours, self.hung.append, TaskSet(), cpu_seconds=lambda: self.cpu_seconds
+        )
 
     async def answer(self, step_seconds: float, cpu_seconds: float) -> None:
         """Answer the next beat."""
@@ -74,6 +85,35 @@ def test_a_late_answer_ends_the_silence() -> None:
         patient.close()
 
     asyncio.run(story())
+
+
+def test_a_silent_worker_that_computes_is_avoided_and_left_alone_for_longer() -> None:
+    """On a machine with too much to do its pulse may wait for seconds."""
+
+    async def story() -> None:
+        patient = Patient()
+        await patient.answer(0.0, 1.0)
+        await until(lambda: patient.heartbeat._begun)
+        patient.heartbeat._task.cancel()
+        for missed in range(STUCK_BEATS + 1):
+            patient.heartbeat._missed = missed
+            patient.cpu_seconds = 1.0 + missed * heartbeat.BEAT_SECONDS
+            assert bool(patient.heartbeat._trouble()) == (missed >= STUCK_BEATS)
+        patient.heartbeat._missed, patient.cpu_seconds = HUNG_BEATS, 1.0
+        assert "answered nothing" in patient.heartbeat._trouble()
+        patient.close()
+
+    asyncio.run(story())
+
+
+def test_the_system_says_what_a_process_has_computed() -> None:
+    before = cpu_seconds_of(os.getpid())
+    while time.process_time() < before + 0.05:
+        pass
+    assert before < cpu_seconds_of(os.getpid()) <= time.process_time() + 0.05
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait(SECONDS)
+    assert cpu_seconds_of(ended.pid) == 0.0
 
 
 @pytest.mark.parametrize(
