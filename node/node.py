@@ -18,7 +18,7 @@ from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
 from node.device.endpoint import Reach
 from node.device.group_request import GroupRequest
-from node.device.local_device import DeviceContext, OwnDevice
+from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
 from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
 from node.served_model import ServedModel, manifest_of
@@ -83,7 +83,7 @@ class Node:
         self._planner_loop = PlannerLoop(
             served.spec, board, self._membership, self._election, self._plan_store
         )
-        self._devices: dict[int, OwnDevice] = {}
+        self._devices: dict[int, LocalDevice] = {}
         self._announcer: Announcer | None = None
         self._started_at = time.monotonic()
         self._changing_until = time.monotonic() + CHANGING_SECONDS
@@ -149,7 +149,7 @@ class Node:
         for each in devices:
             device = each.device
             budget = device.memory_bytes + self._config.sessions_bytes
-            own = OwnDevice(context, device.index, budget, each.worker)
+            own = LocalDevice(context, device.index, budget, each.worker)
             each.worker.listen(own.on_answer)
             each.worker.listen(partial(self._server.on_answer, device.index))
             self._devices[device.index] = own
@@ -304,7 +304,7 @@ class Node:
             self._server.free_idle()
             await asyncio.sleep(RECONCILE_SECONDS)
 
-    def _show_load(self, device: OwnDevice, shown: dict[int, str]) -> None:
+    def _show_load(self, device: LocalDevice, shown: dict[int, str]) -> None:
         shard_state = device.shard_state
         if shard_state is None:
             if shown.pop(device.index, ""):
@@ -319,7 +319,7 @@ class Node:
             self._status.show_progress(1.0)
             self._status.ready(shard_state.assignment, device.loaded, device.fetched)
 
-    def _show_end(self, device: OwnDevice) -> None:
+    def _show_end(self, device: LocalDevice) -> None:
         """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
         if device.failure:
             self._status.lost(device.index, device.failure)
@@ -327,7 +327,7 @@ class Node:
             accepted = self._plan_store.accepted
             self._status.released(device.index, accepted.reason if accepted else "")
 
-    def _is_spare(self, device: OwnDevice) -> bool:
+    def _is_spare(self, device: LocalDevice) -> bool:
         """Whether a plan that knows of this device has no part for it."""
         accepted = self._plan_store.accepted
         if accepted is None or accepted.reason or self._announcer is None:

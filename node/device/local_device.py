@@ -62,7 +62,7 @@ class ShardState:
     pipeline: Pipeline | None = None  # of the plan that it was loaded for
 
 
-class OwnDevice:
+class LocalDevice:
     """A device, told by the plan what to hold; it leads its stage or follows its leader."""
 
     def __init__(

@@ -16,7 +16,7 @@ from node import probe
 from node.config import read_config
 from node.control.next_plan import PlanDocument, next_plan
 from node.device.group_request import GroupRequest
-from node.device.local_device import DeviceContext, OwnDevice, ShardState
+from node.device.local_device import DeviceContext, LocalDevice, ShardState
 from node.probe import Detected, chosen_dtype, detect
 from node.worker.compute_loop import _spec_of
 from node.worker.messages import Load
@@ -235,7 +235,7 @@ def check_plan(spec: ModelSpec, found: list[tuple[str, float, bool]]) -> None:
 # ---------------------------------------------------------------- what members agree on
 
 
-def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
+def device_of(stage: Stage, rank: int) -> tuple[LocalDevice, ScriptedWorker]:
     """A device whose node has accepted a plan with this stage."""
     plan_store = SimpleNamespace(
         assignment_of=lambda _device: Assignment(stage, rank), pipeline_of=lambda _device: None
@@ -243,7 +243,7 @@ def device_of(stage: Stage, rank: int) -> tuple[OwnDevice, ScriptedWorker]:
     channel, worker = MemoryWorld().channel(ME), ScriptedWorker()
     parts = (channel, None, plan_store, str(FOLDER), None, "", "127.0.0.1", None)
     context = DeviceContext(*cast("Any", parts))
-    return OwnDevice(context, 0, 1000, cast("WorkerProcess", worker)), worker
+    return LocalDevice(context, 0, 1000, cast("WorkerProcess", worker)), worker
 
 
 PAIR = Stage(0, 4, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{ME}/0", 4, 4)), dtype="bf16")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.device.group_request import GroupRequest, GroupWord
-from node.device.local_device import DWELL_SECONDS, OwnDevice
+from node.device.local_device import DWELL_SECONDS, LocalDevice
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
 from swarm.plan import Assignment, Pipeline, Shard, Stage
@@ -43,7 +43,7 @@ class Bench:
             reach=None,
             is_serving=lambda _pipeline: self.serves,
         )
-        self.device = OwnDevice(context, 0, 1, worker)
+        self.device = LocalDevice(context, 0, 1, worker)
 
     def _order(self, order: object) -> None:
         self.unloads += isinstance(order, Unload)

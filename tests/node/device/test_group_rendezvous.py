@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from node.device.endpoint import HOSTS_CAP, Reach
 from node.device.group_request import GroupRequest
-from node.device.local_device import DeviceContext, OwnDevice
+from node.device.local_device import DeviceContext, LocalDevice
 from node.worker.messages import Load, Prepared
 from node.worker.worker_handle import WorkerProcess
 from swarm.plan import Assignment, Shard, Stage
@@ -34,7 +34,7 @@ def device_of(
     machine: str,
     announced: Sequence[str],
     connected: Mapping[str, Sequence[str]],
-) -> tuple[OwnDevice, Listening]:
+) -> tuple[LocalDevice, Listening]:
     """The device of a node that listens on every address, as by default, with a plan for it."""
 
     async def addresses() -> Sequence[str]:
@@ -54,7 +54,7 @@ def device_of(
         channel, cast("Any", server), cast("Any", plan_store), "", None, "", OPEN_TO_ALL, reach
     )
     worker = Listening()
-    device = OwnDevice(context, 0, 1, cast("WorkerProcess", worker))
+    device = LocalDevice(context, 0, 1, cast("WorkerProcess", worker))
 
     async def called(asker: str, payload: bytes) -> bytes:
         return await device.called(asker, GroupRequest.from_bytes(payload))

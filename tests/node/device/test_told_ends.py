@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.device.local_device import OwnDevice
+from node.device.local_device import LocalDevice
 from node.device.shard_policy import ALIKE
 from node.worker.messages import Broken, Loaded, Prepared
 from swarm.errors import Deadline
@@ -49,7 +49,7 @@ def test_the_end_of_a_shard_is_told_as_what_it_is(
     assert ready == {}
 
 
-def device_that_leads(shards: int) -> OwnDevice:
+def device_that_leads(shards: int) -> LocalDevice:
     """A device whose plan lets it lead a stage of so many ranks; the others answer nothing."""
     me = peer_named("me")
     stage = Stage(0, 8, tuple(Shard(f"{peer_named(str(rank))}/0", 4, 4) for rank in range(shards)))
@@ -66,7 +66,7 @@ def device_that_leads(shards: int) -> OwnDevice:
         host="",
         reach=None,
     )
-    return OwnDevice(context, 0, 1, ScriptedWorker())
+    return LocalDevice(context, 0, 1, ScriptedWorker())
 
 
 def test_a_shard_is_lost_for_what_its_worker_says_until_the_next_one_is_ready() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from node.device.local_device import DeviceContext, OwnDevice, ShardState
+from node.device.local_device import DeviceContext, LocalDevice, ShardState
 from node.worker import messages
 from swarm.errors import RemoteProtocolError
 from swarm.plan import Assignment, Shard, Stage
@@ -93,16 +93,16 @@ HOSTILE = st.lists(
 Attack = list[tuple[str, Any]]
 
 
-def other_device_of(stand: Stand) -> OwnDevice:
+def other_device_of(stand: Stand) -> LocalDevice:
     """A device beside the one that serves, with a shard of the group "g" on its way."""
     parts = (stand.channel, stand.server, None, "", None, "", "", None)
-    device = OwnDevice(DeviceContext(*cast("Any", parts)), 1, 1 << 30, stand.worker)
+    device = LocalDevice(DeviceContext(*cast("Any", parts)), 1, 1 << 30, stand.worker)
     stage = Stage(0, 3, (Shard(f"{LAST}/1", 8, 8),))
     device.shard_state = ShardState(Assignment(stage, 0), "g", 0.0)
     return device
 
 
-def attack(stand: Stand, device: OwnDevice, items: Attack) -> None:
+def attack(stand: Stand, device: LocalDevice, items: Attack) -> None:
     for how, what in items:
         message = what(stand) if callable(what) else what
         if how == "frame":
