@@ -9,11 +9,14 @@ for `torch._dynamo` afterwards gets the real one.
 """
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 DYNAMO = "torch._dynamo"
 MARKS = ("allow_in_graph", "assume_constant_result", "disable")
@@ -30,27 +33,27 @@ MODELS = (
 def import_lean() -> None:
     """Import transformers' models for a process that neither trains nor compiles.
 
-    Does nothing where they, or dynamo, are loaded already.
+    Does nothing where they, or dynamo, are loaded already. A transformers that asks for more of
+    dynamo is imported plainly by whoever needs it next.
     """
     if DYNAMO in sys.modules or MODELS[0] in sys.modules:
         return
-    with _closed_guards(), _marks_without_dynamo():
-        for name in MODELS:
-            importlib.import_module(name)
-    _lean.append(MODELS[0])
+    try:
+        with _closed_guards(), _marks_without_dynamo():
+            for name in MODELS:
+                importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - it saves seconds only: no worker may be lost for it
+        logger.warning("this transformers cannot be imported without a compiler: %s", error)
 
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Build a model without memory; in a lean process nothing is marked for a compiler."""
-    if not _lean or DYNAMO in sys.modules:
+    """Build a model without memory; where no compiler is loaded, nothing is marked for it."""
+    if DYNAMO in sys.modules:
         yield
         return
     with _marks_without_dynamo():
         yield
-
-
-_lean: list[str] = []  # what was imported so
 
 
 @contextmanager

@@ -25,6 +25,31 @@ print(json.dumps(["transformers" in early, models, loaded, after]))
 """
 
 
+UPGRADED = """
+import sys
+from node.engine import lean_transformers
+lean_transformers.MARKS = ("disable",)  # this transformers uses more of them
+lean_transformers.import_lean()
+import node.worker.shard
+from pathlib import Path
+from node.engine.stage_model import build_stage_model
+from swarm.checkpoint.folder import find_model, load_config
+import torch
+config = load_config(find_model("swarm-tiny"))
+stage = build_stage_model(config, range(2), torch.float32, has_head=False)
+print(len(stage.owned), sys.modules["torch._dynamo"].disable(len)("abc"))
+"""
+
+
+def test_a_transformers_that_asks_for_more_costs_time_and_no_worker() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", UPGRADED], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+    assert "cannot be imported without a compiler" in found.stderr
+    assert found.stdout.split() == ["2", "3"]
+
+
 def test_a_cpu_worker_loads_every_model_and_neither_dynamo_nor_what_comes_with_it() -> None:
     """It fails where a new transformers asks for more of dynamo than our marks: see the file."""
     found = subprocess.run(
