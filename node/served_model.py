@@ -26,7 +26,7 @@ from swarm.state_folder import (
 from swarm.trust.network_clock import CLOCK
 
 
-class Describe(Protocol):
+class SpecReader(Protocol):
     """Reads the dimensions of the model in a folder, elsewhere; raises BadModel."""
 
     def __call__(self, folder: Path, name: str) -> Awaitable[ModelSpec]: ...
@@ -55,7 +55,7 @@ class ServedModel:
 
 
 async def read_model(
-    name: str, describe: Describe, *, revision: str = "", served_name: str = ""
+    name: str, describe: SpecReader, *, revision: str = "", served_name: str = ""
 ) -> ServedModel:
     """Find a model and its numbers; raises BadInput, BadModel, Unreachable."""
     folder, store, shared = await asyncio.to_thread(_located, name, revision, served_name)
@@ -65,7 +65,7 @@ async def read_model(
     return ServedModel(shared, folder, spec, store, commit, weights)
 
 
-async def _described(folder: Path, title: str, describe: Describe) -> ModelSpec:
+async def _described(folder: Path, title: str, describe: SpecReader) -> ModelSpec:
     """The dimensions of a model: remembered, or read where transformers is loaded."""
     return await asyncio.to_thread(recall_spec, folder, title) or await describe(folder, title)
 
@@ -82,13 +82,13 @@ def _located(name: str, revision: str, served_name: str) -> tuple[Path, WeightSt
     return folder, store, name
 
 
-async def read_founded(config: NodeConfig, describe: Describe) -> ServedModel:
+async def read_founded(config: NodeConfig, describe: SpecReader) -> ServedModel:
     """The model that a founder was asked to serve; raises BadInput, BadModel, Unreachable."""
     return await read_model(config.model, describe, served_name=config.served_name)
 
 
 async def find_served(
-    name: str, network: NodeNetwork, state: Path, describe: Describe
+    name: str, network: NodeNetwork, state: Path, describe: SpecReader
 ) -> ServedModel:
     """The swarm's model: from this machine, the hub, or the peers; raises BadModel, Unreachable.
 

@@ -43,7 +43,7 @@ class Heartbeat:
         on_hung: Callable[[str], None],
         tasks: TaskSet,
         *,
-        cpu_seconds: Callable[[], float] = float,  # that the process has used: as the system says
+        cpu_seconds: Callable[[], float],  # that the process has used: as the system says
     ) -> None:
         ours.setblocking(False)
         self._socket = ours

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from swarm.checkpoint.folder import digest_of, read_facts
 from swarm.checkpoint.hub_model import CACHE
 from swarm.model_spec import BUILT_IN, ModelSpec
+from swarm.state_folder import write_private
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ def remember_spec(spec: ModelSpec) -> None:
     path = _path_of(spec.digest)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(spec.to_json(), indent=1) + "\n")
-        fresh.replace(path)
+        write_private(path, json.dumps(spec.to_json(), indent=1).encode())
     except OSError as error:
         logger.info("that %s is complete will not be remembered: %s", spec.name, error)
 

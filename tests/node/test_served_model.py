@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from node import served_model
 from node.bootstrap import NodeNetwork
-from node.served_model import Describe, ServedModel, find_served, read_model
+from node.served_model import ServedModel, SpecReader, find_served, read_model
 from node.serving.weight_server import WeightServer
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.dht.board import Board
@@ -119,7 +119,7 @@ def test_a_hub_model_is_taken_at_the_commit_and_with_the_hashes_that_the_founder
     real = asyncio.run(read_model(str(TINY), describe))
     here = replace(real, name="some/model", revision="c" * 40, weights="w" * 64)
 
-    async def read(name: str, describe: Describe, *, revision: str = "") -> ServedModel:
+    async def read(name: str, describe: SpecReader, *, revision: str = "") -> ServedModel:
         asked.append((name, revision))
         return here
 

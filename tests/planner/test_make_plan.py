@@ -39,9 +39,9 @@ def test_is_never_below_hexgen_which_is_a_start_and_the_other_rivals(
     hexgen = HexGen(pool, objective, 0)
     theirs, ours = hexgen.plan(never), plan_value(cost, plan, objective) * (1 + 1e-9)
     assert ours >= plan_value(cost, theirs, objective)
-    if hexgen.work <= pool.params.hexgen.work_to_start:  # it ended as a start too
-        start = hexgen_start(pool, objective, never)
-        assert plan_value(cost, start, objective) == plan_value(cost, theirs, objective)
+    assert hexgen.work <= pool.params.hexgen.work_to_start  # as a start it ends no earlier
+    start = hexgen_start(pool, objective, never)
+    assert plan_value(cost, start, objective) == plan_value(cost, theirs, objective)
     for baseline in BASELINES.values():
         placed = baseline(pool, objective)
         assert cost.reasons(placed) == []

@@ -70,9 +70,7 @@ def test_one_model_in_the_place_of_another_is_not_believed(another: Path, home: 
     assert recall_spec(another, "mine") is None
 
 
-def test_a_full_or_read_only_disk_costs_the_memory_only(
-    another: Path, home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_or_read_only_disk_costs_the_memory_only(another: Path, home: Path) -> None:
     home.write_text("a file where the folder would be")
     remember_spec(read_spec(another, "mine"))
     assert recall_spec(another, "mine") is None
