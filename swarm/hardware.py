@@ -32,6 +32,9 @@ class Device:
             raise ValueError(f"device {self.name}: dtype {self.dtype!r:.20} is not known")
 
 
+DIRECT, PUNCHED, RELAYED = "direct", "punched", "relayed"  # how a peer is reached
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """The way to one other peer: round trip and bandwidth as seen from here."""
@@ -39,6 +42,7 @@ class Link:
     peer: str
     round_trip_seconds: float
     bytes_per_second: float
+    kind: str = DIRECT  # or PUNCHED, RELAYED; what a later version calls otherwise is passed on
 
     def __post_init__(self) -> None:
         if not (self.round_trip_seconds >= 0 and self.bytes_per_second > 0):

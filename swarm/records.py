@@ -1,4 +1,4 @@
-"""Records on the board: Manifest, Capability, Advert, Lease, PlanRef; each signed by its peer."""
+"""Records on the board, each signed by its peer: what it serves, could do, plans or relays."""
 
 import math
 import typing
@@ -62,6 +62,9 @@ class Capability(Record):
     term: int = 0  # of the last plan that it accepted
     addresses: list[str] = field(default_factory=list)  # multiaddrs, for who cannot find it
     protocol: int = 1  # the version that it speaks (swarm/wire/version.py)
+    relays: list[str] = field(default_factory=list)  # multiaddrs with /p2p/<id> that hold a place
+    local: list[str] = field(default_factory=list)  # multiaddrs inside its home, for its neighbours
+    home: str = ""  # equal for peers behind one router; says nothing else about it
 
     def __post_init__(self) -> None:
         _require_term(self.term)
@@ -145,7 +148,22 @@ class PlanRef(Record):
             raise ValueError("rank and size of a plan cannot be negative")
 
 
-KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef)
+@dataclass(frozen=True, slots=True)
+class Relay(Record):
+    """A peer with a public address that carries connections to peers behind routers."""
+
+    KEY = "relay"
+    TTL_SECONDS = 60.0
+
+    addresses: list[str]  # multiaddrs, without its peer id
+    since: float  # wall-clock seconds when it began
+    name: str = ""
+    version: str = ""
+    protocol: int = 1  # the version that it speaks (swarm/wire/version.py)
+    leaving: bool = False
+
+
+KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef, Relay)
 PARTS = (Device, Link, Member, StageAdvert)
 
 

@@ -23,6 +23,7 @@ from swarm.records import (
     Member,
     PlanRef,
     Record,
+    Relay,
     StageAdvert,
     record_of_map,
     record_to_list,
@@ -39,6 +40,7 @@ RECORDS: list[Record] = [
     Advert("d" * 64, [STAGE], 3),
     Lease(4, 1.7e9),
     PlanRef(4, 0, "d" * 64, 12345),
+    Relay(["/ip4/203.0.113.7/tcp/4001"], 1.7e9, "name", "0.1.0", 2),
 ]
 
 
