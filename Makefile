@@ -5,7 +5,7 @@ READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
 SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: demo test test-slow test-network test-versions test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
@@ -14,10 +14,13 @@ test: $(READY)  ## the ordinary suite
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not network"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
-	$(BIN)/python -m pytest $(SPREAD) -m slow
+	$(BIN)/python -m pytest $(SPREAD) -m "slow and not network"
 
 test-network: $(READY) tools  ## nodes on hosts of their own, as network namespaces; skipped without root
-	$(BIN)/python -m pytest -rs -m network tests/network
+	$(BIN)/python -m pytest -rs -m "network and not slow" tests/network
+
+test-network-slow: $(READY) tools  ## the long ones of them: partitions, repeated starts
+	$(BIN)/python -m pytest -rs -m "network and slow" tests/network
 
 test-versions: $(READY)  ## nodes and clients of the version before beside those of today
 	$(BIN)/python -m pytest --durations 3 tests/whole/test_neighbouring_version.py
@@ -26,9 +29,9 @@ test-lesser-cpu: $(READY)  ## the engine's tests as on a CPU without AVX-512, or
 	$(BIN)/python scripts/lesser_cpu.py $(BIN)/python -m pytest $(SPREAD) -m "not slow" tests/node/engine
 
 tools:  # what the network tests need of the system, where we may install it
-	@command -v ip >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } >/dev/null \
-	  || echo "iproute2 could not be installed: the network tests are skipped"
+	@{ command -v ip && command -v nft; } >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2 nftables; } >/dev/null \
+	  || echo "iproute2 or nftables could not be installed: network tests that need them are skipped"
 
 check: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -1,7 +1,6 @@
 """Two hosts, each with a node, and a model that the test process computes whole."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -10,21 +9,37 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.network.hosts import Laboratory, NoLaboratory
+from tests.network.laboratory import Laboratory
+from tests.network.namespaces import NoLaboratory
 from tests.whole.reference_model import TINY
 from tests.whole.swarms import Nodes, nodes_in
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    """Skip what needs more than the networks that can be had here."""
+    return (yield from _skipped_without_laboratory())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Skip what needs more than the networks that can be had here."""
+    return (yield from _skipped_without_laboratory())
+
+
+def _skipped_without_laboratory() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except NoLaboratory as error:
+        pytest.skip(f"no laboratory of hosts: {error}")
+
+
 @pytest.fixture
 def lab() -> Iterator[Laboratory]:
-    """A laboratory, or a reason why there is none here."""
-    with ExitStack() as stack:
-        try:
-            lab = stack.enter_context(Laboratory())
-        except NoLaboratory as error:
-            pytest.skip(f"no laboratory of hosts: {error}")
+    """A laboratory; it takes everything down when the test ends."""
+    with Laboratory() as lab:
         yield lab
 
 

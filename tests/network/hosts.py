@@ -1,35 +1,32 @@
-"""Hosts on one machine: network namespaces with addresses of their own, joined by bridges.
-
-Needs root and `ip` of iproute2. The bridges lie in a namespace of their own, so that this machine's
-network is not touched and nothing in it forwards for us; names are unique, so that laboratories may
-run side by side. Addresses exist inside the namespaces only.
-"""
+"""Hosts on one machine, as network namespaces, and the fast networks between them."""
 
 import os
-import secrets
-import shutil
-import signal
-import subprocess
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-COMMAND_SECONDS = 20.0
-TOOLS = {"ip": "iproute2", "unshare": "util-linux", "hostname": "hostname"}  # and their packages
+from tests.network.namespaces import run
+
 ESTABLISHED = "01"  # in /proc/net/tcp
 
 
-class NoLaboratory(Exception):
-    """This machine cannot build one; says why."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Network:
-    """A bridge to which hosts are wired: every host on it reaches every other one."""
+    """A bridge to which hosts are attached: every host on it reaches every other one."""
 
     bridge: str
     prefix: str  # the first three numbers of its addresses
+    switch: str  # the namespace with the bridge
+    gateway: str = ""  # the address of its way out, if it has one
+    ports: int = 0
+
+    def plug(self, namespace: str, device: str, address: str) -> None:
+        """Lay a device of this network into a namespace."""
+        self.ports += 1
+        port = f"{self.bridge}p{self.ports}"
+        far = ("peer", "name", port, "netns", self.switch)
+        run("ip", "-n", namespace, "link", "add", device, "type", "veth", *far)
+        run("ip", "-n", self.switch, "link", "set", port, "master", self.bridge, "up")
 
 
 @dataclass(slots=True)
@@ -46,94 +43,6 @@ class Host:
         rename = 'hostname "$1"; shift; exec "$@"'
         inside = ("ip", "netns", "exec", self.namespace, "unshare", "--uts")
         return (*inside, "sh", "-c", rename, "sh", self.name)
-
-
-class Laboratory:
-    """Networks and hosts; `close` ends every process on them and takes them down."""
-
-    def __init__(self) -> None:
-        self._name = f"swarm-{os.getpid()}-{secrets.token_hex(3)}"
-        self._namespaces: list[str] = []
-        self._parts = 0
-        self._switch = ""  # the namespace with the bridges
-
-    def __enter__(self) -> "Laboratory":
-        """Begin; raises NoLaboratory where this machine cannot build one."""
-        _check_tools()
-        with ExitStack() as undo:
-            undo.callback(self.close)
-            self._switch = self._namespace("switch")
-            self.network("192.0.2")  # whether bridges can be had
-            undo.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def network(self, prefix: str) -> Network:
-        """Lay a new network with addresses like `prefix`.1."""
-        bridge = f"bridge{self._count()}"
-        _run("ip", "-n", self._switch, "link", "add", bridge, "type", "bridge")
-        _run("ip", "-n", self._switch, "link", "set", bridge, "up")
-        return Network(bridge, prefix)
-
-    def host(self, name: str) -> Host:
-        """Set up a host that is on no network yet."""
-        return Host(name, self._namespace(name))
-
-    def wire(self, host: Host, network: Network, number: int) -> str:
-        """Put a host on a network under this number; returns its address there."""
-        address, near, far = (
-            f"{network.prefix}.{number}",
-            f"eth{len(host.addresses)}",
-            self._count(),
-        )
-        port = ("peer", "name", f"port{far}", "netns", self._switch)
-        _run("ip", "-n", host.namespace, "link", "add", near, "type", "veth", *port)
-        _run("ip", "-n", host.namespace, "addr", "add", f"{address}/24", "dev", near)
-        _run("ip", "-n", host.namespace, "link", "set", near, "up")
-        _run("ip", "-n", self._switch, "link", "set", f"port{far}", "master", network.bridge, "up")
-        host.addresses.append(address)
-        return address
-
-    def close(self) -> None:
-        """Take everything down, whatever of it is there."""
-        for namespace in self._namespaces:
-            with suppress(NoLaboratory):
-                for process in _run("ip", "netns", "pids", namespace).split():
-                    with suppress(ProcessLookupError):
-                        os.kill(int(process), signal.SIGKILL)
-                _run("ip", "netns", "del", namespace)
-        self._namespaces.clear()
-
-    def _namespace(self, name: str) -> str:
-        namespace = f"{self._name}-{name}"
-        self._namespaces.append(namespace)
-        _run("ip", "netns", "add", namespace)
-        _run("ip", "-n", namespace, "link", "set", "lo", "up")
-        return namespace
-
-    def _count(self) -> int:
-        self._parts += 1
-        return self._parts
-
-
-def _check_tools() -> None:
-    if os.geteuid() != 0:
-        raise NoLaboratory("network namespaces need root")
-    for tool, package in TOOLS.items():
-        if shutil.which(tool) is None:
-            raise NoLaboratory(f"there is no `{tool}`: install {package}")
-
-
-def _run(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoLaboratory(f"{' '.join(words)}: {error}") from error
-    if done.returncode:
-        raise NoLaboratory(f"{' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def connections_of(process: int) -> set[tuple[str, str]]:

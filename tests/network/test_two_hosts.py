@@ -12,7 +12,8 @@ import pytest
 
 from swarm.checkpoint.folder import read_spec
 from tests.network.conftest import model_of
-from tests.network.hosts import Host, Laboratory, connections_of
+from tests.network.hosts import Host, connections_of
+from tests.network.laboratory import Laboratory
 from tests.whole.reference_model import expected
 from tests.whole.swarms import (
     START_SECONDS,
@@ -86,7 +87,7 @@ def two_hosts(lab: Laboratory) -> tuple[Host, Host]:
     network = lab.network(FIRST)
     hosts = lab.host("one"), lab.host("two")
     for number, host in enumerate(hosts):
-        lab.wire(host, network, number + 1)
+        lab.attach(host, network, number + 1)
     return hosts
 
 
@@ -127,8 +128,8 @@ def test_a_group_forms_at_the_addresses_that_its_nodes_announce(
     hosts, shared = (lab.host("one"), lab.host("two")), lab.network(SECOND)
     announced = []
     for number, host in enumerate(hosts):
-        lab.wire(host, lab.network(FIRST), 7)
-        address = lab.wire(host, shared, number + 1)
+        lab.attach(host, lab.network(FIRST), 7)
+        address = lab.attach(host, shared, number + 1)
         at = f"/ip4/{address}/tcp/{PORT}"
         announced.append(["--port", str(PORT), "--announce", at])
     pair = pair_on(hosts, halves(folder), nodes, folder, *announced)
