@@ -27,10 +27,11 @@ async def open_links(invite: Invite) -> AsyncIterator[Links]:
     What they stand on is loaded here: a command line is read without it.
     """
     from swarm.network import hold_network
+    from swarm.p2p.addresses import dialable
     from swarm.p2p.p2p_daemon import Network
     from swarm.trust.identity import Identity
 
-    network = Network(initial_peers=invite.addresses, client=True)
+    network = Network(initial_peers=dialable(invite.addresses), client=True)
     identity = Identity.throwaway()
     async with hold_network(identity, network, invite.swarm, invite.key) as held:
         yield Links(held.board, held.channel)

@@ -14,7 +14,7 @@ from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
 from swarm.network import hold_network
-from swarm.p2p.addresses import own_multiaddrs
+from swarm.p2p.addresses import dialable, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon
 from swarm.records import Capability, Manifest
@@ -60,7 +60,7 @@ def invite_of(config: NodeConfig) -> Invite | None:
                 "No invite is given, and none is remembered.",
                 "Pass --join INVITE, set SWARM_INVITE, or start a swarm with --host.",
             ) from error
-    return Invite.parse(invite_text(text))
+    return Invite.parse(invite_text(text)).require_current(time.time())
 
 
 @asynccontextmanager
@@ -176,5 +176,5 @@ def daemon_network(config: NodeConfig, invite: Invite | None) -> Network:
         host=config.listen,
         port=config.port,
         announce=config.announce,
-        initial_peers=invite.addresses if invite else (),
+        initial_peers=dialable(invite.addresses) if invite else (),
     )

@@ -170,7 +170,7 @@ def _add_network(made: Parser) -> None:
         *("--listen",),
         default=EVERY_ADDRESS,
         metavar="ADDRESS",
-        help="address of this machine to listen on (default: all of them)",
+        help="address of this machine to listen on, IPv4 or IPv6 (default: all of them)",
     )
     made.add_argument(
         "--port", type=int, default=0, help="default: a free one, or the one that is announced"
@@ -262,5 +262,5 @@ def _listened(text: str) -> str:
         return listening_host(text)
     except ValueError as error:
         raise BadInput(
-            f"--listen: {error}.", f"Give an IPv4 address of it, or {EVERY_ADDRESS} for all."
+            f"--listen: {error}.", f"Give an IP address of it, or {EVERY_ADDRESS} for all."
         ) from error

@@ -16,7 +16,7 @@ from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
-from node.device.endpoint import Reach
+from node.device.endpoint import Reach, group_host
 from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
@@ -128,7 +128,7 @@ class Node:
             await self._leave()
 
     def _add_devices(self, devices: list[MeasuredDevice]) -> None:
-        host = self._config.listen
+        host = group_host(self._config.listen)
         folder = str(self._served.folder)
         channel = self._network.channel
         quant = self._config.quant

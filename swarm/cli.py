@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "ask a swarm once",
     "chat": "talk with a swarm",
     "status": "who is in a swarm, what they serve, who plans",
+    "invite": "a fresh invite to a swarm that this machine is in; --qr shows it for a camera",
     "plan": "the plan that a swarm follows, or one for --instance of a file",
     "simulate": "play a plan through without a network",
 }

@@ -1,4 +1,4 @@
-"""The command line of generate, chat, status and plan: read before anything heavy is loaded."""
+"""The command lines of all that a client does: read before anything heavy is loaded."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,10 +6,11 @@ from pathlib import Path
 
 from client.network import Connect, open_links
 from client.session.deadlines import TIMEOUT_SECONDS
-from swarm.commands.command_line import Parser
+from swarm.commands.command_line import Parser, duration_of
 from swarm.errors import BadInput
 
 GENERATED_TOKENS = 64
+INVITED_SECONDS = 7 * 86400.0
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
 
@@ -28,6 +29,10 @@ def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect) 
     """Load what this command needs, and nothing else: a look at a swarm needs no model."""
     from client.cli.terminal import Terminal
 
+    if given.command == "invite":
+        from client.cli.invite import run_invite
+
+        return run_invite(given, Terminal(), connect)
     if given.command in ("status", "plan"):
         from client.cli.look import run_plan, run_status
 
@@ -57,6 +62,7 @@ def parser() -> Parser:
     for name, what in (("status", "who is there and what they serve"), ("plan", "the plan")):
         look = commands.add_parser(name, help=what)
         look.add_argument("--json", action="store_true", help="one JSON object")
+    _add_invite(commands.add_parser("invite", help="a fresh invite to a swarm"))
     for each in commands.choices.values():
         _add_swarm(each)
     return made
@@ -66,6 +72,17 @@ def _as_typed(error: BadInput) -> BadInput:
     """The same complaint under the option's name on a command line."""
     typed = TYPED.get(error.option, "--" + error.option.replace("_", "-"))
     return BadInput(error.cause.replace(error.option, typed, 1), error.next_step)
+
+
+def _add_invite(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--qr", action="store_true", help="show it as a QR code, too")
+    made.add_argument(
+        "--expires",
+        type=duration_of,
+        default=INVITED_SECONDS,
+        metavar="TIME",
+        help="how long it holds, like 12h or 30d (default: 7d)",
+    )
 
 
 def _add_swarm(made: argparse.ArgumentParser) -> None:

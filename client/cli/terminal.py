@@ -40,6 +40,10 @@ class Terminal:
         """Show one line, or several parted by newlines; strangers' words in it are escaped."""
         sys.stdout.write(_readable(text) + "\n")
 
+    def picture(self, text: str) -> None:
+        """Show what we have drawn ourselves, colours and all."""
+        sys.stdout.write(text + "\n")
+
     def head(self, text: str) -> None:
         """Show a heading."""
         self._console.print(Text(printable(text), style="bold cyan"))

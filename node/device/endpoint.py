@@ -20,7 +20,7 @@ HOSTS_CAP = 16  # of one member: a machine with containers has many
 LOOPBACK = "127.0.0.1"
 RESOLVE_SECONDS = 3.0
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-DIALABLE = ("ip4", "dns4", "dns")  # group sockets speak IPv4, as the node's own
+DIALABLE = ("ip4", "dns4", "dns")  # group sockets speak IPv4
 
 Addresses = Mapping[str, Sequence[str]]  # multiaddrs by peer
 
@@ -102,6 +102,11 @@ class Reach:
                 raise _unreachable(peer, known)
             found.append(Rank(hosts, endpoint.port, endpoint.certificate))
         return found
+
+
+def group_host(listened: str) -> str:
+    """Where group sockets listen: they speak IPv4, so beside IPv6 alone on this machine only."""
+    return LOOPBACK if ":" in listened else listened
 
 
 def hosts_in(multiaddrs: Iterable[str]) -> tuple[str, ...]:

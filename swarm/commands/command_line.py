@@ -18,6 +18,8 @@ from swarm.formatting import accept_any_text, printable
 
 INTERRUPTED = 130
 AGAIN_SECONDS = 0.01  # after which a lost Ctrl-C is raised again
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+LONGEST_DURATION = 5200.0 * 7 * 86400
 LONGEST_ERROR = 4000  # characters of one refusal
 # A full disk, a quota, a broken device or a closed descriptor: no file of ours, the output itself.
 OUTPUT_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
@@ -63,6 +65,17 @@ def seconds_of(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from error
     if not (math.isfinite(seconds) and seconds > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no time to wait")
+    return seconds
+
+
+def duration_of(text: str) -> float:
+    """Seconds of a time like 90s, 30m, 12h, 7d or 2w, as the type of an option."""
+    number, unit = text.strip()[:-1], text.strip()[-1:].lower()
+    if not number.isascii() or not number.isdigit() or unit not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no time; write it like 12h or 7d")
+    seconds = float(number) * UNITS[unit]
+    if not 0 < seconds <= LONGEST_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not between 1s and 5200w")
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ from hivemind.proto import p2pd_pb2
 from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
+from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
 from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
 
@@ -52,7 +54,7 @@ logger = logging.getLogger(__name__)
 class Network:
     """How a peer stands in the network; port 0 lets the system choose."""
 
-    host: str = LOOPBACK  # the address to listen on; 0.0.0.0 is every one of this machine
+    host: str = LOOPBACK  # the address to listen on; 0.0.0.0 is every one, IPv6 ones too
     port: int = 0
     announce: tuple[str, ...] = ()  # multiaddrs at which others reach us, if we cannot see them
     initial_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/<id>; empty founds a new swarm
@@ -68,7 +70,7 @@ class Network:
     @property
     def is_loopback(self) -> bool:
         """Whether only peers on this machine can reach us."""
-        return self.host.startswith("127.") and not self.announce
+        return ipaddress.ip_address(self.host).is_loopback and not self.announce
 
 
 class P2PDaemon:
@@ -304,32 +306,28 @@ def _options_of(network: Network) -> dict[str, Any]:
 def _listening(network: Network) -> list[str]:
     # No QUIC: hivemind's p2pd is built with a Go and a quic-go that strangers can exhaust
     # (CVE-2023-49295, CVE-2024-22189). TCP carries everything, hole punching too.
-    return [f"/ip4/{network.host}/tcp/{network.port}"]
+    return [tcp_multiaddr(host, network.port) for host in listening_hosts(network.host)]
 
 
 def _check_port(network: Network) -> None:
     """Refuse a port in use, which p2pd would share, and an address that is not this machine's."""
     if network.client:
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for host in listening_hosts(network.host):
         try:
-            probe.bind((network.host, network.port))
-            probe.listen()
+            socket.create_server((host, network.port), family=family_of(host)).close()
         except OSError as error:
-            raise _refused(error, network) from error
+            raise _refused(error, host, network.port) from error
 
 
-def _refused(error: OSError, network: Network) -> BadInput:
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
+def _refused(error: OSError, host: str, port: int) -> BadInput:
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         return BadInput(
-            f"{network.host} is no address of this machine.",
+            f"{host} is no address of this machine.",
             "Give one of its own with --listen, or 0.0.0.0 for all of them.",
         )
     taken = "is in use" if error.errno == errno.EADDRINUSE else f"is refused: {error.strerror}"
-    return BadInput(
-        f"Port {network.port} on {network.host} {taken}.", "Choose another with --port."
-    )
+    return BadInput(f"Port {port} on {host} {taken}.", "Choose another with --port.")
 
 
 def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachable:

@@ -27,6 +27,7 @@ KEY_HEAD = b"\x08\x01\x12\x40"  # protobuf: key_type = Ed25519, data = 64 bytes 
 PEER_HEAD = b"\x00\x24\x08\x01\x12\x20"  # multihash "identity" of a 36-byte protobuf public key
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 PEER_CAP = 64  # characters in a peer id
+KEY_SIZE = 32  # bytes of a public key
 FOUNDER_CHARACTERS = 26  # of base32: 130 bits, so that nobody finds another key with them
 OLD_FOUNDER_CHARACTERS = 8  # of swarms founded by earlier programs, which live on: 40 bits
 

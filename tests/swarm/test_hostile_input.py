@@ -27,7 +27,7 @@ from swarm.dht.dht_protocol import BUCKET_SIZE, ProtocolContext, SwarmProtocol, 
 from swarm.dht.peer_networks import Networks, network_of
 from swarm.dht.record_validator import SwarmValidator
 from swarm.errors import RemoteProtocolError, SwarmError
-from swarm.invites import HEAD, Invite, _checksum, invite_text, peer_of_address
+from swarm.invites import HEAD, HEAD_2, Invite, _checksum, invite_text, peer_of_address
 from swarm.p2p.frame_stream import frame_of
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network
@@ -238,15 +238,47 @@ addresses = st.text(max_size=60) | st.from_regex(r"(/(ip4|ip6|tcp|p2p|dns4|x)/[\
 
 def invite_around(content: Any) -> str:
     data = content if isinstance(content, bytes) else msgpack.packb(content)
-    return HEAD + base64.urlsafe_b64encode(data + _checksum(data)).decode()
+    return HEAD + base64.urlsafe_b64encode(data + _checksum(HEAD, data)).decode()
 
 
-invites = letters | st.one_of(
-    st.binary(max_size=60),
-    values,
-    st.lists(values, min_size=4, max_size=7),
-    st.tuples(st.lists(addresses, max_size=40), st.text(), st.text(), st.text(), values),
-).map(invite_around)
+def second_invite_around(content: Any) -> str:
+    data = content if isinstance(content, bytes) else msgpack.packb(content)
+    return HEAD_2 + base64.urlsafe_b64encode(data + _checksum(HEAD_2, data)).decode()
+
+
+packed_peers = st.lists(
+    st.lists(st.sampled_from([bytes(32), b"k" * 32]) | st.binary(max_size=40) | addresses | values)
+    | values,
+    max_size=5,
+)
+second_invites = st.tuples(
+    *(packed_peers, st.text(), st.text(), st.text(), st.integers(-1, 3) | values),
+    *(
+        packed_peers,
+        st.integers() | st.integers(-(2**63), 2**64 - 1) | values,
+        st.binary() | values,
+    ),
+).map(lambda each: second_invite_around(each) if _packs(each) else "swarm2:")
+
+
+def _packs(content: Any) -> bool:
+    try:
+        msgpack.packb(content)
+    except (OverflowError, ValueError):
+        return False
+    return True
+
+
+invites = (
+    second_invites
+    | letters
+    | st.one_of(
+        st.binary(max_size=60),
+        values,
+        st.lists(values, min_size=4, max_size=7),
+        st.tuples(st.lists(addresses, max_size=40), st.text(), st.text(), st.text(), values),
+    ).map(invite_around)
+)
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

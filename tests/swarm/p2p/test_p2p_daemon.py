@@ -164,7 +164,55 @@ def test_wrong_addresses_are_a_lost_peer_and_nothing_worse() -> None:
 
 
 def test_nobody_listens_on_quic() -> None:
-    assert _listening(Network(host="0.0.0.0", port=4001)) == ["/ip4/0.0.0.0/tcp/4001"]
+    for host in ("0.0.0.0", "127.0.0.1", "::1"):
+        listening = _listening(Network(host=host, port=4001))
+        assert all(each.endswith("/tcp/4001") for each in listening)
+
+
+def has_loopback_6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+ON_IPV6 = pytest.mark.skipif(not has_loopback_6(), reason="this machine has no ::1")
+
+
+@ON_IPV6
+def test_a_node_listens_on_ipv6_and_others_reach_it_there() -> None:
+    async def story() -> None:
+        host = await opened(Network(host="::1"))
+        (address,) = await host.addresses()
+        client = await opened(Network(initial_peers=(address,), client=True))
+        connected = await client.connected()
+        await client.close()
+        await host.close()
+        assert address.startswith("/ip6/::1/tcp/")
+        assert connected[host.peer] == (address,)
+
+    assert Network(host="::1").is_loopback
+    asyncio.run(story())
+
+
+@ON_IPV6
+def test_by_default_a_node_is_at_addresses_of_both_families() -> None:
+    async def story() -> None:
+        host = await opened(Network(host="0.0.0.0"))
+        kinds = {each.split("/")[1] for each in await host.addresses()}
+        await host.close()
+        assert kinds == {"ip4", "ip6"}
+
+    asyncio.run(story())
+
+
+@ON_IPV6
+def test_a_port_in_use_is_named_for_ipv6_too() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"Port {port} on ::1 is in use"):
+            asyncio.run(opened(Network(host="::1", port=port)))
 
 
 def test_sockets_that_killed_nodes_left_are_removed_and_no_others(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""The command `invite`: a fresh invite to a swarm that this machine is in, as a line or QR code."""
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from client.cli.look import invite_of
+from client.cli.qr_code import qr_code
+from client.cli.terminal import Terminal
+from client.event_loop_thread import EventLoopThread
+from client.network import Connect, Links
+from swarm.dht.bootstrap_peers import bootstrap_addresses, relay_addresses
+from swarm.errors import Unreachable
+from swarm.invites import Invite, peer_of_address
+from swarm.records import Capability, Relay
+
+logger = logging.getLogger(__name__)
+
+
+def run_invite(
+    given: argparse.Namespace,
+    terminal: Terminal,
+    connect: Connect,
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """`swarm invite`."""
+    known = invite_of(given)
+    expires = clock() + given.expires
+    with EventLoopThread() as loop_thread:
+        try:
+            with loop_thread.hold(connect(known)) as links:
+                invite = loop_thread.run(fresh_invite(links, known))
+        except Unreachable as error:
+            logger.warning("the invite names the peers known before: %s", error.cause)
+            invite = known
+    show_invite(replace(invite, expires=float(int(expires))), given, terminal)
+    return 0
+
+
+async def fresh_invite(links: Links, known: Invite) -> Invite:
+    """The swarm's invite with peers that are there now; raises Unreachable."""
+    capabilities = await links.board.read(Capability)
+    relays = await links.board.read(Relay)
+    first = peer_of_address(known.addresses[0])  # a node of this machine, where there is one
+    own = [each for each in known.addresses if peer_of_address(each) == first]
+    own = own if first in capabilities else []
+    addresses = bootstrap_addresses(own, capabilities, relays) or known.addresses
+    return replace(known, addresses=addresses, relays=relay_addresses(relays))
+
+
+def show_invite(invite: Invite, given: argparse.Namespace, terminal: Terminal) -> None:
+    """Print the line alone, so that it can be piped; the QR code and until when beside it."""
+    if given.qr:
+        terminal.picture(qr_code(invite.encode_for_qr()))
+    terminal.line(invite.encode())
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(invite.expires))
+    terminal.note(f"It names {_peers(invite)} and holds until {until}.")
+
+
+def _peers(invite: Invite) -> str:
+    count = len({peer_of_address(each) for each in invite.addresses})
+    return "1 peer" if count == 1 else f"{count} peers"

@@ -1,0 +1,97 @@
+"""`swarm invite`: a line that names who is there, until when it holds, and a code for cameras."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import segno
+
+from client.cli.commands import main
+from client.cli.qr_code import BLACK_ON_WHITE, HALVES, QUIET_MODULES, RESET, qr_code
+from client.network import Links
+from swarm.errors import BadInput, Unreachable
+from swarm.hardware import Device
+from swarm.invites import Invite, peer_of_address
+from swarm.records import Capability, Relay
+from swarm.testing.memory_network import MemoryWorld, peer_named
+from swarm.trust.identity import Identity
+
+DEVICE = Device(0, "cpu", "CPU", 10**9, 1e9, 1e9)
+HOST, SECOND, RELAY, ME = (Identity.throwaway().peer for _ in range(4))
+KNOWN = Invite((f"/ip4/203.0.113.1/tcp/1/p2p/{HOST}",), "forest-abcdefgh", "tiny", "a key")
+JOIN = ("--join", KNOWN.encode())
+
+
+@asynccontextmanager
+async def connect(_invite: Invite) -> AsyncIterator[Links]:
+    """Two members and a relay."""
+    world = MemoryWorld()
+    for number, peer in enumerate((HOST, SECOND), start=1):
+        at = [f"/ip4/203.0.113.{number}/tcp/1"]
+        known = Capability("m", [DEVICE], [], str(number), True, 0.0, addresses=at)
+        await world.board(peer).publish(known)
+    await world.board(RELAY).publish(Relay(["/ip4/203.0.113.9/tcp/1"], 0.0))
+    yield Links(world.board(peer_named("me")), world.channel(peer_named("me")))
+
+
+@asynccontextmanager
+async def nobody(_invite: Invite) -> AsyncIterator[Links]:
+    raise Unreachable("No peer in the invite answers.")
+    yield
+
+
+def made(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[Invite, str]:
+    """The invite that the command prints, and what it says beside it."""
+    assert main(["invite", *words, *JOIN], str, connect) == 0
+    shown = capsys.readouterr()
+    return Invite.parse(shown.out.strip().split("\n")[-1]), shown.err
+
+
+def test_it_names_every_peer_that_is_there_and_the_relays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    invite, said = made(capsys)
+    assert {peer_of_address(each) for each in invite.addresses} == {HOST, SECOND, RELAY}
+    assert peer_of_address(invite.addresses[0]) == HOST
+    assert [peer_of_address(each) for each in invite.relays] == [RELAY]
+    assert (invite.swarm, invite.model, invite.key) == ("forest-abcdefgh", "tiny", "a key")
+    assert "names 3 peers and holds until 20" in said
+
+
+def test_it_holds_for_as_long_as_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    week, _ = made(capsys)
+    hour, _ = made(capsys, "--expires", "1h")
+    assert 6.9 * 86400 < week.expires - hour.expires < 7 * 86400
+
+
+def test_where_nobody_answers_it_names_the_peers_known_before(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["invite", *JOIN], str, nobody) == 0
+    assert Invite.parse(capsys.readouterr().out).addresses == KNOWN.addresses
+    assert "names the peers known before" in caplog.text
+
+
+@pytest.mark.parametrize("time", ["7", "d", "0d", "-1d", "1.5h", "9999999w", "1y", "²d"])
+def test_a_time_that_is_none_is_refused(time: str) -> None:
+    with pytest.raises(BadInput, match=r"--expires.*(is no time|is not between)"):
+        main(["invite", f"--expires={time}", *JOIN], str, connect)
+
+
+def test_the_code_is_black_on_white_whatever_the_terminals_colours() -> None:
+    lines = qr_code("SWARM2:ABC").split("\n")
+    bare = [line.removeprefix(BLACK_ON_WHITE).removesuffix(RESET) for line in lines]
+    assert [f"{BLACK_ON_WHITE}{line}{RESET}" for line in bare] == lines
+    modules = {glyph: pair for pair, glyph in HALVES.items()}
+    rows = [[modules[glyph][half] for glyph in line] for line in bare for half in (0, 1)]
+    made = segno.make("SWARM2:ABC", error="l", micro=False, boost_error=False)
+    code = [[bool(module) for module in row] for row in made.matrix_iter(border=QUIET_MODULES)]
+    assert rows[: len(code)] == code
+
+
+def test_the_code_comes_before_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["invite", "--qr", *JOIN], str, connect) == 0
+    shown = capsys.readouterr().out.strip().split("\n")
+    assert all(line.startswith(BLACK_ON_WHITE) for line in shown[:-1])
+    assert re.fullmatch(r"swarm2:\S+", shown[-1])
