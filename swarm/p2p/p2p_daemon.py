@@ -30,11 +30,13 @@ from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
 from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
+from swarm.p2p.tcp_probe import tcp_problem
 from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
 
 START_SECONDS = 30.0
 CONTROL_SECONDS = 10.0  # for one word with the daemon
+DIAL_SECONDS = 8  # for the daemon to open a connection
 CLOSE_SECONDS = 5.0
 ADDRESSES_CAP = 8  # of one peer
 PEERS_REMEMBERED = 1024
@@ -92,11 +94,23 @@ class P2PDaemon:
         return tuple(f"{each}/p2p/{self.peer}" for each in shown if "p2p-circuit" not in each)
 
     async def connect(self, address: str) -> None:
-        """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable."""
+        """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable.
+
+        The cause is a few words, as they stand in a list of addresses.
+        """
+        peer = peer_of_address(address)
+        if problem := await self.problem_at(address):
+            raise Unreachable(problem)
         try:
-            await self._dial(peer_of_address(address), [address])
-        except (ControlFailure, OSError, asyncio.IncompleteReadError) as error:
-            raise Unreachable(f"{address} does not answer: {error}.") from error
+            await self._dial(peer, [address])
+        except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+            raise Unreachable("the own p2pd does not dial it") from error
+        except ControlFailure as error:
+            raise Unreachable(_dialing_problem(str(error))) from error
+
+    async def problem_at(self, address: str) -> str:
+        """Why nothing listens at a multiaddr, "" if something does; p2pd is not asked."""
+        return await tcp_problem(address)
 
     async def open_stream(
         self, peer: str, protocol: str
@@ -129,10 +143,25 @@ class P2PDaemon:
         return bool(self._known.get(peer))
 
     async def _dial(self, peer: str, addresses: list[str] | tuple[str, ...]) -> None:
+        """Let p2pd dial; safe to cancel, unlike hivemind's own call; raises ControlFailure."""
         kind = type(self.p2p.daemon_listen_maddr)
-        bare = [kind(address.partition("/p2p/")[0]) for address in addresses]
-        if bare:
-            await _in_time(self.p2p._client.connect(PeerID.from_base58(peer), bare))
+        bare = [kind(address.removesuffix(f"/p2p/{peer}")).to_bytes() for address in addresses]
+        if not bare:
+            return
+        wanted = p2pd_pb2.ConnectRequest(
+            peer=PeerID.from_base58(peer).to_bytes(), addrs=bare, timeout=DIAL_SECONDS
+        )
+        path = str(self.p2p.daemon_listen_maddr["unix"])
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=wanted)
+            await write_pbmsg(writer, request)
+            response = p2pd_pb2.Response()
+            await _in_time(read_pbmsg_safe(reader, response))
+        finally:
+            writer.close()
+        if response.type == p2pd_pb2.Response.ERROR:
+            raise ControlFailure(response.error.msg)
 
     async def _open_stream(
         self, peer: str, protocol: str
@@ -343,6 +372,15 @@ def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachabl
             f"Cannot listen on {where}: {_last_line(text)}.", "Choose another with --port."
         )
     return Unreachable(f"The network daemon p2pd did not start: {_last_line(text)}.", "Try again.")
+
+
+def _dialing_problem(text: str) -> str:
+    """What p2pd says of a failed dial, in a few words."""
+    if "peer id mismatch" in text:
+        return "another peer is there now"
+    if "backoff" in text:
+        return "failed a moment ago"
+    return _last_line(text)[-80:]
 
 
 def _last_line(text: str) -> str:

@@ -256,3 +256,23 @@ def test_a_closed_process_leaves_no_socket() -> None:
         assert not any(path.exists() for path in paths)
 
     asyncio.run(story())
+
+
+def test_why_an_address_cannot_be_dialed_is_a_few_words() -> None:
+    async def story() -> None:
+        host, daemon = await opened(Network()), await opened(Network())
+        bare = (await host.addresses())[0].partition("/p2p/")[0]
+        told = {
+            f"/ip4/127.0.0.1/tcp/1/p2p/{host.peer}": "refused",
+            f"{bare}/p2p/{peer_named('who was there before')}": "another peer is there now",
+            f"{bare}/nonsense/p2p/{host.peer}": "the own p2pd does not dial it",
+        }
+        for address, words in told.items():
+            with pytest.raises(Unreachable) as caught:
+                await daemon.connect(address)
+            assert caught.value.cause == words
+        await daemon.connect(f"{bare}/p2p/{host.peer}")
+        await host.close()
+        await daemon.close()
+
+    asyncio.run(story())
