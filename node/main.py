@@ -23,6 +23,8 @@ from node.node import Node
 from node.probe import memory_words
 from node.served_model import ServedModel, find_served, manifest_of, read_founded
 from node.status_lines import StatusLines, reach_of
+from node.supervisor import supervise
+from node.worker.standby_handle import StandbyWorker
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
@@ -78,7 +80,9 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     invite_of(config)  # refused before anything is opened
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     async with AsyncExitStack() as stack:
-        workers = await stack.enter_async_context(open_workers(config, detected))
+        standby = StandbyWorker(detected[0].kind)
+        stack.push_async_callback(standby.close)
+        workers = await stack.enter_async_context(open_workers(config, detected, standby))
         describe = workers[0].describe
         tasks = await stack.enter_async_context(TaskSet())
         founding = None
@@ -102,6 +106,8 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
         for each in devices:
             limits = config.memory_bytes, config.memory_share
             status.offer(each.device, memory_words(each.device, *limits))
+        keep = supervise("keeping a standby worker", partial(standby.keep, node.is_calm))
+        tasks.create("keeping a standby worker", keep)
         await node.run(devices, stop)
 
 

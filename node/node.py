@@ -247,6 +247,12 @@ class Node:
         elif vacant > VACANT_SECONDS:
             self._status.unplanned()
 
+    def is_calm(self) -> bool:
+        """Whether the plan is followed and some device serves: nothing starts, loads or is lost."""
+        devices = self._devices.values()
+        is_serving = any(device.shard is not None for device in devices)
+        return is_serving and self._settled() and not any(d.worker.ended.is_set() for d in devices)
+
     def _settled(self) -> bool:
         held = [device.shard_state for device in self._devices.values()]
         return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)

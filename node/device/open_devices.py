@@ -9,7 +9,9 @@ from node.config import NodeConfig
 from node.probe import Detected, chosen_dtype, detect
 from node.served_model import ServedModel
 from node.worker.messages import Measure, Measured
-from node.worker.worker_handle import WorkerPlace, WorkerProcess
+from node.worker.spawned_worker import WorkerPlace
+from node.worker.standby_handle import StandbyWorker
+from node.worker.worker_handle import WorkerProcess
 from swarm.errors import BadInput
 from swarm.hardware import Device
 
@@ -34,11 +36,11 @@ def detected_devices(config: NodeConfig) -> list[Detected]:
 
 @asynccontextmanager
 async def open_workers(
-    config: NodeConfig, detected: Sequence[Detected]
+    config: NodeConfig, detected: Sequence[Detected], standby: StandbyWorker
 ) -> AsyncIterator[list[WorkerProcess]]:
     """Hold a worker process for every device; it loads torch while its node joins the swarm."""
     async with AsyncExitStack() as stack:
-        yield [await _open_worker(config, found, stack) for found in detected]
+        yield [await _open_worker(_place_of(config, each), standby, stack) for each in detected]
 
 
 async def measured_devices(
@@ -59,9 +61,15 @@ async def measured_devices(
     ]
 
 
-async def _open_worker(config: NodeConfig, found: Detected, stack: AsyncExitStack) -> WorkerProcess:
-    place = WorkerPlace(found.torch_name, config.threads, config.slowdown, config.sessions_per_step)
-    worker = await WorkerProcess.spawn(place)
+def _place_of(config: NodeConfig, found: Detected) -> WorkerPlace:
+    numbers = config.threads, config.slowdown, config.sessions_per_step
+    return WorkerPlace(found.torch_name, *numbers)
+
+
+async def _open_worker(
+    place: WorkerPlace, standby: StandbyWorker, stack: AsyncExitStack
+) -> WorkerProcess:
+    worker = await WorkerProcess.spawn(place, standby)
     stack.push_async_callback(worker.close)
     return worker
 

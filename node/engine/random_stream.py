@@ -6,9 +6,7 @@ takes 5 ms a token. But these numbers come from a Mersenne Twister (MT19937), tw
 walk its state past words that nobody reads costs a hundredth of that - in a thread of its own.
 """
 
-import contextlib
 import functools
-import os
 import queue
 import threading
 from collections import OrderedDict
@@ -19,6 +17,7 @@ import torch
 
 from node.engine.kernels.kernel_cache import kernel
 from node.engine.shard_io import Array
+from node.engine.thread_priority import lower_own_priority
 from swarm.errors import NoRoom
 
 STATE_WORDS, MIDDLE = 624, 397  # of MT19937
@@ -28,7 +27,6 @@ LEFT, NEXT, WORDS = slice(8, 12), slice(16, 24), slice(24, 24 + 8 * STATE_WORDS)
 QUICK_TWISTS = 1 << 12  # walked at once: about 2 ms
 SLICE_TWISTS = 1 << 14  # walked before another session has its turn
 MOST_WALKS = 256  # kept; the oldest goes first
-LOWEST_PRIORITY = 19
 
 
 class Walk(Protocol):
@@ -127,8 +125,7 @@ class Walker:
             self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # Linux knows priorities of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        lower_own_priority()
         while True:
             key, walk = self._queue.get()
             walk.go_on()

@@ -204,15 +204,8 @@ class Worker:
         if self._is_ready:
             return
         self._is_ready = True
-        if self._device == "cpu":
-            import_lean()
-        for name in LOADING_NEEDS:
-            importlib.import_module(name)
-        from node.engine.random_stream import is_known
-
-        is_known()  # this torch's random numbers: their kernel is loaded from the cache
-        gc.collect()
-        gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
+        import_models("cpu" if self._device == "cpu" else "cuda")
+        keep_imports()
 
     # ------------------------------------------------------------------ one shard
 
@@ -358,14 +351,36 @@ def _spec_of(order: Load) -> StageSpec:
     return StageSpec(**spec)
 
 
+def import_models(kind: str) -> None:
+    """Import what loads models on a kind of device."""
+    if kind == "cpu":
+        import_lean()
+    for name in LOADING_NEEDS:
+        importlib.import_module(name)
+    from node.engine.random_stream import is_known
+
+    is_known()  # this torch's random numbers: their kernel is loaded from the cache
+
+
+def keep_imports() -> None:
+    """Let what is imported stay: a dropped shard is found without looking through it."""
+    gc.collect()
+    gc.freeze()
+
+
+def serve(node: socket.socket, pulse: socket.socket, place: Sequence[str]) -> None:
+    """Be the worker of a place - device, threads, slowdown, sessions - until the node is gone."""
+    device, threads, slowdown, sessions = place
+    torch.set_num_threads(int(threads))
+    worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))
+    answer_beats(pulse, lambda: worker.step_seconds)
+    worker.run()
+
+
 def main() -> None:
     """Run the worker on two inherited sockets: those, device, threads, slowdown, sessions."""
-    descriptor, pulse, device, threads, slowdown, sessions = sys.argv[1:7]
+    descriptor, pulse, *place = sys.argv[1:7]
     end_with_parent()
     log_printably()
-    gc.freeze()  # what is imported stays: a dropped shard is found without looking through it
-    torch.set_num_threads(int(threads))
-    node = socket.socket(fileno=int(descriptor))
-    worker = Worker(node, device=device, slowdown=float(slowdown), most_sessions=int(sessions))
-    answer_beats(socket.socket(fileno=int(pulse)), lambda: worker.step_seconds)
-    worker.run()
+    gc.freeze()  # what is imported stays, as above
+    serve(socket.socket(fileno=int(descriptor)), socket.socket(fileno=int(pulse)), place)

@@ -5,11 +5,9 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.config import worker_environment
 from node.worker.heartbeat import Heartbeat, cpu_seconds_of
 from node.worker.messages import (
     CODEC,
@@ -21,7 +19,8 @@ from node.worker.messages import (
     Prepare,
     Prepared,
 )
-from swarm.commands.package_finder import command_of
+from node.worker.spawned_worker import WORKER, SpawnedWorker, WorkerPlace
+from node.worker.standby_handle import StandbyWorker
 from swarm.errors import BadModel, Deadline, EngineError, RemoteProtocolError
 from swarm.model_spec import ModelSpec
 from swarm.p2p.frame_protocol import FrameProtocol
@@ -40,22 +39,6 @@ Question = tuple[type[Message], str]  # kind of the answer, and its group if it 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerPlace:
-    """What a worker is started with: its device, torch threads, slowdown, sessions in a step."""
-
-    device: str
-    threads: int
-    slowdown: float
-    sessions_per_step: int = 0  # 0 = as many as wait
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The worker's command line."""
-        numbers = (self.threads, self.slowdown, self.sessions_per_step)
-        return (self.device, *map(str, numbers))
-
-
 class WorkerProcess:
     """A spawned worker; whoever listens hears its answers, and its end as `Broken`.
 
@@ -64,8 +47,9 @@ class WorkerProcess:
 
     _heartbeat: Heartbeat | None = None  # of the process that runs
 
-    def __init__(self, place: WorkerPlace) -> None:
+    def __init__(self, place: WorkerPlace, standby: StandbyWorker | None = None) -> None:
         self._place = place
+        self._standby = standby
         self._listeners: list[OnAnswer] = []
         self._tasks = TaskSet()
         self._waiting: dict[Question, asyncio.Future[Message]] = {}
@@ -75,17 +59,20 @@ class WorkerProcess:
         self.ended = asyncio.Event()
 
     @classmethod
-    async def spawn(cls, place: WorkerPlace) -> "WorkerProcess":
-        """Start a worker; holds a process until closed."""
-        worker = cls(place)
-        await worker._start()
+    async def spawn(
+        cls, place: WorkerPlace, standby: StandbyWorker | None = None
+    ) -> "WorkerProcess":
+        """Start a worker, which `standby` may replace later; holds a process until closed."""
+        worker = cls(place, standby)
+        await worker._start(await SpawnedWorker.spawn(WORKER, *place.arguments))
         return worker
 
     async def restart(self) -> None:
-        """Start the process again after it has ended."""
+        """Start the process again after it has ended, or let the standby worker take its place."""
         await self.close()
         self._closing = False
-        await self._start()
+        spawned = await self._standby.take(self._place) if self._standby else None
+        await self._start(spawned or await SpawnedWorker.spawn(WORKER, *self._place.arguments))
         self.ended.clear()  # not before: whoever fails to start again has still ended
 
     def listen(self, on_answer: OnAnswer) -> None:
@@ -150,28 +137,13 @@ class WorkerProcess:
         self._stop_heartbeat()
         await self._tasks.close()
 
-    async def _start(self) -> None:
+    async def _start(self, spawned: SpawnedWorker) -> None:
         self._has_spoken = False
         self._hung = ""
-        (ours, theirs), (beats, beaten) = socket.socketpair(), socket.socketpair()
-        with contextlib.ExitStack() as undo, theirs, beaten:
-            undo.callback(ours.close)
-            undo.callback(beats.close)
-            self._process = await asyncio.create_subprocess_exec(
-                *command_of("node.worker"),
-                str(theirs.fileno()),
-                str(beaten.fileno()),
-                *self._place.arguments,
-                env=worker_environment(),
-                pass_fds=[theirs.fileno(), beaten.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the node, which drains first
-            )
-            undo.pop_all()
-        self._heartbeat = Heartbeat(
-            beats, self._kill, self._tasks, cpu_seconds=partial(cpu_seconds_of, self._process.pid)
-        )
-        await self._attach(ours)
+        self._process = spawned.process
+        cpu_seconds = partial(cpu_seconds_of, spawned.process.pid)
+        self._heartbeat = Heartbeat(spawned.beats, self._kill, self._tasks, cpu_seconds=cpu_seconds)
+        await self._attach(spawned.orders)
 
     def _kill(self, reason: str) -> None:
         """End a worker that hangs: its socket then says so to everybody."""

@@ -10,8 +10,9 @@ import pytest
 
 from node.device.weight_fetch import WeightFetch
 from node.worker.messages import Broken, Computed, Given, Load, Loaded, Need, Progress, Unload
+from node.worker.spawned_worker import WorkerPlace
 from node.worker.weight_requests import need_of, wanted_of
-from node.worker.worker_handle import WorkerPlace, WorkerProcess
+from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.byte_ranges import ByteRanges, size_of
 from swarm.checkpoint.safetensors_headers import PREFIX_BYTES, header_end
 from swarm.checkpoint.sparse_file import FileFacts, SparseFile

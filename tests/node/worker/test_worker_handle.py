@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from node.worker.messages import CODEC, Broken, Compute, Computed, Prepared, Release, Reserved
-from node.worker.worker_handle import END_SECONDS, WorkerPlace, WorkerProcess
+from node.worker.spawned_worker import WorkerPlace
+from node.worker.worker_handle import END_SECONDS, WorkerProcess
 from swarm.errors import EngineError
 from swarm.wire.messages import Busy, Message
 from tests.node.conftest import RunStand

@@ -29,7 +29,8 @@ from node.worker.messages import (
     Reserved,
     Unload,
 )
-from node.worker.worker_handle import WorkerPlace, WorkerProcess
+from node.worker.spawned_worker import WorkerPlace
+from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.folder import read_spec
 from swarm.errors import BadModel, EngineError
 from swarm.wire.messages import Message
