@@ -95,7 +95,7 @@ def test_every_form_of_activations_may_be_chosen(form: str) -> None:
         "--host --announce 203.0.113.7",
         "--host --announce 0.0.0.0:4001",
         "--host --announce /ip4/203.0.113.7",
-        "--host --listen ::1",
+        "--host --listen ::x",
         "--host --listen my-host",
         "--host --quant int4",
         "--host --dtype int8",
