@@ -5,13 +5,16 @@ READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
 SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: demo test test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-nodes test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
 
 test: $(READY)  ## the ordinary suite
-	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not network"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not nodes and not network"
+
+test-nodes: $(READY)  ## swarms of whole nodes as processes of their own, the demo among them
+	$(BIN)/python -m pytest $(SPREAD) -m "nodes and not slow"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
 	$(BIN)/python -m pytest $(SPREAD) -m "slow and not network"

@@ -18,6 +18,8 @@ from swarm.testing.memory_network import peer_named
 from tests.whole.reference_model import TINY
 from tests.whole.swarms import environment
 
+pytestmark = pytest.mark.nodes
+
 SECONDS = 150.0  # several processes import torch at once on a busy machine
 
 

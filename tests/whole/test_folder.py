@@ -24,6 +24,8 @@ from tests.whole.conftest import Swarm
 from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Part, flags_of, nodes_in, shard_bytes, wait_until
 
+pytestmark = pytest.mark.nodes
+
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 

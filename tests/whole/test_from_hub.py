@@ -17,6 +17,8 @@ from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 
+pytestmark = pytest.mark.nodes
+
 NAME = "someone/model"
 FOUR = Part("four", shard_bytes(SPEC, 5, *WHOLE, ends=1))
 HALF = Part("half", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=1.5)

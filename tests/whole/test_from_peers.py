@@ -19,6 +19,8 @@ from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.reference_model import TINY, expected
 from tests.whole.swarms import Nodes, Part, nodes_in, shard_bytes
 
+pytestmark = pytest.mark.nodes
+
 LARGE = Part("large", shard_bytes(SPEC, 5, *WHOLE, ends=1))
 NEWCOMER = Part("newcomer", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=1.5)
 

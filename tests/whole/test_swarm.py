@@ -21,6 +21,8 @@ from tests.whole.hostile import be_hostile
 from tests.whole.reference_model import expected, text_of
 from tests.whole.swarms import NodeProcess, wait_until
 
+pytestmark = pytest.mark.nodes
+
 STORY = "Once upon a time"
 LONG = "The fox asked the owl about the river and the moon. " * 12
 PROMPTS = {

@@ -19,6 +19,7 @@ def test_matching_counts_from_the_start(one: list[int], other: list[int], count:
     assert matching(one, other) == matching(other, one) == count
 
 
+@pytest.mark.nodes
 def test_four_nodes_share_a_model_unevenly_and_exactly() -> None:
     command = [sys.executable, "-c", RUN, "demo", "--json", "--max-tokens", "24"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
