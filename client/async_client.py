@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -24,6 +25,7 @@ from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
 from swarm.p2p.channel import Channel
 from swarm.state_folder import local_name, own_environment, state_folder
+from swarm.trust.peer_lists import peer_id
 from swarm.wire.messages import Fail, Message, Moved, SessionMessage
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,9 @@ class Client:
         state: Path | None = None,
         connect: Connect = open_links,
         raw_bytes: bool = False,  # prompt and answer are bytes as ids: the model has no tokenizer
+        trusted_ends: Iterable[str] = (),  # peers that alone may see text; none: anybody may
     ) -> None:
+        self._trusted_ends = frozenset(peer_id(peer, "--trusted-ends ") for peer in trusted_ends)
         self._invite = choose_invite(join, own_environment(), state)
         folder = state or state_folder(own_environment())
         hosted = local_name(folder, self._invite.swarm, self._invite.model)
@@ -110,7 +114,12 @@ class Client:
         local = await self.model()
         async with AsyncExitStack() as stack:
             self._links = await stack.enter_async_context(self._connect(self._invite))
-            self._route_finder = RouteFinder(self._links.board, local.spec, places=self._places)
+            self._route_finder = RouteFinder(
+                self._links.board,
+                local.spec,
+                places=self._places,
+                trusted_ends=self._trusted_ends,
+            )
             self._router = SessionRouter(self._links.channel)
             self._stack = stack.pop_all()
         self._is_open = True
@@ -156,12 +165,18 @@ class Client:
     ) -> TokenStream:
         """Pieces of text as they come: `async for piece in client.stream(...)`."""
         question = Question(prompt, messages, timeout_seconds, options)
-        return self.ask(self._connected().request(question))
+        return self.ask(self._connected().request(self._within_trust(question)))
 
     async def request(self, question: Question) -> Request:
         """Check a question without any peer, connected or not; raises BadInput, BadModel."""
         local = await self.model()
-        return await asyncio.to_thread(local.request, question)
+        return await asyncio.to_thread(local.request, self._within_trust(question))
+
+    def _within_trust(self, question: Question) -> Question:
+        """Between trusted ends nothing is guessed: guesses are ids, and pass all stages."""
+        if not self._trusted_ends:
+            return question
+        return replace(question, options={**question.options, "speculate": 0})
 
     def ask(self, request: Request) -> TokenStream:
         """Start to answer a question that `request` has checked."""

@@ -23,6 +23,7 @@ from swarm.state_folder import (
     write_private,
 )
 from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.peer_lists import PeerLists
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ async def open_network(
                 await _require_swarm(board, swarm)
 
         network = daemon_network(config, invite)
-        held = await stack.enter_async_context(hold_network(identity, network, swarm, key, enter))
+        lists = PeerLists(config.banned, config.allowed, config.state)
+        holding = hold_network(identity, network, swarm, key, enter, lists.problem_with)
+        held = await stack.enter_async_context(holding)
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)

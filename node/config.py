@@ -13,7 +13,7 @@ from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model_spec import BUILT_IN
 from swarm.p2p.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
 from swarm.state_folder import read_secret, state_folder
-from swarm.trust.identity import public_key_of
+from swarm.trust.peer_lists import ALLOW_FILE, BAN_FILE, peer_id
 
 PROGRAM = "python -m swarm.node"
 KEY_BYTES = 24  # of a secret that is made: beyond every word list
@@ -48,6 +48,8 @@ class NodeConfig:
     port: int = 0
     announce: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()  # peers that may plan as soon as they ask
+    banned: tuple[str, ...] = ()  # peers that we do not speak with
+    allowed: tuple[str, ...] = ()  # if there are any: the only ones that we speak with
     state: Path = Path()
 
     def __post_init__(self) -> None:
@@ -76,17 +78,6 @@ class NodeConfig:
             raise BadInput(f"--memory {self.memory_share:.0%} is out of range.", SIZE_FORM)
         if not 0 <= self.port < 65536:
             raise BadInput(f"--port {self.port} is out of range.", "Give a port from 1 to 65535.")
-
-
-def _peer_of(text: str) -> str:
-    peer = text.strip()
-    try:
-        public_key_of(peer)
-    except ValueError as error:
-        raise BadInput(
-            f"--trust {peer[:64]!r} is not the id of a peer.", "`swarm status --json` shows ids."
-        ) from error
-    return peer
 
 
 def worker_environment() -> dict[str, str]:
@@ -190,6 +181,26 @@ def _add_network(made: Parser) -> None:
         metavar="PEER",
         help="certify this peer as a planner when it asks, without having seen it serve",
     )
+    _add_lists(made)
+
+
+def _add_lists(made: Parser) -> None:
+    """With whom this node speaks."""
+    made.add_argument(
+        "--ban",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help="have nothing to do with this peer; more may stand in the state folder's file"
+        f" {BAN_FILE}, one a line, which is read again when it changes",
+    )
+    made.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help=f"have to do with this peer, and with no others but those named so or in {ALLOW_FILE}",
+    )
 
 
 def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
@@ -217,7 +228,9 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         listen=_listened(given.listen),
         port=given.port or (port_of(announced[0]) if announced else 0),
         announce=announced,
-        trusted=tuple(map(_peer_of, given.trust)),
+        trusted=tuple(peer_id(peer, "--trust ") for peer in given.trust),
+        banned=tuple(peer_id(peer, "--ban ") for peer in given.ban),
+        allowed=tuple(peer_id(peer, "--allow ") for peer in given.allow),
         state=given.state or state_folder(os.environ),
     )
 

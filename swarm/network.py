@@ -8,6 +8,7 @@ from swarm.dht.board import Board
 from swarm.dht.dht_board import DhtBoard
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.trust.door import Door, Refusal, open_to_all
 from swarm.trust.identity import Identity
 
 Enter = Callable[[Board], Awaitable[None]]
@@ -24,16 +25,22 @@ class HeldNetwork:
 
 @asynccontextmanager
 async def hold_network(
-    identity: Identity, network: Network, swarm: str, key: str, enter: Enter | None = None
+    identity: Identity,
+    network: Network,
+    swarm: str,
+    key: str,
+    enter: Enter | None = None,
+    refusal: Refusal = open_to_all,
 ) -> AsyncIterator[HeldNetwork]:
     """Hold a p2pd, and the board and channel of a swarm on it; raises BadInput, Unreachable.
 
     What `enter` does on the board is done before anybody can reach the channel; if it raises, the
-    channel is never opened.
+    channel is never opened. `refusal` says why we do not speak with a peer.
     """
     async with AsyncExitStack() as stack:
         daemon = await open_p2p(identity, network)
         stack.push_async_callback(daemon.close)
+        daemon.door = Door(identity.peer, refusal)
         board = await DhtBoard.open(
             daemon,
             swarm,

@@ -68,5 +68,10 @@ def options_of(given: argparse.Namespace) -> Options:
 
 def client_of(given: argparse.Namespace, connect: Connect) -> Client:
     """A client as a command line wants it, not yet connected."""
-    raw_bytes = given.raw_bytes
-    return Client(invite_of(given), model=given.model, connect=connect, raw_bytes=raw_bytes)
+    return Client(
+        invite_of(given),
+        model=given.model,
+        connect=connect,
+        raw_bytes=given.raw_bytes,
+        trusted_ends=given.trusted_ends,
+    )

@@ -101,6 +101,13 @@ def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None
     made.add_argument("--repetition-penalty", type=float, metavar="R")
     made.add_argument("--seed", type=int, metavar="S")
     made.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
+    made.add_argument(
+        "--trusted-ends",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help="let only this peer (and others named so) see text: serve the first and last layers",
+    )
     made.add_argument("--speculate", type=int, metavar="N", help="ids to guess ahead; 0 is off")
     made.add_argument(
         *("--timeout",),

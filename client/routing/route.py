@@ -26,6 +26,7 @@ class Need:
     layers: int
     capacity: int
     avoid: frozenset[str] = frozenset()  # peers blamed lately: taken only if there is no other
+    ends: frozenset[str] = frozenset()  # who may serve first and last layers; empty: anybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ def choose_route(adverts: Iterable[Advert], need: Need, known: Known | None = No
             arrivals.setdefault(offer.stage.end, _Arrivals(known.hops)).add(arrived)
     last = arrivals[need.layers].cheapest if need.layers in arrivals else None
     if last is None:
+        if problem := _untrusted_end(offers, need):
+            raise problem
         raise no_route((offer.stage for offer in offers), need.layers)
     return Route(tuple(reversed(list(_walk_back(last)))))
 
@@ -132,6 +135,25 @@ def no_route(stages: Iterable[StageAdvert], layers: int) -> NoRoute:
     else:
         cause = f"The stages on offer do not join up to one chain over {layers} layers."
     return NoRoute(cause, "Wait until peers have loaded them (`swarm status`), or join with more.")
+
+
+def is_trusted(stage: StageAdvert, need: Need) -> bool:
+    """Whether a stage may see the text that it would see."""
+    is_end = stage.start == 0 or stage.end == need.layers
+    return not (need.ends and is_end) or all(m.peer in need.ends for m in stage.members)
+
+
+def _untrusted_end(offers: Iterable["_Offer"], need: Need) -> NoRoute | None:
+    """The error for ends that only peers hold which are not trusted with them, if that is so."""
+    known = list(offers)
+    first = any(offer.start == 0 for offer in known)
+    last = any(offer.stage.end == need.layers for offer in known)
+    if not need.ends or (first and last):
+        return None
+    return NoRoute(
+        f"No peer trusted with text serves the {'last' if first else 'first'} layers.",
+        "Name more peers with --trusted-ends, or wait until one of them serves there.",
+    )
 
 
 def load_factor(sessions: int) -> float:
@@ -228,7 +250,8 @@ class _Arrivals:
 def _offers(adverts: Iterable[Advert], need: Need, known: Known) -> Iterator[_Offer]:
     for advert in adverts:
         for stage in advert.stages if advert.model == need.model else ():
-            if stage.end <= need.layers and math.isfinite(stage.step_seconds):
+            is_usable = stage.end <= need.layers and math.isfinite(stage.step_seconds)
+            if is_usable and is_trusted(stage, need):
                 leaving = LEAVING_SECONDS if advert.leaving else 0.0
                 yield _Offer(stage, leader_of(stage), leaving + _seconds_of(stage, need, known))
 

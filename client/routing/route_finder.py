@@ -36,7 +36,9 @@ class RouteFinder:
         empty_seconds: float = EMPTY_SECONDS,
         chance: Random | None = None,
         places: Places | None = None,
+        trusted_ends: frozenset[str] = frozenset(),
     ) -> None:
+        self.trusted_ends = trusted_ends  # who may see text; empty: anybody
         self._board, self._spec = board, spec
         self._clock = asyncio.get_running_loop().time
         self._empty_seconds = empty_seconds

@@ -168,8 +168,9 @@ class Session:
             fresh, pause = True, min(1.5 * pause, self._timeouts.longest_pause_seconds)
 
     def _need(self, avoid: frozenset[str] = frozenset()) -> Need:
-        spec = self._route_finder.spec
-        return Need(spec.digest, spec.layers, self._request.capacity, self._cooldowns.all | avoid)
+        spec, ends = self._route_finder.spec, self._route_finder.trusted_ends
+        avoid |= self._cooldowns.all
+        return Need(spec.digest, spec.layers, self._request.capacity, avoid, ends)
 
     async def _follow(self, route: Route) -> None:
         self._epoch += 1
@@ -186,7 +187,8 @@ class Session:
     async def _open(self, route: Route) -> None:
         self._deadlines.expect()
         self._unopened = set(range(len(route.stages)))
-        self._held = len(self.transcript.ids) - 1
+        ends = self._route_finder.trusted_ends  # stages between them cannot know what they hold
+        self._held = 0 if ends else len(self.transcript.ids) - 1
         async with TaskSet() as sends:
             for hop, leader in enumerate(route.leaders):
                 sends.create("opening a stage", self._post(leader, self._open_for(route, hop)))
@@ -235,8 +237,18 @@ class Session:
             capacity=self._request.capacity,
             generated=len(self.transcript.generated),
             sampling=self._request.sampling.for_stages() if is_last else {},
-            body=ids_to_bytes(self.transcript.ids),
+            body=ids_to_bytes(self._ids_for(hop, is_last=is_last)),
         )
+
+    def _ids_for(self, hop: int, *, is_last: bool) -> list[int]:
+        """The ids so far; as many of no meaning for a stage between trusted ends.
+
+        Such a stage finds shared beginnings by them, and computes with hidden rows alone.
+        """
+        ids = self.transcript.ids
+        if not self._route_finder.trusted_ends or hop == 0 or is_last:
+            return ids
+        return [secrets.randbelow(self._route_finder.spec.vocab) for _ in ids]
 
     async def _prefill(self, route: Route) -> None:
         ids = self.transcript.ids

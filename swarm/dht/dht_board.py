@@ -151,7 +151,7 @@ class DhtBoard:
             record_validator=self._validator,
         )
         networks = Networks(self._daemon.connected)
-        context = ProtocolContext(self._validator.key, networks, self._clock)
+        context = ProtocolContext(self._validator.key, networks, self._clock, self._daemon.door)
         protocol = await SwarmProtocol.open(p2p, self._validator, context, client=client)
         self._node.protocol = protocol
         self._replicas = Replicas(self._node, self.peer)

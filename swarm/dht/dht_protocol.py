@@ -31,6 +31,7 @@ from swarm.dht.peer_networks import Networks
 from swarm.dht.record_validator import SwarmValidator
 from swarm.p2p.rate_limit import Budget, RateLimit
 from swarm.records import TTL_CAP
+from swarm.trust.door import Door
 from swarm.trust.network_clock import CLOCK, NetworkClock
 from swarm.trust.swarm_key import SwarmKey
 
@@ -57,6 +58,7 @@ class ProtocolContext:
     key: SwarmKey
     networks: Networks
     clock: NetworkClock
+    door: Door
 
 
 class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
@@ -151,10 +153,14 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         node_id, peer = request.peer.node_id, str(sender)
         proof = self._context.key.proof(QUESTION, peer, self._peer)
         return (
-            hmac.compare_digest(request.auth.signature, proof)
+            self._is_welcome(peer)
+            and hmac.compare_digest(request.auth.signature, proof)
             and node_id in (b"", node_id_of(peer).to_bytes())
             and self._calls.allows(peer)
         )
+
+    def _is_welcome(self, peer: str) -> bool:
+        return self._context.door.admits(peer)
 
     def _proven(self, answer: Any, asker: PeerID) -> Any:
         answer.auth.signature = self._context.key.proof(ANSWER, self._peer, str(asker))
@@ -234,7 +240,9 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
 
     def get_stub(self, peer: PeerID) -> "_Stub":
         """What calls a peer: with our proof, and only for an answer with its own."""
-        return _Stub(super().get_stub(peer), self._context.key, self._peer, str(peer))
+        stub = _Stub(super().get_stub(peer), self._context.key, self._peer, str(peer))
+        stub.is_welcome = self._is_welcome(str(peer))
+        return stub
 
     async def read_clock(self, peer: PeerID) -> float | None:
         """By how much a peer's wall clock is ahead of our time; None if it does not answer."""
@@ -268,7 +276,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         self, node_id: DHTID | None, peer_id: PeerID, responded: bool = True
     ) -> None:
         """Let a peer in under the id that follows from its own, and under no other."""
-        if self.is_distrusted(str(peer_id)):
+        if self.is_distrusted(str(peer_id)) or not self._is_welcome(str(peer_id)):
             return
         if node_id is None or node_id == node_id_of(str(peer_id)):
             await super().update_routing_table(node_id, peer_id, responded)
@@ -300,7 +308,9 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         return {
             node_id: peer_id
             for node_id, peer_id in near.items()
-            if node_id == node_id_of(str(peer_id)) and not self.is_distrusted(str(peer_id))
+            if node_id == node_id_of(str(peer_id))
+            and not self.is_distrusted(str(peer_id))
+            and self._is_welcome(str(peer_id))
         }
 
     def _validate_dictionary(self, key_bytes: bytes, dictionary: DictionaryDHTValue) -> bool:
@@ -329,6 +339,7 @@ class _Stub:
         self._stub = stub
         self._question = key.proof(QUESTION, own, peer)
         self._answer = key.proof(ANSWER, peer, own)
+        self.is_welcome = True
 
     async def rpc_ping(self, request: Any, **options: float) -> Any:
         """Ask whether the peer is there."""
@@ -348,6 +359,8 @@ class _Stub:
     async def _ask(
         self, call: Callable[..., Awaitable[Any]], request: Any, options: dict[str, float]
     ) -> Any:
+        if not self.is_welcome:
+            raise ValueError("we do not speak with this peer")
         request.auth.signature = self._question
         answer = await call(request, **options)
         if not hmac.compare_digest(answer.auth.signature, self._answer):

@@ -14,7 +14,14 @@ from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
-from swarm.errors import Deadline, LocalProtocolError, PeerError, PeerLost, RemoteProtocolError
+from swarm.errors import (
+    Deadline,
+    LocalProtocolError,
+    PeerError,
+    PeerLost,
+    PeerRefused,
+    RemoteProtocolError,
+)
 from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.p2p_daemon import P2PDaemon
@@ -45,6 +52,7 @@ class LibP2PChannel:
 
     def __init__(self, daemon: P2PDaemon, swarm: str, key: str, ping_seconds: float) -> None:
         self.peer = daemon.peer
+        self._door = daemon.door
         self._daemon = daemon
         self._key = SwarmKey(swarm, key)
         self._frames = f"/swarm/1/{self._key.name}/frames"
@@ -121,6 +129,7 @@ class LibP2PChannel:
                 if peer == self.peer:
                     return await self._rpc.ask_myself(peer, name, payload)
                 proof = self._proof(self.peer, _known_form(peer))
+                self._require_admitted(peer)
                 await self._disconnects.finish(peer)
                 return await self._rpc.ask(peer, name, payload, proof)
         except TimeoutError as error:
@@ -152,6 +161,7 @@ class LibP2PChannel:
             connection.users -= 1
 
     async def _open_stream_to(self, peer: str, connection: PeerConnection) -> FrameStream:
+        self._require_admitted(peer)
         await self._disconnects.finish(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
@@ -161,6 +171,10 @@ class LibP2PChannel:
         connection.open(stream)
         self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
         return stream
+
+    def _require_admitted(self, peer: str) -> None:
+        if problem := self._door.problem_with(peer):
+            raise PeerRefused(f"Not asked: {problem}", peer=peer)
 
     async def _hear_pongs(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         reason = "its stream ended"
@@ -194,6 +208,8 @@ class LibP2PChannel:
     async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
         if self._closed:
             raise RemoteProtocolError("The channel is closed.")
+        if problem := self._door.problem_with(peer):
+            raise RemoteProtocolError(problem)
         with self._unproved.place(peer, stream.abort):
             async with asyncio.timeout(HELLO_SECONDS):
                 proof = await reader.readexactly(PROOF_BYTES)
@@ -252,8 +268,9 @@ class LibP2PChannel:
             writer.close()
             return
         peer = str(info.peer_id)
-        proof = self._proof(peer, self.peer)
-        serving = self._rpc.serve(peer, reader, writer, proof)
+        serving = self._rpc.serve(
+            peer, reader, writer, self._proof(peer, self.peer), self._door.problem_with(peer)
+        )
         await asyncio.wait([self._tasks.create("serving a question", serving)])
 
     async def _beat(self) -> None:
@@ -261,6 +278,7 @@ class LibP2PChannel:
             await asyncio.sleep(self._ping_seconds)
             if not self._listening.is_set():  # we do not read yet, so silence says nothing
                 continue
+            self._part_from_refused()
             for peer, connection in list(self._connections.items()):
                 if connection.is_idle:
                     del self._connections[peer]
@@ -274,6 +292,13 @@ class LibP2PChannel:
                     stream.write_now(PINGS.encode(HEARD))
                 else:
                     stream.quiet_beats += 1
+
+    def _part_from_refused(self) -> None:
+        """End the streams of peers that the door has let in before, and does not admit any more."""
+        outgoing = {p: c.stream for p, c in self._connections.items() if c.stream is not None}
+        for peer, stream in [*self._incoming.items(), *outgoing.items()]:
+            if problem := self._door.problem_with(peer):
+                self._lose(peer, stream, problem)
 
     def _give_up(self, peer: str, stream: FrameStream) -> None:
         self._disconnects.begin(peer)  # else the next call finds the dead connection

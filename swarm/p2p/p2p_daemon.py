@@ -32,6 +32,7 @@ from swarm.invites import peer_of_address
 from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
 from swarm.p2p.tcp_probe import tcp_problem
 from swarm.task_set import TaskSet
+from swarm.trust.door import Door
 from swarm.trust.identity import Identity
 
 START_SECONDS = 30.0
@@ -81,6 +82,8 @@ class P2PDaemon:
     def __init__(self, p2p: P2P) -> None:
         self.p2p = p2p
         self.peer: str = p2p.peer_id.to_base58()
+        self.door = Door(self.peer)
+        """Whom channel and board on this daemon have to do with."""
         self.ended = asyncio.Event()
         self._closing = False
         self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()

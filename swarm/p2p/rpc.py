@@ -117,10 +117,15 @@ class Rpc:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         expected_proof: bytes,
+        refusal: str = "",
     ) -> None:
-        """Read one question of a peer and answer it."""
+        """Read one question of a peer and answer it, or say why not."""
         try:
-            status, answer = await self._status_and_answer(peer, (reader, writer), expected_proof)
+            if refusal:
+                status, answer = RpcStatus("refused", refusal), b""
+            else:
+                asked = self._status_and_answer(peer, (reader, writer), expected_proof)
+                status, answer = await asked
             writer.writelines(frame_of(status.encode(), answer))
             async with asyncio.timeout(READ_SECONDS):
                 await writer.drain()

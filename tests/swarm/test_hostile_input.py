@@ -34,6 +34,7 @@ from swarm.p2p.p2p_daemon import Network
 from swarm.p2p.rpc import RpcStatus
 from swarm.records import KINDS
 from swarm.testing.memory_network import peer_named
+from swarm.trust.door import Door
 from swarm.trust.identity import Identity, swarm_id
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.swarm_key import SwarmKey
@@ -155,7 +156,7 @@ async def nobody() -> dict[str, tuple[str, ...]]:
 
 async def open_protocol() -> tuple[SwarmProtocol, OneAnswer]:
     p2p = OneAnswer()
-    context = ProtocolContext(SwarmKey(SWARM), Networks(nobody), CLOCK)
+    context = ProtocolContext(SwarmKey(SWARM), Networks(nobody), CLOCK, Door(FOUNDER.peer))
     validator = SwarmValidator(SWARM, FOUNDER)
     protocol = await SwarmProtocol.open(p2p, validator, context, client=True)
     protocol.wait_timeout = 1.0

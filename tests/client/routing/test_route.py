@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -191,3 +192,23 @@ def test_a_claim_of_no_time_at_all_is_taken_as_the_least_that_is_possible() -> N
     liar, honest = stage("liar", 0, 6, 0.0), stage("honest", 0, 6, LAYERS * LEAST_LAYER_SECONDS)
     own = Counter({"liar": 1})
     assert choose_route([advert(liar), advert(honest)], NEED, Known(own=own)).leaders == ("honest",)
+
+
+def test_only_trusted_peers_serve_where_text_is_seen() -> None:
+    need = replace(NEED, ends=frozenset({"a", "c"}))
+    slow = [stage("a", 0, 2, 0.5), stage("c", 4, 6, 0.5)]
+    fast = [stage("x", 0, 2), stage("b", 2, 4), stage("x", 4, 6), stage("x", 0, 6)]
+    assert choose_route(map(advert, [*slow, *fast]), need).leaders == ("a", "b", "c")
+    for missing, word in ((slow[0], "first"), (slow[1], "last")):
+        offers = [each for each in [*slow, *fast] if each is not missing]
+        with pytest.raises(NoRoute, match=f"No peer trusted with text serves the {word} layers"):
+            choose_route(map(advert, offers), need)
+    with pytest.raises(NoRoute, match="serves layers 2-3"):
+        choose_route(map(advert, slow), need)
+
+
+def test_every_member_of_a_stage_at_an_end_sees_text() -> None:
+    pair = StageAdvert(0, 6, [Member("a", 0, 1, 1), Member("x", 0, 1, 0)], 0.01, 1000, 0)
+    assert choose_route([advert(pair)], replace(NEED, ends=frozenset({"a", "x"})))
+    with pytest.raises(NoRoute, match="trusted"):
+        choose_route([advert(pair)], replace(NEED, ends=frozenset({"a"})))

@@ -71,6 +71,42 @@ def test_open_names_the_route_and_sampling_goes_to_the_last_stage_only(in_swarm:
     in_swarm(story)
 
 
+def test_between_trusted_ends_a_stage_learns_no_id_of_the_prompt(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        names = (("first", 0, 2), ("middle", 2, 4), ("last", 4, LAYERS))
+        first, middle, last = [await swarm.stage(*each) for each in names]
+        swarm.route_finder.trusted_ends = frozenset({first.peer, last.peer})
+        await swarm.session(PROMPT, max_tokens=9).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 9)
+        opens = [next(m for m in stage.heard if isinstance(m, Open)) for stage in (first, last)]
+        assert [ids_of_bytes(opened.body) for opened in opens] == [PROMPT, PROMPT]
+        (blinded,) = (m for m in middle.heard if isinstance(m, Open))
+        assert len(ids_of_bytes(blinded.body)) == len(PROMPT)
+        assert ids_of_bytes(blinded.body) != PROMPT
+
+    in_swarm(story)
+
+
+def test_what_a_stage_between_trusted_ends_says_it_holds_is_computed_anew(in_swarm: Run) -> None:
+    def claims(stage: ScriptedStage, peer: str, message: Message) -> bool:
+        if isinstance(message, Open):
+            stage.opened[message.session], stage.ids[message.session] = message, []
+            stage.clients[message.session] = peer
+            reply = Opened(message.session, message.epoch, message.key, message.stage, held=2)
+            stage.spawn(stage.channel.send(peer, reply))
+        return isinstance(message, Open)
+
+    async def story(swarm: ScriptedSwarm) -> None:
+        stages = await pair(swarm)
+        for stage in stages:
+            stage.hook = claims
+        swarm.route_finder.trusted_ends = frozenset(stage.peer for stage in stages)
+        await swarm.session(PROMPT, max_tokens=3).run()
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+
+    in_swarm(story)
+
+
 def test_one_peer_may_lead_every_stage(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("only", 0, LAYERS)

@@ -9,6 +9,7 @@ from typing import Any
 from hivemind.p2p import PeerID
 
 from swarm.dht.dht_board import DhtBoard
+from swarm.trust.door import Door
 from swarm.trust.identity import Identity, swarm_id
 
 
@@ -50,6 +51,10 @@ class MemoryProcess:
     world: "DhtWorld"
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def door(self) -> Door:
+        return self.world.doors.get(self.peer, Door(self.peer))
+
     async def connected(self) -> dict[str, tuple[str, ...]]:
         return {peer: (self.world.address_of(peer),) for peer in self.world.peers}
 
@@ -68,6 +73,7 @@ class DhtWorld:
     founder: Identity = field(default_factory=Identity.throwaway)
     peers: dict[str, MemoryP2P] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
+    doors: dict[str, Door] = field(default_factory=dict)  # of peers that refuse somebody
 
     @property
     def id(self) -> str:

@@ -18,6 +18,7 @@ from swarm.dht.dht_protocol import ProtocolContext, SwarmProtocol, _bounded
 from swarm.dht.peer_networks import Networks
 from swarm.records import TTL_CAP
 from swarm.testing.memory_network import peer_named
+from swarm.trust.door import Door
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.swarm_key import SwarmKey
 
@@ -168,7 +169,9 @@ async def guarded() -> Any:
     """A protocol whose validator takes b"good" only."""
     own = PeerID.from_base58(peer_named("own"))
     judge: Any = SimpleNamespace(validate=lambda record: record.value == b"good")
-    context = ProtocolContext(SwarmKey("swarm"), Networks(nobody_is_connected), CLOCK)
+    context = ProtocolContext(
+        SwarmKey("swarm"), Networks(nobody_is_connected), CLOCK, Door(str(own))
+    )
     p2p: Any = SimpleNamespace(peer_id=own)
     return await SwarmProtocol.open(p2p, judge, context, client=True)
 

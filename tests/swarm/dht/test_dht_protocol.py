@@ -24,9 +24,10 @@ from swarm.dht.dht_protocol import (
     _is_bounded,
     node_id_of,
 )
-from swarm.errors import LocalProtocolError
+from swarm.errors import LocalProtocolError, Unreachable
 from swarm.records import Advert, Lease, PlanRef
 from swarm.testing.memory_network import peer_named
+from swarm.trust.door import Door
 from swarm.trust.identity import Identity
 from tests.swarm.dht.dht_world import DhtWorld
 
@@ -314,5 +315,21 @@ def test_a_plain_hivemind_node_reads_an_open_swarm() -> None:
         ((item, _),) = (await old.protocol.call_find(*asked)).values()
         assert [peer for peer, _ in item.value.items()] == [board.peer]
         await board.close()
+
+    run(story)
+
+
+def test_a_peer_that_is_refused_reads_nothing_and_is_asked_nothing() -> None:
+    async def story() -> None:
+        world, bad = DhtWorld(), Identity.throwaway()
+        refusal = {bad.peer: "It is banned."}.get
+        world.doors[world.founder.peer] = Door(world.founder.peer, lambda p: refusal(p) or "")
+        host = await world.board()
+        await host.publish(PlanRef(1, 0, "digest", 1))
+        with pytest.raises(Unreachable, match="No peer in the invite answers"):
+            await world.board(bad)
+        assert host.neighbours == 0
+        other = await world.board()
+        assert await other.read(PlanRef)
 
     run(story)

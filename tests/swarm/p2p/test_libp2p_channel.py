@@ -569,3 +569,25 @@ def test_pings_are_not_messages(swarm: Swarm, victim: Peer, rogue: Peer) -> None
         assert victim.messages.empty()
 
     swarm.run(story())
+
+
+def test_a_peer_that_is_refused_gets_neither_answers_nor_streams(swarm: Swarm) -> None:
+    async def story() -> None:
+        host, bad = await swarm.peer(), await swarm.peer()
+        host.channel.answer("echo", echo)
+        assert await bad.channel.ask(host.id, "echo", b"hello") == b"hello"
+        await bad.channel.send(host.id, step(0))
+        await host.message()
+        banned: set[str] = set()
+        host.daemon.door._refusal = lambda peer: "It is banned." if peer in banned else ""
+        banned.add(bad.id)
+        assert (await bad.loss())[0] == host.id, "the stream that was open ends within a beat"
+        with pytest.raises(PeerRefused, match="It is banned"):
+            await bad.channel.ask(host.id, "echo", b"hello")
+        with pytest.raises(PeerRefused, match="Not asked: It is banned"):
+            await host.channel.ask(bad.id, "echo", b"hello")
+        with pytest.raises(PeerRefused, match="banned"):
+            await host.channel.send(bad.id, step(1))
+        assert host.messages.empty()
+
+    swarm.run(story())
