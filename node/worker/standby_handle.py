@@ -71,6 +71,7 @@ class StandbyWorker:
 
     async def take(self, place: WorkerPlace) -> SpawnedWorker | None:
         """Give the standby worker a place, and its process away; None if none is to be had."""
+        self._calm_since = time.monotonic()  # a worker was lost: the next one can wait
         self._hear()
         spawned, self._spawned = self._spawned, None
         if spawned is None:

@@ -279,6 +279,10 @@ def test_none_is_started_before_the_node_has_been_calm_for_long_and_while_it_loa
         assert len(idler.pids) == 1
         await standby._look(is_calm=False)  # something loads while this one does
         assert not idler.are_alive
+        now[0] += 60
+        assert await standby.take(PLACE) is None  # a worker was lost, and is back at once
+        await standby._look(is_calm=True)
+        assert len(idler.pids) == 1
 
     asyncio.run(story())
 
