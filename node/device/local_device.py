@@ -32,6 +32,7 @@ from swarm.wire.rules import FailCode
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
+STEADY_SECONDS = 60.0  # served alone for so long: its loss is no sign that it cannot be loaded
 DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
 
 
@@ -56,10 +57,16 @@ class ShardState:
 
     assignment: Assignment
     group: str
-    since: float  # its load began, or last went on
+    since: float  # its load began, last went on, or ended
     ready: bool = False
     fraction: float = 0.0
     pipeline: Pipeline | None = None  # of the plan that it was loaded for
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it has served for long, in a stage of its own: no other rank has to get ready."""
+        is_alone = len(self.assignment.stage.shards) == 1
+        return self.ready and is_alone and time.monotonic() - self.since >= STEADY_SECONDS
 
 
 class LocalDevice:
@@ -80,6 +87,7 @@ class LocalDevice:
         self._since = time.monotonic()
         self._restarted_at = 0.0
         self._failures = self._alike = 0
+        self._was_steady = False  # the shard that was lost last
         self._cause = ""  # of the last failure
         self._dropped_at = -math.inf  # a ready shard, because a plan said so
         self._lock = asyncio.Lock()
@@ -112,7 +120,7 @@ class LocalDevice:
             held=shard_state.assignment if shard_state else None,
             ready=bool(shard_state and shard_state.ready),
             since=shard_state.since if shard_state else self._since,
-            failures=self._failures,
+            failures=self._failures - self._was_steady,
             protected=self._is_protected(),
             alike=self._alike,
         )
@@ -222,6 +230,7 @@ class LocalDevice:
 
     def _ready(self, shard_state: ShardState, loaded: Loaded) -> None:
         shard_state.ready, shard_state.fraction = True, 1.0
+        shard_state.since = time.monotonic()
         self.loaded = loaded
         self._failures = self._alike = 0
         if not shard_state.assignment.leads:
@@ -265,6 +274,7 @@ class LocalDevice:
     def _lose(self, cause: str, alike: int = 1) -> None:
         """Give up the shard; a group that does not form is tried again as if for a new cause."""
         self._failures += 1
+        self._was_steady = self.shard_state is not None and self.shard_state.is_steady
         self._cause, self._alike = cause, alike
         self._context.server.retire(self.index, FailCode.STAGE_LOST)
         self._forget()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.device.local_device import LocalDevice
+from node.device.local_device import STEADY_SECONDS, LocalDevice
 from node.device.shard_policy import ALIKE
 from node.worker.messages import Broken, Loaded, Prepared
 from swarm.errors import Deadline
@@ -84,6 +84,41 @@ def test_a_shard_is_lost_for_what_its_worker_says_until_the_next_one_is_ready() 
         assert device.failure == ""
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("shards", "seconds", "failures"),
+    [(1, STEADY_SECONDS, 0), (1, STEADY_SECONDS - 1, 1), (2, STEADY_SECONDS, 1)],
+    ids=["served for long", "served for a moment", "with other ranks"],
+)
+def test_only_the_loss_of_a_shard_that_served_alone_for_long_calls_for_no_pause(
+    monkeypatch: pytest.MonkeyPatch, shards: int, seconds: float, failures: int
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("node.device.local_device.time", SimpleNamespace(monotonic=lambda: now[0]))
+    device = device_that_leads(shards)
+    _load_and_lose(device, now, seconds)
+    assert device.failure == CAUSE
+    assert device._facts().failures == failures
+    _begin(device, now)
+    device.on_answer(Broken("", "it cannot be loaded"))
+    assert device._facts().failures == 2
+    _load_and_lose(device, now, 0.0)
+    assert device._facts().failures == 1  # again and again at once: it was no accident
+
+
+def _begin(device: LocalDevice, now: list[float]) -> None:
+    assignment = device._context.plan_store.assignment_of(device.id)
+    assert assignment is not None
+    device.shard_state = device._begin(assignment, "g")
+    now[0] += 5 * STEADY_SECONDS  # loading takes its time
+
+
+def _load_and_lose(device: LocalDevice, now: list[float], seconds: float) -> None:
+    _begin(device, now)
+    device.on_answer(Loaded("g", 1, 1, 1, 0.1))
+    now[0] += seconds
+    device.on_answer(Broken("", CAUSE))
 
 
 def test_a_group_that_does_not_form_is_said_and_tried_again_as_soon_however_often() -> None:
