@@ -24,7 +24,7 @@ from node.probe import memory_words
 from node.served_model import ServedModel, find_served, manifest_of, read_founded
 from node.status_lines import StatusLines, reach_of
 from node.supervisor import supervise
-from node.worker.standby_handle import StandbyWorker
+from node.worker.standby_handle import CALM_SECONDS, StandbyWorker
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
@@ -71,7 +71,9 @@ class Terminal:
             self._progress.stop()
 
 
-async def live(config: NodeConfig, terminal: Terminal) -> None:
+async def live(
+    config: NodeConfig, terminal: Terminal, *, calm_seconds: float = CALM_SECONDS
+) -> None:
     """Be a node until SIGINT or SIGTERM; raises SwarmError."""
     stop = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(hear_loop)
@@ -80,7 +82,7 @@ async def live(config: NodeConfig, terminal: Terminal) -> None:
     invite_of(config)  # refused before anything is opened
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     async with AsyncExitStack() as stack:
-        standby = StandbyWorker(detected[0].kind)
+        standby = StandbyWorker(detected[0].kind, calm_seconds=calm_seconds)
         stack.push_async_callback(standby.close)
         workers = await stack.enter_async_context(open_workers(config, detected, standby))
         describe = workers[0].describe
