@@ -114,7 +114,7 @@ class Node:
             "telling what was served": self._report_service,
         }
         work = {name: supervise(name, loop) for name, loop in loops.items()}
-        work |= {"p2pd": self._daemon_ended(), "the copy": self._copy_refused()}
+        work |= {"p2pd": self._daemon_given_up(), "the copy": self._copy_refused()}
         create = partial(self._tasks.create, is_awaited=True)
         try:
             tasks = [create(name, each) for name, each in work.items()]
@@ -169,9 +169,9 @@ class Node:
             self._network.board, self._membership, self._plan_store, self._server, capability
         )
 
-    async def _daemon_ended(self) -> None:
-        await self._network.process.ended.wait()
-        raise Unreachable("The network daemon p2pd ended.", "Start the node again.")
+    async def _daemon_given_up(self) -> None:
+        await self._network.process.given_up.wait()
+        raise Unreachable("The network daemon p2pd ended for good.", "Start the node again.")
 
     async def _copy_refused(self) -> None:
         store = self._served.store

@@ -1,26 +1,83 @@
 """One way into a swarm's network, for nodes and clients alike: a daemon, a board, a channel."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from swarm.dht.board import Board
 from swarm.dht.dht_board import DhtBoard
+from swarm.errors import SwarmError, Unreachable
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
 from swarm.trust.identity import Identity
 
+PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before each try to start p2pd again
+
+logger = logging.getLogger(__name__)
 Enter = Callable[[Board], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeldNetwork:
-    """The seams to the outside, open, and the daemon below them."""
+    """The seams to the outside, open, and the daemon below them, which may be replaced."""
 
+    identity: Identity
+    network: Network  # how we stand in it now; the port is the one that p2pd listens on
     daemon: P2PDaemon
     board: DhtBoard
     channel: LibP2PChannel
+    _replacing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def replace_daemon(self, network: Network) -> None:
+        """Stand in the network otherwise, under the same identity and on the same port.
+
+        Board and channel live on; their streams break, as when a connection is lost. Peers that do
+        not answer do not keep the new p2pd from starting. Raises BadInput, Unreachable: then there
+        is no daemon until a later call starts one.
+        """
+        async with self._replacing:
+            await self._replace(network)
+
+    async def _replace(self, network: Network) -> None:
+        network = replace(network, port=network.port or self.network.port)
+        try:
+            await self._start_again(network)
+        except Unreachable:
+            if not network.initial_peers:
+                raise
+            await self._start_again(replace(network, initial_peers=()))
+        self.network = network
+
+    async def keep_daemon(self) -> None:
+        """Start p2pd again whenever it has died; gives up after some tries in a row."""
+        while not self.daemon.given_up.is_set():
+            await self.daemon.ended.wait()
+            if not await self._has_daemon_again():
+                self.daemon.given_up.set()
+
+    async def _has_daemon_again(self) -> bool:
+        for pause in PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                async with self._replacing:
+                    if not self.daemon.ended.is_set():  # it was meant to end: another one runs
+                        return True
+                    await self._replace(self.network)
+            except (SwarmError, OSError, TimeoutError) as error:
+                logger.warning("p2pd does not start again: %s", error)
+            else:
+                logger.warning("p2pd runs again; open connections were lost")
+                return True
+        return False
+
+    async def _start_again(self, network: Network) -> None:
+        async with self.daemon.replaced(self.identity, network):
+            await self.board.reopen()
+            await self.channel.reopen()
 
 
 @asynccontextmanager
@@ -54,4 +111,8 @@ async def hold_network(
             await enter(board)
         channel = await LibP2PChannel.open(daemon, swarm, key)
         stack.push_async_callback(channel.close)
-        yield HeldNetwork(daemon, board, channel)
+        listening = replace(network, port=network.port or daemon.listening_port)
+        held = HeldNetwork(identity, listening, daemon, board, channel)
+        tasks = await stack.enter_async_context(TaskSet())
+        tasks.create("keeping p2pd", held.keep_daemon())
+        yield held

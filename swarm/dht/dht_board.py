@@ -61,6 +61,7 @@ class DhtBoard:
         self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
         self._initial_peers: tuple[str, ...] = ()
         self._known_peers: list[Any] = []  # ids of peers to come back to
+        self._is_client = False
         self._tasks = TaskSet()
 
     @classmethod
@@ -76,10 +77,10 @@ class DhtBoard:
     ) -> "DhtBoard":
         """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
         self = cls(daemon, SwarmValidator(swarm, identity, key, CLOCK.now), CLOCK)
-        self._initial_peers = tuple(initial_peers)
+        self._initial_peers, self._is_client = tuple(initial_peers), client
         try:
             async with asyncio.timeout(JOIN_SECONDS):
-                await self._join(client)
+                await self._join()
         except TimeoutError as error:
             raise _nobody() from error
         except ValidationError as error:
@@ -120,15 +121,32 @@ class DhtBoard:
         """How many peers the routing table holds; 0 means alone."""
         return len(self._node.protocol.routing_table.uid_to_peer_id)
 
+    async def reopen(self) -> None:
+        """Go on over what is now the daemon's p2pd, with all that we keep for others.
+
+        Who was known before is greeted meanwhile; whoever cannot be reached finds us by himself.
+        """
+        before = self._node.protocol
+        known = list(before.routing_table.uid_to_peer_id.values())
+        self._known_peers = known[:KNOWN_PEERS] or self._known_peers
+        self._end_node()  # its p2pd is gone: there is nobody to say goodbye through
+        await self._make_node()
+        self._node.protocol.storage, self._node.protocol.cache = before.storage, before.cache
+        greeting = self._greet({*self._first_peers(), *self._known_peers})
+        self._tasks.create("greeting known peers", greeting)
+
     async def close(self) -> None:
         """Leave the DHT; returns within seconds even if the daemon hangs."""
         await self._tasks.close()
-        if self._node.cache_refresh_task is not None:
-            self._node.cache_refresh_task.cancel()
-        self._node.is_alive = False
+        self._end_node()
         if not self._daemon.ended.is_set():  # hivemind would wait for a dead daemon
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
                 await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
+
+    def _end_node(self) -> None:
+        if self._node.cache_refresh_task is not None:
+            self._node.cache_refresh_task.cancel()
+        self._node.is_alive = False
 
     def _expiration(self, kind: type[Record], ttl: float) -> float:
         """When a record ends: later than our last one, for replicas keep what expires last.
@@ -139,10 +157,17 @@ class DhtBoard:
         is_possible = last + STEP_SECONDS <= now + kind.TTL_SECONDS + SKEW_SECONDS
         return max(now + ttl, last + STEP_SECONDS) if is_possible else now + ttl
 
-    async def _join(self, client: bool) -> None:
+    async def _join(self) -> None:
         """Make our part of the DHT, with every guard in place, before anybody is met."""
+        await self._make_node()
+        self._node.protocol.wait_timeout = FIRST_WAIT_SECONDS
+        if self._initial_peers:
+            await self._meet_first_peers()
+        self._node.protocol.wait_timeout = WAIT_SECONDS
+
+    async def _make_node(self) -> None:
         p2p = self._daemon.p2p
-        self._node = await DHTNode.create(
+        node: Any = await DHTNode.create(
             p2p=p2p,
             node_id=node_id_of(self.peer),
             bucket_size=BUCKET_SIZE,
@@ -152,13 +177,10 @@ class DhtBoard:
         )
         networks = Networks(self._daemon.connected)
         context = ProtocolContext(self._validator.key, networks, self._clock, self._daemon.door)
-        protocol = await SwarmProtocol.open(p2p, self._validator, context, client=client)
-        self._node.protocol = protocol
-        self._replicas = Replicas(self._node, self.peer)
-        protocol.wait_timeout = FIRST_WAIT_SECONDS
-        if self._initial_peers:
-            await self._meet_first_peers()
+        protocol = await SwarmProtocol.open(p2p, self._validator, context, client=self._is_client)
         protocol.wait_timeout = WAIT_SECONDS
+        node.protocol = protocol
+        self._node, self._replicas = node, Replicas(node, self.peer)
 
     async def _meet_first_peers(self) -> None:
         """Be known to the peers of the invite; raises Unreachable, ValidationError.
@@ -247,9 +269,14 @@ class DhtBoard:
         for address in self._initial_peers:
             with suppress(Unreachable):
                 await self._daemon.connect(address)
-        first = [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
-        for peer in {*first, *self._known_peers}:
-            await self._node.protocol.call_ping(peer)
+        await self._greet({*self._first_peers(), *self._known_peers})
+
+    def _first_peers(self) -> list[Any]:
+        return [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
+
+    async def _greet(self, peers: set[Any]) -> None:
+        """Ask peers to know us, and look for more."""
+        await asyncio.gather(*map(self._node.protocol.call_ping, peers))
         with suppress(Unreachable):
             await _in_time(self._node.find_nearest_nodes([self._node.node_id]))
 

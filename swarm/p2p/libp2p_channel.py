@@ -77,12 +77,16 @@ class LibP2PChannel:
     ) -> "LibP2PChannel":
         """Serve the streams of a swarm on a running p2pd; holds tasks until closed."""
         self = cls(daemon, swarm, key, ping_seconds)
-        serve = daemon.p2p.add_binary_stream_handler
+        await self.reopen()
+        self._tasks.create("the channel's beat", self._beat())
+        return self
+
+    async def reopen(self) -> None:
+        """Serve on what is now the daemon's p2pd; streams over an earlier one end by themselves."""
+        serve = self._daemon.p2p.add_binary_stream_handler
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
             await serve(self._rpc.protocol, self._serve_call)
-        self._tasks.create("the channel's beat", self._beat())
-        return self
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Deliver messages and losses from now on; incoming streams wait until then."""

@@ -11,12 +11,14 @@ import stat
 import sys
 import time
 from collections import OrderedDict
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import (
     ControlFailure,
@@ -62,7 +64,8 @@ class Network:
     announce: tuple[str, ...] = ()  # multiaddrs at which others reach us, if we cannot see them
     initial_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/<id>; empty founds a new swarm
     client: bool = False  # no listening: only open connections, be answered on them
-    relays: tuple[str, ...] = ()  # trusted relays: makes a peer behind a NAT reachable
+    is_private: bool = False  # nobody outside can dial us: peers come through relays
+    relays: tuple[str, ...] = ()  # the multiaddrs, with /p2p/<id>, of those that a private one uses
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -77,18 +80,49 @@ class Network:
 
 
 class P2PDaemon:
-    """A running p2pd; `ended` is set when it is gone, whoever ended it."""
+    """A running p2pd; `ended` is set while it is gone, whoever ended it.
+
+    `given_up` is set when nobody will start another one.
+    """
 
     def __init__(self, p2p: P2P) -> None:
         self.p2p = p2p
         self.peer: str = p2p.peer_id.to_base58()
         self.door = Door(self.peer)
         """Whom channel and board on this daemon have to do with."""
-        self.ended = asyncio.Event()
+        self.ended, self.given_up = asyncio.Event(), asyncio.Event()
         self._closing = False
+        self._running = asyncio.Event()  # cleared while another p2pd takes the place of this one
+        self._running.set()
         self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._tasks = TaskSet()
-        self._tasks.create("watching p2pd", self._watch_daemon())
+        self._tasks.create("watching p2pd", self._watch_daemon(p2p))
+
+    @asynccontextmanager
+    async def replaced(self, identity: Identity, network: Network) -> AsyncIterator[None]:
+        """Start another p2pd in place of this one; calls wait until the block ends.
+
+        Every connection ends. Raises BadInput, Unreachable: then there is no daemon any more.
+        """
+        self._running.clear()
+        try:
+            await self._end_process()
+            self.p2p = p2p = await _started(identity, network)
+            self._closing = False
+            self.ended.clear()
+            self._tasks.create("watching p2pd", self._watch_daemon(p2p))
+            yield
+        finally:
+            self._running.set()
+
+    @property
+    def listening_port(self) -> int:
+        """The TCP port on which the daemon takes connections; 0 if on none."""
+        with suppress(psutil.Error):
+            found = psutil.Process(self.p2p._child.pid).net_connections("tcp")
+            ports = [each.laddr.port for each in found if each.status == psutil.CONN_LISTEN]
+            return min(ports, default=0)
+        return 0
 
     async def addresses(self) -> tuple[str, ...]:
         """The multiaddrs for an invite: direct ones, each with our peer id; empty for a client."""
@@ -122,6 +156,7 @@ class P2PDaemon:
 
         Safe to cancel, unlike hivemind's own call, which would leave the stream open.
         """
+        await self._running.wait()
         for _ in range(SEARCHES):
             try:
                 return await self._open_stream(peer, protocol)
@@ -199,21 +234,30 @@ class P2PDaemon:
 
     async def close(self) -> None:
         """End the daemon; returns within seconds even if it hangs."""
+        await self._end_process()
+        await self._tasks.close()
+        self.given_up.set()
+
+    async def _end_process(self) -> None:
         self._closing = True
         await _shut_down(self.p2p)
         _remove_sockets(self.p2p)
-        await self._tasks.close()
         self.ended.set()
 
-    async def _watch_daemon(self) -> None:
-        code = await self.p2p._child.wait()
-        self.ended.set()
-        if not self._closing:
-            logger.error("the own p2pd ended with code %s", code)
+    async def _watch_daemon(self, p2p: P2P) -> None:
+        code = await p2p._child.wait()
+        if p2p is self.p2p:
+            self.ended.set()
+            if not self._closing:
+                logger.error("the own p2pd ended with code %s", code)
 
 
 async def open_p2p(identity: Identity, network: Network) -> P2PDaemon:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
+    return P2PDaemon(await _started(identity, network))
+
+
+async def _started(identity: Identity, network: Network) -> P2P:
     _check_port(network)
     await asyncio.to_thread(remove_stale_sockets)
     with identity.key_file() as path:
@@ -221,11 +265,10 @@ async def open_p2p(identity: Identity, network: Network) -> P2PDaemon:
             p2p = await _start(network, str(path))
         except P2PDaemonError as error:
             raise _explained(error, network) from error
-    daemon = P2PDaemon(p2p)
-    if daemon.peer != identity.peer:
-        await daemon.close()
-        raise BadInput(f"p2pd took our key for {daemon.peer} instead of {identity.peer}.")
-    return daemon
+    if (peer := p2p.peer_id.to_base58()) != identity.peer:
+        await _shut_down(p2p)
+        raise BadInput(f"p2pd took our key for {peer} instead of {identity.peer}.")
+    return p2p
 
 
 def remove_stale_sockets(folder: Path = SOCKETS_FOLDER, age_seconds: float = STALE_SECONDS) -> None:
@@ -289,8 +332,8 @@ class _OwnP2P(P2P):  # type: ignore[misc]
         return [sys.executable, "-ISc", alone, *P2P._make_process_args(*args, **kwargs)]
 
 
-class _RelayedP2P(_OwnP2P):
-    """p2pd finds its relay only without discovery, a flag that hivemind does not offer."""
+class _PrivateP2P(_OwnP2P):
+    """p2pd finds its relays only without discovery, a flag that hivemind does not offer."""
 
     @staticmethod
     def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
@@ -301,7 +344,7 @@ async def _start(network: Network, path: str) -> P2P:
     """Create the P2P; unlike hivemind, leave no daemon behind when that fails or is cancelled."""
     async with AsyncExitStack() as undo:
 
-        class Kept(_RelayedP2P if network.relays else _OwnP2P):  # type: ignore[misc]
+        class Kept(_PrivateP2P if network.is_private else _OwnP2P):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
                 undo.push_async_callback(_shut_down, self)
@@ -320,16 +363,18 @@ def _options_of(network: Network) -> dict[str, Any]:
     reach = {"no_listen": True, "dht_mode": "client", "host_maddrs": None}
     if not network.client:
         reach = {"host_maddrs": _listening(network), "dht_mode": "server"}
-    if network.relays:
-        relayed = {"trusted_relays": network.relays, "force_reachability": "private"}
-        reach |= {"use_auto_relay": True, **relayed}
+    if network.is_private:
+        # Else others dial an address that no router lets in, and for two minutes no hole can be
+        # punched: their own router remembers each vain dial for so long.
+        reach |= {"force_reachability": "private", "dht_mode": "client"}
+        reach |= {"use_auto_relay": True, "trusted_relays": network.relays or None}
     return {
         **reach,
         "initial_peers": list(network.initial_peers),
         "announce_maddrs": list(network.announce) or None,
         "auto_nat": not network.is_loopback,
         "nat_port_map": not (network.is_loopback or network.client),
-        "use_relay": bool(network.relays) or not network.is_loopback or network.client,
+        "use_relay": network.is_private or not network.is_loopback or network.client,
         "check_if_identity_free": False,  # would start a second daemon; the lock does it
         "startup_timeout": START_SECONDS,
     }

@@ -30,7 +30,7 @@ def node_of(
     me = peer_named(name)
     invite = Invite((), swarm, "tiny", key)
     board, channel, identity = world.board(me), world.channel(me), Identity.throwaway()
-    process: Any = SimpleNamespace(addresses=None, connected=None, ended=asyncio.Event())
+    process: Any = SimpleNamespace(addresses=None, connected=None, given_up=asyncio.Event())
     manifests = ManifestKeeper(channel, board, swarm)
     network = NodeNetwork(process, board, channel, invite, folder, (), identity, manifests)
     status = StatusLines(lines.append, lambda _fraction: None, SPEC)
