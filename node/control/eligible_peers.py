@@ -7,12 +7,13 @@ until they have served what they were given, no pipeline that serves is given up
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from node.control.membership import Membership
-from swarm.hardware import Device
+from node.probe import NEIGHBOURS
+from swarm.hardware import Device, Links
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Plan, Stage
 from swarm.records import Advert, Capability
@@ -52,6 +53,20 @@ class Choice:
     def shapes(self) -> dict[str, Shape]:
         """What calls for another plan when it changes."""
         return {peer: shape_of(capability) for peer, capability in self.able.items()}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the ways between machines are known: of every peer as many as are measured."""
+        links, peers_of = Links.of(self.able), Counter(c.host for c in self.able.values())
+
+        def known_ways(peer: str) -> int:
+            others = links.measured.get(peer, {})
+            return sum(at in self.able and not links.is_one_host(peer, at) for at in others)
+
+        return all(
+            known_ways(peer) >= min(len(self.able) - peers_of[each.host], NEIGHBOURS)
+            for peer, each in self.able.items()
+        )
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from swarm.task_set import TaskSet
 logger = logging.getLogger(__name__)
 
 CALM_SECONDS = 1.5  # peers that join together are planned together
-LATEST_SECONDS = 10.0  # after the first change, however many follow it
+LATEST_SECONDS = 10.0  # after the first change, however many follow it, and whatever is measured
 DWELL_SECONDS = 300.0  # what works is left alone for so long
 REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
 CATCH_UP_SECONDS = 2.0  # between terms, while most peers follow a later one than ours
@@ -51,6 +51,7 @@ class PlannerLoop:
         self._changed_at = time.monotonic()
         self._changed_since: float | None = None  # the first change that is not planned yet
         self._planned: Shapes | None = None
+        self._was_measured = True  # whether the ways between peers were known to the last plan
         self._reference: PlanRef | None = None
         self._published_at = 0.0
         self._reconsider_at = math.inf  # when whole pipelines may move for a better plan
@@ -76,9 +77,12 @@ class PlannerLoop:
         plan = accepted.plan if accepted else None
         choice = self._eligible_peers.choose(self._membership, plan, now)
         self._note_shapes(choice.shapes, now)
+        if not self._was_measured and choice.is_measured:
+            self._reconsider_at = -math.inf
         is_due = choice.shapes != self._planned or now > self._reconsider_at
-        if is_due and self._is_calm(now):
+        if is_due and self._is_calm(now) and (self._has_waited(now) or choice.is_measured):
             self._changed_since = None
+            self._was_measured = choice.is_measured
             is_new = await self._plan(choice)
             self._planned = choice.shapes
             return is_new
@@ -98,6 +102,7 @@ class PlannerLoop:
         """No longer elected: plan afresh next time."""
         self._planned = self._reference = self._changed_since = None
         self._seen = {}
+        self._was_measured = True
 
     def _note_shapes(self, shapes: Shapes, now: float) -> None:
         if shapes == self._seen:
@@ -105,12 +110,16 @@ class PlannerLoop:
         lost = self._seen.keys() - shapes.keys()
         self._seen = shapes
         self._changed_at = now - CALM_SECONDS if lost else now
-        self._changed_since = self._changed_since or now
+        self._changed_since = now - LATEST_SECONDS if lost else self._changed_since or now
 
     def _is_calm(self, now: float) -> bool:
         """Whether the peers have calmed down, or have kept us waiting for long enough."""
-        since = now if self._changed_since is None else self._changed_since
-        return now - self._changed_at >= CALM_SECONDS or now - since >= LATEST_SECONDS
+        is_late = self._changed_since is not None and self._has_waited(now)
+        return now - self._changed_at >= CALM_SECONDS or is_late
+
+    def _has_waited(self, now: float) -> bool:
+        """Whether newcomers have had their time to measure their ways; nobody waits for a loss."""
+        return self._changed_since is None or now - self._changed_since >= LATEST_SECONDS
 
     async def _say_again(self, reference: PlanRef) -> bool:
         """Keep the plan on the board, under a higher term if others follow one that is later."""

@@ -16,6 +16,7 @@ from node.control.eligible_peers import (
     Choice,
     EligiblePeers,
 )
+from swarm.hardware import Link
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Member, StageAdvert
 from tests.node.memberships import LAYER_BYTES, SPEC, capability_of
@@ -149,3 +150,30 @@ def test_what_is_remembered_of_peers_that_are_gone_ends() -> None:
     watch.look({}, {}, after=8000.0)
     watch.look({}, {}, after=100.0)
     assert watch.eligible_peers._conduct.keys() <= {"anna", "bert"}
+
+
+def linked(host: str, *others: str) -> Capability:
+    return capability_of(host=host, links=[Link(each, 0.01, 1e7) for each in others])
+
+
+CHAIN = {"anna": linked("a"), "bert": linked("b", "anna"), "carl": linked("c", "bert")}
+RING = {str(n): linked(str(n), *(str((n + k) % 30) for k in range(1, 5))) for n in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("peers", "is_measured"),
+    [
+        ({"anna": linked("home")}, True),
+        ({"anna": linked("home"), "bert": linked("home")}, True),
+        ({"anna": linked("home"), "bert": linked("hall")}, False),
+        ({"anna": linked("home"), "bert": linked("hall", "anna")}, True),
+        (CHAIN, False),
+        (CHAIN | {"anna": linked("a", "carl")}, True),
+        (RING, True),
+        (RING | {"0": linked("0")}, False),
+    ],
+)
+def test_ways_between_machines_are_measured_and_those_within_one_need_not_be(
+    peers: dict[str, Capability], is_measured: bool
+) -> None:
+    assert Choice(peers, {}).is_measured == is_measured

@@ -14,7 +14,7 @@ from node.control.leader_election import LeaderElection
 from node.control.membership import Membership, Standing
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import LATEST_SECONDS, PlannerLoop, best_plan
-from swarm.hardware import Device
+from swarm.hardware import Device, Link
 from swarm.model_spec import ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Capability, Lease, PlanRef
@@ -230,6 +230,70 @@ def test_newcomers_that_join_one_after_the_other_do_not_put_the_plan_off(
 
     asyncio.run(story())
     assert planned == [1000.0 + LATEST_SECONDS]
+
+
+FAR = replace(CAPABILITY, host="far")
+WAY = Link(ME, 0.04, 2.5e6)  # as a newcomer measured it
+
+
+@pytest.mark.parametrize("measured_at", [3, 15])
+def test_a_plan_waits_for_the_ways_to_a_newcomer_and_is_made_again_when_they_come_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_at: int
+) -> None:
+    hand, planned = Hand(), []
+
+    def search(*_: object, may_move: bool, **__: object) -> Any:
+        planned.append((hand.now - 1000.0, may_move))
+        return Plan(()), f"reason {len(planned)}"
+
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.time", hand)
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        bureau.world.channel(STRANGER).answer("alive", _here)
+        for second in range(20):
+            links = [WAY] if second >= measured_at else []
+            await bureau.world.board(STRANGER).publish(replace(FAR, links=links))
+            await look(bureau.membership, everybody=True)
+            await bureau.planner_loop.work()
+            hand.now += 1.0
+
+    asyncio.run(story())
+    early, late = [(3.0, False)], [(LATEST_SECONDS, False), (15.0, True)]
+    assert planned == (early if measured_at < LATEST_SECONDS else late)
+
+
+def test_nobody_waits_for_a_measured_way_when_a_peer_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[set[str]] = []
+
+    def search(_spec: ModelSpec, peers: Mapping[str, Capability], *_: object, **__: object) -> Any:
+        planned.append(set(peers))
+        return Plan(()), f"reason {len(planned)}"
+
+    monkeypatch.setattr("node.control.planner_loop.next_plan", search)
+    monkeypatch.setattr("node.control.planner_loop.time", hand := Hand())
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        other = peer_named("other")
+        for peer in (STRANGER, other):
+            bureau.world.channel(peer).answer("alive", _here)
+            await bureau.world.board(peer).publish(replace(FAR, links=[], host=peer))
+        await look(bureau.membership, everybody=True)
+        await bureau.planner_loop.work()
+        hand.now += LATEST_SECONDS
+        await bureau.planner_loop.work()
+        await bureau.world.board(other).publish(replace(FAR, devices=[], leaving=True))
+        await look(bureau.membership, everybody=True)
+        await bureau.planner_loop.work()
+
+    asyncio.run(story())
+    assert planned[1:] == [{ME, STRANGER}]
 
 
 async def _here(_peer: str, _payload: bytes) -> bytes:
