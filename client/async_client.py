@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -67,7 +68,7 @@ class Client:
         *,
         model: str | LocalModel | None = None,
         state: Path | None = None,
-        connect: Connect = open_links,
+        connect: Connect | None = None,
         raw_bytes: bool = False,  # prompt and answer are bytes as ids: the model has no tokenizer
         trusted_ends: Iterable[str] = (),  # peers that alone may see text; none: anybody may
     ) -> None:
@@ -79,7 +80,7 @@ class Client:
         self._name = model if isinstance(model, str) else hosted
         self._local = model if isinstance(model, LocalModel) else None
         self._raw_bytes = raw_bytes
-        self._connect = connect
+        self._connect = connect or partial(open_links, state=folder)
         self._stack = AsyncExitStack()
         self._running: set[asyncio.Task[None]] = set()
         self._is_open = False

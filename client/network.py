@@ -1,8 +1,10 @@
 """A client's way into the network: a board and a channel under a throwaway identity."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from swarm.dht.board import Board
 from swarm.invites import Invite
@@ -21,17 +23,22 @@ Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
 
 
 @asynccontextmanager
-async def open_links(invite: Invite) -> AsyncIterator[Links]:
-    """Hold a board and a channel under a throwaway identity; raises Unreachable.
+async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator[Links]:
+    """Hold a board and a channel under a throwaway identity; raises Unreachable, BadInput.
 
-    What they stand on is loaded here: a command line is read without it.
+    Peers remembered in the state folder are tried beside those of the invite. What all of it
+    stands on is loaded here: a command line is read without it.
     """
-    from swarm.network import hold_network
+    from swarm.dht.bootstrap import KnownPeers
+    from swarm.network import Entry, hold_network
+    from swarm.p2p.address_book import AddressBook
     from swarm.p2p.addresses import dialable
     from swarm.p2p.p2p_daemon import Network
     from swarm.trust.identity import Identity
 
     network = Network(initial_peers=dialable(invite.addresses), client=True)
     identity = Identity.throwaway()
-    async with hold_network(identity, network, invite.swarm, invite.key) as held:
+    book = await asyncio.to_thread(AddressBook.open, state, invite.swarm) if state else None
+    entry = Entry(known=KnownPeers(network.initial_peers, book))
+    async with hold_network(identity, network, invite.swarm, invite.key, entry) as held:
         yield Links(held.board, held.channel)

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from node.config import NodeConfig
 from swarm.dht.board import Board
+from swarm.dht.bootstrap import KnownPeers, Say
+from swarm.dht.dht_board import DhtBoard
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
-from swarm.network import hold_network
+from swarm.network import Entry, hold_network
+from swarm.p2p.address_book import AddressBook
 from swarm.p2p.addresses import dialable, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 KEPT_MANIFEST = "manifest"  # the founder's word, in a node's folder
 KNOWN_SECONDS = 5.0  # for a swarm to be found on its own board
 LOOK_SECONDS = 0.5
+REMEMBERED = 16  # addresses in the invite that is kept: ours, and those that we joined by
 NODES_CAP = 32  # nodes of one user on one machine
 
 
@@ -45,6 +49,7 @@ class NodeNetwork:
     addresses: tuple[str, ...]  # where others reach us
     identity: Identity
     manifests: ManifestKeeper
+    joined: asyncio.Event  # another peer has been met
     last_swarm: str = ""  # which one commands without an invite asked before
 
 
@@ -66,11 +71,13 @@ def invite_of(config: NodeConfig) -> Invite | None:
 
 @asynccontextmanager
 async def open_network(
-    config: NodeConfig, founding: Callable[[], Awaitable[Manifest]] | None
+    config: NodeConfig, founding: Callable[[], Awaitable[Manifest]] | None, say: Say
 ) -> AsyncIterator[NodeNetwork]:
     """Hold the state folder, a daemon, the board and the channel; raises BadInput, Unreachable.
 
     A founder says what its swarm serves before anybody can ask; that may be found meanwhile.
+    Whoever finds nobody is alone, says so, and goes on trying; a founder that comes back looks for
+    its swarm first.
     """
     invite = invite_of(config)
     async with AsyncExitStack() as stack:
@@ -80,23 +87,26 @@ async def open_network(
         key = invite.key if invite else config.key
         founded: Manifest | None = None
 
-        async def enter(board: Board) -> None:
+        async def enter(board: DhtBoard) -> None:
             nonlocal founded
             if founding:
                 founded = await founding()
+                await _require_own_model(board, founded)
                 await board.publish(founded)
-            else:
-                await _require_swarm(board, swarm)
+            elif board.joined.is_set():
+                await require_swarm(board, swarm)
 
         network = daemon_network(config, invite)
         lists = PeerLists(config.banned, config.allowed, config.state)
-        holding = hold_network(identity, network, swarm, key, enter, lists.problem_with)
-        held = await stack.enter_async_context(holding)
+        book = await asyncio.to_thread(AddressBook.open, config.state, swarm, identity.peer)
+        known = KnownPeers(network.initial_peers, book, say)
+        way = Entry(enter, known, lists.problem_with)
+        held = await stack.enter_async_context(hold_network(identity, network, swarm, key, way))
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
         model = founded.model if founded else invite.model if invite else ""
-        fresh = Invite((*own, *network.initial_peers)[:8], swarm, model, key)
+        fresh = Invite((*own, *network.initial_peers)[:REMEMBERED], swarm, model, key)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
         yield NodeNetwork(
@@ -108,6 +118,7 @@ async def open_network(
             addresses=own,
             identity=identity,
             manifests=manifests,
+            joined=held.board.joined,
             last_swarm=before,
         )
 
@@ -148,7 +159,18 @@ def _last_swarm(state: Path) -> str:
         return ""
 
 
-async def _require_swarm(board: Board, swarm: str) -> None:
+async def _require_own_model(board: Board, founded: Manifest) -> None:
+    """Raise BadInput if a founder comes back to its swarm with another model."""
+    records = await board.read(Capability)
+    served = {each.model for peer, each in records.items() if peer != board.peer}
+    if served and founded.digest not in served:
+        raise BadInput(
+            f"Your swarm is still there, and serves another model than {founded.model}.",
+            "Come back with the model that it serves, or found another swarm: --swarm NAME.",
+        )
+
+
+async def require_swarm(board: Board, swarm: str) -> None:
     """Raise BadInvite if the peers in the invite have never heard of its swarm."""
     deadline = time.monotonic() + KNOWN_SECONDS
     while not (len(await board.read(Manifest)) or len(await board.read(Capability))):

@@ -5,7 +5,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from node.config import NodeConfig
 from node.device.open_devices import detected_devices, measured_devices, open_workers
 from node.node import Node
 from node.probe import memory_words
-from node.served_model import ServedModel, find_served, manifest_of, read_founded
+from node.served_model import ServedModel, find_served_once_joined, manifest_of, read_founded
 from node.status_lines import StatusLines, reach_of
 from node.supervisor import supervise
 from node.worker.standby_handle import CALM_SECONDS, StandbyWorker
@@ -92,10 +92,11 @@ async def live(
             reading = read_founded(config, describe)
             founding = tasks.create("reading the model", reading, is_awaited=True)
         manifest = partial(_manifest, founding) if founding else None
-        network = await stack.enter_async_context(open_network(config, manifest))
-        served = await (
-            founding or find_served(network.invite.model, network, config.state, describe)
-        )
+        network = await stack.enter_async_context(open_network(config, manifest, terminal.say))
+        finding = founding or find_served_once_joined(network, config.state, describe)
+        served = await unless_stopped(finding, stop)
+        if served is None:
+            return
         if config.founds and served.is_folder:
             remember_model(config.state, network.invite.swarm, served.folder)
         status = StatusLines(terminal.say, terminal.show_progress, served.spec)
@@ -127,13 +128,17 @@ async def _manifest(founding: Awaitable[ServedModel]) -> Manifest:
     return manifest_of(await founding)
 
 
-async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+async def unless_stopped(work: Awaitable[T], stop: asyncio.Event) -> T | None:
     """What `work` returns, or None if `stop` is set before it ends: then it is cancelled."""
     async with TaskSet() as tasks:
-        working = tasks.create("starting", work, is_awaited=True)
+        working = tasks.create("starting", _outcome_of(work), is_awaited=True)
         stopping = tasks.create("waiting for the end", stop.wait(), is_awaited=True)
         await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
+
+
+async def _outcome_of(work: Awaitable[T]) -> T:
+    return await work
 
 
 def main(config: NodeConfig) -> int:

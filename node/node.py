@@ -112,6 +112,7 @@ class Node:
             "measuring links": self._measure,
             "handing out files": self._serve_weights,
             "telling what was served": self._report_service,
+            "keeping the founder's word": self._network.manifests.keep,
         }
         work = {name: supervise(name, loop) for name, loop in loops.items()}
         work |= {"p2pd": self._daemon_given_up(), "the copy": self._copy_refused()}

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from node.bootstrap import KNOWN_SECONDS, NodeNetwork
+from node.bootstrap import KNOWN_SECONDS, NodeNetwork, require_swarm
 from node.config import NodeConfig
 from swarm.checkpoint.folder import is_hub_id, open_model
 from swarm.checkpoint.folder_check import FolderCheck
@@ -111,6 +112,23 @@ async def find_served(
     folder, store = await open_from_peers(network.channel, network.board, cause, find)
     spec = await _described(folder, title_of(name), describe)
     return ServedModel(name, folder, spec, store)
+
+
+async def find_served_once_joined(
+    network: NodeNetwork, state: Path, describe: SpecReader
+) -> ServedModel:
+    """The swarm's model, from this machine if nobody is met; waits for its peers where it is not.
+
+    Raises BadInvite, BadModel, Unreachable.
+    """
+    name, is_known = network.invite.model, await network.manifests.find() is not None
+    if is_known and not network.joined.is_set():
+        with suppress(BadModel, Unreachable):
+            return await find_served(name, network, state, describe)
+    if not network.joined.is_set():
+        await network.joined.wait()
+        await require_swarm(network.board, network.invite.swarm)
+    return await find_served(name, network, state, describe)
 
 
 async def _checked(served: ServedModel, manifest: Manifest, network: NodeNetwork) -> ServedModel:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from swarm.dht.board import Board
+from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError, Unreachable
 from swarm.p2p.libp2p_channel import LibP2PChannel
@@ -18,7 +18,19 @@ from swarm.trust.identity import Identity
 PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before each try to start p2pd again
 
 logger = logging.getLogger(__name__)
-Enter = Callable[[Board], Awaitable[None]]
+Enter = Callable[[DhtBoard], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a peer comes into its swarm."""
+
+    enter: Enter | None = None  # what it does on the board before anybody can reach its channel
+    known: KnownPeers | None = None  # whom it turns to; else the network's initial peers
+    refusal: Refusal = open_to_all  # says why we do not speak with a peer
+
+
+NEWCOMER = Entry()
 
 
 @dataclass(slots=True)
@@ -86,29 +98,29 @@ async def hold_network(
     network: Network,
     swarm: str,
     key: str,
-    enter: Enter | None = None,
-    refusal: Refusal = open_to_all,
+    entry: Entry = NEWCOMER,
 ) -> AsyncIterator[HeldNetwork]:
     """Hold a p2pd, and the board and channel of a swarm on it; raises BadInput, Unreachable.
 
     What `enter` does on the board is done before anybody can reach the channel; if it raises, the
-    channel is never opened. `refusal` says why we do not speak with a peer.
+    channel is never opened. The daemon starts without initial peers, for it would end if none of
+    them answers; the board finds them (see DhtBoard.open).
     """
     async with AsyncExitStack() as stack:
-        daemon = await open_p2p(identity, network)
+        daemon = await open_p2p(identity, replace(network, initial_peers=()))
         stack.push_async_callback(daemon.close)
-        daemon.door = Door(identity.peer, refusal)
+        daemon.door = Door(identity.peer, entry.refusal)
         board = await DhtBoard.open(
             daemon,
             swarm,
             identity,
             key=key,
-            initial_peers=network.initial_peers,
+            known=entry.known or KnownPeers(network.initial_peers),
             client=network.client,
         )
         stack.push_async_callback(board.close)
-        if enter is not None:
-            await enter(board)
+        if entry.enter is not None:
+            await entry.enter(board)
         channel = await LibP2PChannel.open(daemon, swarm, key)
         stack.push_async_callback(channel.close)
         listening = replace(network, port=network.port or daemon.listening_port)

@@ -19,6 +19,7 @@ MAY_IMPORT = {
 BOARD_FILES = {
     "swarm.dht.dht_protocol",
     "swarm.dht.replicas",
+    "swarm.dht.bootstrap",
     "swarm.dht.dht_board",
     "swarm.dht.bounded_storage",
     "swarm.dht.record_validator",

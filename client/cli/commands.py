@@ -2,23 +2,26 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from client.network import Connect, open_links
 from client.session.deadlines import TIMEOUT_SECONDS
 from swarm.commands.command_line import Parser, duration_of
 from swarm.errors import BadInput
+from swarm.state_folder import own_environment, state_folder
 
 GENERATED_TOKENS = 64
 INVITED_SECONDS = 7 * 86400.0
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
 
-def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect = open_links) -> int:
+def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect | None = None) -> int:
     """Run one command; returns the exit code; raises SwarmError."""
     given = parser().parse_args(arguments)
+    state = given.state or state_folder(own_environment())
     try:
-        return _run(given, draw, connect)
+        return _run(given, draw, connect or partial(open_links, state=state))
     except BadInput as error:
         if not error.option:
             raise

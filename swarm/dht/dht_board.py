@@ -4,43 +4,44 @@ import asyncio
 import logging
 import math
 import random
-import re
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
+from itertools import count
 from typing import Any, TypeVar
 
 from hivemind.dht.crypto import DHTRecord
 from hivemind.dht.node import DHTNode
-from hivemind.dht.protocol import ValidationError
 from hivemind.p2p import PeerID
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.dht.board import SKEW_SECONDS, R, has_shards, keys_to_publish, plain_key, shard_keys
+from swarm.dht.bootstrap import Bootstrap, KnownPeers
 from swarm.dht.dht_protocol import BUCKET_SIZE, ProtocolContext, SwarmProtocol, node_id_of
 from swarm.dht.peer_networks import Networks
 from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
-from swarm.errors import BadInput, LocalProtocolError, Unreachable
-from swarm.invites import peer_of_address
+from swarm.errors import LocalProtocolError, Unreachable
+from swarm.p2p.address_book import AddressBook
 from swarm.p2p.p2p_daemon import P2PDaemon
-from swarm.records import Capability, Record, record_of_map, record_to_list
+from swarm.records import Capability, Record, Relay, record_of_map, record_to_list
 from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK, STEERED_SECONDS, NetworkClock
 
 WAIT_SECONDS = 1.0  # for one peer's answer to one DHT call
 FIRST_WAIT_SECONDS = 4.0  # for the first peer's answer, which calls us back
-JOIN_SECONDS = 15.0
 CALL_SECONDS = 10.0  # for a whole search
 CLOSE_SECONDS = 3.0
-REJOIN_SECONDS = 5.0  # between looks at the routing table
-OTHERS_SECONDS = 1.0  # for further peers of an invite, once one has answered
+BOOK_CLOSE_SECONDS = 1.0
+CLOCK_SECONDS = 5.0  # between looks at our clock
+BOOK_SECONDS = 10.0  # between looks at whom we are connected with
+RELAY_LOOKS = 6  # of these to one look for relays
 STEP_SECONDS = 0.001  # between the expirations of two records
 CLOCKS_ASKED = 7  # peers, about a jump of our clock
 READ_BACK_SECONDS = 5.0  # least life of a record that is worth reading back
-LOOKS_TOLD = 120  # of so many in vain one is told
-KNOWN_PEERS = 64  # peers to come back to
+
+NOBODY = KnownPeers()
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,12 +56,14 @@ class DhtBoard:
         self._swarm = validator.key.name  # as it stands in the keys
         self._validator = validator
         self._clock = clock
+        self._recorded: frozenset[str] = frozenset()  # peers that showed a capability, as last read
         self._node: Any = None  # a DHTNode; hivemind is untyped
         self._replicas: Replicas
         self._expirations: dict[type[Record], float] = {}
         self._seen: dict[type[Record], tuple[int, float]] = {}  # how many peers, and when
-        self._initial_peers: tuple[str, ...] = ()
-        self._known_peers: list[Any] = []  # ids of peers to come back to
+        self._addresses: dict[str, tuple[str, ...]] = {}  # of the peers that records speak of
+        self._book = AddressBook(None, validator.key.swarm, daemon.peer)
+        self._bootstrap: Bootstrap
         self._is_client = False
         self._tasks = TaskSet()
 
@@ -72,20 +75,27 @@ class DhtBoard:
         identity: Identity,
         *,
         key: str = "",
-        initial_peers: Sequence[str] = (),
+        known: KnownPeers = NOBODY,
         client: bool = False,
     ) -> "DhtBoard":
-        """Join the swarm's DHT; holds a task until closed; raises Unreachable, BadInput."""
+        """Join the swarm's DHT; holds tasks until closed; raises Unreachable, BadInput.
+
+        Where none of the known peers answers, a peer that has words for it begins alone, and goes
+        on trying.
+        """
         self = cls(daemon, SwarmValidator(swarm, identity, key, CLOCK.now), CLOCK)
-        self._initial_peers, self._is_client = tuple(initial_peers), client
+        self._book = known.book or self._book
+        self._is_client = client
+        await self._make_node()
+        self._bootstrap = Bootstrap(daemon, self._is_let_in, self._present, known, self._book)
         try:
-            async with asyncio.timeout(JOIN_SECONDS):
-                await self._join()
-        except TimeoutError as error:
-            raise _nobody() from error
-        except ValidationError as error:
-            raise _explained(error) from error
-        self._tasks.create("keeping joined", self._keep_joined())
+            await self._enter()
+        except BaseException:
+            await self.close()
+            raise
+        self._tasks.create("keeping joined", self._bootstrap.keep(self._look_around))
+        self._tasks.create("keeping time", self._keep_time())
+        self._tasks.create("keeping the address book", self._keep_book())
         return self
 
     async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
@@ -112,14 +122,24 @@ class DhtBoard:
         self._seen[kind] = len(found), time.monotonic()
         records = {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
         for peer, record in records.items():
-            if isinstance(record, Capability):
-                self._daemon.note_addresses(peer, record.addresses)
+            self._note_addresses(peer, record)
+        if kind is Capability:
+            self._recorded = frozenset(records)
         return records
 
     @property
     def neighbours(self) -> int:
         """How many peers the routing table holds; 0 means alone."""
-        return len(self._node.protocol.routing_table.uid_to_peer_id)
+        return len(self._met)
+
+    @property
+    def joined(self) -> asyncio.Event:
+        """Set as soon as another peer of the swarm has been met."""
+        return self._bootstrap.joined
+
+    @property
+    def _met(self) -> frozenset[str]:
+        return frozenset(map(str, self._node.protocol.routing_table.uid_to_peer_id.values()))
 
     async def reopen(self) -> None:
         """Go on over what is now the daemon's p2pd, with all that we keep for others.
@@ -127,17 +147,18 @@ class DhtBoard:
         Who was known before is greeted meanwhile; whoever cannot be reached finds us by himself.
         """
         before = self._node.protocol
-        known = list(before.routing_table.uid_to_peer_id.values())
-        self._known_peers = known[:KNOWN_PEERS] or self._known_peers
+        known = set(before.routing_table.uid_to_peer_id.values())
         self._end_node()  # its p2pd is gone: there is nobody to say goodbye through
         await self._make_node()
         self._node.protocol.storage, self._node.protocol.cache = before.storage, before.cache
-        greeting = self._greet({*self._first_peers(), *self._known_peers})
-        self._tasks.create("greeting known peers", greeting)
+        self._tasks.create("greeting known peers", self._greet(known))
+        self._bootstrap.hurry()
 
     async def close(self) -> None:
         """Leave the DHT; returns within seconds even if the daemon hangs."""
         await self._tasks.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._write_book(), BOOK_CLOSE_SECONDS)
         self._end_node()
         if not self._daemon.ended.is_set():  # hivemind would wait for a dead daemon
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
@@ -157,15 +178,8 @@ class DhtBoard:
         is_possible = last + STEP_SECONDS <= now + kind.TTL_SECONDS + SKEW_SECONDS
         return max(now + ttl, last + STEP_SECONDS) if is_possible else now + ttl
 
-    async def _join(self) -> None:
-        """Make our part of the DHT, with every guard in place, before anybody is met."""
-        await self._make_node()
-        self._node.protocol.wait_timeout = FIRST_WAIT_SECONDS
-        if self._initial_peers:
-            await self._meet_first_peers()
-        self._node.protocol.wait_timeout = WAIT_SECONDS
-
     async def _make_node(self) -> None:
+        """Make our part of the DHT, with every guard in place, before anybody is met."""
         p2p = self._daemon.p2p
         node: Any = await DHTNode.create(
             p2p=p2p,
@@ -182,23 +196,48 @@ class DhtBoard:
         node.protocol = protocol
         self._node, self._replicas = node, Replicas(node, self.peer)
 
-    async def _meet_first_peers(self) -> None:
-        """Be known to the peers of the invite; raises Unreachable, ValidationError.
+    async def _enter(self) -> None:
+        """Be known to the first peers; raises Unreachable, BadInput."""
+        found = await self._bootstrap.enter()
+        if found.welcomes:
+            await self._look_around()
 
-        One that calls our clock wrong does not keep us out if as many others say it is right.
-        """
-        ping = self._node.protocol.call_ping
-        peers = {PeerID.from_base58(peer_of_address(each)) for each in self._initial_peers}
-        outcomes = await _first_and_others(
-            {asyncio.create_task(ping(peer, validate=True)) for peer in peers}
-        )
-        refusals = [outcome for outcome in outcomes if isinstance(outcome, ValidationError)]
-        welcomes = [outcome for outcome in outcomes if isinstance(outcome, int)]
-        if len(refusals) > len(welcomes):
-            raise refusals[0]
-        if not welcomes:
-            raise _nobody()
-        await self._node.find_nearest_nodes([self._node.node_id])
+    async def _greet(self, peers: set[Any]) -> None:
+        """Ask peers to know us, and look for more."""
+        await asyncio.gather(*map(self._node.protocol.call_ping, peers))
+        await self._look_around()
+
+    async def _is_let_in(self, peer: str) -> bool:
+        """Ask a peer to let us in: it calls us back, and tells the time; raises ValidationError."""
+        protocol = self._node.protocol
+        protocol.wait_timeout = FIRST_WAIT_SECONDS
+        try:
+            return bool(await protocol.call_ping(PeerID.from_base58(peer), validate=True))
+        finally:
+            protocol.wait_timeout = WAIT_SECONDS
+
+    async def _look_around(self) -> None:
+        """Meet the peers near us in the DHT."""
+        with suppress(Unreachable):
+            await _in_time(self._node.find_nearest_nodes([self._node.node_id]))
+
+    def _present(self) -> frozenset[str]:
+        """The peers of the swarm that are there; those on the board only if we reach anybody."""
+        return self._met and self._met | self._recorded - {self.peer}
+
+    def _note_addresses(self, peer: str, record: Record) -> None:
+        """Let daemon and book know where a peer says it is."""
+        if isinstance(record, Capability):
+            self._daemon.note_addresses(peer, record.addresses)
+            relayed = (f"{relay}/p2p-circuit" for relay in record.relays)
+            addresses = (*record.addresses, *relayed)
+        elif isinstance(record, Relay):
+            addresses = tuple(record.addresses)
+        else:
+            return
+        if self._addresses.get(peer) != addresses:
+            self._book.note(peer, addresses)
+            self._addresses[peer] = addresses
 
     def _signed(self, record: Record, key: str, expiration: float) -> DHTRecord:
         """A record as it is stored under a key; raises LocalProtocolError."""
@@ -234,21 +273,31 @@ class DhtBoard:
                     found[peer] = entry
         return found
 
-    async def _keep_joined(self) -> None:
-        """Come back to known peers when the routing table has run empty: hivemind never does."""
-        looks = 0  # in vain, one after the other
+    async def _keep_time(self) -> None:
         while True:
-            await asyncio.sleep(REJOIN_SECONDS)
+            await asyncio.sleep(CLOCK_SECONDS)
             await self._check_clock()
-            known = list(self._node.protocol.routing_table.uid_to_peer_id.values())
-            self._known_peers = known[:KNOWN_PEERS] or self._known_peers
-            if known or not (self._known_peers or self._initial_peers):
-                looks = 0
-                continue
-            if looks % LOOKS_TOLD == 0:
-                logger.warning("no other peer is there; looking for those known before")
-            looks += 1
-            await self._rejoin()
+
+    async def _keep_book(self) -> None:
+        for look in count():
+            await asyncio.sleep(BOOK_SECONDS)
+            if look % RELAY_LOOKS == 0:
+                with suppress(Unreachable):
+                    await self.read(Relay)
+            await self._write_book()
+
+    async def _write_book(self) -> None:
+        """Remember who is there, and whom we are connected with, if there is news in it."""
+        present = self._present()
+        self._addresses = {p: a for p, a in self._addresses.items() if p in present}
+        for peer, addresses in self._addresses.items():
+            self._book.note(peer, addresses)
+        with suppress(Unreachable):
+            connected = await self._daemon.connected()
+            for peer in connected.keys() & self._addresses.keys():
+                self._book.note_met(peer, connected[peer])
+        if self._book.is_due:
+            await self._book.write()
 
     async def _check_clock(self) -> None:
         """Follow the wall clock as it is steered; ask peers what to think of a jump."""
@@ -265,62 +314,11 @@ class DhtBoard:
         if jump < -STEERED_SECONDS:
             self._node.protocol.sweep()
 
-    async def _rejoin(self) -> None:
-        for address in self._initial_peers:
-            with suppress(Unreachable):
-                await self._daemon.connect(address)
-        await self._greet({*self._first_peers(), *self._known_peers})
-
-    def _first_peers(self) -> list[Any]:
-        return [PeerID.from_base58(peer_of_address(address)) for address in self._initial_peers]
-
-    async def _greet(self, peers: set[Any]) -> None:
-        """Ask peers to know us, and look for more."""
-        await asyncio.gather(*map(self._node.protocol.call_ping, peers))
-        with suppress(Unreachable):
-            await _in_time(self._node.find_nearest_nodes([self._node.node_id]))
-
 
 def _record_of(kind: type[R], values: object) -> R:
     record = record_of_map(kind, values)
     assert isinstance(record, kind)
     return record
-
-
-def _explained(error: ValidationError) -> BadInput | Unreachable:
-    clocks = re.search(r"local: ([\d.]+), peer: ([\d.]+)", str(error))
-    if clocks is None:
-        return Unreachable(
-            "The swarm's peers cannot reach this machine.",
-            "Forward a port of your router to it and say so:"
-            " --port 4001 --announce YOUR-PUBLIC-ADDRESS:4001",
-        )
-    offset = float(clocks[1]) - float(clocks[2])
-    side = "ahead of" if offset > 0 else "behind"
-    return BadInput(
-        f"This machine's clock is {abs(offset):.1f} s {side} the swarm's.",
-        "Set the clock (for example with NTP) and try again.",
-    )
-
-
-def _nobody() -> Unreachable:
-    return Unreachable(
-        "No peer in the invite answers.",
-        "Check the network, or ask for a fresh invite; a private swarm's key has to be right.",
-    )
-
-
-async def _first_and_others(pings: "set[asyncio.Task[Any]]") -> list[Any]:
-    """The outcomes of pings: until one is welcome, and of those that follow it soon."""
-    waiting, done = set(pings), set[asyncio.Task[Any]]()
-    while waiting and not any(ping.exception() is None and ping.result() for ping in done):
-        finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        done |= finished
-    if waiting:
-        await asyncio.wait(waiting, timeout=OTHERS_SECONDS)
-    for ping in waiting:
-        ping.cancel()
-    return await asyncio.gather(*pings, return_exceptions=True)
 
 
 async def _in_time(call: Awaitable[T]) -> T:

@@ -29,6 +29,7 @@ SIGNED_CAP = 4096  # bytes
 PEERS = 64  # asked at most, AT_ONCE of them at a time
 AT_ONCE = 8
 ANSWER_SECONDS = 5.0
+KEEP_SECONDS = 60.0  # between looks for a newer word to hand on
 LOOK_SECONDS = 0.5  # between looks at the board
 
 Sign = Callable[[bytes], bytes]
@@ -114,6 +115,15 @@ class ManifestKeeper:
             if self._manifest is not None or time.monotonic() >= deadline:
                 return self._manifest
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def keep(self) -> None:
+        """Have the founder's latest word at hand while it, or who kept it, is there; never ends."""
+        while True:
+            try:
+                await self.find()
+            except SwarmError as error:
+                logger.info("the founder's word is not to be had now: %s", error)
+            await asyncio.sleep(KEEP_SECONDS)
 
     async def _ask(self, peers: list[str]) -> None:
         """Keep the latest of what peers kept."""

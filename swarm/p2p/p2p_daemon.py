@@ -136,8 +136,6 @@ class P2PDaemon:
         The cause is a few words, as they stand in a list of addresses.
         """
         peer = peer_of_address(address)
-        if problem := await self.problem_at(address):
-            raise Unreachable(problem)
         try:
             await self._dial(peer, [address])
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -146,7 +144,7 @@ class P2PDaemon:
             raise Unreachable(_dialing_problem(str(error))) from error
 
     async def problem_at(self, address: str) -> str:
-        """Why nothing listens at a multiaddr, "" if something does; p2pd is not asked."""
+        """Why nothing listens at a multiaddr, "" if something does: asked before p2pd is."""
         return await tcp_problem(address)
 
     async def open_stream(
@@ -424,6 +422,8 @@ def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachabl
 
 def _dialing_problem(text: str) -> str:
     """What p2pd says of a failed dial, in a few words."""
+    if "connection refused" in text:
+        return "refused"
     if "peer id mismatch" in text:
         return "another peer is there now"
     if "backoff" in text:

@@ -257,7 +257,7 @@ def test_a_node_that_listens_nowhere_says_so_instead_of_an_invite_that_nobody_ca
 
     async def open_it() -> None:
         config = read_config(["--host", "--listen", "localhost"])
-        async with open_network(config, lambda: asyncio.sleep(0, serving)):
+        async with open_network(config, lambda: asyncio.sleep(0, serving), print):
             pytest.fail("there is no address to invite to")
 
     monkeypatch.setattr(P2PDaemon, "addresses", nowhere)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
@@ -84,7 +85,7 @@ class Swarm:
                 self.id,
                 identity,
                 key=key,
-                initial_peers=network.initial_peers,
+                known=KnownPeers(network.initial_peers),
                 client=client,
             )
             self.stack.push_async_callback(found.close)

@@ -12,21 +12,12 @@ from shutil import copy, copytree
 import pytest
 
 from swarm.cli import main
-from swarm.invites import Invite
-from swarm.model_spec import BUILT_IN
-from swarm.testing.memory_network import peer_named
 from tests.whole.reference_model import TINY
 from tests.whole.swarms import environment
 
 pytestmark = pytest.mark.nodes
 
 SECONDS = 150.0  # several processes import torch at once on a busy machine
-
-
-def invite_to(port: int) -> str:
-    """An invite to a peer that is not there."""
-    address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_named('nobody')}"
-    return Invite((address,), "swarm-abcdefgh", BUILT_IN).encode()
 
 
 def assert_one_sentence(code: int, out: str, error: str, words: str) -> None:
@@ -50,7 +41,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
         port = taken.getsockname()[1]
         asked: dict[str, Sequence[str]] = {
             "port in use": ["--host", "--port", str(port)],
-            "unreachable bootstrap": ["--join", invite_to(9)],
             "malformed invite": ["--join", "swarm1:AAAA"],
             "unknown model": ["--host", "--model", "no-such-owner/no-such-model"],
         }
@@ -79,7 +69,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
     ("name", "words"),
     [
         ("port in use", "is in use"),
-        ("unreachable bootstrap", "No peer in the invite answers"),
         ("malformed invite", "truncated or altered"),
         ("unknown model", "no-such-owner/no-such-model"),
     ],

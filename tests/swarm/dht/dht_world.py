@@ -8,6 +8,7 @@ from typing import Any
 
 from hivemind.p2p import PeerID
 
+from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.trust.door import Door
 from swarm.trust.identity import Identity, swarm_id
@@ -61,6 +62,9 @@ class MemoryProcess:
     async def connect(self, address: str) -> None:
         pass
 
+    async def problem_at(self, address: str) -> str:
+        return ""
+
     def note_addresses(self, peer: str, addresses: Sequence[str]) -> None:
         pass
 
@@ -93,5 +97,5 @@ class DhtWorld:
         who = identity or (Identity.throwaway() if self.peers else self.founder)
         daemon = self.daemon(who)
         return await DhtBoard.open(
-            daemon, self.id, who, key=self.key, initial_peers=known, client=client
+            daemon, self.id, who, key=self.key, known=KnownPeers(known), client=client
         )
