@@ -15,11 +15,12 @@ from swarm.dht.dht_board import DhtBoard
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
-from swarm.network import Entry, hold_network
+from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
 from swarm.p2p.addresses import dialable, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon
+from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Manifest
 from swarm.state_folder import (
     LAST_INVITE,
@@ -51,6 +52,7 @@ class NodeNetwork:
     manifests: ManifestKeeper
     joined: asyncio.Event  # another peer has been met
     last_swarm: str = ""  # which one commands without an invite asked before
+    held: HeldNetwork | None = None  # what the ways stand on; None in memory
 
 
 def invite_of(config: NodeConfig) -> Invite | None:
@@ -120,6 +122,7 @@ async def open_network(
             manifests=manifests,
             joined=held.board.joined,
             last_swarm=before,
+            held=held,
         )
 
 
@@ -196,10 +199,19 @@ def open_identity(state: Path) -> tuple[Identity, Path]:
 
 
 def daemon_network(config: NodeConfig, invite: Invite | None) -> Network:
-    """How this node stands in the network."""
+    """How this node stands in the network: behind a router, as long as nothing speaks against it.
+
+    Others dial whoever calls itself public, and vain dials would keep holes from being punched.
+    """
+    peers = dialable(invite.addresses) if invite else ()
+    relays = invite.relays if invite else ()
+    own = own_multiaddrs(config.listen, config.port)
+    is_private = is_probably_private(config.announce, peers, own)
     return Network(
         host=config.listen,
         port=config.port,
         announce=config.announce,
-        initial_peers=dialable(invite.addresses) if invite else (),
+        initial_peers=peers,
+        is_private=is_private,
+        relays=relays_among({}, {}, (*relays, *peers)) if is_private else (),
     )

@@ -206,7 +206,7 @@ def _add_lists(made: Parser) -> None:
 def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
     """The config of a command line; raises BadInput."""
     given = parser(program).parse_args(arguments)
-    announced = tuple(_announced(text) for text in given.announce)
+    announced = tuple(announced_at(text) for text in given.announce)
     memory_bytes, share = _memory_of("--memory", given.memory)
     return NodeConfig(
         founds=given.host,
@@ -225,7 +225,7 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         activations=given.activations,
         sessions_per_step=given.sessions_per_step,
         name=given.name,
-        listen=_listened(given.listen),
+        listen=listened_at(given.listen),
         port=given.port or (port_of(announced[0]) if announced else 0),
         announce=announced,
         trusted=tuple(peer_id(peer, "--trust ") for peer in given.trust),
@@ -263,14 +263,16 @@ def _share_of(text: str) -> float:
     return share
 
 
-def _announced(text: str) -> str:
+def announced_at(text: str) -> str:
+    """The multiaddr that --announce names; raises BadInput."""
     try:
         return multiaddr_of(text)
     except ValueError as error:
         raise BadInput(f"--announce: {error}.", FORM) from error
 
 
-def _listened(text: str) -> str:
+def listened_at(text: str) -> str:
+    """The address that --listen names; raises BadInput."""
     try:
         return listening_host(text)
     except ValueError as error:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from node.bootstrap import NodeNetwork, invite_of, open_network
 from node.config import NodeConfig
+from node.control.reachability import find_relays
 from node.device.open_devices import detected_devices, measured_devices, open_workers
 from node.node import Node
 from node.probe import memory_words
@@ -93,6 +94,8 @@ async def live(
             founding = tasks.create("reading the model", reading, is_awaited=True)
         manifest = partial(_manifest, founding) if founding else None
         network = await stack.enter_async_context(open_network(config, manifest, terminal.say))
+        if network.held:
+            await find_relays(network.held, network.board)
         finding = founding or find_served_once_joined(network, config.state, describe)
         served = await unless_stopped(finding, stop)
         if served is None:

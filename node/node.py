@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
+from node.control.reachability import Reachability, ReachState
 from node.device.endpoint import Reach, group_host
 from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, LocalDevice
@@ -29,6 +31,9 @@ from node.status_lines import StatusLines
 from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.errors import PeerRefused, SwarmError, Unreachable
+from swarm.p2p.dial_back import QUESTION as DIAL_BACK
+from swarm.p2p.dial_back import DialBack
+from swarm.p2p.identity_probe import is_peer_at
 from swarm.p2p.rate_limit import Budget
 from swarm.plan import Plan
 from swarm.records import Capability
@@ -97,6 +102,8 @@ class Node:
         self._caught_up_at = -QUICK_SECONDS
         self._weight_server = WeightServer(channel, served.folder)
         answer_probes(channel)
+        dial_back = DialBack(network.process.connected, is_peer_at)
+        channel.answer(DIAL_BACK, dial_back.answer)
         channel.answer("group", self._answer_group)
         channel.answer("news", self._hear_news)
 
@@ -113,6 +120,7 @@ class Node:
             "handing out files": self._serve_weights,
             "telling what was served": self._report_service,
             "keeping the founder's word": self._network.manifests.keep,
+            "finding out who reaches us": self._watch_reach,
         }
         work = {name: supervise(name, loop) for name, loop in loops.items()}
         work |= {"p2pd": self._daemon_given_up(), "the copy": self._copy_refused()}
@@ -159,7 +167,7 @@ class Node:
             devices=[each.device for each in devices],
             links=[],
             host=machine_id(),
-            reachable=True,
+            reachable=not (self._network.held and self._network.held.network.is_private),
             since=CLOCK.now(),
             name=self._config.name,
             version=version("hexgen-swarm"),
@@ -368,6 +376,28 @@ class Node:
                 known, measured_at = set(peers), time.monotonic()
                 self._announcer.note_links(await measure_links(self._network.channel, peers))
             await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _watch_reach(self) -> None:
+        """Find out how others reach us, and stand in the network accordingly; never ends."""
+        if (held := self._network.held) is None:
+            await asyncio.Event().wait()
+            return
+
+        async def capabilities() -> Mapping[str, Capability]:
+            return self._membership.capabilities
+
+        network = self._network
+        swarm = network.invite.swarm
+        reachability = Reachability(
+            held, network.channel, network.board, swarm, capabilities, self._note_reach
+        )
+        await reachability.run()
+
+    def _note_reach(self, state: ReachState) -> None:
+        assert self._announcer is not None
+        self._announcer.note_reach(state)
+        if state.verdict or state.relays:  # before that, it is too early to say
+            self._status.reach(state)
 
     async def _serve_weights(self) -> None:
         """Let peers have the model's files; never ends."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from node.control.reachability import ReachState
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, printable, short_id
 from swarm.hardware import WIDTHS, Device
+from swarm.invites import peer_of_address
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.p2p.addresses import is_loopback, readable
 from swarm.plan import Assignment
@@ -24,11 +26,19 @@ class StatusLines:
         self._spec = spec
         self._said: set[str] = set()
         self._waits_for = ""
+        self._reach = ""
         self._weight_bytes: dict[int, float] = {}  # of one weight, by device
 
     def introduce(self, name: str, peer: str, where: str) -> None:
         """Who am I, and can others reach me."""
         self._say(f"node: {name} ({short_id(peer)}), {where}")
+
+    def reach(self, state: ReachState) -> None:
+        """How others reach us, by their own word: said again when it changes."""
+        words = reach_words(state)
+        if words != self._reach:
+            self._reach = words
+            self._say(f"reach: {words}")
 
     def offer(self, device: Device, why_memory: str = "") -> None:
         """What I offer, and why so much memory."""
@@ -147,6 +157,35 @@ def reach_of(addresses: Sequence[str], announced: Sequence[str]) -> str:
     if not far:
         return "reachable from this machine only"
     return f"listens at {_listed(far)} (not checked from outside)"
+
+
+def reach_words(state: ReachState) -> str:
+    """What dial-backs came to, and how others come to us if they cannot dial us."""
+    verdict = state.verdict
+    if verdict is None:
+        return _through(state) if state.is_private else "not checked: nobody has dialed back"
+    if verdict.is_reachable:
+        where = "" if verdict.is_from_outside else " in this network"
+        at = f"reachable at {_listed(verdict.at)}{where}"
+        return f"{at}, dialed back by {_peers(verdict.reached)}"
+    tried = f"not reachable from outside ({_peers(verdict.tried)} tried {verdict.seen})"
+    if not verdict.is_from_outside:
+        return f"not reachable from {_peers(verdict.tried)} of this network: a firewall may be why"
+    return f"{tried}; {_through(state)}"
+
+
+def _through(state: ReachState) -> str:
+    if state.relays:
+        names = [short_id(peer_of_address(relay)) for relay in state.relays]
+        return f"joins through relay {' and '.join(names)}"
+    return (
+        "no relay holds a place for it yet: forward a port of the router (--port 4001 --announce"
+        " ADDRESS:4001), or run `swarm relay` on a machine with a public address"
+    )
+
+
+def _peers(count: int) -> str:
+    return f"{count} peer{'s' * (count != 1)}"
 
 
 def _listed(addresses: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from swarm.node import run_node
 COMMANDS = {
     "demo": "four unlike nodes on this machine: join, plan, generate, compare",
     "node": "share this machine's devices (--host starts a swarm, --join INVITE joins one)",
+    "relay": "carry connections to nodes behind routers; a machine with a public address, no model",
     "generate": "ask a swarm once",
     "chat": "talk with a swarm",
     "status": "who is in a swarm, what they serve, who plans",
@@ -33,7 +34,9 @@ def run() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return carry_out(lambda: _run(read_arguments(given)), needs_output=given[:1] != ["node"])
+    return carry_out(
+        lambda: _run(read_arguments(given)), needs_output=given[:1] not in (["node"], ["relay"])
+    )
 
 
 def _run(given: list[str]) -> int:
@@ -56,6 +59,8 @@ def _call(command: str, given: list[str]) -> int:
     rest = given[1:]
     if command == "node":
         return run_node(rest, "swarm node")
+    if command == "relay":
+        return int(import_package("node.control.relay_peer").main(rest))
     if command == "plan" and not HELP.isdisjoint(rest):
         return int(import_package("planner.cli.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):

@@ -44,6 +44,14 @@ class HeldNetwork:
     channel: LibP2PChannel
     _replacing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    async def relays(self) -> tuple[str, ...]:
+        """The relays at which p2pd says it holds a place; raises Unreachable."""
+        return await self.daemon.relays()
+
+    async def is_reached_through(self, relay: str) -> bool:
+        """Whether a stranger gets through to us by a relay."""
+        return await self.daemon.is_reached_through(relay)
+
     async def replace_daemon(self, network: Network) -> None:
         """Stand in the network otherwise, under the same identity and on the same port.
 

@@ -38,7 +38,13 @@ KV_ACCOUNTING = {
 }
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
 PLANNER_COMMANDS = {"planner.cli.commands"}
-READS_ENVIRONMENT = {"node.config", "node.main", "swarm.state_folder", "swarm.cli"}
+READS_ENVIRONMENT = {
+    "node.control.relay_peer",  # the main of `swarm relay`
+    "node.config",
+    "node.main",
+    "swarm.state_folder",
+    "swarm.cli",
+}
 
 
 @dataclass(frozen=True, slots=True)

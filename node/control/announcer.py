@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
 from node.control.plan_store import PlanStore
+from node.control.reachability import ReachState
 from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
 from swarm.hardware import Link
@@ -13,6 +14,7 @@ from swarm.records import Advert, Capability, Manifest
 from swarm.trust.network_clock import CLOCK
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
+ADDRESSES_CAP = 8
 RETRY_SECONDS = 1.0  # after an advert that nobody took
 MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 
@@ -46,12 +48,27 @@ class Announcer:
         self._server = server
         self._last = LastPublished()
         self._joined_at = time.monotonic() - (CLOCK.now() - capability.since)
+        self._addresses = tuple(capability.addresses)
         self.capability = capability
         membership.note_own(capability)
 
     def note_links(self, links: list[Link]) -> None:
         """Our links were measured: say so soon."""
         self.capability = replace(self.capability, links=links)
+        self.publish_soon()
+
+    def note_reach(self, state: ReachState) -> None:
+        """It is known how others reach us: say so soon, with the addresses that lead to us."""
+        found = state.verdict.at if state.verdict else ()
+        direct = () if state.is_private else dict.fromkeys((*found, *self._addresses))
+        self.capability = replace(
+            self.capability,
+            reachable=state.is_reachable,
+            relays=list(state.relays),
+            local=list(state.local),
+            home=state.home,
+            addresses=list(direct)[:ADDRESSES_CAP],
+        )
         self.publish_soon()
 
     def publish_soon(self) -> None:

@@ -23,7 +23,7 @@ from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
 from swarm.errors import LocalProtocolError, Unreachable
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.p2p_daemon import P2PDaemon
+from swarm.p2p.p2p_daemon import CIRCUIT, P2PDaemon
 from swarm.records import Capability, Record, Relay, record_of_map, record_to_list
 from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity
@@ -228,9 +228,8 @@ class DhtBoard:
     def _note_addresses(self, peer: str, record: Record) -> None:
         """Let daemon and book know where a peer says it is."""
         if isinstance(record, Capability):
-            self._daemon.note_addresses(peer, record.addresses)
-            relayed = (f"{relay}/p2p-circuit" for relay in record.relays)
-            addresses = (*record.addresses, *relayed)
+            addresses = (*record.addresses, *(f"{relay}{CIRCUIT}" for relay in record.relays))
+            self._daemon.note_addresses(peer, addresses)
         elif isinstance(record, Relay):
             addresses = tuple(record.addresses)
         else:

@@ -28,7 +28,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import (
 )
 from hivemind.proto import p2pd_pb2
 
-from swarm.errors import BadInput, PeerLost, PeerRefused, Unreachable
+from swarm.errors import BadInput, PeerLost, PeerRefused, SwarmError, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
 from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
@@ -48,9 +48,14 @@ SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
 LONGEST_CAUSE = 300  # characters of what p2pd says
 LOOPBACK = "127.0.0.1"
+CIRCUIT = "/p2p-circuit"  # behind a relay's multiaddr: the way to a peer through it
+CID_OF_PEER = bytes.fromhex("a5032801720024")  # /p2p, 40 bytes, CIDv1 of an Ed25519 key
+PEER_ALONE = bytes.fromhex("a503260024")  # /p2p, 38 bytes
 SOCKETS_FOLDER = Path("/tmp")  # where hivemind puts them, whatever the system says
 STALE_SECONDS = 60.0  # a younger socket may be of a daemon that is about to listen
 SOCKETS_CAP = 1000  # to look at
+
+DIAL_ERRORS = (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable)
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +135,29 @@ class P2PDaemon:
         shown = map(str, found)  # hivemind's own call takes every fault for "does not listen"
         return tuple(f"{each}/p2p/{self.peer}" for each in shown if "p2p-circuit" not in each)
 
+    async def relays(self) -> tuple[str, ...]:
+        """The multiaddrs, with /p2p/<id>, of the relays at which we say we hold a place.
+
+        Whether they still keep it they do not say: see `is_reached_through`.
+        """
+        _, found = await _in_time(self.p2p._client.identify())
+        shown = [str(each).partition("/p2p-circuit") for each in found]
+        return tuple(dict.fromkeys(relay for relay, circuit, _ in shown if circuit))
+
+    async def is_reached_through(self, relay: str) -> bool:
+        """Whether a stranger gets through to us by a relay, by the word of a p2pd made for it."""
+        try:
+            stranger = await open_p2p(Identity.throwaway(), Network(client=True))
+        except SwarmError:
+            return True  # our own fault says nothing against the relay
+        try:
+            await stranger._dial(self.peer, [f"{relay}{CIRCUIT}"])
+        except DIAL_ERRORS:
+            return False
+        finally:
+            await stranger.close()
+        return True
+
     async def connect(self, address: str) -> None:
         """Open a connection to a multiaddr with /p2p/<id>; raises BadInvite, Unreachable.
 
@@ -174,14 +202,14 @@ class P2PDaemon:
         """Try the addresses that a peer has given; whether one of them answered."""
         try:
             await self._dial(peer, self._known.get(peer, ()))
-        except (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable):
+        except DIAL_ERRORS:
             return False
         return bool(self._known.get(peer))
 
     async def _dial(self, peer: str, addresses: list[str] | tuple[str, ...]) -> None:
         """Let p2pd dial; safe to cancel, unlike hivemind's own call; raises ControlFailure."""
         kind = type(self.p2p.daemon_listen_maddr)
-        bare = [kind(address.removesuffix(f"/p2p/{peer}")).to_bytes() for address in addresses]
+        bare = [_wire_form(kind(each.removesuffix(f"/p2p/{peer}"))) for each in addresses]
         if not bare:
             return
         wanted = p2pd_pb2.ConnectRequest(
@@ -350,6 +378,12 @@ async def _start(network: Network, path: str) -> P2P:
         p2p = await Kept.create(**_options_of(network), identity_path=path)
         undo.pop_all()
     return p2p
+
+
+def _wire_form(address: Any) -> bytes:
+    """A multiaddr as p2pd reads it: hivemind writes the id of a relay in it as a CID."""
+    data: bytes = address.to_bytes()
+    return data.replace(CID_OF_PEER, PEER_ALONE)
 
 
 async def _shut_down(p2p: P2P) -> None:

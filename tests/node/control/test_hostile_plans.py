@@ -99,7 +99,7 @@ def test_whatever_ends_a_look_the_node_goes_on(
             raise RecursionError("of a kind that nobody thought of")
 
         monkeypatch.setattr(Node, "_look", stumble)
-        monkeypatch.setattr(Node, "_daemon_ended", lambda _node: _after(enough))
+        monkeypatch.setattr(Node, "_daemon_given_up", lambda _node: _after(enough))
         with pytest.raises(Unreachable, match="p2pd"):
             await node.run([], asyncio.Event())
 

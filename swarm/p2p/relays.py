@@ -1,0 +1,40 @@
+"""Relays: who stands behind a router and needs some, and which peers may be them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from swarm.invites import peer_of_address
+from swarm.p2p.addresses import is_private
+from swarm.records import Capability, Relay
+
+RELAYS_CAP = 4  # given to p2pd, which holds places at two and takes another one for a lost one
+
+
+def is_probably_private(announced: Sequence[str], peers: Iterable[str], own: Iterable[str]) -> bool:
+    """Whether a machine with these addresses stands behind a router, before anybody can be asked.
+
+    It does if it has private addresses alone and its swarm lives at public ones.
+    """
+    has_public = not all(map(is_private, own))
+    return not announced and not has_public and any(not is_private(peer) for peer in peers)
+
+
+def relays_among(
+    relays: Mapping[str, Relay], capabilities: Mapping[str, Capability], known: Iterable[str]
+) -> tuple[str, ...]:
+    """Multiaddrs, with /p2p/<id>, of who may carry connections to us, the best first.
+
+    Peers that do nothing else, then nodes that others have dialed, then those that we know anyway.
+    """
+    found = [(peer, each) for peer, relay in relays.items() for each in relay.addresses]
+    found += [
+        (peer, each)
+        for peer, capability in capabilities.items()
+        if capability.reachable
+        for each in capability.addresses
+    ]
+    named = [f"{address.partition('/p2p/')[0]}/p2p/{peer}" for peer, address in found]
+    chosen: dict[str, str] = {}
+    for address in (*named, *known):
+        if not is_private(address) and "/p2p-circuit" not in address:
+            chosen.setdefault(peer_of_address(address), address)
+    return tuple(chosen.values())[:RELAYS_CAP]

@@ -1,0 +1,307 @@
+"""Reachability: what dial-backs come to, which role follows, and how places at relays are kept."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from node.control import reachability
+from node.control.reachability import (
+    Reachability,
+    ReachState,
+    find_relays,
+    home_of_host,
+    verdict_of,
+)
+from node.status_lines import reach_words
+from swarm.p2p.dial_back import QUESTION, Finding
+from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.relays import is_probably_private, relays_among
+from swarm.records import Capability, Relay
+from swarm.testing.memory_network import MemoryWorld, peer_named
+
+ME = peer_named("me")
+HOME, WAN = "192.168.1.7", "203.0.113.7"
+PORT = 4001
+
+
+def relay_at(name: str, host: str = "198.51.100.9") -> str:
+    return f"/ip4/{host}/tcp/{PORT}/p2p/{peer_named(name)}"
+
+
+def capability(*addresses: str, reachable: bool = True) -> Capability:
+    return Capability(
+        "model", [], [], "host", reachable=reachable, since=1.0, addresses=list(addresses)
+    )
+
+
+REACHED = Finding((WAN,), (f"/ip4/{WAN}/tcp/{PORT}",))
+VAIN = Finding((WAN,), ())
+INSIDE = Finding((HOME,), (f"/ip4/{HOME}/tcp/{PORT}",))
+
+
+@dataclass
+class FakeWays:
+    """A daemon that keeps places at the relays that work, and remembers how it was started."""
+
+    network: Network
+    working: set[str] = field(default_factory=set)
+    held: list[str] = field(default_factory=list)
+    starts: list[Network] = field(default_factory=list)
+
+    async def relays(self) -> Sequence[str]:
+        return self.held
+
+    async def is_reached_through(self, relay: str) -> bool:
+        return relay in self.working
+
+    async def replace_daemon(self, network: Network) -> None:
+        self.starts.append(network)
+        self.network = network
+        self.held = [relay for relay in network.relays if relay in self.working]
+
+
+@dataclass
+class Stand:
+    """A node whose neighbours answer as a test says."""
+
+    ways: FakeWays
+    world: MemoryWorld
+    reach: Reachability
+    noted: list[ReachState]
+    now: list[float]
+
+    async def look(self, seconds: float = 0.0) -> ReachState:
+        self.now[0] += seconds
+        await self.reach.look()
+        return self.noted[-1]
+
+    def neighbour(self, name: str, finding: Finding) -> None:
+        async def answer(_peer: str, _payload: bytes) -> bytes:
+            return finding.to_bytes()
+
+        self.world.channel(peer_named(name)).answer(QUESTION, answer)
+
+
+Story = Callable[[Stand], Awaitable[None]]
+
+
+def played(
+    story: Story,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: Mapping[str, Capability],
+    network: Network | None = None,
+) -> None:
+    """Let a story happen to a node with these neighbours."""
+    now = [1000.0]
+    monkeypatch.setattr("node.control.reachability.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        "node.control.reachability.own_multiaddrs",
+        lambda _host, port: (f"/ip4/{HOME}/tcp/{port}", f"/ip4/127.0.0.1/tcp/{port}"),
+    )
+
+    async def known() -> Mapping[str, Capability]:
+        return {peer_named(name): each for name, each in capabilities.items()}
+
+    async def run() -> None:
+        world = MemoryWorld()
+        ways = FakeWays(network or Network(host="0.0.0.0", port=PORT))
+        noted: list[ReachState] = []
+        reach = Reachability(ways, world.channel(ME), world.board(ME), "swarm", known, noted.append)
+        await story(Stand(ways, world, reach, noted, now))
+
+    asyncio.run(run())
+
+
+def test_most_of_who_sees_us_from_outside_settle_it() -> None:
+    assert verdict_of([]) is None
+    assert verdict_of([Finding((), ())]) is None
+    for findings, is_reachable in (
+        ([REACHED], True),
+        ([VAIN], False),
+        ([REACHED, VAIN], True),
+        ([REACHED, VAIN, VAIN], False),
+        ([INSIDE, VAIN], False),
+        ([INSIDE, REACHED], True),
+    ):
+        verdict = verdict_of(findings)
+        assert verdict is not None
+        assert verdict.is_reachable is is_reachable
+        assert verdict.is_from_outside
+        assert verdict.seen == WAN
+    inside = verdict_of([INSIDE])
+    assert inside is not None
+    assert inside.is_reachable
+    assert not inside.is_from_outside
+
+
+def test_a_machine_with_private_addresses_in_a_public_swarm_is_taken_for_private() -> None:
+    home, public, peer = [f"/ip4/{HOME}/tcp/1"], [f"/ip4/{WAN}/tcp/1"], relay_at("peer")
+    assert is_probably_private((), [peer], home)
+    assert is_probably_private((), [peer, f"/ip4/{HOME}/tcp/2"], home)
+    assert not is_probably_private((), [], home)  # a founder
+    assert not is_probably_private((), [f"/ip4/{HOME}/tcp/2"], home)  # a swarm at home
+    assert not is_probably_private((), [peer], home + public)
+    assert not is_probably_private(("/ip4/203.0.113.7/tcp/1",), [peer], home)
+
+
+def test_relays_are_dedicated_ones_then_dialed_nodes_then_known_ones() -> None:
+    public = "/ip4/198.51.100.2/tcp/1"
+    found = relays_among(
+        {peer_named("relay"): Relay([f"/ip4/{HOME}/tcp/1", "/ip4/198.51.100.1/tcp/1"], since=0.0)},
+        {
+            peer_named("node"): capability(public),
+            peer_named("home"): capability("/ip4/198.51.100.3/tcp/1", reachable=False),
+        },
+        (f"{public}/p2p/{peer_named('node')}", relay_at("known")),
+    )
+    assert [each.rpartition("/")[2] for each in found] == [
+        peer_named("relay"),
+        peer_named("node"),
+        peer_named("known"),
+    ]
+
+
+def test_who_is_dialed_back_stays_public_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", REACHED)
+        at.neighbour("two", REACHED)
+        state = await at.look()
+        assert state.is_reachable
+        assert at.ways.starts == []
+        assert reach_words(state) == f"reachable at {WAN}:{PORT}, dialed back by 2 peers"
+
+    played(story, monkeypatch, {"one": capability(), "two": capability()})
+
+
+def test_who_is_dialed_in_vain_takes_the_private_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", VAIN)
+        at.ways.working = {relay_at("one")}
+        state = await at.look()
+        assert [start.is_private for start in at.ways.starts] == [True]
+        assert at.ways.starts[0].relays == (relay_at("one"),)
+        assert not state.is_reachable
+        assert state.relays == (relay_at("one"),)
+        assert state.home == home_of_host("swarm", WAN)
+        assert state.local == (f"/ip4/{HOME}/tcp/{PORT}",)
+        assert "not reachable from outside (1 peer tried" in reach_words(state)
+        assert "joins through relay" in reach_words(state)
+
+    played(story, monkeypatch, {"one": capability("/ip4/198.51.100.9/tcp/4001")})
+
+
+def test_who_is_dialed_at_last_becomes_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", REACHED)
+        state = await at.look()
+        assert [start.is_private for start in at.ways.starts] == [False]
+        assert state.is_reachable
+        assert state.relays == ()
+
+    private = Network(host="0.0.0.0", port=PORT, is_private=True)
+    played(story, monkeypatch, {"one": capability()}, private)
+
+
+def test_a_lan_alone_changes_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", INSIDE)
+        state = await at.look()
+        assert state.is_reachable
+        assert (state.home, state.local) == ("", ())
+        assert "in this network, dialed back by 1 peer" in reach_words(state)
+        at.neighbour("one", Finding((HOME,), ()))
+        state = await at.look(reachability.CHECK_SECONDS + 1)
+        assert not state.is_reachable
+        assert at.ways.starts == []
+
+    played(story, monkeypatch, {"one": capability()})
+
+
+def test_neighbours_that_cannot_answer_leave_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.world.channel(peer_named("old"))  # it knows no such question
+        state = await at.look()
+        assert state.verdict is None
+        assert state.is_reachable
+        at.neighbour("old", VAIN)
+        await at.look()
+        assert at.ways.starts == []  # it is not asked at every look
+        await at.look(reachability.AGAIN_SECONDS + 1)
+        assert len(at.ways.starts) == 1
+
+    played(story, monkeypatch, {"old": capability()})
+
+
+def test_a_lost_place_is_noticed_and_p2pd_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", VAIN)
+        at.ways.held = [relay_at("one")]
+        at.ways.working = {relay_at("one")}
+        assert (await at.look()).relays == (relay_at("one"),)
+        at.ways.working = set()  # the relay has become public: it remembers nobody
+        assert (await at.look(5.0)).relays == (relay_at("one"),)
+        assert (await at.look(reachability.WATCH_SECONDS)).relays == ()
+        assert len(at.ways.starts) == 1
+        at.ways.held = [relay_at("one")]
+        await at.look(reachability.PLACE_SECONDS)
+        assert len(at.ways.starts) == 1  # not at every look
+        at.ways.working = {relay_at("one")}
+        assert (await at.look(reachability.WATCH_SECONDS + 1)).relays == (relay_at("one"),)
+        assert len(at.ways.starts) == 1
+
+    played(story, monkeypatch, {"one": capability("/ip4/198.51.100.9/tcp/4001")}, _private("one"))
+
+
+def test_a_second_relay_is_wanted_as_soon_as_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", VAIN)
+        at.ways.held = [relay_at("one")]
+        at.ways.working = {relay_at("one"), relay_at("two")}
+        await at.look(reachability.PLACE_SECONDS)
+        assert at.ways.starts == []
+        second = Relay(["/ip4/198.51.100.9/tcp/4001"], since=0.0)
+        await at.world.board(peer_named("two")).publish(second)
+        at.neighbour("two", VAIN)
+        await at.look(reachability.READ_SECONDS + 1)
+        assert set(at.ways.starts[0].relays) == {relay_at("one"), relay_at("two")}
+        assert len((await at.look(reachability.WATCH_SECONDS)).relays) == 2
+
+    played(story, monkeypatch, {"one": capability("/ip4/198.51.100.9/tcp/4001")}, _private("one"))
+
+
+def test_several_relays_are_looked_for_before_anything_else() -> None:
+    async def story() -> None:
+        world, ways = MemoryWorld(), FakeWays(_private("one"))
+        world.channel(ME)
+        await find_relays(ways, world.board(ME))
+        assert ways.starts == []
+        await world.board(peer_named("two")).publish(Relay(["/ip4/198.51.100.9/tcp/4001"], 0.0))
+        await find_relays(ways, world.board(ME))
+        assert ways.network.relays == (relay_at("two"), relay_at("one"))
+        await find_relays(ways, world.board(ME))
+        assert len(ways.starts) == 1
+
+    asyncio.run(story())
+
+
+def test_without_a_relay_the_user_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(at: Stand) -> None:
+        at.neighbour("one", VAIN)
+        words = reach_words(await at.look())
+        assert "no relay holds a place" in words
+        assert "`swarm relay`" in words
+        assert "--announce" in words
+
+    played(story, monkeypatch, {"one": capability()}, replace(_private("one"), relays=()))
+
+
+def _private(name: str) -> Network:
+    return Network(
+        host="0.0.0.0",
+        port=PORT,
+        is_private=True,
+        relays=(relay_at(name),),
+        initial_peers=(relay_at(name),),
+    )
