@@ -109,9 +109,10 @@ class ManifestKeeper:
                 latest = max(found.values(), key=lambda each: each.founded)
                 if not _is_same(self._manifest, latest):
                     await self._ask(list(found))  # for its signature, to hand it on later
-                return latest
             if self._manifest is None:
                 await self._ask(list(await self._board.read(Capability)))
+            if found:
+                return latest
             if self._manifest is not None or time.monotonic() >= deadline:
                 return self._manifest
             await asyncio.sleep(LOOK_SECONDS)

@@ -13,7 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from node import served_model
 from node.bootstrap import NodeNetwork
-from node.served_model import ServedModel, SpecReader, find_served, read_model
+from node.served_model import (
+    ServedModel,
+    SpecReader,
+    find_served,
+    find_served_once_joined,
+    read_model,
+)
 from node.serving.weight_server import WeightServer
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.dht.board import Board
@@ -40,6 +46,7 @@ class Ways:
     board: Board
     manifests: ManifestKeeper
     invite: Invite
+    joined: asyncio.Event
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +75,8 @@ def network_of(world: MemoryWorld) -> NodeNetwork:
     me = peer_named("newcomer")
     channel, board = world.channel(me), world.board(me)
     invite = Invite((), SWARM, "./model")
-    return cast("NodeNetwork", Ways(channel, board, ManifestKeeper(channel, board, SWARM), invite))
+    keeper, joined = ManifestKeeper(channel, board, SWARM), asyncio.Event()
+    return cast("NodeNetwork", Ways(channel, board, keeper, invite, joined))
 
 
 async def find(name: str, world: MemoryWorld) -> ServedModel:
@@ -148,3 +156,32 @@ def test_without_the_founders_word_nothing_is_taken_by_its_name_alone(
     )
     with pytest.raises(Unreachable, match="no peer knows what it serves"):
         asyncio.run(find("some/model", MemoryWorld()))
+
+
+def test_who_is_alone_and_knows_nothing_waits_for_its_swarm() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        network = network_of(world)
+        finding = asyncio.create_task(find_served_once_joined(network, Path("/nowhere"), describe))
+        await asyncio.sleep(0)
+        await found(world, TINY)
+        assert not finding.done()
+        network.joined.set()
+        assert (await asyncio.wait_for(finding, 20)).name == "./model"
+
+    run(story())
+
+
+def test_who_is_alone_serves_what_it_remembers_and_has(tmp_path: Path) -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        own = copy_of(tmp_path / "own")
+        network = network_of(world)
+        network = cast("Any", replace(cast("Any", network), invite=Invite((), SWARM, str(own))))
+        said = served_model.manifest_of(await read_model(str(own), describe), "")
+        network.manifests._manifest = said  # as it was kept in the folder
+        assert not network.joined.is_set()
+        served = await find_served_once_joined(network, Path("/nowhere"), describe)
+        assert served.folder == own
+
+    run(story())

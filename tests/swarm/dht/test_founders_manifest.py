@@ -48,7 +48,7 @@ async def founded(world: MemoryWorld) -> ManifestKeeper:
 
 
 def leave(world: MemoryWorld, peer: str) -> None:
-    world.channels.pop(peer)
+    world.channels.pop(peer, None)
     for key in [key for key in world.records if key[1] == peer]:
         world.records.pop(key)
 
@@ -145,5 +145,42 @@ def test_many_silent_peers_do_not_hide_one_that_knows(monkeypatch: pytest.Monkey
         leave(world, FOUNDER.peer)
         _, keeper = await member(world)
         assert await keeper.find() == WORD
+
+    run(story())
+
+
+def test_who_stays_keeps_the_newest_word_to_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without anybody asking: the founder may be gone when somebody does."""
+    monkeypatch.setattr(founders_manifest, "KEEP_SECONDS", 0.01)
+
+    async def story() -> None:
+        world = MemoryWorld()
+        founder = await founded(world)
+        _, keeper = await member(world)
+        keeping = asyncio.create_task(keeper.keep())
+        for said in (WORD, replace(WORD, founded=6.0, inventory="j" * 64)):
+            founder.say(said, FOUNDER.sign)
+            await world.board(FOUNDER.peer).publish(said)
+            async with asyncio.timeout(5):
+                while keeper._manifest != said:  # noqa: ASYNC110 (nothing announces it)
+                    await asyncio.sleep(0.01)
+        keeping.cancel()
+
+    run(story())
+
+
+def test_who_comes_while_only_the_founders_record_lives_keeps_the_word_of_others() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        await founded(world)
+        first, keeper = await member(world)
+        assert await keeper.find() == WORD
+        world.channels.pop(FOUNDER.peer)  # it is gone, and its record not yet
+        _, second = await member(world)
+        assert await second.find() == WORD
+        leave(world, FOUNDER.peer)
+        leave(world, first.peer)
+        _, third = await member(world)
+        assert await third.find() == WORD
 
     run(story())
