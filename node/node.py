@@ -31,6 +31,7 @@ from node.status_lines import StatusLines
 from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.errors import PeerRefused, SwarmError, Unreachable
+from swarm.hardware import Links
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
@@ -227,6 +228,7 @@ class Node:
         if adopted or changed or not self._settled():
             self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._show_planner()
+        self._show_reach()
 
     @property
     def _plan(self) -> Plan | None:
@@ -261,6 +263,14 @@ class Node:
         devices = self._devices.values()
         is_serving = any(device.shard is not None for device in devices)
         return is_serving and self._settled() and not any(d.worker.ended.is_set() for d in devices)
+
+    def _show_reach(self) -> None:
+        """Say when nobody can reach us, so that no plan has a part for us."""
+        me = self._network.channel.peer
+        if me in Links.of(self._membership.capabilities).unreached:
+            self._status.unreached()
+        else:
+            self._status.reached()
 
     def _settled(self) -> bool:
         held = [device.shard_state for device in self._devices.values()]

@@ -81,6 +81,19 @@ class StatusLines:
         why = f"too small for one layer of {bytes_text(layer)}" if small else "not needed now"
         self._say(f"spare: device {index} is {why}; it is idle")
 
+    def unreached(self) -> None:
+        """The plan has no part for us, since others cannot come to us."""
+        if "unreached" not in self._said:
+            self._said.add("unreached")
+            self._say(
+                "no part: nobody can reach this node (no relay); "
+                "forward its port and give --announce, or let a public peer join"
+            )
+
+    def reached(self) -> None:
+        """Others can come to us: if they cannot later, that is news."""
+        self._said.discard("unreached")
+
     def assigned(self, part: Assignment, planner: str, term: int) -> None:
         """Which layers and which share, and who says so."""
         self._said.discard("spare")

@@ -20,13 +20,16 @@ class DeviceType:
     flops: float  # effective
     memory_bytes: float
     dtype: str
+    home: str = ""
+    is_dialled: bool = True
 
     @classmethod
     def of(cls, device: PlanDevice) -> "DeviceType":
         """The type of a device."""
         speeds = speeds_of(device)
         reading, computing = float(speeds.bytes_per_second), float(speeds.flops)
-        return cls(reading, computing, device.memory_bytes, device.dtype)
+        circle = device.home, device.is_dialled
+        return cls(reading, computing, device.memory_bytes, device.dtype, *circle)
 
     @property
     def speeds(self) -> Speeds:

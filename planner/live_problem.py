@@ -16,6 +16,12 @@ from swarm.records import Capability
 INPUT_SHARE = 8  # one token in eight of a session is prompt
 
 
+# What a hop through a relay counts on top of what it takes. It is above any step that people would
+# wait for: so a plan has such a hop only where there is none without. It bans nothing: one public
+# host and two homes have no other plan.
+RELAYED_SECONDS = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class PeerLinks:
     """Link rule over capabilities: one-way seconds and bytes/s from device to device."""
@@ -25,11 +31,11 @@ class PeerLinks:
     def __call__(self, a: PlanDevice, b: PlanDevice) -> tuple[float, float]:
         """From a device of one peer to a device of another, or of the same."""
         way = SAME_HOST if a.machine == b.machine else self.links.way(a.machine, b.machine)
-        return way.seconds, way.bytes_per_second
+        return way.seconds + RELAYED_SECONDS * way.is_relayed, way.bytes_per_second
 
 
 def _device_of(
-    peer: str, capability: Capability, device: Device, model: PlanModel, context: int
+    peer: str, capability: Capability, device: Device, model: PlanModel, context: int, home: str
 ) -> PlanDevice:
     shrinking = max(1.0, model.bytes_per_weight / device.weight_bytes)
     return PlanDevice(
@@ -41,7 +47,16 @@ def _device_of(
         kind=device.name,
         region=capability.host,
         dtype=device.dtype,
+        home=home,
+        is_dialled=capability.reachable,
     )
+
+
+def _homes_of(capabilities: Mapping[str, Capability]) -> dict[str, str]:
+    """The home of each peer, or its machine; "" where everybody can be dialled from anywhere."""
+    homes = {peer: each.home or each.host for peer, each in capabilities.items()}
+    shut = {homes[peer] for peer, each in capabilities.items() if not each.reachable}
+    return {peer: home if home in shut else "" for peer, home in homes.items()}
 
 
 def _memory_of(device: Device, shrinking: float, model: PlanModel, context: int) -> float:
@@ -124,8 +139,9 @@ def live_problem(
     model = PlanModel.of_spec(
         spec, bytes_per_weight=bytes_per_weight, bytes_per_value=bytes_per_value
     )
+    homes = _homes_of(staying)
     devices = tuple(
-        _device_of(peer, capability, device, model, context)
+        _device_of(peer, capability, device, model, context, homes[peer])
         for peer, capability in staying.items()
         for device in capability.devices
     )

@@ -100,6 +100,8 @@ class PlanDevice:
     lifetime_seconds: float = math.inf  # expected stay in the swarm
     load_bytes_per_second: float = 1e8  # how fast it fetches weights
     dtype: str = ""  # devices of unlike ones share no stage; none named: 16 bits a value
+    home: str = ""  # the network that it stands in, where that matters
+    is_dialled: bool = True  # by any other; if not, then by those of its own home only
 
     def __post_init__(self) -> None:
         speeds = (self.flops, self.bytes_per_second, self.load_bytes_per_second)
@@ -182,9 +184,12 @@ class Problem:
         """The place of every device id in `devices`."""
         return {device.id: i for i, device in enumerate(self.devices)}
 
-    def mixes(self, members: Iterable[int]) -> bool:
-        """Whether devices differ in dtype, so that they cannot share a stage."""
-        return len({self.devices[member].dtype for member in members}) > 1
+    def keeps_apart(self, members: Iterable[int]) -> bool:
+        """Whether devices cannot share a stage: unlike dtypes, or one that not all can dial."""
+        devices = [self.devices[member] for member in members]
+        is_shut = not all(device.is_dialled for device in devices)
+        is_spread = len({device.home for device in devices}) > 1
+        return len({device.dtype for device in devices}) > 1 or (is_shut and is_spread)
 
     def link(self, a: int, b: int) -> tuple[float, float]:
         """One-way latency (seconds) and bandwidth (bytes/s) from device `a` to device `b`."""

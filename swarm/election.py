@@ -53,12 +53,13 @@ def candidates(
     """Peers that may plan at wall-clock second `now`, sorted by id.
 
     Live, directly reachable and older than two heartbeats; in a swarm younger than that, whoever
-    is reachable, and failing that whoever is there.
+    is reachable. Where all peers stand behind routers the same goes for all: a planner's words pass
+    through relays as well as others.
     """
     live = {peer: c for peer, c in sorted(capabilities.items()) if not c.leaving}
-    reachable = [peer for peer, c in live.items() if c.reachable]
+    reachable = [peer for peer, c in live.items() if c.reachable] or list(live)
     settled = [peer for peer in reachable if now - live[peer].since >= 2 * heartbeat_seconds]
-    return settled or reachable or list(live)
+    return settled or reachable
 
 
 def may_act(

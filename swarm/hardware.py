@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 WIDEST = "f32"  # every device computes in it
@@ -51,10 +51,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The way from one peer to another: seconds one way, and bytes/s."""
+    """The way from one peer to another: seconds one way, bytes/s, and how they are connected."""
 
     seconds: float
     bytes_per_second: float
+    kind: str = DIRECT
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether what goes there passes a third peer."""
+        return self.kind == RELAYED
 
 
 # An exchange of 4 KB between two processes takes 20-35 us through blocking sockets or shared
@@ -65,12 +71,17 @@ SAME_HOST = Way(50e-6, 2e9)
 # about as long (42 ms where the direct one takes 21). The least of that: no way that was measured
 # and is shorter loses against one of which nobody knows anything. 100 Mbit/s.
 UNKNOWN = Way(40e-3, 12e6)
+# Through a relay of which nobody knows anything: there and on again; its rate is shared by all
+# whom it carries, and it ends a circuit after some minutes or bytes. 10 Mbit/s.
+UNKNOWN_RELAYED = Way(2 * UNKNOWN.seconds, UNKNOWN.bytes_per_second / 10, RELAYED)
 LEAST_SECONDS = SAME_HOST.seconds  # no two processes are nearer: a claim of less is taken as this
 
 
-def unmeasured_way(*, is_one_host: bool) -> Way:
+def unmeasured_way(*, is_one_host: bool, is_relayed: bool = False) -> Way:
     """The way between two peers where nobody measured it."""
-    return SAME_HOST if is_one_host else UNKNOWN
+    if is_one_host:
+        return SAME_HOST
+    return UNKNOWN_RELAYED if is_relayed else UNKNOWN
 
 
 class Located(Protocol):
@@ -84,6 +95,18 @@ class Located(Protocol):
     def host(self) -> str:
         """Equal for peers of one machine."""
 
+    @property
+    def reachable(self) -> bool:
+        """Whether others have dialled it."""
+
+    @property
+    def relays(self) -> Sequence[str]:
+        """Where it can be reached through others."""
+
+    @property
+    def home(self) -> str:
+        """Equal for peers behind one router."""
+
 
 @dataclass(frozen=True, slots=True)
 class Links:
@@ -91,6 +114,9 @@ class Links:
 
     measured: Mapping[str, Mapping[str, Way]]  # from, to
     hosts: Mapping[str, str]
+    homes: Mapping[str, str] = field(default_factory=dict)
+    undialled: frozenset[str] = frozenset()  # peers that only their own home can dial
+    unreached: frozenset[str] = frozenset()  # of these, who cannot be reached through others either
 
     @classmethod
     def of(cls, capabilities: Mapping[str, Located]) -> "Links":
@@ -102,21 +128,58 @@ class Links:
         for receiver, capability in capabilities.items():
             for link in capability.links:
                 seconds = max(link.round_trip_seconds / 2, LEAST_SECONDS)
-                way = Way(seconds, link.bytes_per_second)
+                way = Way(seconds, link.bytes_per_second, link.kind)
                 measured.setdefault(link.peer, {})[receiver] = way
         for sender, ways in list(measured.items()):
             for receiver, way in list(ways.items()):
                 measured.setdefault(receiver, {}).setdefault(sender, way)
-        return cls(measured, {peer: each.host for peer, each in capabilities.items()})
+        hosts = {peer: each.host for peer, each in capabilities.items()}
+        homes = {peer: each.home for peer, each in capabilities.items() if each.home}
+        undialled = frozenset(p for p, each in capabilities.items() if not each.reachable)
+        links = cls(measured, hosts, homes, undialled)
+        return replace(links, unreached=links._unreached(capabilities))
+
+    def _unreached(self, capabilities: Mapping[str, Located]) -> frozenset[str]:
+        """Peers without a relay that nobody has dialled, nor measured from inside their home.
+
+        Who measured one from outside did so over a connection that it had opened itself: that helps
+        nobody else. Of a peer that is alone nothing is known: nobody is there to dial it.
+        """
+        if len(capabilities) < 2:
+            return frozenset()
+        met = {
+            link.peer
+            for peer, each in capabilities.items()
+            for link in each.links
+            if link.peer != peer and self.is_one_home(peer, link.peer)
+        }
+        lonely = (peer for peer in self.undialled if not capabilities[peer].relays)
+        return frozenset(peer for peer in lonely if peer not in met)
 
     def is_one_host(self, one: str, other: str) -> bool:
         """Whether both peers are known to share a machine."""
         return one in self.hosts and self.hosts[one] == self.hosts.get(other)
 
+    def is_one_home(self, one: str, other: str) -> bool:
+        """Whether both peers are known to share a machine, or the network behind a router."""
+        is_behind_one = one in self.homes and self.homes[one] == self.homes.get(other)
+        return is_behind_one or self.is_one_host(one, other)
+
+    def can_dial(self, one: str, other: str) -> bool:
+        """Whether each of two peers can open a socket to the other."""
+        are_open = self.undialled.isdisjoint((one, other))
+        return are_open or self.is_one_home(one, other)
+
     def way(self, sender: str, receiver: str) -> Way:
-        """From one peer to another."""
+        """From one peer to another; between two that only their homes can dial, through a relay."""
         known = self.measured.get(sender, {}).get(receiver)
-        return known or unmeasured_way(is_one_host=self.is_one_host(sender, receiver))
+        if known:
+            return known
+        is_relayed = self.undialled.issuperset((sender, receiver))
+        return unmeasured_way(
+            is_one_host=self.is_one_host(sender, receiver),
+            is_relayed=is_relayed and not self.is_one_home(sender, receiver),
+        )
 
 
 def common_dtype(dtypes: Iterable[str]) -> str:

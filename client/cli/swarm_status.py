@@ -9,6 +9,7 @@ from client.routing.live_plan import LivePlan, trust_of
 from swarm.dht.board import Board
 from swarm.election import lease_holders
 from swarm.formatting import printable, short_id
+from swarm.hardware import DIRECT, RELAYED, Links
 from swarm.invites import Invite, unknown_swarm
 from swarm.records import Advert, Capability, Lease, Manifest, StageAdvert
 from swarm.state_folder import title_of
@@ -44,6 +45,11 @@ class SwarmStatus:
             for device in capability.devices
         }
 
+    def ways(self) -> dict[str, str]:
+        """How each peer is reached by others, in words."""
+        links = Links.of(self.capabilities)
+        return {peer: _way_to(peer, links) for peer in self.capabilities}
+
     def to_json(self) -> dict[str, Any]:
         """The status in plain values."""
         return {
@@ -51,7 +57,8 @@ class SwarmStatus:
             "model": self.model,
             "planner": self.planner,
             "term": self.term,
-            "peers": [_peer_json(peer, seen) for peer, seen in self.capabilities.items()],
+            "peers": [_peer_json(p, seen) for p, seen in self.capabilities.items()],
+            "ways": self.ways(),
             "stages": [asdict(stage) for stage in self.stages],
         }
 
@@ -102,6 +109,8 @@ def why_idle(status: SwarmStatus, live: LivePlan | None) -> dict[str, str]:
 
 
 def _why_idle(device: str, status: SwarmStatus, live: LivePlan | None) -> str:
+    if device.rpartition("/")[0] in Links.of(status.capabilities).unreached:
+        return "nobody can reach it (no relay)"
     if not status.planner:
         return "no planner is elected yet"
     if live is None:
@@ -111,6 +120,18 @@ def _why_idle(device: str, status: SwarmStatus, live: LivePlan | None) -> str:
     if live.plan.pipelines:
         return "it is a spare: the plan does not need it"
     return live.reason or "the plan is empty"
+
+
+def _way_to(peer: str, links: Links) -> str:
+    """`direct`, `relayed` or `nobody`; of a peer behind a router also to whom it is otherwise."""
+    if peer in links.unreached:
+        return "nobody (no relay)"
+    if peer not in links.undialled:
+        return DIRECT
+    inwards = [ways[peer].kind for ways in links.measured.values() if peer in ways]
+    better = sorted({kind for kind in inwards if kind != RELAYED})
+    others = ", ".join(f"{kind} for {inwards.count(kind)}" for kind in better)
+    return f"{RELAYED} ({others})" if others else RELAYED
 
 
 def _peer_json(peer: str, capability: Capability) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from swarm.hardware import Device
 from swarm.plan import Plan, Stage
 from swarm.records import StageAdvert
 
+LONGEST_WAY = 60  # characters: later versions may call the kinds of links what they like
 UNNAMED = "-"  # its id stands beside it
 DrawLayers = Callable[[Plan, Mapping[str, str]], str]  # the planner's picture of layers by device
 
 
 def show_peers(terminal: Terminal, status: SwarmStatus) -> None:
     """A row for each device of each peer."""
+    ways = status.ways()
     rows = [
         (
             status.name_of(peer) if capability.name else UNNAMED,
@@ -26,13 +28,15 @@ def show_peers(terminal: Terminal, status: SwarmStatus) -> None:
             device.dtype,
             f"{bytes_text(device.bytes_per_second)}/s",
             f"{device.flops / 1e9:.1f} GFLOP/s",
+            printable(ways[peer], LONGEST_WAY),
             _role_of(peer, device, status),
         )
         for peer, capability in status.capabilities.items()
         for device in capability.devices
     ]
     terminal.table(
-        ("name", "peer", "device", "memory", "dtype", "decode", "prefill", "serves"), rows
+        ("name", "peer", "device", "memory", "dtype", "decode", "prefill", "reached", "serves"),
+        rows,
     )
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from swarm.errors import NoRoute
-from swarm.hardware import Links, unmeasured_way
+from swarm.hardware import Links
 from swarm.records import Advert, Capability, StageAdvert
 
 LEAST_LAYER_SECONDS = 0.00002  # no device passes a layer sooner: a claim of less is taken as this
@@ -16,6 +16,8 @@ LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when
 UNPLANNED_SECONDS = 1e2
 NO_ROOM_SECONDS = 1e4
 AVOIDED_SECONDS = 1e6
+NOWHERE = Links({}, {})
+DIALLED = "dialled"  # what peers have in common that anybody can dial
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class HopTimes:
     """One-way seconds between peers: as one of the two measured them, else by where they are."""
 
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # in both directions
-    hosts: Mapping[str, str] = field(default_factory=dict)
+    places: Links = NOWHERE
 
     @classmethod
     def of(cls, capabilities: Mapping[str, Capability]) -> "HopTimes":
@@ -66,7 +68,7 @@ class HopTimes:
             peer: {other: way.seconds for other, way in ways.items()}
             for peer, ways in links.measured.items()
         }
-        return cls(measured, links.hosts)
+        return cls(measured, links)
 
     def neighbours(self, peer: str) -> Mapping[str, float]:
         """The peers whose distance from this one was measured, with the seconds to get here."""
@@ -77,10 +79,14 @@ class HopTimes:
         if one == other:
             return 0.0
         known = self.neighbours(one).get(other)
-        if known is not None:
-            return known
-        is_near = one in self.hosts and self.hosts[one] == self.hosts.get(other)
-        return unmeasured_way(is_one_host=is_near).seconds
+        return self.places.way(one, other).seconds if known is None else known
+
+    def circles(self, peer: str) -> list[str]:
+        """What a peer has in common with those that are nearer to it where nobody measured."""
+        where = self.places
+        known = [("host", where.hosts.get(peer)), ("home", where.homes.get(peer))]
+        shared = [f"{kind} {name}" for kind, name in known if name is not None]
+        return shared if peer in where.undialled else [*shared, DIALLED]
 
 
 StageSeconds = Callable[[StageAdvert], float]
@@ -197,14 +203,15 @@ class _Arrivals:
     """All ways that end at one boundary, the cheapest of each peer, ready to be asked for more.
 
     A hop depends on the two peers only: so of a peer's ways one is enough, and of those whose hop
-    nobody measured the cheapest, and the cheapest of each machine. That makes the search linear.
+    nobody measured the cheapest, and the cheapest of each machine and home, and of those that can
+    be dialled. That makes the search linear.
     """
 
     def __init__(self, hops: HopTimes) -> None:
         self._hops = hops
         self._of_peer: dict[str, _Arrival] = {}
         self._ranked: list[_Arrival] | None = None  # once nothing comes any more
-        self._of_host: dict[str | None, list[_Arrival]] = {}
+        self._of_circle: dict[str, list[_Arrival]] = {}
         self._found: dict[str, tuple[_Arrival | None, float]] = {}
 
     def add(self, arrival: _Arrival) -> None:
@@ -232,7 +239,9 @@ class _Arrivals:
         measured = self._hops.neighbours(peer)
         for other in (measured.keys() | {peer}) & self._of_peer.keys():
             yield self._of_peer[other]
-        for ranked in (self._ranking(), self._of_host.get(self._hops.hosts.get(peer), ())):
+        ranking = self._ranking()
+        circles = dict.fromkeys((*self._hops.circles(peer), DIALLED))
+        for ranked in (ranking, *(self._of_circle.get(each, []) for each in circles)):
             rest = (each for each in ranked if each.offer.leader not in measured)
             if (first := next(rest, None)) is not None:
                 yield first
@@ -241,9 +250,8 @@ class _Arrivals:
         if self._ranked is None:
             self._ranked = sorted(self._of_peer.values(), key=attrgetter("cost"))
             for arrival in self._ranked:
-                host = self._hops.hosts.get(arrival.offer.leader)
-                if host is not None:
-                    self._of_host.setdefault(host, []).append(arrival)
+                for circle in self._hops.circles(arrival.offer.leader):
+                    self._of_circle.setdefault(circle, []).append(arrival)
         return self._ranked
 
 

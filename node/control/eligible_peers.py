@@ -3,7 +3,8 @@
 Records say what a peer claims. A peer whose record changes again and again is left out until it
 has calmed down, so that it cannot keep the others unplanned; the peers of a stage that is not
 served in time are left out for a while, which doubles each time. After that they are on trial:
-until they have served what they were given, no pipeline that serves is given up for them.
+until they have served what they were given, no pipeline that serves is given up for them. A peer
+that nobody can reach, for want of a relay, would break every pipeline that it is a part of.
 """
 
 import math
@@ -25,6 +26,7 @@ SERVE_SECONDS = 60.0  # for a planned stage to be served, besides reading its we
 READ_BYTES_PER_SECOND = 8e6  # at least, from wherever the weights come
 OUT_SECONDS = 60.0  # for the peers of a stage that was not served in time, the first time
 OUT_CAP_SECONDS = 3600.0
+UNREACHED_SECONDS = 30.0  # for a peer that serves to be reached again: a relay may be changing
 # Beyond any device there is: who claims more is not believed.
 BYTES_PER_SECOND_CAP = 5e13
 FLOPS_CAP = 1e17
@@ -33,6 +35,7 @@ WEIGHT_BYTES_LEAST = 0.25
 
 Snapshot = dict[str, Capability]
 Shape = tuple[tuple[int, float, str], ...]  # of every device: memory, bytes of a weight, dtype
+Standing = tuple[Shape, bool, str]  # and whether it can be dialled, in which home
 Promise = tuple[int, int, tuple[str, ...]]  # a planned stage: layers and devices
 
 
@@ -43,6 +46,7 @@ class Choice:
     able: Snapshot
     doubtful: Snapshot
     on_trial: frozenset[str] = frozenset()  # able, but they served nothing since they failed
+    unreached: frozenset[str] = frozenset()  # neither: nobody can reach them
 
     @property
     def proven(self) -> Snapshot:
@@ -50,9 +54,9 @@ class Choice:
         return {peer: each for peer, each in self.able.items() if peer not in self.on_trial}
 
     @property
-    def shapes(self) -> dict[str, Shape]:
+    def shapes(self) -> dict[str, Standing]:
         """What calls for another plan when it changes."""
-        return {peer: shape_of(capability) for peer, capability in self.able.items()}
+        return {peer: (shape_of(c), c.reachable, c.home) for peer, c in self.able.items()}
 
     @property
     def is_measured(self) -> bool:
@@ -77,12 +81,24 @@ class Conduct:
     changes: deque[float] = field(default_factory=lambda: deque(maxlen=RESTLESS_CHANGES))
     failures: int = 0  # in a row: stages that were not served in time
     out_until: float = -math.inf
+    unreached_since: float | None = None
 
     def note(self, shape: Shape | None, now: float) -> None:
         """See what it claims now."""
         if shape != self.shape:
             self.shape = shape
             self.changes.append(now)
+
+    def note_reach(self, *, is_reached: bool, now: float) -> None:
+        """See whether others can reach it now."""
+        if is_reached:
+            self.unreached_since = None
+        elif self.unreached_since is None:
+            self.unreached_since = now
+
+    def is_unreached(self, now: float, patience: float) -> bool:
+        """Whether nobody has been able to reach it for so long."""
+        return self.unreached_since is not None and now - self.unreached_since >= patience
 
     def is_restless(self, now: float) -> bool:
         """Whether it has changed too often lately, and has not calmed down since."""
@@ -110,10 +126,26 @@ class EligiblePeers:
         self._note_promises(plan, membership.adverts, now)
         there = {p: c for p, c in membership.present.items() if makes_sense(c)}
         self._note_changes(there, now)
-        calm = {p: c for p, c in there.items() if not self._conduct[p].is_restless(now)}
+        unreached = self._unreached(there, plan, now)
+        calm = {
+            peer: capability
+            for peer, capability in there.items()
+            if peer not in unreached and not self._conduct[peer].is_restless(now)
+        }
         able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}
         on_trial = frozenset(peer for peer in able if self._conduct[peer].failures)
-        return Choice(able, {p: c for p, c in calm.items() if p not in able}, on_trial)
+        return Choice(able, {p: c for p, c in calm.items() if p not in able}, on_trial, unreached)
+
+    def _unreached(self, there: Snapshot, plan: Plan | None, now: float) -> frozenset[str]:
+        """Peers that nobody can reach; who has a part in the plan gets a while to mend that."""
+        serving = {shard.peer for _, shard in plan.shards()} if plan else set()
+        unreached = Links.of(there).unreached
+        for peer in there:
+            self._conduct[peer].note_reach(is_reached=peer not in unreached, now=now)
+        patience = {peer: UNREACHED_SECONDS * (peer in serving) for peer in unreached}
+        return frozenset(
+            p for p, seconds in patience.items() if self._conduct[p].is_unreached(now, seconds)
+        )
 
     def _note_changes(self, there: Snapshot, now: float) -> None:
         for peer in there.keys() | self._conduct.keys():

@@ -4,15 +4,17 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Iterable
 
 from node.control.election_policy import RENEW_SECONDS
-from node.control.eligible_peers import Choice, EligiblePeers, Shape
+from node.control.eligible_peers import Choice, EligiblePeers, Standing
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership
 from node.control.next_plan import REASON_CAP, PlanDocument, next_plan
 from node.control.plan_store import PlanStore
 from swarm.dht.board import Board
 from swarm.errors import BadInput
+from swarm.formatting import printable, short_id
 from swarm.model_spec import ModelSpec
 from swarm.plan import Plan
 from swarm.records import PlanRef
@@ -24,10 +26,11 @@ CALM_SECONDS = 1.5  # peers that join together are planned together
 LATEST_SECONDS = 10.0  # after the first change, however many follow it, and whatever is measured
 DWELL_SECONDS = 300.0  # what works is left alone for so long
 REPUBLISH_SECONDS = PlanRef.TTL_SECONDS / 3
+UNREACHED_SHOWN = 3  # peers named in the reason of an empty plan
 CATCH_UP_SECONDS = 2.0  # between terms, while most peers follow a later one than ours
 SEARCH_ERRORS = (ValueError, ArithmeticError, LookupError, AssertionError)
 
-Shapes = dict[str, Shape]
+Shapes = dict[str, Standing]
 
 
 class PlannerLoop:
@@ -55,6 +58,7 @@ class PlannerLoop:
         self._reference: PlanRef | None = None
         self._published_at = 0.0
         self._reconsider_at = math.inf  # when whole pipelines may move for a better plan
+        self._missed: frozenset[str] = frozenset()  # peers that the plan in force is kept for
 
     async def work(self) -> bool:
         """Plan if the peers have changed and calmed down; else keep the last plan on the board.
@@ -79,7 +83,8 @@ class PlannerLoop:
         self._note_shapes(choice.shapes, now)
         if not self._was_measured and choice.is_measured:
             self._reconsider_at = -math.inf
-        is_due = choice.shapes != self._planned or now > self._reconsider_at
+        is_missed = self._missed <= self._known()
+        is_due = choice.shapes != self._planned or now > self._reconsider_at or not is_missed
         if is_due and self._is_calm(now) and (self._has_waited(now) or choice.is_measured):
             self._changed_since = None
             self._was_measured = choice.is_measured
@@ -101,7 +106,7 @@ class PlannerLoop:
     def forget(self) -> None:
         """No longer elected: plan afresh next time."""
         self._planned = self._reference = self._changed_since = None
-        self._seen = {}
+        self._seen, self._missed = {}, frozenset()
         self._was_measured = True
 
     def _note_shapes(self, shapes: Shapes, now: float) -> None:
@@ -144,11 +149,32 @@ class PlannerLoop:
             logger.exception("no plan could be made for these peers")
             self._reconsider_at = time.monotonic() + DWELL_SECONDS
             return False
+        self._missed = self._missed_by(plan, current)
+        if self._missed:
+            logger.info("the plan is kept for %s: without them there is none", set(self._missed))
+            return False
         if accepted and (plan, reason) == (accepted.plan, accepted.reason) and self._reference:
             return False
         await self._announce(plan, reason)
         self._reconsider_at = time.monotonic() + DWELL_SECONDS
         return True
+
+    def _missed_by(self, plan: Plan, current: Plan | None) -> frozenset[str]:
+        """Peers of the plan in force for which it is kept: they only fail to answer us.
+
+        If no plan does without them, none is worse than the one in force: others may reach them,
+        and clients relay between stages that cannot reach each other. It is kept as long as their
+        records live.
+        """
+        if plan.pipelines or current is None:
+            return frozenset()
+        parts = {shard.peer for _, shard in current.shards()}
+        missed = parts - self._membership.present.keys()
+        return frozenset(missed) if missed and parts <= self._known() else frozenset()
+
+    def _known(self) -> set[str]:
+        """Who has a record and is not leaving, whether it answers us or not."""
+        return {peer for peer, each in self._membership.known.items() if not each.leaving}
 
     async def _searched(
         self, choice: Choice, current: Plan | None, *, may_move: bool
@@ -192,6 +218,15 @@ def best_plan(
         if safe.pipelines:
             current, may_move = safe, False
     plan, reason = next_plan(spec, choice.able, current, may_move=may_move)
-    if plan.pipelines or not choice.doubtful:
-        return plan, reason
-    return next_plan(spec, choice.able | choice.doubtful, current, may_move=may_move)
+    if not plan.pipelines and choice.doubtful:
+        everybody = choice.able | choice.doubtful
+        plan, reason = next_plan(spec, everybody, current, may_move=may_move)
+    return plan, reason if plan.pipelines else f"{reason}{_unreached_words(choice.unreached)}"
+
+
+def _unreached_words(peers: Iterable[str]) -> str:
+    """Who has no part for want of a way to it."""
+    known = sorted(peers)
+    names = ", ".join(short_id(printable(peer)) for peer in known[:UNREACHED_SHOWN])
+    more = f" and {len(known) - UNREACHED_SHOWN} more" if len(known) > UNREACHED_SHOWN else ""
+    return f" Left out is whom nobody can reach (no relay): {names}{more}." if known else ""

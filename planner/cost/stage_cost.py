@@ -122,7 +122,7 @@ def form_stage(
     """Lay the stage out as arrays; raises KeyError for a device that the problem lacks.
 
     Members that share the ends need less memory; the time is still that of a leader alone. Nothing
-    fits members of unlike dtypes.
+    fits members that cannot share a stage.
     """
     model = problem.model
     shared = shared or model.shared_ends
@@ -137,7 +137,7 @@ def form_stage(
         for rank in range(len(shards))
     ]
     memory = np.array([[device.memory_bytes] for device in devices], dtype=float)
-    if problem.mixes(members):
+    if problem.keeps_apart(members):
         memory[:] = -np.inf
     return StageForm(
         layers=layers,

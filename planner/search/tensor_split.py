@@ -132,9 +132,9 @@ def least_seconds(
 
 
 def _is_divisible(problem: Problem, members: tuple[int, ...]) -> bool:
-    """Whether members of one dtype get a block each, or each but a holder of KV heads."""
+    """Whether members may share a stage and get a block each, or each but a holder of KV heads."""
     most = problem.model.mlp_blocks + (problem.model.least_units == 0)
-    return len(members) <= most and not problem.mixes(members)
+    return len(members) <= most and not problem.keeps_apart(members)
 
 
 def _without_head(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from client.network import Links
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
-from swarm.hardware import Device
+from swarm.hardware import Device, Link
 from swarm.invites import Invite
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, StageAdvert
@@ -264,3 +265,18 @@ def test_tables_are_plain_text_off_a_terminal(capsys: pytest.CaptureFixture[str]
     assert any("1:1" in line and "512" in line for line in lines)
     assert any(line.startswith("PICTURE") for line in lines)
     assert lines[-1] == f"0-5 oak+{TWO[-8:]}"
+
+
+def test_the_table_says_how_each_peer_is_reached_and_why_one_is_not() -> None:
+    home = replace(Capability("m", [DEVICE], [], "h", False, 0.0), home="a", relays=["relay"])
+    peers = {
+        ONE: replace(home, reachable=True, host="o"),
+        TWO: home,
+        ME: replace(home, host="i", home="b", links=[Link(TWO, 0.1, 1e6, "punched")]),
+        peer_named("far"): replace(home, host="f", home="c", relays=[]),
+    }
+    status = SwarmStatus("forest", "tiny", peers, (), "", 0)
+    expected = ["direct", "relayed (punched for 1)", "relayed (punched for 1)", "nobody (no relay)"]
+    assert list(status.ways().values()) == expected
+    why = why_idle(status, None)
+    assert why[f"{peer_named('far')}/0"] == "nobody can reach it (no relay)"

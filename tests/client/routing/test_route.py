@@ -181,7 +181,7 @@ def test_the_search_asks_for_hops_in_proportion_to_stages_and_links() -> None:
             return super().seconds(one, other)
 
     adverts, hops = crowd(300, 8, random.Random(1))
-    counted = Counted(hops.measured, hops.hosts)
+    counted = Counted(hops.measured, hops.places)
     choose_route(adverts, Need("m", 8, 100), Known(counted))
     links = sum(map(len, hops.measured.values()))
     assert Counted.asked <= 8 * (links + 3 * 300)

@@ -13,6 +13,7 @@ from node.control.eligible_peers import (
     OUT_SECONDS,
     RESTLESS_CHANGES,
     SERVE_SECONDS,
+    UNREACHED_SECONDS,
     Choice,
     EligiblePeers,
 )
@@ -177,3 +178,30 @@ def test_ways_between_machines_are_measured_and_those_within_one_need_not_be(
     peers: dict[str, Capability], is_measured: bool
 ) -> None:
     assert Choice(peers, {}).is_measured == is_measured
+
+
+HOMELY = replace(PEERS["carl"], reachable=False, home="a home", host="its machine")
+
+
+def test_a_newcomer_that_nobody_can_reach_is_left_out_until_it_has_a_relay() -> None:
+    watch = Watch()
+    choice = watch.look(PEERS | {"carl": HOMELY})
+    assert (choice.able.keys(), choice.unreached) == ({"anna", "bert"}, {"carl"})
+    assert not choice.doubtful
+    relayed = replace(HOMELY, relays=["/ip4/192.0.2.1/tcp/4001"])
+    assert "carl" in watch.look(PEERS | {"carl": relayed}).able
+
+
+def test_a_peer_that_serves_has_a_while_to_find_another_relay() -> None:
+    watch, lost = Watch(), PEERS | {"anna": HOMELY}
+    watch.look()
+    assert "anna" in watch.look(lost).able
+    assert "anna" in watch.look(lost, after=UNREACHED_SECONDS - 1).able
+    assert watch.look(lost, after=2.0).unreached == {"anna"}
+    assert "anna" in watch.look().able
+
+
+def test_who_can_be_dialled_calls_for_another_plan() -> None:
+    watch = Watch()
+    before = watch.look(PEERS | {"carl": replace(HOMELY, relays=["relay"])}).shapes
+    assert watch.look().shapes != before

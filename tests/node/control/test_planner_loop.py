@@ -12,6 +12,7 @@ import pytest
 from node.control.eligible_peers import Choice
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership, Standing
+from node.control.next_plan import PlanDocument
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import LATEST_SECONDS, PlannerLoop, best_plan
 from swarm.hardware import Device, Link
@@ -424,3 +425,34 @@ def test_who_has_failed_gets_a_part_beside_what_serves_or_where_nothing_does() -
     assert peers_of(plan) == [HONEST.keys(), {"dora"}]
     plan, _ = best_plan(EIGHT_LAYERS, Choice(HONEST, {}, frozenset(HONEST)), None, may_move=True)
     assert peers_of(plan) == [HONEST.keys()]
+
+
+def test_a_plan_is_kept_for_a_peer_that_fails_to_answer_if_there_is_none_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way between the two may be cut, and clients relay; once its record ends, it is gone."""
+    monkeypatch.setattr(
+        "node.control.planner_loop.next_plan", lambda *_, **__: (Plan(()), "too little memory")
+    )
+
+    async def story() -> None:
+        bureau = Bureau(tmp_path)
+        await bureau.open(monkeypatch)
+        await bureau.world.board(STRANGER).publish(CAPABILITY)
+        await bureau.membership.refresh()
+        stages = (
+            Stage(0, 1, (Shard(f"{ME}/0", 1, 1),)),
+            Stage(1, 2, (Shard(f"{STRANGER}/0", 1, 1),)),
+        )
+        document = PlanDocument(Plan((Pipeline(stages),)), 0, ME, SPEC.digest)
+        bureau.plan_store.accepted = document
+        assert not await bureau.planner_loop.work()
+        assert not await bureau.planner_loop.work()
+        assert bureau.plan_store.accepted == document
+        assert not await bureau.plans()
+        del bureau.world.records[Capability, STRANGER]
+        await bureau.membership.refresh()
+        assert await bureau.planner_loop.work()
+        assert len(await bureau.plans()) == 1
+
+    asyncio.run(story())
