@@ -12,6 +12,7 @@ from node.bootstrap import NodeNetwork
 from node.config import NodeConfig
 from node.control.announcer import Announcer
 from node.control.certification import Certification
+from node.control.direct_links import DirectLinks
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
@@ -102,6 +103,16 @@ class Node:
         self._catching_up = asyncio.Lock()
         self._caught_up_at = -QUICK_SECONDS
         self._weight_server = WeightServer(channel, served.folder)
+        self._reachability: Reachability | None = None
+        self._direct_links: DirectLinks | None = None
+        if held := network.held:
+            self._reachability = Reachability(
+                held, channel, board, swarm, self._capabilities, self._note_reach
+            )
+            self._direct_links = DirectLinks(
+                held.daemon, channel, lambda: self._membership.capabilities
+            )
+            held.channel.before_stream = self._direct_links.wait_for
         answer_probes(channel)
         dial_back = DialBack(network.process.connected, is_peer_at)
         channel.answer(DIAL_BACK, dial_back.answer)
@@ -122,6 +133,7 @@ class Node:
             "telling what was served": self._report_service,
             "keeping the founder's word": self._network.manifests.keep,
             "finding out who reaches us": self._watch_reach,
+            "making links direct": self._watch_links,
         }
         work = {name: supervise(name, loop) for name, loop in loops.items()}
         work |= {"p2pd": self._daemon_given_up(), "the copy": self._copy_refused()}
@@ -389,23 +401,27 @@ class Node:
 
     async def _watch_reach(self) -> None:
         """Find out how others reach us, and stand in the network accordingly; never ends."""
-        if (held := self._network.held) is None:
+        if self._reachability is None:
             await asyncio.Event().wait()
-            return
+        else:
+            await self._reachability.run()
 
-        async def capabilities() -> Mapping[str, Capability]:
-            return self._membership.capabilities
+    async def _watch_links(self) -> None:
+        """See to it that links are direct where they can be, and say how they go; never ends."""
+        assert self._announcer is not None
+        if self._direct_links is None:
+            await asyncio.Event().wait()
+        else:
+            await self._direct_links.run(self._announcer.note_kinds)
 
-        network = self._network
-        swarm = network.invite.swarm
-        reachability = Reachability(
-            held, network.channel, network.board, swarm, capabilities, self._note_reach
-        )
-        await reachability.run()
+    async def _capabilities(self) -> Mapping[str, Capability]:
+        return self._membership.capabilities
 
     def _note_reach(self, state: ReachState) -> None:
         assert self._announcer is not None
         self._announcer.note_reach(state)
+        if self._direct_links:
+            self._direct_links.own = state
         if state.verdict or state.relays:  # before that, it is too early to say
             self._status.reach(state)
 

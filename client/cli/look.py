@@ -6,6 +6,7 @@ from client.cli.swarm_status import find_status, why_idle
 from client.cli.tables import (
     DrawLayers,
     show_idle,
+    show_links,
     show_peers,
     show_plan,
     show_plan_table,
@@ -37,6 +38,7 @@ def run_status(given: argparse.Namespace, terminal: Terminal, connect: Connect) 
     show_planner(terminal, status)
     show_peers(terminal, status)
     show_stages(terminal, status)
+    show_links(terminal, status)
     show_idle(terminal, status, why)
     return 0
 

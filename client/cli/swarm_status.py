@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from client.routing.live_plan import LivePlan, trust_of
@@ -11,7 +11,8 @@ from swarm.election import lease_holders
 from swarm.formatting import printable, short_id
 from swarm.hardware import DIRECT, RELAYED, Links
 from swarm.invites import Invite, unknown_swarm
-from swarm.records import Advert, Capability, Lease, Manifest, StageAdvert
+from swarm.p2p.link_kinds import public_hosts_among, why_relayed
+from swarm.records import Advert, Capability, Lease, Manifest, Relay, StageAdvert
 from swarm.state_folder import title_of
 from swarm.trust.network_clock import CLOCK
 
@@ -29,6 +30,7 @@ class SwarmStatus:
     stages: tuple[StageAdvert, ...]
     planner: str  # "" if nobody holds the lease
     term: int
+    relays: Mapping[str, Relay] = field(default_factory=dict)
 
     def name_of(self, peer: str) -> str:
         """What people call a peer."""
@@ -50,6 +52,27 @@ class SwarmStatus:
         links = Links.of(self.capabilities)
         return {peer: _way_to(peer, links) for peer in self.capabilities}
 
+    def links_by_kind(self) -> dict[str, list[str]]:
+        """The links that are not plainly direct, once each, by how they go."""
+        found: dict[str, dict[frozenset[str], str]] = {}
+        for peer, capability in self.capabilities.items():
+            for link in capability.links:
+                if link.kind != DIRECT and link.peer in self.capabilities:
+                    names = f"{self.name_of(peer)} - {self.name_of(link.peer)}"
+                    pairs = found.setdefault(printable(link.kind, LONGEST_NAME), {})
+                    pairs.setdefault(frozenset((peer, link.peer)), names)
+        return {kind: list(pairs.values()) for kind, pairs in sorted(found.items())}
+
+    def relayed_links(self) -> dict[tuple[str, str], str]:
+        """Why a link goes through a relay, for each that does, by its two peers."""
+        why = why_relayed(public_hosts_among(self.capabilities, self.relays))
+        return {
+            (peer, link.peer): why
+            for peer, capability in self.capabilities.items()
+            for link in capability.links
+            if link.kind == RELAYED and link.peer in self.capabilities
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The status in plain values."""
         return {
@@ -59,14 +82,19 @@ class SwarmStatus:
             "term": self.term,
             "peers": [_peer_json(p, seen) for p, seen in self.capabilities.items()],
             "ways": self.ways(),
+            "relays": [{"peer": peer, **asdict(relay)} for peer, relay in self.relays.items()],
+            "relayed": [
+                {"from": peer, "to": other, "why": why}
+                for (peer, other), why in self.relayed_links().items()
+            ],
             "stages": [asdict(stage) for stage in self.stages],
         }
 
 
 async def read_status(board: Board, invite: Invite) -> SwarmStatus:
     """Read the board at once; raises Unreachable."""
-    capabilities, adverts, leases = await asyncio.gather(
-        board.read(Capability), board.read(Advert), board.read(Lease)
+    capabilities, adverts, leases, relays = await asyncio.gather(
+        board.read(Capability), board.read(Advert), board.read(Lease), board.read(Relay)
     )
     holders = lease_holders(leases, trust_of(invite), CLOCK.now())
     planner = next(iter(holders), "")
@@ -78,6 +106,7 @@ async def read_status(board: Board, invite: Invite) -> SwarmStatus:
         stages=tuple(sorted(stages, key=lambda stage: (stage.start, stage.end))),
         planner=planner,
         term=leases[planner].term if planner else 0,
+        relays={peer: relay for peer, relay in sorted(relays.items()) if not relay.leaving},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from client.cli.swarm_status import SwarmStatus
+from client.cli.swarm_status import LONGEST_NAME, SwarmStatus
 from client.cli.terminal import Terminal
 from client.generation import StageTiming
 from client.routing.live_plan import LivePlan
@@ -62,6 +62,17 @@ def show_idle(terminal: Terminal, status: SwarmStatus, why: Mapping[str, str]) -
     for reason in sorted(set(why.values())):
         idle = ", ".join(names[device] for device in why if why[device] == reason)
         terminal.line(f"idle: {idle}: {printable(reason, 500)}")
+
+
+def show_links(terminal: Terminal, status: SwarmStatus) -> None:
+    """How peers are connected where that is not plainly direct, why, and who relays."""
+    for peer, relay in status.relays.items():
+        name = printable(relay.name, LONGEST_NAME)
+        terminal.line(f"relay: {f'{name} ' if name else ''}({short_id(peer)})")
+    for kind, names in status.links_by_kind().items():
+        terminal.line(f"links: {kind}: {', '.join(names)}")
+    for why in sorted(set(status.relayed_links().values())):
+        terminal.line(f"links: relayed because {why}")
 
 
 def show_planner(terminal: Terminal, status: SwarmStatus) -> None:

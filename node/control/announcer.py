@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
@@ -48,14 +49,23 @@ class Announcer:
         self._server = server
         self._last = LastPublished()
         self._joined_at = time.monotonic() - (CLOCK.now() - capability.since)
+        self._kinds: Mapping[str, str] = {}
         self._addresses = tuple(capability.addresses)
         self.capability = capability
         membership.note_own(capability)
 
     def note_links(self, links: list[Link]) -> None:
         """Our links were measured: say so soon."""
-        self.capability = replace(self.capability, links=links)
-        self.publish_soon()
+        kinds = self._kinds
+        links = [replace(link, kind=kinds.get(link.peer, link.kind)) for link in links]
+        if links != self.capability.links:
+            self.capability = replace(self.capability, links=links)
+            self.publish_soon()
+
+    def note_kinds(self, kinds: Mapping[str, str]) -> None:
+        """It changed how some links go: say so soon."""
+        self._kinds = kinds
+        self.note_links(self.capability.links)
 
     def note_reach(self, state: ReachState) -> None:
         """It is known how others reach us: say so soon, with the addresses that lead to us."""

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -70,6 +70,8 @@ class LibP2PChannel:
         self._on_message: OnMessage = lambda peer, message: None
         self._on_lost: OnLost = lambda peer, reason: None
         self._closed = False
+        self.before_stream: Callable[[str], Awaitable[None]] = _at_once
+        """What a new stream waits for; it bounds its time itself."""
 
     @classmethod
     async def open(
@@ -167,6 +169,7 @@ class LibP2PChannel:
     async def _open_stream_to(self, peer: str, connection: PeerConnection) -> FrameStream:
         self._require_admitted(peer)
         await self._disconnects.finish(peer)
+        await self.before_stream(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._daemon.open_stream(peer, self._frames)
@@ -326,6 +329,10 @@ class LibP2PChannel:
         text = f"{self._frames}\0{sender}\0{receiver}"
         proof = self._key.proof("stream", sender, receiver)
         return proof or hmac.digest(b"", text.encode(), hashlib.sha256)  # open: anybody can
+
+
+async def _at_once(_peer: str) -> None:
+    """Wait for nothing."""
 
 
 def _known_form(peer: str) -> str:

@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +28,7 @@ from hivemind.p2p.p2p_daemon_bindings.utils import (
 )
 from hivemind.proto import p2pd_pb2
 
-from swarm.errors import BadInput, PeerLost, PeerRefused, SwarmError, Unreachable
+from swarm.errors import BadInput, PeerError, PeerLost, PeerRefused, SwarmError, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
 from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
@@ -54,6 +54,9 @@ PEER_ALONE = bytes.fromhex("a503260024")  # /p2p, 38 bytes
 SOCKETS_FOLDER = Path("/tmp")  # where hivemind puts them, whatever the system says
 STALE_SECONDS = 60.0  # a younger socket may be of a daemon that is about to listen
 SOCKETS_CAP = 1000  # to look at
+
+PUNCH_PROTOCOL = "/libp2p/dcutr"
+PUNCH_SECONDS = 3.0  # for a peer to say whether it speaks that
 
 DIAL_ERRORS = (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable)
 
@@ -198,15 +201,29 @@ class P2PDaemon:
         if len(self._known) > PEERS_REMEMBERED:
             self._known.popitem(last=False)
 
-    async def _connect_to(self, peer: str) -> bool:
-        """Try the addresses that a peer has given; whether one of them answered."""
+    async def dial(self, peer: str, addresses: Sequence[str]) -> bool:
+        """Open a connection at one of these multiaddrs, if none is open; whether one answered."""
         try:
-            await self._dial(peer, self._known.get(peer, ()))
+            await self._dial(peer, addresses)
         except DIAL_ERRORS:
             return False
-        return bool(self._known.get(peer))
+        return bool(addresses)
 
-    async def _dial(self, peer: str, addresses: list[str] | tuple[str, ...]) -> None:
+    async def is_ready_to_punch(self, peer: str) -> bool:
+        """Whether libp2p of a connected peer would punch a hole: it knows its address outside."""
+        try:
+            async with asyncio.timeout(PUNCH_SECONDS):
+                _, writer = await self._open_stream(peer, PUNCH_PROTOCOL)
+        except (PeerError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    async def _connect_to(self, peer: str) -> bool:
+        """Try the addresses that a peer has given; whether one of them answered."""
+        return await self.dial(peer, self._known.get(peer, ()))
+
+    async def _dial(self, peer: str, addresses: Sequence[str]) -> None:
         """Let p2pd dial; safe to cancel, unlike hivemind's own call; raises ControlFailure."""
         kind = type(self.p2p.daemon_listen_maddr)
         bare = [_wire_form(kind(each.removesuffix(f"/p2p/{peer}"))) for each in addresses]

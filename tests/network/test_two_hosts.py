@@ -52,7 +52,7 @@ class Pair:
             timeout=START_SECONDS,
         )
         assert done.returncode == 0, done.stderr
-        found: list[int] = json.loads(done.stdout)
+        found: list[int] = json.loads(done.stdout.splitlines()[-1])  # after the pieces
         return found
 
     def plans(self) -> list[str]:

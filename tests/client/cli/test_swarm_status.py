@@ -17,6 +17,7 @@ from client.cli.swarm_status import (
 )
 from client.cli.tables import (
     route_line,
+    show_links,
     show_peers,
     show_plan,
     show_plan_table,
@@ -28,10 +29,10 @@ from client.network import Links
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
-from swarm.hardware import Device, Link
+from swarm.hardware import RELAYED, Device, Link
 from swarm.invites import Invite
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import Advert, Capability, Lease, Member, PlanRef, StageAdvert
+from swarm.records import Advert, Capability, Lease, Member, PlanRef, Relay, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import founder_proof
 from swarm.trust.identity import Identity, swarm_id
@@ -85,6 +86,34 @@ def test_the_holder_of_the_live_lease_plans_and_the_leaving_are_not_shown() -> N
         values = json.loads(json.dumps(status.to_json()))
         assert {peer["peer"] for peer in values["peers"]} == {ONE, TWO}
         assert values["stages"][0]["members"][1]["kv"] == 1
+
+    asyncio.run(story())
+
+
+def test_links_that_are_not_plainly_direct_are_named_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        links = await fill(world)
+        for peer, other in ((ONE, TWO), (TWO, ONE)):
+            link = Link(other, 0.04, 1e6, kind=RELAYED)
+            known = Capability("m", [DEVICE], [link], "host", reachable=False, since=0.0)
+            await world.board(peer).publish(known)
+        relay = peer_named("relay")
+        await world.board(relay).publish(Relay(["/ip4/203.0.113.7/tcp/1"], 0.0, name="elm"))
+        status = await read_status(links.board, INVITE)
+        names = " - ".join(status.name_of(peer) for peer in sorted((ONE, TWO)))
+        assert status.links_by_kind() == {"relayed": [names]}
+        (why,) = set(status.relayed_links().values())
+        assert why == "one public host only: hole punching needs four public peers"
+        values = json.loads(json.dumps(status.to_json()))
+        assert {each["from"] for each in values["relayed"]} == {ONE, TWO}
+        assert values["relays"][0]["name"] == "elm"
+        show_links(Terminal(), status)
+        shown = capsys.readouterr().out
+        assert "relay: elm" in shown
+        assert f"links: relayed because {why}" in shown
 
     asyncio.run(story())
 
