@@ -73,6 +73,7 @@ class AddressBook:
         self._path, self._swarm, self._own, self._clock = path, swarm, own, clock
         self._known: Sightings = {}
         self._written: Sightings = {}
+        self._has_failed = False  # to write
 
     @classmethod
     def open(
@@ -116,10 +117,11 @@ class AddressBook:
     async def write(self) -> None:
         """Merge with what others have written, and write that; failing is not fatal."""
         merged = await asyncio.to_thread(self._write, dict(self._known))
-        self._written = merged
-        self._known = self._bounded(_merged(merged, self._known))
+        if merged is not None:
+            self._written = merged
+            self._known = self._bounded(_merged(merged, self._known))
 
-    def _write(self, known: Sightings) -> Sightings:
+    def _write(self, known: Sightings) -> Sightings | None:
         if self._path is None:
             return self._bounded(known)
         try:
@@ -128,8 +130,11 @@ class AddressBook:
                 merged = self._bounded(_merged(self._read(), known))
                 write_private(self._path, self._to_bytes(merged))
         except OSError as error:
-            logger.warning("the address book is not written: %s", error)
-            return self._bounded(known)
+            level = logging.DEBUG if self._has_failed else logging.WARNING  # said once in a row
+            logger.log(level, "the address book is not written: %s", error)
+            self._has_failed = True
+            return None
+        self._has_failed = False
         return merged
 
     def _note(self, peer: str, addresses: Iterable[str], sighting: Sighting) -> None:

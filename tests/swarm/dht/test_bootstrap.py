@@ -294,15 +294,16 @@ def test_after_a_loss_the_lost_are_looked_for_soon(world: World) -> None:
     async def story() -> None:
         book = AddressBook(None, "swarm", OWN)
         book.note_met(ELM, [at(2, ELM)])
+        book.note(ASH, [at(3, ASH)])  # long gone: it is tried every five minutes
         world.join(at(1))
         ours = world.bootstrap(at(1), book=book)
         await ours.enter()
         world.met.add(ELM)
-        await pass_seconds(world, ours, 1000)
+        await pass_seconds(world, ours, 500)
         world.knocks.clear()
         world.met = {OAK}  # the other half of a network that fell into two parts
         await pass_seconds(world, ours, 6)
-        assert world.knocks == [at(2, ELM)]
+        assert world.knocks == [at(2, ELM), at(3, ASH)]
         world.join(at(2, ELM), ELM)
         await pass_seconds(world, ours, 16)
         assert world.met == {OAK, ELM}

@@ -1,6 +1,7 @@
 """Peers are remembered for two weeks: merged between programs, bounded, and junk is put aside."""
 
 import asyncio
+import fcntl
 import json
 import multiprocessing
 import stat
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.p2p import address_book
 from swarm.p2p.address_book import (
     ADDRESSES_CAP,
     FILE_CAP,
@@ -217,12 +219,33 @@ def test_only_what_is_new_is_worth_a_write(tmp_path: Path, clock: Clock) -> None
     assert book.is_due
 
 
-def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path, clock: Clock) -> None:
+def test_a_folder_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / FOLDER).write_text("a file, where a folder should be")
     book = book_in(tmp_path, clock)
     book.note(OAK, [address(1)])
     write(book)
+    write(book)
     assert book.addresses() == (address(1),)
+    assert [each.levelname for each in caplog.records].count("WARNING") == 1
+
+
+def test_nobody_writes_while_another_program_does(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address_book, "LOCK_SECONDS", 0.0)
+    book = book_in(tmp_path, clock)
+    book.note(OAK, [address(1)])
+    write(book)
+    book.note(ELM, [address(2, ELM)])
+    with file_of(tmp_path).with_suffix(".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write(book)
+        assert book_in(tmp_path, clock).addresses() == (address(1),)
+        assert book.is_due
+    write(book)
+    assert len(book_in(tmp_path, clock).addresses()) == 2
 
 
 def test_two_processes_write_at_once_and_nothing_is_lost(tmp_path: Path) -> None:
