@@ -32,13 +32,16 @@ class Asking:
 
     def wait_for_pieces(self, count: int, seconds: float = START_SECONDS) -> None:
         """Wait until so many pieces of the answer are there."""
-        wait_until(lambda: len(self.lines) >= count, seconds, lambda: "\n".join(self.lines))
+        wait_until(
+            lambda: self._pieces() >= count or self.process.poll() is not None, seconds, self._said
+        )
+        assert self.process.poll() in (None, 0), self._said()
 
     def ids(self, seconds: float = START_SECONDS) -> list[int]:
         """The new ids, when the answer is complete."""
         self.process.wait(seconds)
         self._reader.join(END_SECONDS)
-        assert self.process.returncode == 0, self.lines
+        assert self.process.returncode == 0, self._said()
         found: list[int] = json.loads(self.lines[-1])
         return found
 
@@ -46,6 +49,12 @@ class Asking:
     def longest_pause(self) -> float:
         """Seconds, at most, from one piece to the next."""
         return max(later - at for at, later in zip(self.times, self.times[1:], strict=False))
+
+    def _pieces(self) -> int:
+        return sum(line.startswith('"') for line in self.lines)
+
+    def _said(self) -> str:
+        return "\n".join(self.lines[-30:])
 
     def _read(self) -> None:
         assert self.process.stdout is not None
