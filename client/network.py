@@ -9,6 +9,8 @@ from pathlib import Path
 from swarm.dht.board import Board
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
+from swarm.state_folder import own_environment, state_folder
+from swarm.trust.members import Members
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,7 @@ class Links:
 
     board: Board
     channel: Channel
+    members: Members | None = None  # of a swarm that certifies them
 
 
 Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
@@ -25,6 +28,9 @@ Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
 @asynccontextmanager
 async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator[Links]:
     """Hold a board and a channel under a throwaway identity; raises Unreachable, BadInput.
+
+    In a swarm that certifies its members this machine's certificate is in the state folder, or is
+    bought with the invite and kept there.
 
     Peers remembered in the state folder are tried beside those of the invite. What all of it
     stands on is loaded here: a command line is read without it.
@@ -39,6 +45,8 @@ async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator
     network = Network(initial_peers=dialable(invite.addresses), client=True)
     identity = Identity.throwaway()
     book = await asyncio.to_thread(AddressBook.open, state, invite.swarm) if state else None
-    entry = Entry(known=KnownPeers(network.initial_peers, book))
+    known = KnownPeers(network.initial_peers, book)
+    kept = state or state_folder(own_environment())
+    entry = Entry(known=known, ticket=invite.ticket, state=kept)
     async with hold_network(identity, network, invite.swarm, invite.key, entry) as held:
-        yield Links(held.board, held.channel)
+        yield Links(held.board, held.channel, held.members)

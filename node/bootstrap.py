@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.config import NodeConfig
+from swarm.dht.admissions import Admissions, certify_founder
 from swarm.dht.board import Board
 from swarm.dht.bootstrap import KnownPeers, Say
 from swarm.dht.dht_board import DhtBoard
@@ -53,6 +54,11 @@ class NodeNetwork:
     joined: asyncio.Event  # another peer has been met
     last_swarm: str = ""  # which one commands without an invite asked before
     held: HeldNetwork | None = None  # what the ways stand on; None in memory
+    admissions: Admissions | None = None  # of a swarm that certifies its members
+
+    def invite_for_others(self) -> Invite:
+        """The invite with a ticket, where a membership has to be bought."""
+        return self.admissions.invite(self.invite) if self.admissions else self.invite
 
 
 def invite_of(config: NodeConfig) -> Invite | None:
@@ -102,8 +108,15 @@ async def open_network(
         lists = PeerLists(config.banned, config.allowed, config.state)
         book = await asyncio.to_thread(AddressBook.open, config.state, swarm, identity.peer)
         known = KnownPeers(network.initial_peers, book, say)
-        way = Entry(enter, known, lists.problem_with)
+        ticket = invite.ticket if invite else b""
+        if config.founds and key:
+            certify_founder(swarm, identity, config.state, folder / KEPT_MANIFEST)
+        way = Entry(enter, known, lists.problem_with, ticket, config.state)
         held = await stack.enter_async_context(hold_network(identity, network, swarm, key, way))
+        admissions = None
+        if held.members:
+            admissions = Admissions(held.members, held.lobby, held.channel, held.board)
+            await held.lobby.open(admissions.admit, held.members)
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
@@ -123,6 +136,7 @@ async def open_network(
             joined=held.board.joined,
             last_swarm=before,
             held=held,
+            admissions=admissions,
         )
 
 

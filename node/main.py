@@ -123,7 +123,9 @@ def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> 
     status.introduce(name, network.channel.peer, reach_of(network.addresses, config.announce))
     status.swarm(network.invite.swarm)
     if config.founds:
-        status.invite(network.invite.encode())
+        status.invite(network.invite_for_others().encode())
+        if network.invite.key and network.admissions is None:
+            status.uncertified()
         status.asked(network.invite.swarm, network.last_swarm)
 
 

@@ -135,8 +135,12 @@ class Node:
             "finding out who reaches us": self._watch_reach,
             "making links direct": self._watch_links,
         }
+        if self._network.admissions:
+            loops["sharing revocations"] = self._network.admissions.share
         work = {name: supervise(name, loop) for name, loop in loops.items()}
         work |= {"p2pd": self._daemon_given_up(), "the copy": self._copy_refused()}
+        if self._network.admissions:
+            work["our membership"] = self._network.admissions.until_revoked()
         create = partial(self._tasks.create, is_awaited=True)
         try:
             tasks = [create(name, each) for name, each in work.items()]

@@ -55,6 +55,13 @@ class StatusLines:
         size = bytes_text(spec.layers * spec.layer_parameters * BYTES_PER_VALUE)
         self._say(f"swarm: {swarm} serves {spec.name}, {spec.layers} layers of {size} in all")
 
+    def uncertified(self) -> None:
+        """Say that whoever has seen the key is in for good, and what to do."""
+        self._say(
+            "note: this swarm was founded before members had certificates: who knows its key may"
+            " join for ever. To be able to revoke, found another with --swarm NAME --key"
+        )
+
     def invite(self, invite: str) -> None:
         """How others join."""
         self._say(f"invite: {invite}")

@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": "talk with a swarm",
     "status": "who is in a swarm, what they serve, who plans",
     "invite": "a fresh invite to a swarm that this machine is in; --qr shows it for a camera",
+    "revoke": "end the membership of a peer's machine in a private swarm",
     "plan": "the plan that a swarm follows, or one for --instance of a file",
     "simulate": "play a plan through without a network",
 }

@@ -5,15 +5,20 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError, Unreachable
 from swarm.p2p.libp2p_channel import LibP2PChannel
+from swarm.p2p.lobby import Lobby
 from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
+from swarm.trust.entrance import Entrance
 from swarm.trust.identity import Identity
+from swarm.trust.members import Members
 
 PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before each try to start p2pd again
 
@@ -28,6 +33,8 @@ class Entry:
     enter: Enter | None = None  # what it does on the board before anybody can reach its channel
     known: KnownPeers | None = None  # whom it turns to; else the network's initial peers
     refusal: Refusal = open_to_all  # says why we do not speak with a peer
+    ticket: bytes = field(default=b"", repr=False)  # what buys a membership where one is needed
+    state: Path | None = None  # where memberships are kept; None: certified swarms are closed
 
 
 NEWCOMER = Entry()
@@ -42,6 +49,8 @@ class HeldNetwork:
     daemon: P2PDaemon
     board: DhtBoard
     channel: LibP2PChannel
+    lobby: Lobby
+    members: Members | None = None  # of a certified swarm
     _replacing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def relays(self) -> tuple[str, ...]:
@@ -98,6 +107,7 @@ class HeldNetwork:
         async with self.daemon.replaced(self.identity, network):
             await self.board.reopen()
             await self.channel.reopen()
+            await self.lobby.reopen()
 
 
 @asynccontextmanager
@@ -112,27 +122,49 @@ async def hold_network(
 
     What `enter` does on the board is done before anybody can reach the channel; if it raises, the
     channel is never opened. The daemon starts without initial peers, for it would end if none of
-    them answers; the board finds them (see DhtBoard.open).
+    them answers; the board finds them (see DhtBoard.open). Where members are certified, this
+    machine becomes one first.
     """
     async with AsyncExitStack() as stack:
         daemon = await open_p2p(identity, replace(network, initial_peers=()))
         stack.push_async_callback(daemon.close)
-        daemon.door = Door(identity.peer, entry.refusal)
-        board = await DhtBoard.open(
-            daemon,
-            swarm,
-            identity,
-            key=key,
-            known=entry.known or KnownPeers(network.initial_peers),
-            client=network.client,
+        lobby = Lobby(daemon, swarm, key)
+        entrance = Entrance(swarm, entry.ticket, entry.state)
+        members = await entrance.members(
+            identity.peer, partial(lobby.redeem, network.initial_peers)
         )
+        daemon.door = Door(identity.peer, entry.refusal, members)
+        ask_how_we_stand = partial(lobby.learn_standing, network.initial_peers)
+        try:
+            board = await DhtBoard.open(
+                daemon,
+                swarm,
+                identity,
+                key=key,
+                known=entry.known or KnownPeers(network.initial_peers),
+                client=network.client,
+            )
+        except Unreachable:
+            await _require_member(members, ask_how_we_stand)
+            raise
         stack.push_async_callback(board.close)
+        if not board.neighbours:  # alone, or nobody has to do with us any more
+            await _require_member(members, ask_how_we_stand)
         if entry.enter is not None:
             await entry.enter(board)
         channel = await LibP2PChannel.open(daemon, swarm, key)
         stack.push_async_callback(channel.close)
         listening = replace(network, port=network.port or daemon.listening_port)
-        held = HeldNetwork(identity, listening, daemon, board, channel)
+        held = HeldNetwork(identity, listening, daemon, board, channel, lobby, members)
         tasks = await stack.enter_async_context(TaskSet())
         tasks.create("keeping p2pd", held.keep_daemon())
         yield held
+
+
+async def _require_member(
+    members: Members | None, ask_how_we_stand: Callable[[Members], Awaitable[None]]
+) -> None:
+    """Raise BadInvite if the peers of the invite say, and prove, that this machine is revoked."""
+    if members is not None:
+        await ask_how_we_stand(members)
+        members.require_member()

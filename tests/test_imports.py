@@ -29,6 +29,7 @@ NETWORK_FILES = {
     "swarm.dht.replicas",
     "swarm.dht.dht_board",
     "swarm.p2p.libp2p_channel",
+    "swarm.p2p.lobby",
     "swarm.p2p.p2p_daemon",
 }
 SEAMS = {"swarm.dht.board", "swarm.p2p.channel"}

@@ -36,6 +36,10 @@ def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect) 
         from client.cli.invite import run_invite
 
         return run_invite(given, Terminal(), connect)
+    if given.command == "revoke":
+        from client.cli.revoke import run_revoke
+
+        return run_revoke(given, Terminal(), connect)
     if given.command in ("status", "plan"):
         from client.cli.look import run_plan, run_status
 
@@ -66,6 +70,8 @@ def parser() -> Parser:
         look = commands.add_parser(name, help=what)
         look.add_argument("--json", action="store_true", help="one JSON object")
     _add_invite(commands.add_parser("invite", help="a fresh invite to a swarm"))
+    revoke = commands.add_parser("revoke", help="end the membership of a peer's machine")
+    revoke.add_argument("peer", metavar="PEER", help="its id, as `swarm status --json` shows it")
     for each in commands.choices.values():
         _add_swarm(each)
     return made
@@ -78,6 +84,10 @@ def _as_typed(error: BadInput) -> BadInput:
 
 
 def _add_invite(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--once", action="store_true", help="let one machine join with it, no more")
+    made.add_argument(
+        "--delegate", action="store_true", help="let that machine invite and revoke others, too"
+    )
     made.add_argument("--qr", action="store_true", help="show it as a QR code, too")
     made.add_argument(
         "--expires",

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from client.cli.look import invite_of
 from client.cli.qr_code import qr_code
@@ -12,9 +13,14 @@ from client.cli.terminal import Terminal
 from client.event_loop_thread import EventLoopThread
 from client.network import Connect, Links
 from swarm.dht.bootstrap_peers import bootstrap_addresses, relay_addresses
-from swarm.errors import Unreachable
+from swarm.errors import BadInput, Unreachable
 from swarm.invites import Invite, peer_of_address
 from swarm.records import Capability, Relay
+from swarm.state_folder import own_environment, state_folder
+from swarm.trust.machine_state import MachineState
+from swarm.trust.members import Machine
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.tickets import AS_DELEGATE, ONCE, sell
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +41,40 @@ def run_invite(
         except Unreachable as error:
             logger.warning("the invite names the peers known before: %s", error.cause)
             invite = known
-    show_invite(replace(invite, expires=float(int(expires))), given, terminal)
+        members = members_of(known, given.state)
+    invite = replace(invite, expires=float(int(expires)))
+    if members:
+        invite = replace(invite, ticket=ticket_of(members, given, expires))
+    elif given.once or given.delegate:
+        raise BadInput(
+            "This swarm certifies no members, so no invite of it can be for one machine alone.",
+            "Found a private one with this program: swarm node --host --key",
+        )
+    show_invite(invite, given, terminal)
     return 0
+
+
+def members_of(known: Invite, state: Path | None) -> Machine | None:
+    """This machine in a swarm that certifies its members; raises BadInput if it may not invite."""
+    machines = MachineState(state or state_folder(own_environment()))
+    holding = machines.holding(known.swarm)
+    if holding is None:
+        return None
+    if not holding.is_delegate:
+        raise BadInput(
+            "Only the founder's machine, and those that it made delegates, may do that.",
+            "Do it there; `swarm invite --once --delegate` there invites one more delegate.",
+        )
+    return Machine(machines.identity(), holding)
+
+
+def ticket_of(machine: Machine, given: argparse.Namespace, expires: float) -> bytes:
+    """What the invite buys a membership with."""
+    swarm = invite_of(given).swarm
+    machines = MachineState(given.state or state_folder(own_environment()))
+    made = max(CLOCK.now(), machines.register(swarm).tickets_since + 1)
+    flags = (ONCE if given.once or given.delegate else 0) | (AS_DELEGATE if given.delegate else 0)
+    return sell(swarm, (machine.holding, machine.identity), made, expires, flags)
 
 
 async def fresh_invite(links: Links, known: Invite) -> Invite:

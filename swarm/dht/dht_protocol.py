@@ -153,17 +153,18 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
         node_id, peer = request.peer.node_id, str(sender)
         proof = self._context.key.proof(QUESTION, peer, self._peer)
         return (
-            self._is_welcome(peer)
+            self._context.door.admits(peer, request.auth.nonce)
             and hmac.compare_digest(request.auth.signature, proof)
             and node_id in (b"", node_id_of(peer).to_bytes())
             and self._calls.allows(peer)
         )
 
     def _is_welcome(self, peer: str) -> bool:
-        return self._context.door.admits(peer)
+        return not self._context.door.problem_with(peer)
 
     def _proven(self, answer: Any, asker: PeerID) -> Any:
         answer.auth.signature = self._context.key.proof(ANSWER, self._peer, str(asker))
+        answer.auth.nonce = self._context.door.own_pass
         return answer
 
     async def _meet(self, request: Any, sender: PeerID) -> None:
@@ -240,9 +241,7 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
 
     def get_stub(self, peer: PeerID) -> "_Stub":
         """What calls a peer: with our proof, and only for an answer with its own."""
-        stub = _Stub(super().get_stub(peer), self._context.key, self._peer, str(peer))
-        stub.is_welcome = self._is_welcome(str(peer))
-        return stub
+        return _Stub(super().get_stub(peer), self._context, self._peer, str(peer))
 
     async def read_clock(self, peer: PeerID) -> float | None:
         """By how much a peer's wall clock is ahead of our time; None if it does not answer."""
@@ -335,11 +334,11 @@ class SwarmProtocol(DHTProtocol):  # type: ignore[misc]
 class _Stub:
     """The three questions to one peer; an answer that proves or bounds nothing is none."""
 
-    def __init__(self, stub: Any, key: SwarmKey, own: str, peer: str) -> None:
-        self._stub = stub
+    def __init__(self, stub: Any, context: ProtocolContext, own: str, peer: str) -> None:
+        self._stub, self._peer, self._door = stub, peer, context.door
+        key = context.key
         self._question = key.proof(QUESTION, own, peer)
         self._answer = key.proof(ANSWER, peer, own)
-        self.is_welcome = True
 
     async def rpc_ping(self, request: Any, **options: float) -> Any:
         """Ask whether the peer is there."""
@@ -359,12 +358,14 @@ class _Stub:
     async def _ask(
         self, call: Callable[..., Awaitable[Any]], request: Any, options: dict[str, float]
     ) -> Any:
-        if not self.is_welcome:
-            raise ValueError("we do not speak with this peer")
-        request.auth.signature = self._question
+        if problem := self._door.problem_with(self._peer):
+            raise ValueError(problem)
+        request.auth.signature, request.auth.nonce = self._question, self._door.own_pass
         answer = await call(request, **options)
         if not hmac.compare_digest(answer.auth.signature, self._answer):
             raise ValueError("an answer without the swarm's proof")
+        if problem := self._door.problem_of(self._peer, answer.auth.nonce):
+            raise ValueError(problem)
         return answer
 
 

@@ -24,9 +24,10 @@ from swarm.errors import (
 )
 from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
+from swarm.p2p.hello import hello_of, problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
-from swarm.p2p.rpc import PROOF_BYTES, Rpc
+from swarm.p2p.rpc import Rpc
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.task_set import TaskSet
 from swarm.trust.identity import public_key_of
@@ -137,7 +138,8 @@ class LibP2PChannel:
                 proof = self._proof(self.peer, _known_form(peer))
                 self._require_admitted(peer)
                 await self._disconnects.finish(peer)
-                return await self._rpc.ask(peer, name, payload, proof)
+                hello = hello_of(proof, self._door)
+                return await self._rpc.ask(peer, name, payload, hello)
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
 
@@ -173,7 +175,7 @@ class LibP2PChannel:
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._daemon.open_stream(peer, self._frames)
-        writer.write(self._proof(self.peer, peer))
+        writer.write(hello_of(self._proof(self.peer, peer), self._door))
         stream = FrameStream(reader, writer)
         connection.open(stream)
         self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
@@ -219,9 +221,9 @@ class LibP2PChannel:
             raise RemoteProtocolError(problem)
         with self._unproved.place(peer, stream.abort):
             async with asyncio.timeout(HELLO_SECONDS):
-                proof = await reader.readexactly(PROOF_BYTES)
-        if not hmac.compare_digest(proof, self._proof(peer, self.peer)):
-            raise RemoteProtocolError("A stranger does not know the key of the swarm.")
+                said = await read_hello(reader, self._door)
+        if problem := problem_of_hello(said, self._proof(peer, self.peer), self._door, peer):
+            raise RemoteProtocolError(problem)
         if peer not in self._incoming and len(self._incoming) >= STREAM_CAP:
             self._make_room()
         before = self._incoming.get(peer)
@@ -275,9 +277,7 @@ class LibP2PChannel:
             writer.close()
             return
         peer = str(info.peer_id)
-        serving = self._rpc.serve(
-            peer, reader, writer, self._proof(peer, self.peer), self._door.problem_with(peer)
-        )
+        serving = self._rpc.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
         await asyncio.wait([self._tasks.create("serving a question", serving)])
 
     async def _beat(self) -> None:

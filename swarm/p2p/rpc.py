@@ -1,7 +1,6 @@
 """Rpc: small requests and answers between peers, one short stream each, rate limited."""
 
 import asyncio
-import hmac
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.formatting import printable
 from swarm.p2p.channel import ANSWER_CAP, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
+from swarm.p2p.hello import problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rate_limit import RateLimit
 from swarm.p2p.unproved_streams import UnprovedStreams
+from swarm.trust.door import Door
 
-PROOF_BYTES = 32
 HEADER_CAP = 4096
 READ_SECONDS = 5.0  # for a stranger to finish its question
 ANSWER_SECONDS = 30.0  # for our handler
@@ -87,11 +87,11 @@ class Rpc:
         """Answer the questions called `name`."""
         self._handlers[name] = handler
 
-    async def ask(self, peer: str, name: str, payload: bytes, proof: bytes) -> bytes:
+    async def ask(self, peer: str, name: str, payload: bytes, hello: bytes) -> bytes:
         """Ask over an own stream, without a deadline; raises PeerLost, PeerRefused."""
         reader, writer = await self._daemon.open_stream(peer, self.protocol)
         try:
-            writer.write(proof)
+            writer.write(hello)
             writer.writelines(frame_of(msgpack.packb(name), payload))
             await writer.drain()
             header, answer = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
@@ -114,18 +114,14 @@ class Rpc:
     async def serve(
         self,
         peer: str,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        stream: Stream,
         expected_proof: bytes,
-        refusal: str = "",
+        door: Door,
     ) -> None:
         """Read one question of a peer and answer it, or say why not."""
+        reader, writer = stream
         try:
-            if refusal:
-                status, answer = RpcStatus("refused", refusal), b""
-            else:
-                asked = self._status_and_answer(peer, (reader, writer), expected_proof)
-                status, answer = await asked
+            status, answer = await self._status_and_answer(peer, stream, expected_proof, door)
             writer.writelines(frame_of(status.encode(), answer))
             async with asyncio.timeout(READ_SECONDS):
                 await writer.drain()
@@ -136,17 +132,19 @@ class Rpc:
             writer.close()
 
     async def _status_and_answer(
-        self, peer: str, stream: Stream, expected_proof: bytes
+        self, peer: str, stream: Stream, expected_proof: bytes, door: Door
     ) -> tuple[RpcStatus, bytes]:
         reader, writer = stream
+        if problem := door.problem_with(peer):
+            return RpcStatus("refused", problem), b""
         if not self._limits.has_room(peer):
             return RpcStatus("busy", "Too many questions at once.", 1.0), b""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 with self._unproved.place(peer, writer.transport.abort):
-                    proof = await reader.readexactly(PROOF_BYTES)
-                if not hmac.compare_digest(proof, expected_proof):
-                    return RpcStatus("stranger", "The swarm is private; the key is wrong."), b""
+                    said = await read_hello(reader, door)
+                if problem := problem_of_hello(said, expected_proof, door, peer):
+                    return RpcStatus("stranger", problem), b""
                 header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
             return await self._answered(peer, _unpacked(header), payload)
         finally:

@@ -5,22 +5,17 @@ its public key, until when it may plan, and the signature of the peer before it.
 hash stands in the swarm's id, so whoever knows the id can check a proof; no other fact is needed.
 """
 
-import math
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
-from swarm.trust.identity import Identity, is_founder, peer_of_public_key, public_key_of, verify
+from swarm.trust.certificate_chain import KEY_BYTES, LINK, add_link, links_in, read_chain
+from swarm.trust.identity import Identity, is_founder, public_key_of
 from swarm.trust.network_clock import CLOCK
 
 CERTIFICATE_SECONDS = 30 * 86400.0
 DEPTH_CAP = 3  # links between the founder and a planner
-KEY_BYTES = 32
-LINK = struct.Struct("!32sQ64s")  # the peer's public key, wall-clock seconds, a signature
 PROOF_CAP = KEY_BYTES + DEPTH_CAP * LINK.size
 DOMAIN = b"swarm planner 1"
-CHECKED = 4096  # proofs whose signatures are remembered to be good or bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +48,7 @@ def extend_proof(swarm: str, proof: bytes, issuer: Identity, subject: str, now: 
     depth = depth_of(proof) + 1
     if depth > DEPTH_CAP:
         raise ValueError(f"a chain of certificates has at most {DEPTH_CAP} links")
-    until = int(now + CERTIFICATE_SECONDS)
-    key = public_key_of(subject)
-    signature = issuer.sign(_signed_bytes(swarm, depth, public_key_of(issuer.peer), key, until))
-    return proof + LINK.pack(key, until, signature)
+    return add_link(proof, DOMAIN, swarm, issuer, subject, now + CERTIFICATE_SECONDS)
 
 
 def depth_of(proof: bytes) -> int:
@@ -64,23 +56,8 @@ def depth_of(proof: bytes) -> int:
     return (len(proof) - KEY_BYTES) // LINK.size
 
 
-@lru_cache(CHECKED)
 def proven_by(swarm: str, proof: bytes) -> tuple[str, float]:
     """Whom a proof proves, and until when on the wall clock; an empty id if it is not genuine."""
-    if len(proof) > PROOF_CAP or len(proof) < KEY_BYTES or (len(proof) - KEY_BYTES) % LINK.size:
-        return "", 0.0
-    key, until = proof[:KEY_BYTES], math.inf
-    if not is_founder(swarm, peer_of_public_key(key)):
-        return "", 0.0
-    links = LINK.iter_unpack(proof[KEY_BYTES:])
-    for depth, (subject, seconds, signature) in enumerate(links, start=1):
-        signed = _signed_bytes(swarm, depth, key, subject, seconds)
-        if not verify(peer_of_public_key(key), signed, signature):
-            return "", 0.0
-        key, until = subject, min(until, float(seconds))
-    return peer_of_public_key(key), until
-
-
-def _signed_bytes(swarm: str, depth: int, issuer: bytes, subject: bytes, until: int) -> bytes:
-    name = swarm.encode()
-    return DOMAIN + struct.pack("!IBQ", len(name), depth, until) + name + issuer + subject
+    links = links_in(proof)
+    chain = read_chain(swarm, proof, (DOMAIN,) * links) if 0 <= links <= DEPTH_CAP else None
+    return (chain.subject, chain.until) if chain else ("", 0.0)

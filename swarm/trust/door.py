@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from swarm.trust.members import Members
+
 Refusal = Callable[[str], str]  # why we do not speak with a peer; empty if we do
 
 
@@ -13,14 +15,35 @@ def open_to_all(_peer: str) -> str:
 class Door:
     """What a channel and a board ask before they have to do with a peer."""
 
-    def __init__(self, own: str, refusal: Refusal = open_to_all) -> None:
+    def __init__(
+        self, own: str, refusal: Refusal = open_to_all, members: Members | None = None
+    ) -> None:
+        """In a certified swarm `members` says who is one; elsewhere nobody shows a pass."""
         self._own = own
         self._refusal = refusal
+        self.members = members
+
+    def without_passes(self) -> "Door":
+        """The same for who may have none, or one that counts no more."""
+        return Door(self._own, self._refusal)
+
+    @property
+    def own_pass(self) -> bytes:
+        """What we show beside the proof of the key; empty where no pass is needed."""
+        return self.members.own_pass if self.members else b""
 
     def problem_with(self, peer: str) -> str:
-        """Why we do not speak with a peer; empty if we do."""
-        return "" if peer == self._own else self._refusal(peer)
+        """Why we do not speak with a peer; empty if we do, as far as is known without its pass."""
+        if peer == self._own:
+            return ""
+        return self._refusal(peer) or (self.members.problem_with(peer) if self.members else "")
 
-    def admits(self, peer: str) -> bool:
-        """Whether we speak with a peer."""
-        return not self.problem_with(peer)
+    def problem_of(self, peer: str, shown: bytes) -> str:
+        """Why we do not speak with a peer that shows this pass; empty if we do."""
+        if problem := self.problem_with(peer):
+            return problem
+        return self.members.problem_of(peer, shown) if self.members and peer != self._own else ""
+
+    def admits(self, peer: str, shown: bytes) -> bool:
+        """Whether we speak with a peer that shows this pass."""
+        return not self.problem_of(peer, shown)

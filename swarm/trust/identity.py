@@ -86,6 +86,12 @@ class Identity:
             self._lock.close()
 
 
+def load_identity(path: Path) -> Identity:
+    """Open a key file, made if it is not there, without a lock; raises BadInput."""
+    key = _load_or_create_key(path)
+    return Identity(_peer_of(key), path, key)
+
+
 def verify(peer: str, data: bytes, signature: bytes) -> bool:
     """Whether `signature` of `data` was made with the key of `peer`; False if malformed."""
     try:

@@ -307,7 +307,7 @@ def test_no_address_ends_in_anything_but_a_sentence(examples: int) -> None:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner) -> None:
-    daemon: Any = SimpleNamespace(peer=FOUNDER.peer)
+    daemon: Any = SimpleNamespace(peer=FOUNDER.peer, door=Door(FOUNDER.peer))
     channel = LibP2PChannel(daemon, SWARM, "", 2.0)
     heard: list[Any] = []
     channel._on_message = lambda _peer, message: heard.append(message)
@@ -330,7 +330,7 @@ def test_no_frame_ends_more_than_its_stream(examples: int, loop: asyncio.Runner)
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_no_question_ends_in_anything_but_a_status(examples: int, loop: asyncio.Runner) -> None:
-    daemon: Any = SimpleNamespace(peer=FOUNDER.peer)
+    daemon: Any = SimpleNamespace(peer=FOUNDER.peer, door=Door(FOUNDER.peer))
     rpc = LibP2PChannel(daemon, SWARM, "", 2.0)._rpc
     rpc._limits.has_room = lambda peer: True  # type: ignore[method-assign]
     rpc._limits.leave = lambda peer: None  # type: ignore[method-assign]
@@ -346,7 +346,9 @@ def test_no_question_ends_in_anything_but_a_status(examples: int, loop: asyncio.
         reader.feed_eof()
         writer: Any = SimpleNamespace(transport=SimpleNamespace(abort=lambda: None))
         try:
-            status, _ = await rpc._status_and_answer(STRANGER, (reader, writer), proof)
+            status, _ = await rpc._status_and_answer(
+                STRANGER, (reader, writer), proof, Door(FOUNDER.peer)
+            )
             assert RpcStatus.decode(status.encode()) is not None
         except (RemoteProtocolError, asyncio.IncompleteReadError):
             pass  # what `serve` expects

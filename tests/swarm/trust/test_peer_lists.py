@@ -78,7 +78,7 @@ def test_an_empty_list_of_allowed_peers_allows_nobody(tmp_path: Path) -> None:
     (tmp_path / ALLOW_FILE).write_text("# nobody yet\n")
     lists = PeerLists(folder=tmp_path)
     assert "allowed" in lists.problem_with(GOOD)
-    assert Door(GOOD, lists.problem_with).admits(GOOD), "a peer speaks with itself"
+    assert Door(GOOD, lists.problem_with).admits(GOOD, b""), "a peer speaks with itself"
 
 
 @settings(

@@ -1,0 +1,163 @@
+"""Admissions: a node's part in who is a member - tickets redeemed, revocations shared, invites."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from swarm.dht.board import Board
+from swarm.dht.founders_manifest import SignedManifest
+from swarm.errors import PeerError, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.invites import Invite
+from swarm.p2p.channel import ANSWER_CAP, Channel
+from swarm.p2p.lobby import Lobby
+from swarm.records import Capability
+from swarm.trust.identity import Identity
+from swarm.trust.machine_state import MachineState
+from swarm.trust.members import REVOKED_WORDS, Members
+from swarm.trust.membership import found
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.register import REGISTER_CAP
+from swarm.trust.tickets import sell
+
+SHARE_SECONDS = 10.0  # between questions for what others know
+LOOK_SECONDS = 1.0
+SHARED_WITH = 3  # peers at a time
+ASK_SECONDS = 5.0
+ADMIT_SECONDS = 3.0  # for what other delegates know, before a one-time ticket is spent
+HANDED_ON = 4  # delegates that are asked for a newcomer
+STANDING_SECONDS = 30 * 86400.0  # for which the invite that a founder prints holds
+DIGEST_BYTES = 32
+REGISTER, PASS, REDEEM = "register", "pass", "redeem"  # the questions
+
+logger = logging.getLogger(__name__)
+assert REGISTER_CAP < ANSWER_CAP
+
+
+class Admissions:
+    """Answers newcomers and members about certificates, and keeps the register up to date."""
+
+    def __init__(self, members: Members, lobby: Lobby, channel: Channel, board: Board) -> None:
+        self._members, self._lobby = members, lobby
+        self._channel, self._board = channel, board
+        channel.answer(REGISTER, self._answer_register)
+        channel.answer(PASS, self._answer_pass)
+        channel.answer(REDEEM, self._redeem)
+
+    def invite(self, plain: Invite) -> Invite:
+        """With a ticket for any machine, if this one may sell them."""
+        machine = self._members.machine
+        if not machine.holding.is_delegate:
+            return plain
+        now = CLOCK.now()
+        made = max(now, self._members.register.tickets_since + 1)
+        issuer = machine.holding, machine.identity
+        ticket = sell(plain.swarm, issuer, made, now + STANDING_SECONDS, 0)
+        return replace(plain, ticket=ticket, expires=float(int(time.time() + STANDING_SECONDS)))
+
+    async def admit(self, peer: str, request: bytes) -> bytes:
+        """Certify a newcomer's machine, or hand the question to a delegate; raises PeerRefused."""
+        if self._members.machine.holding.is_delegate:
+            return await self._redeem(peer, request)
+        refused: PeerRefused | None = None
+        for delegate in self._members.delegates()[:HANDED_ON]:
+            try:
+                return await self._channel.ask(
+                    delegate, REDEEM, request, timeout_seconds=ASK_SECONDS
+                )
+            except PeerRefused as error:
+                refused = error
+            except (PeerError, RemoteProtocolError) as error:
+                logger.info("delegate %s admits nobody now: %s", delegate, error)
+        if refused is not None:
+            raise PeerRefused(refused.cause.rpartition("PeerRefused: ")[2])
+        raise PeerRefused("No delegate is up.")
+
+    async def share(self) -> None:
+        """Ask a few peers now and then for what they know; never ends."""
+        while True:
+            await self._hear(await self._others(SHARED_WITH))
+            await asyncio.sleep(SHARE_SECONDS)  # what is revoked meanwhile is told to us at once
+
+    async def until_revoked(self) -> None:
+        """Raise BadInvite when this machine is revoked."""
+        while True:
+            self._members.require_member()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _hear(self, peers: Iterable[str]) -> None:
+        async with asyncio.TaskGroup() as asking:
+            for peer in peers:
+                asking.create_task(self._hear_one(peer))
+
+    async def _hear_one(self, peer: str) -> None:
+        """Tell a peer what we know, and learn what it does, if that differs."""
+        register = self._members.register
+        register.read_file()  # a command of this machine may have written it
+        try:
+            known = await self._channel.ask(
+                peer, REGISTER, register.digest, timeout_seconds=ASK_SECONDS
+            )
+            if not known:
+                return
+            await asyncio.to_thread(self._members.hear_register, known)
+            told = register.digest + register.to_bytes()
+            await self._channel.ask(peer, REGISTER, told, timeout_seconds=ASK_SECONDS)
+        except PeerRefused as error:
+            if REVOKED_WORDS in error.cause:
+                await self._lobby.learn_standing([peer], self._members)
+        except (PeerError, RemoteProtocolError, OSError) as error:
+            logger.debug("%s does not share its register: %s", peer, error)
+
+    async def _others(self, count: int) -> list[str]:
+        try:
+            there = await self._board.read(Capability, latest=False)
+        except SwarmError as error:
+            logger.debug("nobody on the board to share revocations with: %s", error)
+            there = {}
+        others = [peer for peer in there if peer != self._channel.peer]
+        others = others or self._members.peers()  # nobody answers us: perhaps they say why
+        return random.sample(others, min(count, len(others)))
+
+    async def _answer_register(self, _peer: str, payload: bytes) -> bytes:
+        """Take what the asker knows, if it says so; say what we know if that differs."""
+        digest, told = payload[:DIGEST_BYTES], payload[DIGEST_BYTES:]
+        if told:
+            await asyncio.to_thread(self._members.hear_register, told)
+        register = self._members.register
+        return b"" if digest == register.digest else register.to_bytes()
+
+    async def _answer_pass(self, _peer: str, payload: bytes) -> bytes:
+        return self._members.pass_of(payload.decode(errors="replace"))
+
+    async def _redeem(self, peer: str, request: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(ADMIT_SECONDS):
+                await self._hear(self._members.delegates()[:HANDED_ON])
+        except TimeoutError:
+            logger.info("a delegate is slow to say what it knows")
+        try:
+            granted = self._members.redeem(request)
+        except OSError as error:
+            raise PeerRefused("This delegate cannot write what it grants.") from error
+        logger.info("certified a machine for %s", peer)
+        await self._hear(self._members.delegates()[:HANDED_ON])
+        return granted
+
+
+def certify_founder(swarm: str, founder: Identity, state: Path, manifest: Path) -> None:
+    """Certify the founder's own machine, unless the swarm was founded before there was that."""
+    machines = MachineState(state)
+    if machines.holding(swarm) is None and not _was_founded(swarm, manifest):
+        machines.keep(swarm, found(swarm, founder, machines.identity(), CLOCK.now()))
+
+
+def _was_founded(swarm: str, manifest: Path) -> bool:
+    try:
+        SignedManifest.of_bytes(manifest.read_bytes()).manifest_of(swarm)
+    except (OSError, RemoteProtocolError):
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""Members: this program's own pass in a certified swarm, and the passes that others have shown."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.errors import BadInvite, PeerRefused
+from swarm.trust.identity import Identity
+from swarm.trust.membership import Holding, Pass, certify, pass_for, pass_of
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.register import REVOKED, SPENT, Register, make_entry
+from swarm.trust.tickets import Ticket, read_request
+
+PASSES_CAP = 4096  # of other peers, those seen last
+REVOKED_WORDS = "The machine of this peer is revoked."
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """This machine in a swarm: its key, and what certifies it."""
+
+    identity: Identity
+    holding: Holding
+
+
+class Members:
+    """Who is a member, for one peer of a certified swarm; and, at a delegate, who becomes one."""
+
+    def __init__(
+        self,
+        swarm: str,
+        peer: str,
+        machine: Machine,
+        register: Register,
+        clock: Callable[[], float] = CLOCK.now,
+    ) -> None:
+        self.swarm, self.machine, self.register = swarm, machine, register
+        self._clock = clock
+        self._own = pass_for(swarm, machine.holding, machine.identity, peer, clock())
+        self._seen: OrderedDict[str, Pass] = OrderedDict()
+
+    @property
+    def own_pass(self) -> bytes:
+        """What we show to others."""
+        return self._own.data
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether this machine is."""
+        return self.register.revokes(self._own.chain)
+
+    def require_member(self) -> None:
+        """Raise BadInvite if this machine is revoked."""
+        if self.is_revoked:
+            raise BadInvite(
+                "This machine was revoked: the swarm has nothing to do with it any more.",
+                "Ask its founder if that is a mistake.",
+            )
+
+    def problem_of(self, peer: str, shown: bytes) -> str:
+        """Why a peer that shows this pass is no member; empty if it is one."""
+        found = pass_of(self.swarm, shown)
+        if found is None or found.chain.subject != peer:
+            return "It shows no certificate of this swarm."
+        self._remember(peer, found)
+        if found.chain.until < self._clock():
+            return "Its certificate has expired."
+        return self.problem_with(peer)
+
+    def problem_with(self, peer: str) -> str:
+        """Why we do not speak with a peer of whom we have seen a pass; empty if there is none."""
+        found = self._seen.get(peer)
+        return REVOKED_WORDS if found and self.register.revokes(found.chain) else ""
+
+    def has_revoked(self, peer: str, shown: bytes) -> bool:
+        """Whether a peer that shows this pass was a member, and is none any more."""
+        found = pass_of(self.swarm, shown)
+        return (
+            found is not None and found.chain.subject == peer and self.register.revokes(found.chain)
+        )
+
+    def pass_of(self, peer: str) -> bytes:
+        """What a peer has shown; raises PeerRefused if it was not here."""
+        if found := self._seen.get(peer):
+            return found.data
+        raise PeerRefused("No certificate of that peer was seen here.")
+
+    def peers(self) -> list[str]:
+        """Whose passes were seen here, the latest first."""
+        return list(reversed(self._seen))
+
+    def delegates(self) -> list[str]:
+        """Peers whose machines may certify others, those seen last first."""
+        return [peer for peer, each in reversed(self._seen.items()) if each.is_of_delegate]
+
+    def redeem(self, request: bytes) -> bytes:
+        """As a delegate: certify the machine that asks with a ticket; raises PeerRefused.
+
+        There is no await in here, and the register is on the disk before the answer leaves: of two
+        machines that come with the same one-time ticket to us, the second is refused.
+        """
+        if not self.machine.holding.is_delegate or self.is_revoked:
+            raise PeerRefused("This peer may not certify machines.")
+        read = read_request(self.swarm, request)
+        if read is None:
+            raise PeerRefused("The invite's ticket is not genuine.")
+        machine, ticket = read
+        if problem := self._problem_of_ticket(machine, ticket):
+            raise PeerRefused(problem)
+        issuer = self.machine.holding, self.machine.identity
+        if ticket.is_once and not self.register.spender(ticket):
+            self.note(make_entry(self.swarm, issuer, SPENT, machine, self._clock(), ticket.id))
+        try:
+            delegate = ticket.makes_delegate
+            return certify(self.swarm, issuer, machine, self._clock(), as_delegate=delegate).data
+        except ValueError as error:
+            raise PeerRefused(f"This delegate cannot do that: {error}.") from error
+
+    def revoke(self, machine: str) -> None:
+        """As a delegate: note that a machine is revoked; raises OSError."""
+        issuer = self.machine.holding, self.machine.identity
+        self.note(make_entry(self.swarm, issuer, REVOKED, machine, self._clock()))
+
+    def note(self, entry: bytes) -> None:
+        """Take an entry of our own, and keep it."""
+        self.register.add([entry], self._clock())
+        self.register.save()
+
+    def hear_register(self, data: bytes) -> bool:
+        """Take a peer's entries and keep them; whether one was news.
+
+        Raises RemoteProtocolError.
+        """
+        is_news = self.register.add_all(data, self._clock())
+        if is_news:
+            self.register.save()
+        return is_news
+
+    def _problem_of_ticket(self, machine: str, ticket: Ticket) -> str:
+        register, now = self.register, self._clock()
+        if register.names(machine):
+            return "This machine is revoked."
+        if register.revokes(ticket.issuer.chain):
+            return "The invite is void: who made it is revoked."
+        if now > min(ticket.until, ticket.issuer.chain.until):
+            return "The invite has expired."
+        if ticket.made <= register.tickets_since:
+            return "The invite is void: a machine was revoked after it was made."
+        if ticket.is_once and register.spender(ticket) not in ("", machine):
+            return "The invite was for one machine, and another one has used it."
+        return ""
+
+    def _remember(self, peer: str, found: Pass) -> None:
+        self._seen.pop(peer, None)
+        self._seen[peer] = found
+        if len(self._seen) > PASSES_CAP:
+            self._seen.popitem(last=False)
