@@ -111,7 +111,8 @@ def test_a_killed_daemon_is_started_again(eventually: Eventually) -> None:
             os.kill(p2p._child.pid, signal.SIGKILL)
 
             async def runs_again() -> bool:
-                return other.daemon.p2p is not p2p and not other.daemon.ended.is_set()
+                is_done = not other.daemon.ended.is_set() and not other._replacing.locked()
+                return other.daemon.p2p is not p2p and is_done
 
             await eventually(runs_again)
             assert await one.channel.ask(other.daemon.peer, "name", b"two") == b"it is two"
