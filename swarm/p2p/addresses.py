@@ -4,6 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Container, Iterable
+from contextlib import ExitStack, suppress
 from functools import cache
 
 import psutil
@@ -17,6 +18,7 @@ PRIVATE_4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 PRIVATE_6 = ("fc00::/7", "fe80::/10")
 THIS_LINK = ("169.254.0.0/16", "127.0.0.0/8", "::1/128")
 PRIVATE = tuple(map(ipaddress.ip_network, (*PRIVATE_4, *PRIVATE_6, *THIS_LINK)))
+PORT_TRIES = 20  # to find a port that is free in both families
 HOME_BITS = {4: 24, 6: 64}  # of an address: machines with equal ones share a network
 FORM = "Write it like 203.0.113.7:4001, node.example.org:4001 or [2001:db8::7]:4001."
 _MULTIADDR = re.compile(
@@ -129,6 +131,18 @@ def listening_hosts(host: str) -> tuple[str, ...]:
     if host != EVERY_ADDRESS:
         return (host,)
     return (EVERY_ADDRESS, EVERY_ADDRESS_6) if has_ipv6() else (EVERY_ADDRESS,)
+
+
+def free_port(hosts: Iterable[str]) -> int:
+    """A port that nobody uses at any of these addresses; 0 where none is found."""
+    for _ in range(PORT_TRIES):
+        port = 0
+        with suppress(OSError), ExitStack() as held:
+            for host in hosts:
+                made = socket.create_server((host, port), family=family_of(host))
+                port = held.enter_context(made).getsockname()[1]
+            return port
+    return 0
 
 
 @cache

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from hivemind.proto import p2pd_pb2
 from swarm.errors import BadInput, PeerError, PeerLost, PeerRefused, SwarmError, Unreachable
 from swarm.formatting import printable
 from swarm.invites import peer_of_address
-from swarm.p2p.addresses import family_of, listening_hosts, tcp_multiaddr
+from swarm.p2p.addresses import family_of, free_port, listening_hosts, tcp_multiaddr
 from swarm.p2p.tcp_probe import tcp_problem
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door
@@ -302,6 +302,7 @@ async def open_p2p(identity: Identity, network: Network) -> P2PDaemon:
 
 async def _started(identity: Identity, network: Network) -> P2P:
     _check_port(network)
+    network = _with_one_port(network)
     await asyncio.to_thread(remove_stale_sockets)
     with identity.key_file() as path:
         try:
@@ -433,6 +434,13 @@ def _listening(network: Network) -> list[str]:
     # No QUIC: hivemind's p2pd is built with a Go and a quic-go that strangers can exhaust
     # (CVE-2023-49295, CVE-2024-22189). TCP carries everything, hole punching too.
     return [tcp_multiaddr(host, network.port) for host in listening_hosts(network.host)]
+
+
+def _with_one_port(network: Network) -> Network:
+    """The same port for both families: others are told of one, and dial back there."""
+    if network.port or network.client:
+        return network
+    return replace(network, port=free_port(listening_hosts(network.host)))
 
 
 def _check_port(network: Network) -> None:

@@ -16,12 +16,6 @@ from tests.whole.swarms import Nodes, Part, shard_bytes, wait_until
 
 pytestmark = pytest.mark.network
 
-FALSE_VERDICT = pytest.mark.xfail(
-    reason="the one peer that dials back, 60 ms away on a busy machine, says that a public node is"
-    " not reachable; p2pd starts again on another port, and the invite is of no use any more",
-    strict=False,
-)
-
 PREFIX = "11.0.0"
 APART_SECONDS = 0.03  # one way: an answer of many tokens takes a while
 MANY = 200  # tokens
@@ -69,7 +63,6 @@ def server_of(asking: Asking, wire: Wire, hosts: Mapping[str, Host]) -> str:
     return max(after, key=lambda name: after[name] - before[name])
 
 
-@FALSE_VERDICT
 def test_tokens_go_on_over_another_host_when_nothing_from_the_first_arrives_any_more(
     lab: Laboratory, nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -89,7 +82,6 @@ def view(swarm: HostedSwarm, host: Host) -> tuple[set[str], str]:
     return {peer["name"] for peer in status["peers"]}, status["planner"]
 
 
-@FALSE_VERDICT
 @pytest.mark.slow
 def test_an_answer_survives_that_the_network_parts_and_one_swarm_is_left_when_it_heals(
     lab: Laboratory, nodes: Nodes, tmp_path: Path

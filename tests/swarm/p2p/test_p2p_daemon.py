@@ -5,10 +5,12 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
+from swarm.p2p.addresses import has_ipv6
 from swarm.p2p.p2p_daemon import (
     Network,
     P2PDaemon,
@@ -70,6 +72,21 @@ def test_a_client_has_no_addresses_and_knows_its_host() -> None:
         await client.connect(addresses[0])
         await client.close()
         await host.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_a_port_of_the_systems_choice_is_the_same_for_both_families() -> None:
+    """Else peers dial back at the port of the wrong one, and call a public node unreachable."""
+
+    async def story() -> None:
+        host = await opened(Network(host="0.0.0.0"))
+        listening = psutil.Process(host.p2p._child.pid).net_connections("tcp")
+        ends = [each.laddr for each in listening if each.status == psutil.CONN_LISTEN]
+        await host.close()
+        assert len(ends) == 2
+        assert len({end.port for end in ends}) == 1
 
     asyncio.run(story())
 
