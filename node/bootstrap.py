@@ -121,7 +121,8 @@ async def open_network(
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
         model = founded.model if founded else invite.model if invite else ""
-        fresh = Invite((*own, *network.initial_peers)[:REMEMBERED], swarm, model, key)
+        near = (*own, *network.initial_peers)[:REMEMBERED]
+        fresh = Invite(near, swarm, model, key, ticket=invite.ticket if invite else b"")
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
         yield NodeNetwork(

@@ -19,9 +19,11 @@ from swarm.errors import (
     Unreachable,
 )
 from swarm.invites import peer_of_address
+from swarm.p2p.addresses import readable
 from swarm.p2p.channel import RpcHandler
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rpc import Limits, Rpc
+from swarm.p2p.tcp_probe import tcp_problem
 from swarm.trust.members import Members
 from swarm.trust.swarm_key import SwarmKey
 
@@ -62,7 +64,10 @@ class Lobby:
     async def redeem(self, addresses: Iterable[str], request: bytes) -> bytes:
         """Buy a membership from whichever peer grants it; raises BadInvite, Unreachable."""
         trouble: list[PeerError] = []
-        for peer in self._known(addresses):
+        given = list(addresses)
+        words = await asyncio.gather(*map(tcp_problem, given))
+        closed = {address: word for address, word in zip(given, words, strict=True) if word}
+        for peer in self._known(address for address in given if address not in closed):
             proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
             try:
                 async with asyncio.timeout(ASK_SECONDS):
@@ -73,7 +78,8 @@ class Lobby:
                 trouble.append(PeerLost(str(error), peer=peer))
             except PeerError as error:
                 trouble.append(error)
-        raise _trouble_of(trouble)
+        tried = [f"{readable(address)} {word}" for address, word in closed.items()]
+        raise _trouble_of(trouble, ", ".join(tried) or "nobody at its addresses")
 
     async def learn_standing(self, addresses: Iterable[str], members: Members) -> None:
         """Take the word of peers' registers, if they have nothing to do with us any more."""
@@ -106,7 +112,7 @@ class Lobby:
         await self._rpc.serve(peer, (reader, writer), proof, door)
 
 
-def _trouble_of(trouble: list[PeerError]) -> BadInvite | Unreachable:
+def _trouble_of(trouble: list[PeerError], tried: str) -> BadInvite | Unreachable:
     for error in trouble:
         logger.info("no membership from %s: %s", error.peer, error.cause)
     refusals = [error.cause for error in trouble if isinstance(error, PeerRefused)]
@@ -119,4 +125,7 @@ def _trouble_of(trouble: list[PeerError]) -> BadInvite | Unreachable:
             "Neither the founder nor a delegate of the swarm is up to admit this machine.",
             "Try again when one of them is: members that are in already are not concerned.",
         )
-    return Unreachable("No peer in the invite answers.", "Check the network, or ask for another.")
+    return Unreachable(
+        f"No peer in the invite answers ({tried}).",
+        "Check the network, or ask for a fresh invite: `swarm invite` makes it.",
+    )

@@ -11,7 +11,7 @@ import client
 from client.event_loop_thread import EventLoopThread
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.model_spec import BUILT_IN
-from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes
+from tests.whole.swarms import NodeProcess, Nodes, Part, delegates_invite, nodes_in, shard_bytes
 
 SPEC = read_spec(find_model(BUILT_IN), BUILT_IN)
 WHOLE = (SPEC.kv_heads, SPEC.mlp_blocks)
@@ -44,6 +44,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clients in this process keep certificates and addresses, but not in anybody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def loop_thread() -> Iterator[EventLoopThread]:
     with EventLoopThread() as loop_thread:
@@ -60,7 +68,8 @@ def swarm(
         key = "lantern-harbour-quiet"  # private, so that any node may plan when the founder is gone
         host = nodes.start(UNEVEN[0], "--host", "--key", key)
         invite = host.line("invite:")
-        others = [nodes.start(part, "--join", invite) for part in UNEVEN[1:]]
+        admitting = delegates_invite(host)  # so that others can join when the founder is gone
+        others = [nodes.start(part, "--join", admitting) for part in UNEVEN[1:]]
         for node in (host, *others):
             node.line("ready:")
         with loop_thread.hold(client.Client(invite)) as asking:

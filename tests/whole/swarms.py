@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
+from swarm.invites import Invite
 from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS, ModelSpec
+from swarm.trust.machine_state import MachineState
+from swarm.trust.tickets import AS_DELEGATE, sell
 
 START_SECONDS = 150.0  # several nodes import torch at once on a busy machine
 STOP_SECONDS = 5.0  # what the design allows a node to leave
@@ -184,6 +187,18 @@ def nodes_in(folder: Path) -> Iterator[Nodes]:
         yield nodes
     finally:
         nodes.stop()
+
+
+def delegates_invite(host: NodeProcess) -> str:
+    """An invite of a private swarm whose buyers may admit others, when the host has gone."""
+    invite = Invite.parse(host.line("invite:"))
+    machines, now = MachineState(host.state), time.time()
+    holding = machines.holding(invite.swarm)
+    assert holding is not None
+    issuer = holding, machines.identity()
+    return replace(
+        invite, ticket=sell(invite.swarm, issuer, now, now + 3600.0, AS_DELEGATE)
+    ).encode()
 
 
 def flags_of(part: Part, folder: Path) -> Sequence[str]:

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -19,7 +20,7 @@ from swarm.model_spec import BUILT_IN
 from swarm.trust.identity import Identity, swarm_id
 from tests.whole.conftest import SPARE
 from tests.whole.reference_model import TINY
-from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, wait_until
+from tests.whole.swarms import NodeProcess, Nodes, Part, delegates_invite, nodes_in, wait_until
 
 pytestmark = pytest.mark.nodes
 
@@ -104,8 +105,9 @@ def test_a_swarm_outlives_its_founder_and_has_it_back(
     founder = nodes.start(part("founder"), "--host", "--key", KEY)
     invite = founder.line("invite: ")
     founder.line("ready: ")
-    member = nodes.start(part("member"), "--join", invite)
+    member = nodes.start(part("member"), "--join", delegates_invite(founder))
     member.line("ready: ")
+    admitted = Invite.parse(invite).ticket  # by the member, too
     expected, _ = asked(loop_thread, invite, tmp_path / "client")
     wait_until(lambda: remembers(founder, 1) and remembers(member, 1), BOOK_SECONDS)
     founder.kill()
@@ -116,9 +118,10 @@ def test_a_swarm_outlives_its_founder_and_has_it_back(
     assert seconds < GONE_SECONDS
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:\d+ refused"):
         asked(loop_thread, invite, tmp_path / "stranger")
-    newcomer = nodes.start(part("newcomer"), "--join", member.remembered_invite())
+    near = replace(Invite.parse(member.remembered_invite()), ticket=admitted).encode()
+    newcomer = nodes.start(part("newcomer"), "--join", near)
     newcomer.line("swarm: ", GONE_SECONDS)
-    tokens, seconds = asked(loop_thread, member.remembered_invite(), tmp_path / "stranger")
+    tokens, seconds = asked(loop_thread, near, tmp_path / "stranger")
     assert tokens == expected
     assert seconds < GONE_SECONDS
 
@@ -137,14 +140,14 @@ def test_a_swarm_outlives_its_founder_and_has_it_back(
     assert "--swarm NAME" in line
 
 
-async def _status(invite: Invite) -> SwarmStatus:
-    async with open_links(invite) as links:
+async def _status(invite: Invite, state: Path) -> SwarmStatus:
+    async with open_links(invite, state) as links:
         return await find_status(links.board, invite, 5.0)
 
 
 def names_at(loop_thread: EventLoopThread, node: NodeProcess) -> set[str]:
     """Who is in the swarm as one sees it who enters by this node; nobody while none plans."""
-    status = loop_thread.run(_status(Invite.parse(node.remembered_invite())))
+    status = loop_thread.run(_status(Invite.parse(node.remembered_invite()), node.state))
     return {each.name for each in status.capabilities.values()} if status.planner else set()
 
 

@@ -156,7 +156,8 @@ def replicas(swarm: Swarm, count: int) -> list[NodeProcess]:
     What is missing is started at once, since every start costs seconds.
     """
     alive = [node for node in swarm.nodes.started if node.is_alive]
-    invite = alive[0].remembered_invite()  # the host, who printed the first one, may be gone
+    near = Invite.parse(alive[0].remembered_invite())  # the host, who printed one, may be gone
+    invite = replace(near, ticket=Invite.parse(swarm.invite).ticket).encode()
     found = [node for node in alive if node.part.name.startswith(SPARE.name)]
     for _ in range(len(found), count):
         part = replace(SPARE, name=f"{SPARE.name} {len(swarm.nodes.started)}")
