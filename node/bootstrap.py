@@ -19,7 +19,7 @@ from swarm.invites import Invite, invite_text
 from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
 from swarm.p2p.addresses import dialable, own_multiaddrs
-from swarm.p2p.channel import Channel
+from swarm.p2p.channel import StreamChannel
 from swarm.p2p.p2p_daemon import Network, P2PDaemon
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Manifest
@@ -45,7 +45,7 @@ class NodeNetwork:
 
     process: P2PDaemon
     board: Board
-    channel: Channel
+    channel: StreamChannel
     invite: Invite
     folder: Path  # this node's state
     addresses: tuple[str, ...]  # where others reach us

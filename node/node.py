@@ -14,6 +14,7 @@ from node.control.announcer import Announcer
 from node.control.certification import Certification
 from node.control.direct_links import DirectLinks
 from node.control.leader_election import LeaderElection
+from node.control.link_monitor import LinkMonitor
 from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
@@ -23,7 +24,7 @@ from node.device.endpoint import Reach, group_host
 from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
-from node.probe import NEIGHBOURS, answer_probes, machine_id, measure_links
+from node.probe import machine_id
 from node.served_model import ServedModel, manifest_of
 from node.serving.activation_format import ActivationFormat
 from node.serving.stage_server import StageServer
@@ -51,9 +52,8 @@ QUICK_SECONDS = 0.4  # between looks at the board while things change
 SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
 RECONCILE_SECONDS = 0.2
-PROBE_SECONDS = 600.0
 NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
-SETTLE_SECONDS = 1.0  # before the first probe: neighbours are still joining
+SETTLE_SECONDS = 1.0  # after which a vacancy is one
 LEAVE_SECONDS = 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
@@ -113,7 +113,12 @@ class Node:
                 held.daemon, channel, lambda: self._membership.capabilities
             )
             held.channel.before_stream = self._direct_links.wait_for
-        answer_probes(channel)
+        self._link_monitor = LinkMonitor.of_node(
+            channel,
+            machine_id(),
+            lambda: self._server.sessions > 0,
+            lambda: self._membership.capabilities,
+        )
         dial_back = DialBack(network.process.connected, is_peer_at)
         channel.answer(DIAL_BACK, dial_back.answer)
         channel.answer("group", self._answer_group)
@@ -391,17 +396,9 @@ class Node:
             await asyncio.sleep(RECONCILE_SECONDS)
 
     async def _measure(self) -> None:
+        """Keep the figures of our links right; never ends."""
         assert self._announcer is not None
-        await asyncio.sleep(SETTLE_SECONDS)
-        known: set[str] = set()
-        measured_at = time.monotonic()
-        while True:
-            peers = sorted(set(self._membership.capabilities) - {self._network.channel.peer})
-            due = time.monotonic() - measured_at > PROBE_SECONDS
-            if set(peers[:NEIGHBOURS]) - known or due:
-                known, measured_at = set(peers), time.monotonic()
-                self._announcer.note_links(await measure_links(self._network.channel, peers))
-            await asyncio.sleep(SETTLE_SECONDS)
+        await self._link_monitor.run(self._announcer.note_links)
 
     async def _watch_reach(self) -> None:
         """Find out how others reach us, and stand in the network accordingly; never ends."""

@@ -1,33 +1,20 @@
-"""What this machine offers, and how far the others are: detected and measured, never guessed."""
+"""What this machine offers: detected, never guessed."""
 
-import asyncio
 import hashlib
 import platform
 import socket
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import psutil
 
 from node.config import AUTO
-from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError
+from swarm.errors import BadInput
 from swarm.formatting import bytes_text
-from swarm.hardware import WIDEST, Device, Link
-from swarm.p2p.channel import Channel
-from swarm.p2p.rate_limit import Budget
+from swarm.hardware import WIDEST, Device
 
 USABLE_SHARES = {"cpu": 0.8, "cuda": 0.92}  # of the memory that is free now
-ECHOES = 10
-SIZE_BYTES = 8  # of the number at the start of a probe: how many bytes to send back
-LARGE_BYTES = 1_000_000
-ROUNDS = 3
-PROBE_SECONDS = 10.0
-PROBE_BYTES_PER_SECOND = 64 * 1024  # for one peer: a measurement of 3.3 MB every 10 minutes
-PROBE_BURST_BYTES = 8 * 2**20
-NEIGHBOURS = 8
 BF16_SINCE = (8, 0)  # compute capability
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")  # NVIDIA, Tegra, AMD, WSL
 
@@ -96,55 +83,6 @@ def machine_id() -> str:
         seed = ""
     seed += socket.gethostname() + str(psutil.boot_time())
     return hashlib.sha256(seed.encode()).hexdigest()[:12]
-
-
-def answer_probes(channel: Channel) -> None:
-    """Let others measure the link to us: as many bytes back as they ask for."""
-
-    of_one = Budget(PROBE_BYTES_PER_SECOND, PROBE_BURST_BYTES)
-    of_all = Budget(10 * PROBE_BYTES_PER_SECOND, 8 * PROBE_BURST_BYTES)
-
-    async def answer(peer: str, payload: bytes) -> bytes:
-        size = min(int.from_bytes(payload[:SIZE_BYTES], "big"), LARGE_BYTES)
-        if not (of_one.takes(peer, size) and of_all.takes("all", size)):
-            raise PeerRefused("You measure too much.", retry_after_seconds=60.0)
-        return bytes(size)
-
-    channel.answer("probe", answer)
-
-
-async def measure_link(channel: Channel, peer: str) -> Link | None:
-    """Round trip (10th percentile of 10 echoes) and bandwidth (median of 3 MB) to a peer.
-
-    None if the peer does not answer. The first large transfer warms the connection up.
-    """
-    try:
-        echoes = sorted([await _timed(channel, peer, 0) for _ in range(ECHOES)])
-        round_trip = echoes[len(echoes) // 10]
-        await _timed(channel, peer, LARGE_BYTES // 4)
-        large = [await _timed(channel, peer, LARGE_BYTES) for _ in range(ROUNDS)]
-    except (PeerError, RemoteProtocolError):
-        return None
-    seconds = max(median(large) - round_trip, 1e-6)
-    return Link(peer, round_trip, LARGE_BYTES / seconds)
-
-
-async def _timed(channel: Channel, peer: str, size: int) -> float:
-    start = time.perf_counter()
-    question = size.to_bytes(SIZE_BYTES, "big")
-    await channel.ask(peer, "probe", question, timeout_seconds=PROBE_SECONDS)
-    return time.perf_counter() - start
-
-
-async def measure_links(channel: Channel, peers: list[str]) -> list[Link]:
-    """Links to at most 8 peers, one after the other so that they do not disturb each other."""
-    links: list[Link] = []
-    for peer in peers[:NEIGHBOURS]:
-        link = await measure_link(channel, peer)
-        if link:
-            links.append(link)
-        await asyncio.sleep(0)
-    return links
 
 
 def _may_have_gpus() -> bool:

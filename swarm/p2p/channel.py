@@ -1,5 +1,6 @@
 """Channel: the seam that carries frames and questions between peers, by peer id."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -9,6 +10,8 @@ ANSWER_CAP = 1024 * 1024  # bytes of a question's payload, and of its answer
 OnMessage = Callable[[str, Message], None]
 OnLost = Callable[[str, str], None]
 RpcHandler = Callable[[str, bytes], Awaitable[bytes]]
+RawStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+RawHandler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Channel(Protocol):
@@ -44,3 +47,16 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """End all streams without reporting them as lost."""
+
+
+class StreamChannel(Channel, Protocol):
+    """A channel that has streams of plain bytes, too, for what is neither frame nor question."""
+
+    def answer_streams(self, handler: RawHandler) -> None:
+        """Hand streams of plain bytes that peers open to `handler`; each ends with it."""
+
+    async def open_stream(self, peer: str, *, timeout_seconds: float = 5.0) -> RawStream:
+        """Open such a stream, to be closed by us; raises PeerLost, PeerRefused, Deadline.
+
+        PeerRefused, too, where the peer is of a version that has none.
+        """

@@ -22,11 +22,19 @@ from swarm.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
-from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
+from swarm.p2p.channel import (
+    ANSWER_CAP,
+    OnLost,
+    OnMessage,
+    RawHandler,
+    RawStream,
+    RpcHandler,
+)
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.hello import hello_of, problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
+from swarm.p2p.raw_streams import RawStreams
 from swarm.p2p.rpc import Rpc
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.task_set import TaskSet
@@ -58,6 +66,7 @@ class LibP2PChannel:
         self._key = SwarmKey(swarm, key)
         self._frames = f"/swarm/1/{self._key.name}/frames"
         self._rpc = Rpc(daemon, f"/swarm/1/{self._key.name}/questions")
+        self._raw = RawStreams(daemon, f"/swarm/1/{self._key.name}/bytes")
         self._ping_seconds = ping_seconds
         self._codec = Codec()
         self._connections: dict[str, PeerConnection] = {}
@@ -90,6 +99,7 @@ class LibP2PChannel:
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
             await serve(self._rpc.protocol, self._serve_call)
+            await serve(self._raw.protocol, self._serve_raw)
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Deliver messages and losses from now on; incoming streams wait until then."""
@@ -142,6 +152,22 @@ class LibP2PChannel:
                 return await self._rpc.ask(peer, name, payload, hello)
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
+
+    def answer_streams(self, handler: RawHandler) -> None:
+        """Hand streams that peers open to `handler`."""
+        self._raw.answer(handler)
+
+    async def open_stream(self, peer: str, *, timeout_seconds: float = 5.0) -> RawStream:
+        """Open a stream of plain bytes; raises PeerLost, PeerRefused, Deadline."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                proof = self._proof(self.peer, _known_form(peer))
+                self._require_admitted(peer)
+                await self._disconnects.finish(peer)
+                await self.before_stream(peer)
+                return await self._raw.open(peer, hello_of(proof, self._door))
+        except TimeoutError as error:
+            raise Deadline(f"Peer {peer} did not open a stream in time.", peer=peer) from error
 
     def round_trip_seconds(self, peer: str) -> float | None:
         """The smoothed round trip of idle pings, or None before the first."""
@@ -279,6 +305,16 @@ class LibP2PChannel:
         peer = str(info.peer_id)
         serving = self._rpc.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
         await asyncio.wait([self._tasks.create("serving a question", serving)])
+
+    async def _serve_raw(
+        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self._closed:
+            writer.close()
+            return
+        peer = str(info.peer_id)
+        serving = self._raw.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
+        await asyncio.wait([self._tasks.create("serving a stream", serving)])
 
     async def _beat(self) -> None:
         while True:

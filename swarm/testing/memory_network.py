@@ -5,6 +5,7 @@ Messages pass through the real codec, so what does not travel in reality does no
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,7 +20,14 @@ from swarm.errors import (
     RemoteProtocolError,
     SwarmError,
 )
-from swarm.p2p.channel import ANSWER_CAP, OnLost, OnMessage, RpcHandler
+from swarm.p2p.channel import (
+    ANSWER_CAP,
+    OnLost,
+    OnMessage,
+    RawHandler,
+    RawStream,
+    RpcHandler,
+)
 from swarm.records import RECORD_CAP, Record, record_of_map, record_to_list
 from swarm.testing.clock import Clock, LoopClock
 from swarm.trust.identity import peer_of_public_key
@@ -187,6 +195,8 @@ class MemoryChannel:
         self._early: list[tuple[str, bytes]] = []  # frames that came before `listen`
         self._listener: tuple[OnMessage, OnLost] | None = None
         self._connections: set[str] = set()  # peers to which a stream of ours is open
+        self._raw: RawHandler | None = None
+        self._serving: set[asyncio.Task[None]] = set()  # streams of plain bytes
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Deliver messages and losses from now on, and what has come before."""
@@ -242,6 +252,22 @@ class MemoryChannel:
         if lost.done():
             raise PeerLost(f"Peer {peer} left without an answer.", peer=peer)
         raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer)
+
+    def answer_streams(self, handler: RawHandler) -> None:
+        """Hand streams that peers open to `handler`."""
+        self._raw = handler
+
+    async def open_stream(self, peer: str, *, timeout_seconds: float = 5.0) -> RawStream:
+        """Open a stream of plain bytes without any delay; raises PeerLost, PeerRefused."""
+        receiver = self._world.reachable(self.peer, peer)
+        if receiver._raw is None:
+            raise PeerRefused(f"Peer {peer} has no streams of bytes.", peer=peer)
+        near, far = socket.socketpair()
+        stream = await asyncio.open_connection(sock=far)
+        serving = asyncio.create_task(_serve_raw(receiver._raw, self.peer, stream))
+        receiver._serving.add(serving)
+        serving.add_done_callback(receiver._serving.discard)
+        return await asyncio.open_connection(sock=near)
 
     def round_trip_seconds(self, peer: str) -> float | None:
         """Twice the delay of a link in use."""
@@ -305,6 +331,16 @@ class MemoryChannel:
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._world.carry(sender, receiver, lambda: _set(arrived))
         return arrived
+
+
+async def _serve_raw(handler: RawHandler, peer: str, stream: RawStream) -> None:
+    reader, writer = stream
+    try:
+        await handler(peer, reader, writer)
+    except (EOFError, OSError, RemoteProtocolError):
+        pass
+    finally:
+        writer.close()
 
 
 def _set(future: "asyncio.Future[None]") -> None:

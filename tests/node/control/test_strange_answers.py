@@ -3,8 +3,10 @@
 import asyncio
 from dataclasses import replace
 
+import pytest
+
+from node.control.link_questions import measure_by_questions
 from node.control.membership import MISSES, Membership
-from node.probe import measure_link
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
 from swarm.records import Capability
@@ -28,7 +30,8 @@ def test_a_peer_that_babbles_is_lost_and_not_measured() -> None:
         membership = Membership("swarm", DIGEST, world.board(ME), channel, MEMBERS)
         await world.board(STRANGER).publish(CAPABILITY)
         await membership.refresh()
-        assert await measure_link(channel, STRANGER) is None
+        with pytest.raises(RemoteProtocolError):
+            await measure_by_questions(channel, STRANGER)
         await membership.tell_news([STRANGER])
         for _ in range(MISSES):
             assert STRANGER in membership.capabilities

@@ -591,3 +591,41 @@ def test_a_peer_that_is_refused_gets_neither_answers_nor_streams(swarm: Swarm) -
         assert host.messages.empty()
 
     swarm.run(story())
+
+
+def test_a_stream_of_bytes_is_handed_over_and_ends_with_its_handler(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        asked: asyncio.Queue[str] = asyncio.Queue()
+
+        async def echo_once(
+            peer: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            asked.put_nowait(peer)
+            writer.write(await reader.readexactly(5))
+
+        host.channel.answer_streams(echo_once)
+        reader, writer = await other.channel.open_stream(host.id)
+        writer.write(b"bytes")
+        assert await reader.read() == b"bytes"
+        writer.close()
+        assert await asked.get() == other.id
+
+    swarm.run(story())
+
+
+def test_a_stream_of_bytes_is_ended_where_nobody_wants_it_or_the_proof_is_wrong(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        reader, writer = await host.channel.open_stream(other.id)
+        assert await reader.read() == b""
+        writer.close()
+        protocol = host.channel._raw.protocol
+        reader, writer = await other.daemon.open_stream(host.id, protocol)
+        writer.write(bytes(32))
+        assert await reader.read() == b""
+        writer.close()
+
+    swarm.run(story())
