@@ -50,6 +50,7 @@ class LinkMonitor:
         answer_link_questions(channel)
         estimates, lock = LinkEstimates(), lock_of_machine("links", machine)
         probe = LinkProbe(channel, machine, is_generating, estimates.note_measurement, lock)
+        channel.listen_for_rates(estimates.note_frame)
         return cls(channel, probe, estimates, peers)
 
     async def run(self, tell: Callable[[list[Link]], None]) -> None:

@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import msgpack
 
-from node.control.arrivals import Arrivals
 from node.control.machine_lock import MachineLock
 from swarm.errors import Deadline, PeerLost, PeerRefused, RemoteProtocolError
+from swarm.p2p.arrivals import Arrivals
 from swarm.p2p.channel import StreamChannel
 from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
 from swarm.p2p.rate_limit import Budget
@@ -31,10 +31,10 @@ END = b"\1"  # after the last slice: slices have zeros only
 TRANSFER_CAP = 384 * len(SLICE)  # bytes one way
 TRANSFER_SECONDS = 1.5
 LEAST_BYTES = 1_000_000  # for an early end, and
-LEAST_SECONDS, LEAST_ROUND_TRIPS = 0.25, 8.0  # its time
+LEAST_SECONDS, LEAST_ROUND_TRIPS = 0.25, 14.0  # its time
 TOLERANCE = 0.1  # by which the rate may still change then
 AHEAD_BYTES = 128 * 1024  # that may be on their way before anything is known, and later
-AHEAD_ROUND_TRIPS, AHEAD_SECONDS = 3.0, 0.15  # of the rate so far, whichever is longer, and
+AHEAD_ROUND_TRIPS, AHEAD_SECONDS = 4.0, 0.2  # of the rate so far, whichever is longer, and
 AHEAD_LEAST_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 NUMBER_BYTES = 8

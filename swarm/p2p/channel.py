@@ -9,6 +9,7 @@ from swarm.wire.messages import Message
 ANSWER_CAP = 1024 * 1024  # bytes of a question's payload, and of its answer
 OnMessage = Callable[[str, Message], None]
 OnLost = Callable[[str, str], None]
+OnRate = Callable[[str, float], None]  # of a peer, in bytes per second
 RpcHandler = Callable[[str, bytes], Awaitable[bytes]]
 RawStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 RawHandler = Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -51,6 +52,9 @@ class Channel(Protocol):
 
 class StreamChannel(Channel, Protocol):
     """A channel that has streams of plain bytes, too, for what is neither frame nor question."""
+
+    def listen_for_rates(self, on_rate: OnRate) -> None:
+        """Tell how fast large frames of peers come in."""
 
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams of plain bytes that peers open to `handler`; each ends with it."""

@@ -1,14 +1,18 @@
 """FrameProtocol: frames of one connection, handled as they come: no task wakes, nothing queues."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 from swarm.errors import RemoteProtocolError
+from swarm.p2p.arrivals import Arrivals
 from swarm.p2p.write_coalescing import TURN
 from swarm.wire.framing import FrameBuffer
 
+LARGE_BYTES = 256 * 1024  # a frame that says how fast its way is
 OnFrame = Callable[[memoryview, memoryview], None]  # header, body
+NoteRate = Callable[[float], None]  # bytes per second
 
 
 class FrameProtocol(asyncio.BufferedProtocol):
@@ -18,13 +22,20 @@ class FrameProtocol(asyncio.BufferedProtocol):
     connection.
     """
 
-    def __init__(self, on_frame: OnFrame, before: asyncio.BaseProtocol | None = None) -> None:
+    def __init__(
+        self,
+        on_frame: OnFrame,
+        before: asyncio.BaseProtocol | None = None,
+        note_rate: NoteRate = lambda _bytes_per_second: None,
+    ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.has_progress = True  # bytes came in since somebody last looked
         self.has_frame = False  # a whole frame came in since somebody last looked
         self._on_frame = on_frame
         self._before = before  # whose connection it was: its writers still wait for room
         self._frames = FrameBuffer()
+        self._note_rate = note_rate
+        self._arrivals: Arrivals | None = None  # of the frame that has begun, if it is large
 
     @property
     def is_within_frame(self) -> bool:
@@ -40,6 +51,8 @@ class FrameProtocol(asyncio.BufferedProtocol):
         if not self.ended.done():
             self._frames.filled(count)
             self.has_progress = True
+            if self._arrivals is not None:
+                self._arrivals.add(count, time.perf_counter())
             self._hand_over()
 
     def add(self, data: bytes) -> None:
@@ -73,11 +86,22 @@ class FrameProtocol(asyncio.BufferedProtocol):
         try:
             while not self.ended.done() and (frame := self._frames.take()):
                 self.has_frame = True
+                if self._arrivals is not None:
+                    self._note_arrivals(self._arrivals)
                 self._on_frame(*frame)
         except RemoteProtocolError as error:
             self._end(error)
         finally:
             TURN.end()
+        if self._arrivals is None and self._frames.expected_bytes >= LARGE_BYTES:
+            self._arrivals = Arrivals()
+
+    def _note_arrivals(self, arrivals: Arrivals) -> None:
+        """A large frame is whole: say how fast it came, unless most of it was there at once."""
+        self._arrivals = None
+        rate = arrivals.rate(since=0.0)
+        if rate is not None and arrivals.bytes >= LARGE_BYTES / 2:
+            self._note_rate(rate)
 
     def _end(self, error: Exception) -> None:
         if not self.ended.done():

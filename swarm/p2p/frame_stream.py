@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 from swarm.errors import RemoteProtocolError
-from swarm.p2p.frame_protocol import FrameProtocol, OnFrame, take_over
+from swarm.p2p.frame_protocol import FrameProtocol, NoteRate, OnFrame, take_over
 from swarm.p2p.write_coalescing import WriteCoalescer
 from swarm.wire.framing import PREFIX
 
@@ -47,12 +47,16 @@ class FrameStream:
         self._coalescer.write(buffers)
         return True
 
-    async def hear(self, on_frame: OnFrame) -> None:
+    async def hear(
+        self, on_frame: OnFrame, note_rate: NoteRate = lambda _bytes_per_second: None
+    ) -> None:
         """Handle every frame as it comes, until the end, which is raised: one of STREAM_ERRORS.
+
+        `note_rate` hears how fast large frames come.
 
         A RemoteProtocolError of `on_frame`, or a prefix above the caps, is such an end.
         """
-        self._protocol = FrameProtocol(on_frame, self._transport.get_protocol())
+        self._protocol = FrameProtocol(on_frame, self._transport.get_protocol(), note_rate)
         await take_over(self._protocol, self._reader, self._writer)
 
     def tick(self) -> bool:

@@ -26,6 +26,7 @@ from swarm.p2p.channel import (
     ANSWER_CAP,
     OnLost,
     OnMessage,
+    OnRate,
     RawHandler,
     RawStream,
     RpcHandler,
@@ -153,6 +154,10 @@ class LibP2PChannel:
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
 
+    def listen_for_rates(self, on_rate: OnRate) -> None:
+        """Tell how fast large frames of peers come in, in bytes per second."""
+        self._on_rate = on_rate
+
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams that peers open to `handler`."""
         self._raw.answer(handler)
@@ -231,7 +236,7 @@ class LibP2PChannel:
         reason = "its stream ended"
         try:
             await self._welcome(peer, reader, stream)
-            await stream.hear(partial(self._receive, peer, stream))
+            await stream.hear(partial(self._receive, peer, stream), partial(self._note_rate, peer))
         except RemoteProtocolError as error:
             reason = str(error)
         except (TimeoutError, *STREAM_ERRORS):
@@ -305,6 +310,9 @@ class LibP2PChannel:
         peer = str(info.peer_id)
         serving = self._rpc.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
         await asyncio.wait([self._tasks.create("serving a question", serving)])
+
+    def _note_rate(self, peer: str, bytes_per_second: float) -> None:
+        self._on_rate(peer, bytes_per_second)
 
     async def _serve_raw(
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

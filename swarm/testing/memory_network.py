@@ -24,6 +24,7 @@ from swarm.p2p.channel import (
     ANSWER_CAP,
     OnLost,
     OnMessage,
+    OnRate,
     RawHandler,
     RawStream,
     RpcHandler,
@@ -196,6 +197,7 @@ class MemoryChannel:
         self._listener: tuple[OnMessage, OnLost] | None = None
         self._connections: set[str] = set()  # peers to which a stream of ours is open
         self._raw: RawHandler | None = None
+        self.on_rate: OnRate = lambda peer, bytes_per_second: None
         self._serving: set[asyncio.Task[None]] = set()  # streams of plain bytes
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
@@ -252,6 +254,10 @@ class MemoryChannel:
         if lost.done():
             raise PeerLost(f"Peer {peer} left without an answer.", peer=peer)
         raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer)
+
+    def listen_for_rates(self, on_rate: OnRate) -> None:
+        """Frames come at once here: there is nothing to tell, but `on_rate` is kept for tests."""
+        self.on_rate = on_rate
 
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams that peers open to `handler`."""

@@ -39,6 +39,11 @@ class FrameBuffer:
         """Whether a frame has begun and not ended."""
         return self._end > self._start
 
+    @property
+    def expected_bytes(self) -> int:
+        """How large the frame is that has begun, if its prefix is there; else zero."""
+        return self._expected if self.is_within else 0
+
     def filled(self, count: int) -> None:
         """So many bytes of the room are filled."""
         self._end += count
@@ -55,6 +60,7 @@ class FrameBuffer:
         """The next whole frame, if it is there; raises RemoteProtocolError above the caps."""
         start, waiting = self._start, self._end - self._start
         if waiting < PREFIX.size:
+            self._expected = 0
             return None
         header_size, body_size = read_prefix(self._data, start)
         split = PREFIX.size + header_size

@@ -21,7 +21,7 @@ PORT = 4001
 OFF = 0.3  # a share, at most
 TIMES = 3  # of which the middle one counts, as in a node
 SECONDS = 90.0
-CORNERS = [(5, 200), (80, 5)]  # ms, Mbit/s
+CORNERS = [(5, 200), (80, 5), (80, 200)]  # ms, Mbit/s
 TABLE = [(ms, mbit) for ms in (5, 20, 40, 80) for mbit in (5, 20, 100, 200)]
 FREE = 0
 

@@ -98,3 +98,21 @@ def test_nobody_has_us_answer_without_end() -> None:
             await asyncio.gather(*(channel.ask(OTHER, "probe", question) for _ in range(3)))
 
     run(story)
+
+
+def test_large_frames_correct_what_a_node_tells_of_a_link(tmp_path: Path) -> None:
+    async def story(world: MemoryWorld, channel: MemoryChannel) -> None:
+        theirs = LinkEstimates()
+        probe_of(world.channels[OTHER], tmp_path, theirs)
+        told: asyncio.Queue[list[Link]] = asyncio.Queue()
+        machine = str(tmp_path)[-12:].replace("/", "-")
+        monitor = LinkMonitor.of_node(channel, machine, lambda: False, lambda: {ME, OTHER})
+        running = asyncio.create_task(monitor.run(told.put_nowait))
+        (measured,) = await told.get()
+        for _ in range(30):
+            channel.on_rate(OTHER, 1e3)
+        (corrected,) = await told.get()
+        assert corrected.bytes_per_second < measured.bytes_per_second / 100
+        running.cancel()
+
+    run(story)

@@ -250,3 +250,28 @@ def test_who_sends_whole_frames_goes_on_whatever_their_number(
         await asyncio.wait([heard])
 
     tell(story)
+
+
+@pytest.mark.parametrize(("body_bytes", "is_noted"), [(1 << 20, True), (1 << 10, False)])
+def test_large_frames_say_how_fast_they_come(
+    tell: Callable[[Story], None], body_bytes: int, is_noted: bool
+) -> None:
+    async def story(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, theirs: socket.socket
+    ) -> None:
+        sizes: list[int] = []
+        rates: list[float] = []
+        protocol = FrameProtocol(
+            lambda _header, body: sizes.append(len(body)),
+            writer.transport.get_protocol(),
+            rates.append,
+        )
+        hearing = asyncio.create_task(take_over(protocol, reader, writer))
+        frames = b"".join(frame_of(b"head", bytes(body_bytes))) * 2
+        await asyncio.to_thread(theirs.sendall, frames)
+        await until(lambda: sizes == [body_bytes] * 2)
+        assert bool(rates) is is_noted
+        assert all(rate > 0 for rate in rates)
+        hearing.cancel()
+
+    tell(story)

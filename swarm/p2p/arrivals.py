@@ -10,7 +10,7 @@ Where losses hold the stream back for good its bursts are shorter than a window,
 from bisect import bisect_left
 
 WINDOW_BYTES = 128 * 1024  # a window has at least so many bytes, and
-WINDOW_SECONDS = 0.01  # so long: a pause of the machine must not matter
+WINDOW_SECONDS = 0.005  # so long: a pause of the machine must not matter
 FIRST_SHARE = 0.25  # of the bytes, which do not count: the connection warms up
 
 

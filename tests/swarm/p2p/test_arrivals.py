@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.control.arrivals import Arrivals
+from swarm.p2p.arrivals import Arrivals
 
 RATE = 12.5e6  # bytes per second: 100 Mbit/s
 PIECE = 32 * 1024
