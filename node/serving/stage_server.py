@@ -166,7 +166,8 @@ class StageServer:
                     self._outbox.refuse(session.client, replace(message, peer=peer))
 
     def on_lost(self, peer: str, reason: str) -> None:
-        """Free the sessions whose client is gone."""
+        """Free the sessions whose client is gone; clients carry what the peer has not confirmed."""
+        self._outbox.lose(peer)
         for session in self._sessions:
             if session.client == peer:
                 logger.info("client %s is lost (%s): its session is freed", peer, reason)

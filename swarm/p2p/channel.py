@@ -35,6 +35,13 @@ class Channel(Protocol):
     def send_now(self, peer: str, message: Message) -> bool:
         """Hand a message over if the connection is free now; False means that `send` has to."""
 
+    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
+        """Return once the peer has got all that was sent to it before, opening the way if need be.
+
+        Raises PeerLost, PeerRefused, Deadline. A way that was just opened and over which nothing
+        came back is dropped, so that the next call dials afresh.
+        """
+
     def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`; a SwarmError of the handler reaches the asker."""
 

@@ -132,6 +132,43 @@ class LibP2PChannel:
         connection = self._connections.get(peer)
         return connection is not None and connection.write_now(self._codec.encode(message))
 
+    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
+        """Return once the peer answers a ping behind all that was sent; raises as `send` does.
+
+        Whom a fresh stream brings no answer is dialled afresh by the next call.
+        """
+        if peer == self.peer:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                asked = await self._ask_pong(peer)
+                try:
+                    await asyncio.wait([asked])
+                finally:
+                    asked.cancel()
+        except TimeoutError as error:
+            self._doubt(peer)
+            raise Deadline(f"Peer {peer} did not confirm in time.", peer=peer) from error
+        except STREAM_ERRORS as error:
+            raise PeerLost(f"The stream to peer {peer} ended.", peer=peer) from error
+        if asked.cancelled():
+            raise PeerLost(f"The stream to peer {peer} ended.", peer=peer)
+
+    async def _ask_pong(self, peer: str) -> "asyncio.Future[None]":
+        with self._connection_to(peer) as connection:
+            async with connection.lock:
+                stream = connection.stream or await self._open_stream_to(peer, connection)
+                return await connection.ask_pong(stream)
+
+    def _doubt(self, peer: str) -> None:
+        """Give up a stream over which nothing has ever come back, or that does not even open."""
+        connection = self._connections.get(peer)
+        stream = connection.stream if connection else None
+        if connection is not None and stream is not None and not connection.has_heard:
+            self._give_up(peer, stream)
+        elif stream is None and peer not in self._incoming:
+            self._disconnects.begin(peer)
+
     def answer(self, name: str, handler: RpcHandler) -> None:
         """Answer the questions called `name`."""
         self._rpc.answer(name, handler)
@@ -362,7 +399,7 @@ class LibP2PChannel:
             return
         self._incoming.pop(peer, None)
         if connection is not None:
-            connection.stream = None
+            connection.drop_stream()
         for lost in streams:
             if lost is not None:
                 lost.abort()

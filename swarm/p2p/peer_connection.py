@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from swarm.p2p.frame_stream import FrameStream
 from swarm.wire.codec import Codec
@@ -26,6 +27,8 @@ class PeerConnection:
     ping: tuple[int, float] | None = None  # nonce and moment of a ping on an idle stream
     samples: int = 0
     round_trip_seconds: float | None = None
+    has_heard: bool = False  # anything on this stream
+    asked: dict[int, "asyncio.Future[None]"] = field(default_factory=dict)  # pongs, by nonce
 
     @property
     def is_idle(self) -> bool:
@@ -64,15 +67,35 @@ class PeerConnection:
         pong = PINGS.decode(header, body)
         if not isinstance(pong, Pong):
             return
+        self.has_heard = True
+        if (asked := self.asked.pop(pong.nonce, None)) and not asked.done():
+            asked.set_result(None)
         if self.ping is not None and pong.nonce == self.ping[0]:
             seconds, self.ping = time.monotonic() - self.ping[1], None
             self._take_round_trip(seconds)
         if self.samples < BURST and self.ping is None:
             self.send_ping(measured=True)
 
+    async def ask_pong(self, stream: FrameStream) -> "asyncio.Future[None]":
+        """Ping behind all that was sent; what is returned is done with the pong, or the stream."""
+        self.nonce += 1
+        asked = self.asked[self.nonce] = asyncio.get_running_loop().create_future()
+        asked.add_done_callback(partial(self._forget_asked, self.nonce))
+        await stream.write(PINGS.encode(Ping(self.nonce)))
+        return asked
+
+    def _forget_asked(self, nonce: int, _asked: "asyncio.Future[None]") -> None:
+        self.asked.pop(nonce, None)
+
+    def drop_stream(self) -> None:
+        """The stream ended: nobody gets a pong over it any more."""
+        self.stream = None
+        for asked in list(self.asked.values()):
+            asked.cancel()
+
     def open(self, stream: FrameStream) -> None:
         """Start afresh on a new stream."""
-        self.stream, self.ping = stream, None
+        self.stream, self.ping, self.has_heard = stream, None, False
         self.samples, self.round_trip_seconds = 0, None
         self.send_ping(measured=False)  # its pong includes the opening
 

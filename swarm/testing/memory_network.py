@@ -6,7 +6,7 @@ Messages pass through the real codec, so what does not travel in reality does no
 import asyncio
 import hashlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -54,6 +54,7 @@ class Link:
     delay_seconds: float = 0.0
     is_cut: bool = False
     is_silent: bool = False
+    swallowed: set[str] = field(default_factory=set)  # of whom nothing arrives
     in_use: bool = False  # something passed, so that a loss is noticed
     losses: int = 0  # what was under way before a loss never arrives
     last_due: dict[str, float] = field(default_factory=dict)  # by sender: keeps the order
@@ -92,9 +93,17 @@ class MemoryWorld:
         """Swallow everything on the link; both sides notice after SILENCE_SECONDS."""
         link = self.link(one, other)
         link.is_silent = True
+        self._notice_later(link, one, other)
 
+    def swallow(self, sender: str, receiver: str) -> None:
+        """Swallow what one of two peers sends; both notice by their pings."""
+        link = self.link(sender, receiver)
+        link.swallowed.add(sender)
+        self._notice_later(link, sender, receiver)
+
+    def _notice_later(self, link: Link, one: str, other: str) -> None:
         def notice() -> None:
-            if link.is_silent:
+            if link.is_silent or link.swallowed:
                 self._drop(one, other, "it has fallen silent")
 
         self.clock.call_later(SILENCE_SECONDS, notice)
@@ -103,6 +112,7 @@ class MemoryWorld:
         """Make the link work again; what was lost stays lost."""
         link = self.link(one, other)
         link.is_cut = link.is_silent = False
+        link.swallowed.clear()
 
     def kill(self, peer: str) -> None:
         """End a peer without a word: its channel is gone, its records live out their time."""
@@ -121,7 +131,8 @@ class MemoryWorld:
         link.last_due[sender] = due
 
         def arrive() -> None:
-            if link.losses == losses and not link.is_silent:
+            is_swallowed = link.is_silent or sender in link.swallowed
+            if link.losses == losses and not is_swallowed:
                 deliver()
 
         if due > now:
@@ -239,21 +250,39 @@ class MemoryChannel:
         if len(payload) > ANSWER_CAP:
             raise LocalProtocolError(f"A question of {len(payload)} bytes is above the cap.")
         receiver = self._world.reachable(self.peer, peer)
+        return await self._in_time(peer, self._ask(receiver, name, payload), timeout_seconds)
+
+    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
+        """Send something there and back, behind what was sent before; raises PeerLost, Deadline."""
+        self._world.reachable(self.peer, peer)
+        await self._in_time(peer, self._there_and_back(peer), timeout_seconds)
+
+    async def _there_and_back(self, peer: str) -> bytes:
+        await self._travel(self.peer, peer)
+        await self._travel(peer, self.peer)
+        return b""
+
+    async def _in_time(
+        self, peer: str, work: Coroutine[Any, Any, bytes], timeout_seconds: float
+    ) -> bytes:
         loop = asyncio.get_running_loop()
         late: asyncio.Future[None] = loop.create_future()
         lost: asyncio.Future[None] = loop.create_future()
         self._world.link(self.peer, peer).lost.add(lost)
         self._world.clock.call_later(timeout_seconds, lambda: _set(late))
-        answered = asyncio.create_task(self._ask(receiver, name, payload))
+        answered = asyncio.create_task(work)
         either: set[asyncio.Future[Any]] = {answered, late, lost}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        self._world.link(self.peer, peer).lost.discard(lost)
-        if answered.done():
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._world.link(self.peer, peer).lost.discard(lost)
+            if not answered.done():
+                answered.cancel()
+        if answered.done() and not answered.cancelled():
             return answered.result()
-        answered.cancel()
         if lost.done():
             raise PeerLost(f"Peer {peer} left without an answer.", peer=peer)
-        raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer)
+        raise Deadline(f"Peer {peer} did not answer in time.", peer=peer)
 
     def listen_for_rates(self, on_rate: OnRate) -> None:
         """Frames come at once here: there is nothing to tell, but `on_rate` is kept for tests."""

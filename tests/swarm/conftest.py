@@ -71,6 +71,7 @@ class Swarm:
         key: str = "",
         swarm: str = "",
         ping_seconds: float = PING_SECONDS,
+        listens: bool = True,
     ) -> Peer:
         """Start a peer; the first one founds the swarm."""
         identity = Identity.throwaway() if self.addresses else self.founder
@@ -92,10 +93,11 @@ class Swarm:
         channel = await LibP2PChannel.open(daemon, swarm or self.id, key, ping_seconds=ping_seconds)
         self.stack.push_async_callback(channel.close)
         peer = Peer(identity, daemon, channel, found)
-        channel.listen(
-            lambda sender, message: peer.messages.put_nowait((sender, message)),
-            lambda lost, reason: peer.losses.put_nowait((lost, reason)),
-        )
+        if listens:
+            channel.listen(
+                lambda sender, message: peer.messages.put_nowait((sender, message)),
+                lambda lost, reason: peer.losses.put_nowait((lost, reason)),
+            )
         return peer
 
 

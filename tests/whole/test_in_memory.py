@@ -103,6 +103,26 @@ def test_a_link_that_breaks_in_the_middle_is_bridged_by_the_client() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("way", ["both", "onwards", "back"])
+def test_frames_that_a_link_swallows_pass_through_the_client_and_cost_no_replay(way: str) -> None:
+    async def story(swarm: MemorySwarm, asking: Client) -> None:
+        first, last = swarm.stages["a first"].peer, swarm.stages["a last"].peer
+
+        async def swallow() -> None:
+            if way != "back":
+                swarm.world.swallow(first, last)
+            if way != "onwards":
+                swarm.world.swallow(last, first)
+
+        began = asyncio.get_running_loop().time()
+        generation = await generate_with(asking, 5, swallow)
+        assert list(generation.token_ids) == reference(sampled=False)
+        assert generation.replays == 0
+        assert asyncio.get_running_loop().time() - began < 4.5  # before any deadline of the client
+
+    run(story)
+
+
 @pytest.mark.parametrize("victim", ["a first", "a last"])
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 def test_a_killed_stage_costs_one_replay_and_no_token(victim: str, sampled: bool) -> None:

@@ -10,7 +10,7 @@ from swarm.testing.clock import settle
 from swarm.wire.messages import Fail, Moved, Open, Opened, Step, Token
 from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
 from tests.node.conftest import RunStand
-from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, STRANGER, Stand
+from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, STRANGER, Stand, until
 
 
 def test_the_client_relays_when_the_next_stage_is_out_of_reach(at_stand: RunStand) -> None:
@@ -183,5 +183,39 @@ def test_a_peer_that_leads_two_stages_passes_rows_to_itself(at_stand: RunStand) 
         assert stand.client.last(Token).ids == [9]
         assert stand.worker.last(Compute).body == ids_to_bytes([9])
         assert stand.worker.count(Compute) == 3
+
+    at_stand(story)
+
+
+def test_what_the_next_stage_does_not_confirm_goes_through_the_client(
+    at_stand: RunStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.serving.hop_way.PATIENCE_SECONDS", 0.02)
+
+    async def story(stand: Stand) -> None:
+        await stand.open_session()
+        stand.world.link(MIDDLE, LAST).in_use = True
+        stand.world.swallow(MIDDLE, LAST)
+        await stand.send(stand.step(), sender=FIRST)
+        await stand.answer(stand.computed())
+        await until(lambda: any(isinstance(each, Step) for each in stand.client.heard))
+        handed = stand.client.last(Step)
+        assert (handed.stage, handed.position, bytes(handed.body)) == (2, 0, b"rows")
+
+    at_stand(story)
+
+
+def test_what_was_under_way_when_the_stream_ended_goes_through_the_client(
+    at_stand: RunStand,
+) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.open_session()
+        stand.world.link(MIDDLE, LAST).delay_seconds = 0.5
+        await stand.send(stand.step(), sender=FIRST)
+        await stand.answer(stand.computed())
+        assert not any(isinstance(each, Step) for each in stand.client.heard)
+        stand.world.cut(MIDDLE, LAST)
+        await settle()
+        assert stand.client.last(Step).stage == 2
 
     at_stand(story)

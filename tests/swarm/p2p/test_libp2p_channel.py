@@ -615,6 +615,21 @@ def test_a_stream_of_bytes_is_handed_over_and_ends_with_its_handler(
     swarm.run(story())
 
 
+def test_a_confirmation_comes_behind_all_that_was_sent(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        sent = [step(at, bytes(2**16)) for at in range(9)]
+        for message in sent:
+            await host.channel.send(other.id, message)
+        await host.channel.confirm(other.id, timeout_seconds=5.0)
+        assert [await other.message() for _ in sent] == [(host.id, message) for message in sent]
+        assert host.channel.send_now(other.id, step(9))  # nobody is in line for the stream
+        await other.message()
+
+    swarm.run(story())
+
+
 def test_a_stream_of_bytes_is_ended_where_nobody_wants_it_or_the_proof_is_wrong(
     swarm: Swarm, host: Peer, other: Peer
 ) -> None:
@@ -627,5 +642,18 @@ def test_a_stream_of_bytes_is_ended_where_nobody_wants_it_or_the_proof_is_wrong(
         writer.write(bytes(32))
         assert await reader.read() == b""
         writer.close()
+
+    swarm.run(story())
+
+
+def test_a_peer_that_reads_nothing_confirms_nothing(swarm: Swarm, host: Peer) -> None:
+    async def story() -> None:
+        deaf = await swarm.peer(ping_seconds=NO_BEAT_SECONDS, listens=False)
+        await host.channel.send(deaf.id, step(1))
+        with pytest.raises(Deadline, match="did not confirm"):
+            await host.channel.confirm(deaf.id, timeout_seconds=0.3)
+        assert (await host.loss())[0] == deaf.id  # a fresh stream that brought nothing is dropped
+        with pytest.raises(PeerLost):
+            await host.channel.confirm(peer_named("nobody"), timeout_seconds=5.0)
 
     swarm.run(story())
