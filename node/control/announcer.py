@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
@@ -10,12 +10,12 @@ from node.control.plan_store import PlanStore
 from node.control.reachability import ReachState
 from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
-from swarm.hardware import Link
+from swarm.hardware import RELAYED, UNKNOWN_RELAYED, Link
 from swarm.records import Advert, Capability, Manifest
 from swarm.trust.network_clock import CLOCK
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
-ADDRESSES_CAP = 8
+ADDRESSES_CAP, LINKS_CAP = 8, 8
 RETRY_SECONDS = 1.0  # after an advert that nobody took
 MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 
@@ -50,22 +50,36 @@ class Announcer:
         self._last = LastPublished()
         self._joined_at = time.monotonic() - (CLOCK.now() - capability.since)
         self._kinds: Mapping[str, str] = {}
+        self._measured: dict[str, Link] = {}
         self._addresses = tuple(capability.addresses)
         self.capability = capability
         membership.note_own(capability)
 
-    def note_links(self, links: list[Link]) -> None:
+    def note_links(self, links: Sequence[Link]) -> None:
         """Our links were measured: say so soon."""
-        kinds = self._kinds
-        links = [replace(link, kind=kinds.get(link.peer, link.kind)) for link in links]
-        if links != self.capability.links:
-            self.capability = replace(self.capability, links=links)
-            self.publish_soon()
+        self._measured = {link.peer: link for link in links}
+        self._say_links()
 
     def note_kinds(self, kinds: Mapping[str, str]) -> None:
         """It changed how some links go: say so soon."""
         self._kinds = kinds
-        self.note_links(self.capability.links)
+        self._say_links()
+
+    def _say_links(self) -> None:
+        """What was measured; and relayed links that were not, for a relay may let no probe pass."""
+        assumed = {
+            peer: Link(peer, 2 * UNKNOWN_RELAYED.seconds, UNKNOWN_RELAYED.bytes_per_second, kind)
+            for peer, kind in self._kinds.items()
+            if kind == RELAYED
+        }
+        known = [
+            replace(link, kind=self._kinds.get(link.peer, link.kind))
+            for link in (assumed | self._measured).values()
+        ]
+        links = sorted(known, key=lambda link: link.peer not in self._measured)[:LINKS_CAP]
+        if links != self.capability.links:
+            self.capability = replace(self.capability, links=links)
+            self.publish_soon()
 
     def note_reach(self, state: ReachState) -> None:
         """It is known how others reach us: say so soon, with the addresses that lead to us."""

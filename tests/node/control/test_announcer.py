@@ -9,8 +9,9 @@ from node.control.announcer import Announcer
 from node.control.membership import Membership
 from node.control.plan_store import PlanStore
 from swarm.errors import Unreachable
-from swarm.hardware import Device
+from swarm.hardware import PUNCHED, RELAYED, Device, Link
 from swarm.records import PENDING, Advert, Capability, Manifest, Record
+from swarm.testing.memory_network import peer_named
 from tests.node.memberships import MEMBERS
 from tests.node.stands import DIGEST, MIDDLE, Stand
 
@@ -56,5 +57,25 @@ def test_a_manifest_that_says_more_is_published_at_once(tmp_path: Path) -> None:
         for inventory in (PENDING, "digest"):
             await announcer.publish_due(Manifest("m", DIGEST, "f32", 1.0, inventory=inventory))
             assert (await board.read(Manifest))[MIDDLE].inventory == inventory
+
+    asyncio.run(story())
+
+
+def test_a_relayed_link_is_named_although_no_probe_passes_its_relay(tmp_path: Path) -> None:
+    async def story() -> None:
+        stand = Stand()
+        board = stand.world.board(MIDDLE)
+        membership = Membership("swarm", DIGEST, board, stand.channel, MEMBERS)
+        plan_store = PlanStore("swarm", tmp_path, stand.channel)
+        announcer = Announcer(board, membership, plan_store, stand.server, CAPABILITY)
+        near, far = peer_named("near"), peer_named("far")
+        announcer.note_links([Link(near, 0.02, 5e6)])
+        announcer.note_kinds({near: PUNCHED, far: RELAYED})
+        kinds = {link.peer: link.kind for link in announcer.capability.links}
+        assert kinds == {near: PUNCHED, far: RELAYED}
+        announcer.note_kinds({near: PUNCHED, far: PUNCHED})  # nothing is assumed of it any more
+        assert [link.peer for link in announcer.capability.links] == [near]
+        announcer.note_links([Link(near, 0.02, 5e6), Link(far, 0.03, 4e6)])
+        assert {link.kind for link in announcer.capability.links} == {PUNCHED}
 
     asyncio.run(story())
