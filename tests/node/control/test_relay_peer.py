@@ -1,0 +1,83 @@
+"""A relay: what its command line means, what it shows on the board, and what it says."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node.control.reachability import ReachState, verdict_of
+from node.control.relay_peer import RelayPeer, read_config
+from swarm.errors import BadInput
+from swarm.invites import Invite
+from swarm.p2p.dial_back import Finding
+from swarm.records import Relay
+from swarm.testing.memory_network import MemoryWorld, peer_named
+
+ME, WAN = peer_named("relay"), "203.0.113.7"
+REACHED = Finding((WAN,), (f"/ip4/{WAN}/tcp/4001",))
+VAIN = Finding((WAN,), ())
+
+
+def relay_in(world: MemoryWorld, lines: list[str]) -> RelayPeer:
+    network: Any = SimpleNamespace(
+        channel=world.channel(ME),
+        board=world.board(ME),
+        process=SimpleNamespace(connected=None),
+        invite=Invite((), "swarm", "model"),
+        addresses=(f"/ip4/10.0.0.2/tcp/4001/p2p/{ME}",),
+        held=None,
+    )
+    return RelayPeer(network, "elm", lines.append)
+
+
+def test_a_relay_shows_where_others_have_dialed_it_until_it_leaves() -> None:
+    async def story() -> None:
+        world, lines = MemoryWorld(), list[str]()
+        relay = relay_in(world, lines)
+        assert lines == [f"relay: elm ({ME[-8:]}) for swarm"]
+        relay.note(ReachState(False, verdict_of([REACHED])))
+        showing = asyncio.create_task(relay.show())
+        await asyncio.sleep(0.01)
+        record = (await world.board(ME).read(Relay))[ME]
+        assert record.addresses == [f"/ip4/{WAN}/tcp/4001", "/ip4/10.0.0.2/tcp/4001"]
+        assert (record.name, record.leaving) == ("elm", False)
+        assert "dialed back by 1 of 1" in lines[1]
+        showing.cancel()
+        await relay.leave()
+        assert (await world.board(ME).read(Relay))[ME].leaving
+
+    asyncio.run(story())
+
+
+def test_a_relay_that_nobody_can_dial_relays_for_nobody_and_says_what_to_do() -> None:
+    async def story() -> None:
+        world, lines = MemoryWorld(), list[str]()
+        relay = relay_in(world, lines)
+        relay.note(ReachState(True, verdict_of([VAIN])))
+        showing = asyncio.create_task(relay.show())
+        await asyncio.sleep(0.01)
+        assert (await world.board(ME).read(Relay))[ME].leaving
+        assert "--announce" in lines[1]
+        showing.cancel()
+
+    asyncio.run(story())
+
+
+def test_its_command_line_is_that_of_a_node_without_devices(tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path))
+    config = read_config(("swarm1:x", "--announce", f"{WAN}:4001", "--name", "elm", *state))
+    assert (config.invite, config.name, config.port) == ("swarm1:x", "elm", 4001)
+    assert config.announce == (f"/ip4/{WAN}/tcp/4001",)
+    assert not config.founds
+    with pytest.raises(BadInput, match="--announce"):
+        read_config(("--announce", WAN, *state))
+
+
+def test_it_loads_neither_torch_nor_transformers() -> None:
+    code = "import node.control.relay_peer, sys; print({'torch', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
