@@ -79,7 +79,7 @@ class DirectLinks:
         self._efforts: dict[str, Effort] = {}
         self._tasks = TaskSet()
         self.own: ReachState | None = None  # until it is known
-        self.kinds: Mapping[str, str] = {}  # by peer that we are connected to
+        self.kinds: Mapping[str, str] = {}  # by peer, as of its last connection to us
 
     async def run(self, note: Callable[[Mapping[str, str]], None]) -> None:
         """Look again and again, and tell of changes; never ends."""
@@ -96,14 +96,16 @@ class DirectLinks:
         """See how peers are reached, and begin what is due; raises Unreachable."""
         connected = await self._lines.connected()
         known = self._others()
-        self.kinds = {
+        before = {peer: kind for peer, kind in self.kinds.items() if peer in known}
+        self.kinds = before | {
             peer: kind_of(connected[peer], are_both_private=self._is_between_routers(peer))
             for peer in known
             if connected.get(peer)
         }
         self._efforts = {peer: each for peer, each in self._efforts.items() if peer in known}
         for peer in sorted(known):
-            if self.kinds.get(peer) == RELAYED and self._may_try(peer, connected):
+            is_relayed = bool(connected.get(peer)) and self.kinds[peer] == RELAYED
+            if is_relayed and self._may_try(peer, connected):
                 self._begin(peer)
 
     async def wait_for(self, peer: str) -> None:

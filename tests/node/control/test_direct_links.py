@@ -226,3 +226,19 @@ def test_a_stream_waits_for_what_is_under_way_and_for_nothing_else() -> None:
         assert lines.did[-1] == "called"
 
     played(lines, record(), story)
+
+
+def test_how_a_link_went_is_known_while_its_circuit_is_cut() -> None:
+    lines = FakeLines({TWO: (CIRCUIT,)})
+
+    async def story(links: DirectLinks) -> None:
+        await looked(links)
+        del lines.connections[TWO]
+        await looked(links)
+        assert links.kinds == {TWO: RELAYED}
+        assert lines.did == []
+        lines.connections[TWO] = (OUTSIDE,)
+        await looked(links)
+        assert links.kinds == {TWO: PUNCHED}
+
+    played(lines, record(), story)
