@@ -28,7 +28,6 @@ from swarm.invites import Invite
 from swarm.network import hold_network
 from swarm.p2p.p2p_daemon import Network, P2PDaemon
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
-from swarm.trust.entrance import Entrance
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
 from swarm.wire.codec import Codec
@@ -342,7 +341,7 @@ async def be_strange(invite: Invite, seconds: float, rate: float, seed: int) -> 
     """Send for so long at `rate` messages a second; returns what was sent."""
     identity = Identity.throwaway()
     network = Network(host="127.0.0.1", initial_peers=invite.addresses)
-    async with hold_network(identity, network, Entrance(invite.swarm, invite.key)) as held:
+    async with hold_network(identity, network, invite.swarm, invite.key) as held:
         stranger = Stranger(held.daemon, held.board, held.channel, seed)
         await _keep_at_it(stranger, seconds, rate)
     own, daemon = (

@@ -29,8 +29,9 @@ from swarm.trust.swarm_key import SwarmKey
 
 QUESTION, STANDING, PURPOSE = "redeem", "standing", "lobby"
 ASK_SECONDS = 15.0  # one peer, which may hand it on
-CALLS_PER_SECOND = 2
+CALLS_PER_SECOND = 5  # of one peer
 NO_DELEGATE = "delegate"  # in the words of who knows none
+ELSEWHERE = "does not serve"  # in the words of who is in another swarm, or in none
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def _trouble_of(trouble: list[PeerError], tried: str) -> BadInvite | Unreachable
         logger.info("no membership from %s: %s", error.peer, error.cause)
     refusals = [error.cause for error in trouble if isinstance(error, PeerRefused)]
     final = [cause for cause in refusals if NO_DELEGATE not in cause]
+    final.sort(key=lambda cause: ELSEWHERE in cause)  # what a delegate says of the ticket first
     if final:
         cause = final[0].partition(": ")[2] or final[0]
         return BadInvite(cause, "Ask for a fresh invite: `swarm invite` makes it.")
