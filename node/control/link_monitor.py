@@ -50,7 +50,7 @@ class LinkMonitor:
         answer_link_questions(channel)
         estimates, lock = LinkEstimates(), lock_of_machine("links", machine)
         probe = LinkProbe(channel, machine, is_generating, estimates.note_measurement, lock)
-        channel.listen_for_rates(estimates.note_frame)
+        channel.listen_for_rates(estimates.note_frame, estimates.note_share)
         return cls(channel, probe, estimates, peers)
 
     async def run(self, tell: Callable[[list[Link]], None]) -> None:

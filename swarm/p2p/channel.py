@@ -60,8 +60,8 @@ class Channel(Protocol):
 class StreamChannel(Channel, Protocol):
     """A channel that has streams of plain bytes, too, for what is neither frame nor question."""
 
-    def listen_for_rates(self, on_rate: OnRate) -> None:
-        """Tell how fast large frames of peers come in."""
+    def listen_for_rates(self, on_rate: OnRate, on_share: OnRate) -> None:
+        """Tell how fast large frames of peers come in, and large answers, which share the way."""
 
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams of plain bytes that peers open to `handler`; each ends with it."""

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +32,7 @@ from swarm.p2p.channel import (
     RawStream,
     RpcHandler,
 )
+from swarm.p2p.frame_protocol import LARGE_BYTES
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.hello import hello_of, problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
@@ -187,13 +189,17 @@ class LibP2PChannel:
                 self._require_admitted(peer)
                 await self._disconnects.finish(peer)
                 hello = hello_of(proof, self._door)
-                return await self._rpc.ask(peer, name, payload, hello)
+                asked_at = time.perf_counter()
+                answer = await self._rpc.ask(peer, name, payload, hello)
+                if len(answer) >= LARGE_BYTES:
+                    self._on_share(peer, len(answer) / (time.perf_counter() - asked_at))
+                return answer
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not answer {name!r} in time.", peer=peer) from error
 
-    def listen_for_rates(self, on_rate: OnRate) -> None:
-        """Tell how fast large frames of peers come in, in bytes per second."""
-        self._on_rate = on_rate
+    def listen_for_rates(self, on_rate: OnRate, on_share: OnRate) -> None:
+        """Tell how fast large frames of peers come in, and large answers, which share the way."""
+        self._on_rate, self._on_share = on_rate, on_share
 
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams that peers open to `handler`."""

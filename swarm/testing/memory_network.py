@@ -209,6 +209,7 @@ class MemoryChannel:
         self._connections: set[str] = set()  # peers to which a stream of ours is open
         self._raw: RawHandler | None = None
         self.on_rate: OnRate = lambda peer, bytes_per_second: None
+        self.on_share: OnRate = self.on_rate
         self._serving: set[asyncio.Task[None]] = set()  # streams of plain bytes
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
@@ -284,9 +285,9 @@ class MemoryChannel:
             raise PeerLost(f"Peer {peer} left without an answer.", peer=peer)
         raise Deadline(f"Peer {peer} did not answer in time.", peer=peer)
 
-    def listen_for_rates(self, on_rate: OnRate) -> None:
-        """Frames come at once here: there is nothing to tell, but `on_rate` is kept for tests."""
-        self.on_rate = on_rate
+    def listen_for_rates(self, on_rate: OnRate, on_share: OnRate) -> None:
+        """All comes at once here: there is nothing to tell, but both are kept for tests."""
+        self.on_rate, self.on_share = on_rate, on_share
 
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams that peers open to `handler`."""

@@ -656,4 +656,24 @@ def test_a_peer_that_reads_nothing_confirms_nothing(swarm: Swarm, host: Peer) ->
         with pytest.raises(PeerLost):
             await host.channel.confirm(peer_named("nobody"), timeout_seconds=5.0)
 
+
+def test_large_answers_say_what_the_way_carries_at_least(
+    swarm: Swarm, host: Peer, other: Peer
+) -> None:
+    async def story() -> None:
+        async def answer(_peer: str, payload: bytes) -> bytes:
+            return bytes(int(payload))
+
+        host.channel.answer("bytes", answer)
+        shares: list[tuple[str, float]] = []
+        other.channel.listen_for_rates(
+            lambda _peer, _rate: None, lambda peer, rate: shares.append((peer, rate))
+        )
+        await other.channel.ask(host.id, "bytes", b"1000")
+        assert shares == []
+        await other.channel.ask(host.id, "bytes", b"600000")
+        ((peer, rate),) = shares
+        assert peer == host.id
+        assert rate > 0
+
     swarm.run(story())
