@@ -84,7 +84,7 @@ def test_the_table_of_links(lab: Laboratory) -> None:
     for ms, mbit in [*TABLE, (22, FREE)]:
         wire.between(ONE, TWO, delay_seconds=ms / 2000, bytes_per_second=mbit * MBIT)
         seconds, *rates = plain_tcp(one, two)
-        rows = measured_both_ways(one, two, 5)
+        rows = measured_both_ways(one, two, TIMES)
         sys.stdout.write(f"{ms} ms, {mbit or 'free'} Mbit/s; TCP {1000 * seconds:.1f} ms")
         for found, rate in zip(rows, rates, strict=True):
             each = " ".join(f"{found_rate / MBIT:.1f}" for _, found_rate in found)
