@@ -7,10 +7,12 @@ that have to look public to libp2p begin with 11.
 """
 
 import os
+import re
 import secrets
 import shutil
 import signal
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from tests.network.homes import Home, Ports, open_router
 from tests.network.hosts import Host, Network
@@ -18,6 +20,7 @@ from tests.network.namespaces import LaboratoryError, NoLaboratory, run
 from tests.network.wire import Wire
 
 TOOLS = {"ip": "iproute2", "unshare": "util-linux", "hostname": "hostname"}  # and their packages
+OURS = re.compile(r"^swarm-(?P<process>\d+)-[0-9a-f]{6}-\S+", re.MULTILINE)  # namespaces
 NAT_TOOLS = {"nft": "nftables"}
 
 
@@ -35,6 +38,7 @@ class Laboratory:
         """Begin; raises NoLaboratory where this machine cannot build one."""
         _check_root()
         _check_tools(TOOLS)
+        _remove_stale()
         with ExitStack() as undo:
             undo.callback(self.close)
             try:
@@ -95,11 +99,7 @@ class Laboratory:
     def close(self) -> None:
         """Take everything down, whatever of it is there."""
         for namespace in self._namespaces:
-            with suppress(LaboratoryError):
-                for process in run("ip", "netns", "pids", namespace).split():
-                    with suppress(ProcessLookupError):
-                        os.kill(int(process), signal.SIGKILL)
-                run("ip", "netns", "del", namespace)
+            _remove(namespace)
         self._namespaces.clear()
         for wire in self._wires:
             wire.close()
@@ -111,6 +111,23 @@ class Laboratory:
         run("ip", "netns", "add", namespace)
         run("ip", "-n", namespace, "link", "set", "lo", "up")
         return namespace
+
+
+def _remove(namespace: str) -> None:
+    """End every process on a namespace and take it down, if it is there."""
+    with suppress(LaboratoryError):
+        for process in run("ip", "netns", "pids", namespace).split():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        run("ip", "netns", "del", namespace)
+
+
+def _remove_stale() -> None:
+    """Take down what processes left that were killed before they could."""
+    with suppress(LaboratoryError):
+        for found in OURS.finditer(run("ip", "netns", "list")):
+            if not Path("/proc", found["process"]).exists():
+                _remove(found[0])
 
 
 def _check_root() -> None:

@@ -206,3 +206,14 @@ def test_what_a_laboratory_started_ends_with_it() -> None:
         assert namespace in subprocess.check_output(["ip", "netns", "list"], text=True)
     assert sleeper.wait(5) != 0
     assert namespace not in subprocess.check_output(["ip", "netns", "list"], text=True)
+
+
+def test_what_a_killed_process_left_is_taken_down_by_the_next_laboratory() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    namespace = f"swarm-{gone.pid}-{'0' * 6}-one"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    with Laboratory() as lab:
+        left = subprocess.check_output(["ip", "netns", "list"], text=True)
+        assert namespace not in left
+        assert lab.host("two").namespace not in left
