@@ -216,7 +216,7 @@ LONG_TEXT, MANY = "Once upon a time " * 40, 160  # more bytes than a relay's fir
 
 @pytest.mark.slow
 @pytest.mark.nodes
-def test_one_public_host_and_two_homes_serve_through_the_relay_and_say_why(
+def test_one_public_host_and_two_homes_serve_through_a_relay_that_cuts(
     lab: Laboratory, nodes: Nodes, tmp_path: Path
 ) -> None:
     """The commonest swarm; its relay ends each circuit after 128 KiB, and no token is lost."""
@@ -234,6 +234,3 @@ def test_one_public_host_and_two_homes_serve_through_the_relay_and_say_why(
         assert "joins through relay" in node.line("reach: not reachable from outside")
     asking = swarm.ask_from(hosts[0], MANY, LONG_TEXT)
     assert asking.ids() == expected(LONG_TEXT, MANY, model)
-    status = swarm.seen_from(hosts[0])
-    (why,) = {each["why"] for each in status["relayed"]}
-    assert why == "one public host only: hole punching needs four public peers"
