@@ -83,6 +83,8 @@ class LibP2PChannel:
         self._on_message: OnMessage = lambda peer, message: None
         self._on_lost: OnLost = lambda peer, reason: None
         self._closed = False
+        self._on_rate: OnRate = lambda peer, bytes_per_second: None
+        self._on_share: OnRate = lambda peer, bytes_per_second: None
         self.before_stream: Callable[[str], Awaitable[None]] = _at_once
         """What a new stream waits for; it bounds its time itself."""
 
