@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 # tests of a file share what they start; tests/conftest.py puts the files in order
-SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
+# the tests start dozens of Python programs, and each would compile every file again
+unexport PYTHONDONTWRITEBYTECODE
+# nodes wait for each other most of the time: one file more than most machines have cores for
+NODES_SPREAD := $(SPREAD) -n 3
 
 .PHONY: demo test test-nodes test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
 
@@ -14,7 +18,7 @@ test: $(READY)  ## the ordinary suite
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not nodes and not network"
 
 test-nodes: $(READY)  ## swarms of whole nodes as processes of their own, the demo among them
-	$(BIN)/python -m pytest $(SPREAD) -m "nodes and not slow"
+	$(BIN)/python -m pytest $(NODES_SPREAD) -m "nodes and not slow"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
 	$(BIN)/python -m pytest $(SPREAD) -m "slow and not network"
