@@ -152,8 +152,8 @@ def test_a_wrong_value_is_named(
         (["--without", "a6000-0", "--without", "a5000-0", "--without", "a4000-0"], "no device"),
         (["--add", "0x4090@dc"], "adds no device"),
         (["--add", "4090@moon"], "added-0 (moon)"),
-        (["--svg", "/nowhere/at/all.svg"], "/nowhere/at/all.svg"),
-        (["--pareto-svg", "/nowhere/at/all.svg"], "/nowhere/at/all.svg"),
+        (["--svg", "/nowhere/at/all.svg", "--seconds", "0"], "/nowhere/at/all.svg"),
+        (["--pareto-svg", "/nowhere/all.svg", "--seconds", "0"], "/nowhere/all.svg"),
     ],
 )
 def test_a_wrong_flag_is_named(
@@ -182,7 +182,9 @@ def test_no_seconds_still_give_the_best_valid_plan_found(
 ) -> None:
     flags = ["--id", NAME, "--seconds", "0", "--json", "--objective", objective]
     assert main(["plan", "--instance", str(cluster_file), *flags]) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["pipelines"]
+    said = json.loads(capsys.readouterr().out)
+    assert said["plan"]["pipelines"]
+    assert said["feasible"]
 
 
 def test_without_one_device_takes_away_that_device(
