@@ -1,4 +1,4 @@
-"""Every example runs against a real swarm of one node."""
+"""Every example runs against a real node, and another one joins it: the README's commands."""
 
 import io
 import runpy
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,28 +17,31 @@ READY = "ready: "
 LEAVE_SECONDS = 15
 
 
-@pytest.fixture(scope="module")
-def invite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The invite of a node process that serves the built-in model alone."""
-    state = tmp_path_factory.mktemp("state")
-    node = subprocess.Popen(
-        [sys.executable, "-m", "swarm.node", "--host", "--listen", "127.0.0.1", "--state", state],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert node.stdout is not None
+@contextmanager
+def node(state: Path, *how: str) -> Iterator[list[str]]:
+    """Hold a node process and what it said until it was ready."""
+    command = [sys.executable, "-m", "swarm.node", *how, "--threads", "1"]
+    command += ["--listen", "127.0.0.1", "--state", str(state)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     lines: list[str] = []
-    for line in node.stdout:
+    for line in process.stdout:
         lines.append(line)
         if line.startswith(READY):
             break
     else:
         pytest.fail(f"the node ended: {''.join(lines)}")
-    yield next(line.removeprefix(INVITE).strip() for line in lines if line.startswith(INVITE))
-    node.send_signal(signal.SIGINT)
-    _, _ = node.communicate(timeout=LEAVE_SECONDS)
-    assert node.returncode == 0
+    yield lines
+    process.send_signal(signal.SIGINT)
+    _, _ = process.communicate(timeout=LEAVE_SECONDS)
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def invite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The invite of a node process that serves the built-in model alone."""
+    with node(tmp_path_factory.mktemp("state"), "--host") as lines:
+        yield next(line.removeprefix(INVITE).strip() for line in lines if line.startswith(INVITE))
 
 
 @pytest.fixture
@@ -85,3 +89,11 @@ def test_many_answers_every_prompt(invite: str, run: Run) -> None:
 
 def test_chat_answers_line_by_line(invite: str, run: Run) -> None:
     assert len(run("chat.py", invite).strip().splitlines()) >= 2
+
+
+def test_a_node_that_joins_is_ready_and_the_text_stays_the_same(
+    invite: str, run: Run, tmp_path: Path
+) -> None:
+    shown = run("stream.py", invite)
+    with node(tmp_path / "state", "--join", invite):
+        assert run("stream.py", invite) == shown
