@@ -187,6 +187,9 @@ class Line:
         """No streams here."""
         return False
 
+    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
+        """No streams here."""
+
     def round_trip_seconds(self, peer: str) -> float | None:
         """Not measured."""
         return None
