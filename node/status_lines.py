@@ -1,6 +1,7 @@
 """StatusLines: at most ten lines until a node is ready, then its turning points."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from node.control.reachability import ReachState
 from node.worker.messages import Loaded
@@ -26,7 +27,7 @@ class StatusLines:
         self._spec = spec
         self._said: set[str] = set()
         self._waits_for = ""
-        self._reach = ""
+        self._reach: object = None  # what was last said of it, without how many peers say so
         self._weight_bytes: dict[int, float] = {}  # of one weight, by device
 
     def introduce(self, name: str, peer: str, where: str) -> None:
@@ -34,11 +35,12 @@ class StatusLines:
         self._say(f"node: {name} ({short_id(peer)}), {where}")
 
     def reach(self, state: ReachState) -> None:
-        """How others reach us, by their own word: said again when it changes."""
-        words = reach_words(state)
-        if words != self._reach:
-            self._reach = words
-            self._say(f"reach: {words}")
+        """How others reach us, by their own word: said again when more than a count changes."""
+        verdict = state.verdict and replace(state.verdict, tried=0, reached=0)
+        found = replace(state, verdict=verdict, local=(), home="")
+        if found != self._reach:
+            self._reach = found
+            self._say(f"reach: {reach_words(state)}")
 
     def offer(self, device: Device, why_memory: str = "") -> None:
         """What I offer, and why so much memory."""

@@ -55,8 +55,13 @@ class Choice:
 
     @property
     def shapes(self) -> dict[str, Standing]:
-        """What calls for another plan when it changes."""
-        return {peer: (shape_of(c), c.reachable, c.home) for peer, c in self.able.items()}
+        """What calls for another plan when it changes.
+
+        Homes count only where somebody can be dialled from within his own alone.
+        """
+        is_open = all(c.reachable for c in self.able.values())
+        homes = {peer: "" if is_open else c.home for peer, c in self.able.items()}
+        return {p: (shape_of(c), c.reachable, homes[p]) for p, c in self.able.items()}
 
     @property
     def is_measured(self) -> bool:

@@ -12,7 +12,10 @@ from tests.network.laboratory import Laboratory
 from tests.network.wire import MBIT
 from tests.whole.swarms import Nodes, Part, shard_bytes
 
-pytestmark = pytest.mark.network
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+]  # needs cores that do nothing else: it measures
 
 PREFIX = "11.0.0"
 FAR_SECONDS, SLOW = 0.02, 20 * MBIT  # one way

@@ -14,7 +14,10 @@ from tests.network.laboratory import Laboratory
 from tests.network.test_laboratory import ONE, PUBLIC, TWO, answering, round_trip, said_by, two_on
 from tests.network.wire import MBIT
 
-pytestmark = pytest.mark.network
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+]  # needs cores that do nothing else: it measures
 
 LINK_PEER = "tests.network.link_peer"
 PORT = 4001

@@ -1,5 +1,8 @@
 """StatusLines of a node's start: short lines, each said once, in the order in which it happens."""
 
+from dataclasses import replace
+
+from node.control.reachability import ReachState, Verdict
 from node.status_lines import StatusLines, name_of, reach_of
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, short_id
@@ -151,3 +154,15 @@ def test_the_end_is_told() -> None:
 def test_people_see_names_and_else_the_end_of_an_id() -> None:
     assert short_id(ME) == ME[-8:]
     assert name_of(capability_of(), ME) == ME[-8:]
+
+
+def test_how_others_reach_us_is_said_again_for_another_way_and_not_for_more_witnesses() -> None:
+    lines: list[str] = []
+    status = StatusLines(lines.append, lambda _: None, SPEC)
+    found = Verdict(True, True, tried=1, reached=1, at=("/ip4/11.0.0.1/tcp/4001",), seen="11.0.0.1")
+    status.reach(ReachState(is_private=False, verdict=found))
+    status.reach(ReachState(is_private=False, verdict=replace(found, tried=3, reached=3)))
+    assert len(lines) == 1
+    status.reach(ReachState(is_private=False, verdict=replace(found, at=("/ip4/11.0.0.2/tcp/1",))))
+    status.reach(ReachState(is_private=True, verdict=replace(found, is_reachable=False)))
+    assert len(lines) == 3

@@ -70,7 +70,8 @@ def test_a_client_gets_the_metadata_from_peers_and_the_tokens_are_right(
             asyncio.wait_for(asking.generate("Once upon a time", max_tokens=24), 60)
         )
     assert list(generation.token_ids) == expected("Once upon a time", 24)
-    assert sorted(stage.end - stage.start for stage in generation.route) in ([3, 5], [4, 4])
+    members = {member.peer for stage in generation.route for member in stage.members}
+    assert len(members) == 2, generation.route  # as two stages, or as ranks of one
     (path,) = (folder / "asking").rglob("model.safetensors")
     first = min(header.start for header in read_headers(TINY))
     assert size_of(present(path)) < first + (1 << 14)

@@ -205,3 +205,11 @@ def test_who_can_be_dialled_calls_for_another_plan() -> None:
     watch = Watch()
     before = watch.look(PEERS | {"carl": replace(HOMELY, relays=["relay"])}).shapes
     assert watch.look().shapes != before
+
+
+def test_a_home_that_becomes_known_calls_for_no_other_plan_where_everybody_can_be_dialled() -> None:
+    known = replace(PEERS["anna"], home="a home")
+    assert Choice(PEERS, {}).shapes == Choice(PEERS | {"anna": known}, {}).shapes
+    relayed = {"carl": replace(HOMELY, relays=["/ip4/192.0.2.1/tcp/4001"])}
+    with_carl = PEERS | relayed
+    assert Choice(with_carl, {}).shapes != Choice(with_carl | {"anna": known}, {}).shapes
