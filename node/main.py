@@ -165,8 +165,12 @@ def main(config: NodeConfig) -> int:
 
 
 def hear_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Pass over streams that a peer opens and drops at once: anybody may, and nothing is wrong."""
-    dropped = isinstance(context.get("exception"), asyncio.IncompleteReadError | ConnectionError)
+    """Pass over streams that a peer drops at once, or that we give up: nothing is wrong."""
+    error = context.get("exception")
+    if isinstance(error, asyncio.CancelledError):  # asyncio's streams before 3.12 report it so
+        logger.debug("a stream was given up: %s", context.get("message"))
+        return
+    dropped = isinstance(error, asyncio.IncompleteReadError | ConnectionError)
     if dropped and "client_connected_cb" in str(context.get("message")):
         logger.debug("a peer dropped a stream before it said what it wants")
     else:

@@ -16,12 +16,13 @@ STARTED = "Unhandled exception in client_connected_cb"
     [
         (STARTED, asyncio.IncompleteReadError(b"", 1), False),
         (STARTED, ConnectionResetError(), False),
+        ("Exception in callback", asyncio.CancelledError(), False),
         (STARTED, ValueError(), True),
         ("Task exception was never retrieved", ConnectionResetError(), True),
     ],
 )
-def test_only_streams_that_a_peer_drops_are_passed_over(
-    message: str, error: Exception, is_told: bool
+def test_only_streams_that_a_peer_drops_or_we_give_up_are_passed_over(
+    message: str, error: BaseException, is_told: bool
 ) -> None:
     loop: Any = Mock()
     hear_loop(loop, {"message": message, "exception": error})
