@@ -6,8 +6,8 @@ READY := .venv/.ready
 SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 # the tests start dozens of Python programs, and each would compile every file again
 unexport PYTHONDONTWRITEBYTECODE
-# nodes wait for each other most of the time: one file more than most machines have cores for
-NODES_SPREAD := $(SPREAD) -n 3
+# a file starts up to five nodes, each as many processes: more files than cores make their starts late
+NODES_SPREAD := $(SPREAD) -n 2
 
 .PHONY: demo test test-nodes test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
 

@@ -26,7 +26,8 @@ from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError
 from swarm.invites import Invite
 from swarm.network import hold_network
-from swarm.p2p.p2p_daemon import Network, P2PDaemon
+from swarm.p2p.p2p_daemon import P2PDaemon
+from swarm.p2p.p2pd_process import Network
 from swarm.records import Advert, Capability, Lease, PlanRef, Record, record_to_list
 from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK

@@ -9,7 +9,8 @@ from time import perf_counter
 import uvloop
 
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, open_p2p
+from swarm.p2p.p2p_daemon import open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.trust.identity import Identity
 from swarm.wire.messages import Message, Step
 

@@ -39,7 +39,7 @@ async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator
     from swarm.network import Entry, hold_network
     from swarm.p2p.address_book import AddressBook
     from swarm.p2p.addresses import dialable
-    from swarm.p2p.p2p_daemon import Network
+    from swarm.p2p.p2pd_process import Network
     from swarm.trust.identity import Identity
 
     network = Network(initial_peers=dialable(invite.addresses), client=True)

@@ -20,7 +20,8 @@ from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
 from swarm.p2p.addresses import dialable, own_multiaddrs
 from swarm.p2p.channel import StreamChannel
-from swarm.p2p.p2p_daemon import Network, P2PDaemon
+from swarm.p2p.p2p_daemon import P2PDaemon
+from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Manifest
 from swarm.state_folder import (
@@ -113,16 +114,13 @@ async def open_network(
             certify_founder(swarm, identity, config.state, folder / KEPT_MANIFEST)
         way = Entry(enter, known, lists.problem_with, ticket, config.state)
         held = await stack.enter_async_context(hold_network(identity, network, swarm, key, way))
-        admissions = None
-        if held.members:
-            admissions = Admissions(held.members, held.lobby, held.channel, held.board)
-            await held.lobby.open(admissions.admit, held.members)
+        admissions = await _open_admissions(held)
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
         model = founded.model if founded else invite.model if invite else ""
         near = (*own, *network.initial_peers)[:REMEMBERED]
-        fresh = Invite(near, swarm, model, key, ticket=invite.ticket if invite else b"")
+        fresh = Invite(near, swarm, model, key, ticket=ticket)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
         yield NodeNetwork(
@@ -139,6 +137,15 @@ async def open_network(
             held=held,
             admissions=admissions,
         )
+
+
+async def _open_admissions(held: HeldNetwork) -> Admissions | None:
+    """Let newcomers redeem their tickets, where a swarm certifies its members."""
+    if held.members is None:
+        return None
+    admissions = Admissions(held.members, held.lobby, held.channel, held.board)
+    await held.lobby.open(admissions.admit, held.members)
+    return admissions
 
 
 async def _addresses_of(daemon: P2PDaemon, config: NodeConfig, peer: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.errors import PeerRefused, SwarmError, Unreachable
 from swarm.hardware import Links
+from swarm.network import HeldNetwork
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
@@ -105,14 +106,8 @@ class Node:
         self._weight_server = WeightServer(channel, served.folder)
         self._reachability: Reachability | None = None
         self._direct_links: DirectLinks | None = None
-        if held := network.held:
-            self._reachability = Reachability(
-                held, channel, board, swarm, self._capabilities, self._note_reach
-            )
-            self._direct_links = DirectLinks(
-                held.daemon, channel, lambda: self._membership.capabilities
-            )
-            held.channel.before_stream = self._direct_links.wait_for
+        if network.held:
+            self._find_ways(network.held)
         self._link_monitor = LinkMonitor.of_node(
             channel,
             machine_id(),
@@ -123,6 +118,17 @@ class Node:
         channel.answer(DIAL_BACK, dial_back.answer)
         channel.answer("group", self._answer_group)
         channel.answer("news", self._hear_news)
+
+    def _find_ways(self, held: HeldNetwork) -> None:
+        """Prepare to find out who reaches us, and to make links direct, over a real network."""
+        channel, board, swarm = held.channel, self._network.board, self._network.invite.swarm
+        self._reachability = Reachability(
+            held, channel, board, swarm, self._capabilities, self._note_reach
+        )
+        self._direct_links = DirectLinks(
+            held.daemon, channel, lambda: self._membership.capabilities
+        )
+        channel.before_stream = self._direct_links.wait_for
 
     # ------------------------------------------------------------------ the whole of it
 

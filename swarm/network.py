@@ -13,7 +13,8 @@ from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError, Unreachable
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.lobby import Lobby
-from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
 from swarm.trust.entrance import Entrance

@@ -31,6 +31,7 @@ NETWORK_FILES = {
     "swarm.p2p.libp2p_channel",
     "swarm.p2p.lobby",
     "swarm.p2p.p2p_daemon",
+    "swarm.p2p.p2pd_process",
 }
 SEAMS = {"swarm.dht.board", "swarm.p2p.channel"}
 KV_ACCOUNTING = {

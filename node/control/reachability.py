@@ -21,7 +21,7 @@ from swarm.errors import PeerError, RemoteProtocolError, SwarmError
 from swarm.p2p.addresses import is_private, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.dial_back import Finding, ask_dial_back
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import relays_among
 from swarm.records import Capability, Relay
 

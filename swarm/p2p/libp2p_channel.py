@@ -103,8 +103,8 @@ class LibP2PChannel:
         serve = self._daemon.p2p.add_binary_stream_handler
         async with asyncio.timeout(HELLO_SECONDS):
             await serve(self._frames, self._serve_frames)
-            await serve(self._rpc.protocol, self._serve_call)
-            await serve(self._raw.protocol, self._serve_raw)
+            await serve(self._rpc.protocol, partial(self._serve_one, self._rpc))
+            await serve(self._raw.protocol, partial(self._serve_one, self._raw))
 
     def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Deliver messages and losses from now on; incoming streams wait until then."""
@@ -346,28 +346,24 @@ class LibP2PChannel:
         except PeerError as error:
             logger.debug("cannot tell %s of its bad frame: %s", peer, error)
 
-    async def _serve_call(
-        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        if self._closed:
-            writer.close()
-            return
-        peer = str(info.peer_id)
-        serving = self._rpc.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
-        await asyncio.wait([self._tasks.create("serving a question", serving)])
-
     def _note_rate(self, peer: str, bytes_per_second: float) -> None:
+        """Tell whoever listens now, who may be another than when the stream began."""
         self._on_rate(peer, bytes_per_second)
 
-    async def _serve_raw(
-        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _serve_one(
+        self,
+        server: Rpc | RawStreams,
+        info: StreamInfo,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
+        """Let what answers questions, or what takes raw streams, serve one of a peer's."""
         if self._closed:
             writer.close()
             return
         peer = str(info.peer_id)
-        serving = self._raw.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
-        await asyncio.wait([self._tasks.create("serving a stream", serving)])
+        serving = server.serve(peer, (reader, writer), self._proof(peer, self.peer), self._door)
+        await asyncio.wait([self._tasks.create("serving a peer", serving)])
 
     async def _beat(self) -> None:
         while True:

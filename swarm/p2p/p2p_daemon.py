@@ -1,59 +1,45 @@
 """P2PDaemon: one p2pd with our identity; opens hivemind's P2P and knows its addresses."""
 
 import asyncio
-import errno
-import ipaddress
 import logging
-import os
-import re
-import socket
-import stat
-import sys
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import psutil
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import (
     ControlFailure,
-    P2PDaemonError,
     read_pbmsg_safe,
     write_pbmsg,
 )
 from hivemind.proto import p2pd_pb2
 
-from swarm.errors import BadInput, PeerError, PeerLost, PeerRefused, SwarmError, Unreachable
-from swarm.formatting import printable
+from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmError, Unreachable
 from swarm.invites import peer_of_address
-from swarm.p2p.addresses import family_of, free_port, listening_hosts, tcp_multiaddr
+from swarm.p2p.p2pd_process import (
+    Network,
+    last_line,
+    remove_sockets,
+    shut_down,
+    start_p2pd,
+)
 from swarm.p2p.tcp_probe import tcp_problem
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door
 from swarm.trust.identity import Identity
 
-START_SECONDS = 30.0
 CONTROL_SECONDS = 10.0  # for one word with the daemon
 DIAL_SECONDS = 8  # for the daemon to open a connection
-CLOSE_SECONDS = 5.0
 ADDRESSES_CAP = 8  # of one peer
 PEERS_REMEMBERED = 1024
 UNFOUND = ("routing: not found", "failed to find any peer", "no addresses", "no good addresses")
 SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
-LONGEST_CAUSE = 300  # characters of what p2pd says
-LOOPBACK = "127.0.0.1"
 CIRCUIT = "/p2p-circuit"  # behind a relay's multiaddr: the way to a peer through it
 CID_OF_PEER = bytes.fromhex("a5032801720024")  # /p2p, 40 bytes, CIDv1 of an Ed25519 key
 PEER_ALONE = bytes.fromhex("a503260024")  # /p2p, 38 bytes
-SOCKETS_FOLDER = Path("/tmp")  # where hivemind puts them, whatever the system says
-STALE_SECONDS = 60.0  # a younger socket may be of a daemon that is about to listen
-SOCKETS_CAP = 1000  # to look at
 
 PUNCH_PROTOCOL = "/libp2p/dcutr"
 PUNCH_SECONDS = 3.0  # for a peer to say whether it speaks that
@@ -61,30 +47,6 @@ PUNCH_SECONDS = 3.0  # for a peer to say whether it speaks that
 DIAL_ERRORS = (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """How a peer stands in the network; port 0 lets the system choose."""
-
-    host: str = LOOPBACK  # the address to listen on; 0.0.0.0 is every one, IPv6 ones too
-    port: int = 0
-    announce: tuple[str, ...] = ()  # multiaddrs at which others reach us, if we cannot see them
-    initial_peers: tuple[str, ...] = ()  # multiaddrs with /p2p/<id>; empty founds a new swarm
-    client: bool = False  # no listening: only open connections, be answered on them
-    is_private: bool = False  # nobody outside can dial us: peers come through relays
-    relays: tuple[str, ...] = ()  # the multiaddrs, with /p2p/<id>, of those that a private one uses
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port < 65536:
-            raise ValueError(f"port {self.port} is not between 0 and 65535")
-        for address in (*self.initial_peers, *self.relays):
-            peer_of_address(address)
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only peers on this machine can reach us."""
-        return ipaddress.ip_address(self.host).is_loopback and not self.announce
 
 
 class P2PDaemon:
@@ -115,7 +77,7 @@ class P2PDaemon:
         self._running.clear()
         try:
             await self._end_process()
-            self.p2p = p2p = await _started(identity, network)
+            self.p2p = p2p = await start_p2pd(identity, network)
             self._closing = False
             self.ended.clear()
             self._tasks.create("watching p2pd", self._watch_daemon(p2p))
@@ -283,8 +245,8 @@ class P2PDaemon:
 
     async def _end_process(self) -> None:
         self._closing = True
-        await _shut_down(self.p2p)
-        _remove_sockets(self.p2p)
+        await shut_down(self.p2p)
+        remove_sockets(self.p2p)
         self.ended.set()
 
     async def _watch_daemon(self, p2p: P2P) -> None:
@@ -297,53 +259,7 @@ class P2PDaemon:
 
 async def open_p2p(identity: Identity, network: Network) -> P2PDaemon:
     """Start p2pd and join; holds a daemon until closed; raises BadInput, Unreachable."""
-    return P2PDaemon(await _started(identity, network))
-
-
-async def _started(identity: Identity, network: Network) -> P2P:
-    _check_port(network)
-    network = _with_one_port(network)
-    await asyncio.to_thread(remove_stale_sockets)
-    with identity.key_file() as path:
-        try:
-            p2p = await _start(network, str(path))
-        except P2PDaemonError as error:
-            raise _explained(error, network) from error
-    if (peer := p2p.peer_id.to_base58()) != identity.peer:
-        await _shut_down(p2p)
-        raise BadInput(f"p2pd took our key for {peer} instead of {identity.peer}.")
-    return p2p
-
-
-def remove_stale_sockets(folder: Path = SOCKETS_FOLDER, age_seconds: float = STALE_SECONDS) -> None:
-    """Remove what killed nodes of this user left: sockets of daemons that listen no more.
-
-    Only daemons are tried: a node that lives would take an empty connection for a fault.
-    """
-    for path in islice(folder.glob("hivemind-p2p*.sock"), SOCKETS_CAP):
-        with suppress(OSError):  # somebody else's, or just gone
-            found = path.lstat()
-            is_ours = stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
-            is_old = time.time() - found.st_mtime > age_seconds
-            daemon = path.with_name(path.name.replace("-p2pclient-", "-p2pd-"))
-            if is_ours and is_old and not _is_listening(daemon):
-                path.unlink()
-
-
-def _remove_sockets(p2p: P2P) -> None:
-    """hivemind leaves them where its daemon ended first."""
-    for address in (p2p._daemon_listen_maddr, p2p._client_listen_maddr):
-        Path(str(address["unix"])).unlink(missing_ok=True)
-
-
-def _is_listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(0.1)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-    return True
+    return P2PDaemon(await start_p2pd(identity, network))
 
 
 class _NotFound(PeerLost):
@@ -367,116 +283,10 @@ async def _request_stream(
     raise kind(f"Cannot reach peer {peer}: {cause}.", peer=peer)
 
 
-class _OwnP2P(P2P):  # type: ignore[misc]
-    """p2pd in a session of its own: Ctrl-C reaches the node, which says goodbye through it."""
-
-    @staticmethod
-    def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
-        alone = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
-        return [sys.executable, "-ISc", alone, *P2P._make_process_args(*args, **kwargs)]
-
-
-class _PrivateP2P(_OwnP2P):
-    """p2pd finds its relays only without discovery, a flag that hivemind does not offer."""
-
-    @staticmethod
-    def _make_process_args(*args: Any, **kwargs: Any) -> list[str]:
-        return _OwnP2P._make_process_args(*args, **kwargs, relayDiscovery=0)
-
-
-async def _start(network: Network, path: str) -> P2P:
-    """Create the P2P; unlike hivemind, leave no daemon behind when that fails or is cancelled."""
-    async with AsyncExitStack() as undo:
-
-        class Kept(_PrivateP2P if network.is_private else _OwnP2P):  # type: ignore[misc]
-            def __init__(self) -> None:
-                super().__init__()
-                undo.push_async_callback(_shut_down, self)
-
-        p2p = await Kept.create(**_options_of(network), identity_path=path)
-        undo.pop_all()
-    return p2p
-
-
 def _wire_form(address: Any) -> bytes:
     """A multiaddr as p2pd reads it: hivemind writes the id of a relay in it as a CID."""
     data: bytes = address.to_bytes()
     return data.replace(CID_OF_PEER, PEER_ALONE)
-
-
-async def _shut_down(p2p: P2P) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(p2p.shutdown(), CLOSE_SECONDS)
-
-
-def _options_of(network: Network) -> dict[str, Any]:
-    reach = {"no_listen": True, "dht_mode": "client", "host_maddrs": None}
-    if not network.client:
-        reach = {"host_maddrs": _listening(network), "dht_mode": "server"}
-    if network.is_private:
-        # Else others dial an address that no router lets in, and for two minutes no hole can be
-        # punched: their own router remembers each vain dial for so long.
-        reach |= {"force_reachability": "private", "dht_mode": "client"}
-        reach |= {"use_auto_relay": True, "trusted_relays": network.relays or None}
-    return {
-        **reach,
-        "initial_peers": list(network.initial_peers),
-        "announce_maddrs": list(network.announce) or None,
-        "auto_nat": not network.is_loopback,
-        "nat_port_map": not (network.is_loopback or network.client),
-        "use_relay": network.is_private or not network.is_loopback or network.client,
-        "check_if_identity_free": False,  # would start a second daemon; the lock does it
-        "startup_timeout": START_SECONDS,
-    }
-
-
-def _listening(network: Network) -> list[str]:
-    # No QUIC: hivemind's p2pd is built with a Go and a quic-go that strangers can exhaust
-    # (CVE-2023-49295, CVE-2024-22189). TCP carries everything, hole punching too.
-    return [tcp_multiaddr(host, network.port) for host in listening_hosts(network.host)]
-
-
-def _with_one_port(network: Network) -> Network:
-    """The same port for both families: others are told of one, and dial back there."""
-    if network.port or network.client:
-        return network
-    return replace(network, port=free_port(listening_hosts(network.host)))
-
-
-def _check_port(network: Network) -> None:
-    """Refuse a port in use, which p2pd would share, and an address that is not this machine's."""
-    if network.client:
-        return
-    for host in listening_hosts(network.host):
-        try:
-            socket.create_server((host, network.port), family=family_of(host)).close()
-        except OSError as error:
-            raise _refused(error, host, network.port) from error
-
-
-def _refused(error: OSError, host: str, port: int) -> BadInput:
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
-        return BadInput(
-            f"{host} is no address of this machine.",
-            "Give one of its own with --listen, or 0.0.0.0 for all of them.",
-        )
-    taken = "is in use" if error.errno == errno.EADDRINUSE else f"is refused: {error.strerror}"
-    return BadInput(f"Port {port} on {host} {taken}.", "Choose another with --port.")
-
-
-def _explained(error: P2PDaemonError, network: Network) -> BadInput | Unreachable:
-    text = str(error)
-    if "bootstrap" in text:
-        return Unreachable(
-            "No peer in the invite answers.",
-            "Check the network, or ask for a fresh invite.",
-        )
-    if "listen" in text:
-        where = f"{network.host} port {network.port}"
-        return BadInput(
-            f"Cannot listen on {where}: {_last_line(text)}.", "Choose another with --port."
-        )
-    return Unreachable(f"The network daemon p2pd did not start: {_last_line(text)}.", "Try again.")
 
 
 def _dialing_problem(text: str) -> str:
@@ -487,14 +297,7 @@ def _dialing_problem(text: str) -> str:
         return "another peer is there now"
     if "backoff" in text:
         return "failed a moment ago"
-    return _last_line(text)[-80:]
-
-
-def _last_line(text: str) -> str:
-    """The end of what p2pd said, whole words, without the time."""
-    lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
-    line = re.sub(r"^.*?\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", lines[-1])
-    return printable(" ".join(line.split()).rstrip("."), LONGEST_CAUSE)
+    return last_line(text)[-80:]
 
 
 async def _in_time(awaitable: Any) -> Any:

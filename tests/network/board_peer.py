@@ -9,7 +9,7 @@ from swarm.dht.bootstrap import KnownPeers
 from swarm.errors import SwarmError
 from swarm.network import Entry, hold_network
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.records import Capability
 from swarm.trust.identity import Identity
 

@@ -19,7 +19,7 @@ from swarm.network import HeldNetwork, hold_network
 from swarm.p2p.addresses import own_multiaddrs
 from swarm.p2p.dial_back import QUESTION, DialBack
 from swarm.p2p.identity_probe import is_peer_at
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability
 from swarm.trust.identity import Identity

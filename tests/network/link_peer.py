@@ -17,7 +17,8 @@ import uvloop
 from node.control.link_probe import LinkMeasurement, LinkProbe
 from node.control.machine_lock import MachineLock
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.trust.identity import Identity
 
 PAUSE_SECONDS = 0.3  # for what is still on its way

@@ -11,7 +11,8 @@ import pytest
 from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network, P2PDaemon, open_p2p
+from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.trust.identity import Identity, swarm_id
 from swarm.wire.messages import Message
 

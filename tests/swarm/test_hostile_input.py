@@ -30,7 +30,7 @@ from swarm.errors import RemoteProtocolError, SwarmError
 from swarm.invites import HEAD, HEAD_2, Invite, _checksum, invite_text, peer_of_address
 from swarm.p2p.frame_stream import frame_of
 from swarm.p2p.libp2p_channel import LibP2PChannel
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.p2p.rpc import RpcStatus
 from swarm.records import KINDS
 from swarm.testing.memory_network import peer_named

@@ -11,7 +11,7 @@ import pytest
 
 from swarm.errors import Unreachable
 from swarm.network import HeldNetwork, hold_network
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.records import Relay
 from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity, swarm_id

@@ -16,7 +16,7 @@ from node.control.reachability import (
 )
 from node.status_lines import reach_words
 from swarm.p2p.dial_back import QUESTION, Finding
-from swarm.p2p.p2p_daemon import Network
+from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Relay
 from swarm.testing.memory_network import MemoryWorld, peer_named

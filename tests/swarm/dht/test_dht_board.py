@@ -23,7 +23,8 @@ from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.dht.record_validator import SwarmValidator
 from swarm.errors import BadInput, LocalProtocolError, Unreachable
-from swarm.p2p.p2p_daemon import Network, open_p2p
+from swarm.p2p.p2p_daemon import open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.records import KINDS, Capability, Lease, Manifest, PlanRef, Record, record_to_list
 from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity

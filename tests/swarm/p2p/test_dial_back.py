@@ -9,7 +9,8 @@ import pytest
 from swarm.errors import PeerRefused, RemoteProtocolError
 from swarm.p2p.dial_back import OF_ONE_BURST, QUESTION, DialBack, Finding, ask_dial_back, hosts_of
 from swarm.p2p.identity_probe import is_peer_at, names_peer
-from swarm.p2p.p2p_daemon import Network, open_p2p
+from swarm.p2p.p2p_daemon import open_p2p
+from swarm.p2p.p2pd_process import Network
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.identity import Identity
 

@@ -11,14 +11,8 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from swarm.errors import BadInput, BadInvite, PeerLost, Unreachable
 from swarm.p2p.addresses import has_ipv6
-from swarm.p2p.p2p_daemon import (
-    Network,
-    P2PDaemon,
-    _last_line,
-    _listening,
-    open_p2p,
-    remove_stale_sockets,
-)
+from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
+from swarm.p2p.p2pd_process import Network, _listening, last_line, remove_stale_sockets
 from swarm.testing.memory_network import peer_named
 from swarm.trust.identity import Identity
 
@@ -110,10 +104,10 @@ def test_an_address_that_is_not_ours_is_refused() -> None:
 
 def test_what_p2pd_says_is_repeated_in_whole_words_without_the_time() -> None:
     said = "Daemon failed to start: 2026/11/27 15:15:09 failed to listen on " + "a " * 400
-    line = _last_line(f"2026/11/27 15:15:08 begun\n{said}\n\n")
+    line = last_line(f"2026/11/27 15:15:08 begun\n{said}\n\n")
     assert line.startswith("failed to listen on a a")
     assert len(line) <= 300
-    assert _last_line("") == "it said nothing"
+    assert last_line("") == "it said nothing"
 
 
 def test_a_bootstrap_peer_that_is_gone_is_unreachable() -> None:
