@@ -20,7 +20,7 @@ from tests.whole.swarms import Nodes, Part, environment, nodes_in, shard_bytes
 pytestmark = pytest.mark.nodes
 
 NAME = "someone/model"
-FOUR = Part("four", shard_bytes(SPEC, 5, *WHOLE, ends=1))
+FOUR = Part("four", shard_bytes(SPEC, 4, *WHOLE, ends=1))  # ranks of a stage need both ends
 HALF = Part("half", shard_bytes(SPEC, 4, *WHOLE, ends=1), slowdown=1.5)
 
 
