@@ -11,6 +11,7 @@ from swarm.hardware import Links
 from swarm.records import Advert, Capability, StageAdvert
 
 LEAST_LAYER_SECONDS = 0.00002  # no device passes a layer sooner: a claim of less is taken as this
+LONGEST_STEP_SECONDS = 60.0  # of a stage or a hop; a claim of more would hide the penalties
 SESSION_SHARE = 0.1  # how much one more session in a stage's batch slows a step, roughly
 LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when there is a choice
 UNPLANNED_SECONDS = 1e2
@@ -65,7 +66,7 @@ class HopTimes:
         """The ways between peers by their capabilities."""
         links = Links.of(capabilities)
         measured = {
-            peer: {other: way.seconds for other, way in ways.items()}
+            peer: {other: min(way.seconds, LONGEST_STEP_SECONDS) for other, way in ways.items()}
             for peer, ways in links.measured.items()
         }
         return cls(measured, links)
@@ -266,7 +267,7 @@ def _offers(adverts: Iterable[Advert], need: Need, known: Known) -> Iterator[_Of
 
 def _seconds_of(stage: StageAdvert, need: Need, known: Known) -> float:
     sessions = max(stage.sessions, known.own.get(leader_of(stage), 0))
-    seconds = known.step_seconds(stage) * load_factor(sessions)
+    seconds = min(known.step_seconds(stage) * load_factor(sessions), LONGEST_STEP_SECONDS)
     seconds += UNPLANNED_SECONDS if known.planned and place_of(stage) not in known.planned else 0.0
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
     is_blamed = any(member.peer in need.avoid for member in stage.members)

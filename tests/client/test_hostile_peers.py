@@ -258,10 +258,20 @@ async def ask_among_liars(lies: Lies) -> None:
     assert asyncio.get_running_loop().time() < TIMEOUT_SECONDS
 
 
+ABSURD = StageAdvert(1, 4, [Member("stranger", 0, 2, 1)], 1.7e308, 0, 0)
+STEP = {"stage": 2, "position": 0, "tokens": 1, "sample": False, "dtype": "f32", "rewinds": 0}
+BLAME_LOST = Lies(  # most claims are absurd, so is what a layer usually takes: blame was lost in it
+    "first",
+    at_open=[((Step, STEP), "right"), ((Opened, {"stage": 0, "held": 0}), "right")],
+    records=[Advert(SPEC.digest, [ABSURD, ABSURD], 1)] * 2,
+)
+
+
 @given(lies_of)
 @example(Lies("whole", at_step=[((Token, {"position": 3, "ids": [2**62 - 1]}), "right")]))
 @example(Lies("whole", at_open=[((Opened, {"stage": 0, "held": 1}), "right")], works=True))
 @example(Lies("last", at_step=[((Busy, {"stage": 1, "retry_after_seconds": 1e11}), "right")]))
+@example(BLAME_LOST)
 @settings(max_examples=400, deadline=None)
 def test_a_liar_costs_a_session_time_but_neither_its_life_nor_a_token(lies: Lies) -> None:
     run_skipping(ask_among_liars(lies))

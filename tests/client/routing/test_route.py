@@ -212,3 +212,10 @@ def test_every_member_of_a_stage_at_an_end_sees_text() -> None:
     assert choose_route([advert(pair)], replace(NEED, ends=frozenset({"a", "x"})))
     with pytest.raises(NoRoute, match="trusted"):
         choose_route([advert(pair)], replace(NEED, ends=frozenset({"a"})))
+
+
+def test_absurd_claims_of_all_peers_do_not_hide_who_is_blamed() -> None:
+    offers = [advert(stage(name, 0, LAYERS, 1.7e308)) for name in ("anna", "bert")]
+    for blamed, taken in (("anna", "bert"), ("bert", "anna")):
+        need = Need("m", LAYERS, 10, avoid=frozenset({blamed}))
+        assert choose_route(offers, need).leaders == (taken,)
