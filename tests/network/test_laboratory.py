@@ -20,8 +20,9 @@ TALK = Path(__file__).with_name("talk.py")
 TALK_SECONDS = 30.0
 PUBLIC = "11.0.0"
 PORT = 4001
-TRUE_SECONDS = 0.002  # what a delay may be off
+TRUE_SECONDS = 0.004  # what the fastest echo may be late: less than the delays below differ
 TRUE_RATE = 0.1  # a share
+RATE_TIMES = 3  # a busy machine sends late, never early
 
 
 @contextmanager
@@ -51,9 +52,14 @@ def said_by(host: Host, what: str, *words: object) -> Sequence[float | int | str
 
 
 def round_trip(host: Host, address: str) -> float:
-    """Seconds of a TCP echo, or infinity where none comes back in two seconds."""
+    """Seconds of the fastest TCP echo, or infinity where none comes back in two seconds."""
     found = said_by(host, "echo", address, PORT)
     return float(found[0]) if found else float("inf")
+
+
+def is_told(seconds: float, told: float) -> bool:
+    """Whether an echo took what it was told to take: no less, and hardly more."""
+    return told <= seconds < told + TRUE_SECONDS
 
 
 def two_on(lab: Laboratory, wire: Wire) -> tuple[Host, Host]:
@@ -76,9 +82,9 @@ def test_a_wire_is_as_far_as_it_is_told_while_it_runs(lab: Laboratory, wire: Wir
     with answering(two):
         assert round_trip(one, TWO) < TRUE_SECONDS
         wire.between(ONE, TWO, delay_seconds=0.02)
-        assert round_trip(one, TWO) == pytest.approx(0.04, abs=TRUE_SECONDS)
+        assert is_told(round_trip(one, TWO), 0.04)
         wire.one_way(ONE, TWO, 0.005)
-        assert round_trip(one, TWO) == pytest.approx(0.025, abs=TRUE_SECONDS)
+        assert is_told(round_trip(one, TWO), 0.025)
 
 
 @pytest.mark.parametrize("mbit", [5, 20, 100])
@@ -86,8 +92,8 @@ def test_a_wire_is_as_slow_as_it_is_told(lab: Laboratory, wire: Wire, mbit: int)
     one, two = two_on(lab, wire)
     wire.between(ONE, TWO, delay_seconds=0.01, bytes_per_second=mbit * MBIT)
     with answering(two):
-        rate = float(said_by(one, "rate", TWO, PORT)[0])
-    assert rate / MBIT == pytest.approx(mbit, rel=TRUE_RATE)
+        rates = (float(said_by(one, "rate", TWO, PORT)[0]) / MBIT for _ in range(RATE_TIMES))
+        assert any(rate == pytest.approx(mbit, rel=TRUE_RATE) for rate in rates)
 
 
 def test_a_wire_loses_the_share_that_it_is_told(lab: Laboratory, wire: Wire) -> None:
@@ -138,7 +144,7 @@ def test_a_home_is_reached_from_nowhere_and_reaches_everybody(lab: Laboratory, w
     assert one.addresses == two.addresses
     wire.between(left.address, public, delay_seconds=0.01)
     with answering(outside), answering(two):
-        assert round_trip(one, public) == pytest.approx(0.02, abs=TRUE_SECONDS)
+        assert is_told(round_trip(one, public), 0.02)
         assert round_trip(two, public) < TRUE_SECONDS
         assert round_trip(outside, right.address) == float("inf")
         assert round_trip(one, right.address) == float("inf")
