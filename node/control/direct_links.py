@@ -61,9 +61,14 @@ class Effort:
     task: "asyncio.Task[None] | None" = None
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether a try has not ended."""
+        return self.task is not None and not self.task.done()
+
+    @property
     def is_due(self) -> bool:
         """Whether to try now."""
-        if self.task and not self.task.done():
+        if self.is_under_way:
             return False
         pause = 0.0 if self.tries < TRIES else SELDOM_SECONDS
         return time.monotonic() - self.tried_at >= pause
@@ -120,7 +125,7 @@ class DirectLinks:
         if self.kinds.get(peer) != RELAYED:
             return False
         effort = self._efforts.get(peer)
-        return effort is not None and effort.task is not None and not effort.task.done()
+        return effort is not None and effort.is_under_way
 
     def _is_between_routers(self, peer: str) -> bool:
         capability = self._others().get(peer)

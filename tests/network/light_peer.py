@@ -1,7 +1,8 @@
 """A peer without a model, as a process on some host: it joins, and says how it reaches the others.
 
-Prints a JSON line whenever something changes: the role that it took, its working relays, and how
-each other peer is reached, by its name.
+Prints a JSON line whenever something changes: the role that it took, its working relays, how each
+other peer is reached, by its name, who answers it or does not, and that it has tried all it can to
+reach a peer directly. `at` is the system's monotonic clock.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from node.control.direct_links import DirectLinks
+from node.control.direct_links import TRIES, DirectLinks
 from node.control.reachability import Reachability, ReachState, find_relays
 from swarm.errors import SwarmError
 from swarm.network import HeldNetwork, hold_network
@@ -24,7 +25,8 @@ from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability
 from swarm.trust.identity import Identity
 
-SECONDS = 0.5  # between looks
+SECONDS = 1.0  # between looks, and between two questions to a peer
+ANSWER_SECONDS = 2.0
 
 
 class LightPeer:
@@ -32,7 +34,7 @@ class LightPeer:
 
     def __init__(self, name: str, held: HeldNetwork, swarm: str) -> None:
         self._held = held
-        self._began = time.monotonic()
+        self._asked: set[str] = set()
         addresses = own_multiaddrs(held.network.host, held.network.port)
         outside = [each for each in addresses if "/ip4/11." in each]
         self._own = Capability(
@@ -55,23 +57,37 @@ class LightPeer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reach.run())
             tasks.create_task(self._links.run(self._say_kinds))
-            tasks.create_task(self._look())
+            tasks.create_task(self._look(tasks))
 
-    async def _look(self) -> None:
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             with suppress(SwarmError):
                 await self._held.board.publish(self._own)
                 self._known = await self._held.board.read(Capability)
-            others = self._known.keys() - {self._held.daemon.peer}
-            await asyncio.gather(*map(self._ask, others))
+            others = self._known.keys() - {self._held.daemon.peer} - self._asked
+            for peer in others if self._held.network.is_private else ():
+                self._asked.add(peer)
+                tasks.create_task(self._ask(peer))
             await asyncio.sleep(SECONDS)
 
     async def _ask(self, peer: str) -> None:
-        name, before = self._known[peer].name, time.monotonic()
-        with suppress(SwarmError):
-            await self._held.channel.ask(peer, "alive", b"", timeout_seconds=2.0)
-            return
-        self._say(missed=name, after=round(time.monotonic() - before, 2))
+        """Ask a peer as long as it is known."""
+        has_tried = False
+        while peer in self._known:
+            name, before = self._known[peer].name, time.monotonic()
+            try:
+                await self._held.channel.ask(peer, "alive", b"", timeout_seconds=ANSWER_SECONDS)
+                self._say(heard=name)
+            except SwarmError:
+                self._say(missed=name, after=round(time.monotonic() - before, 2))
+            if not has_tried and (has_tried := self._has_tried(peer)):
+                self._say(tried=name)
+            await asyncio.sleep(SECONDS)
+        self._asked.discard(peer)
+
+    def _has_tried(self, peer: str) -> bool:
+        effort = self._links._efforts.get(peer)
+        return effort is not None and effort.tries >= TRIES and not effort.is_under_way
 
     async def _capabilities(self) -> Mapping[str, Capability]:
         return self._known
@@ -99,7 +115,7 @@ class LightPeer:
         )
 
     def _say(self, **words: object) -> None:
-        words["at"] = round(time.monotonic() - self._began, 2)
+        words["at"] = time.monotonic()
         print(json.dumps(words), flush=True)  # noqa: T201 (what the test reads)
 
 
