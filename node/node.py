@@ -58,6 +58,7 @@ SETTLE_SECONDS = 1.0  # after which a vacancy is one
 LEAVE_SECONDS = 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
+UNREACHED_SECONDS = 20.0  # for a place at a relay to be found, before its lack is news
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -94,6 +95,7 @@ class Node:
         self._devices: dict[int, LocalDevice] = {}
         self._announcer: Announcer | None = None
         self._started_at = time.monotonic()
+        self._reached_at = self._started_at
         self._changing_until = time.monotonic() + CHANGING_SECONDS
         self._news = asyncio.Event()
         self._news_budget = Budget(NEWS_PER_SECOND, NEWS_BURST)
@@ -292,12 +294,16 @@ class Node:
         return is_serving and self._settled() and not any(d.worker.ended.is_set() for d in devices)
 
     def _show_reach(self) -> None:
-        """Say when nobody can reach us, so that no plan has a part for us."""
-        me = self._network.channel.peer
-        if me in Links.of(self._membership.capabilities).unreached:
-            self._status.unreached()
-        else:
+        """Say when nobody can reach us, so that no plan has a part for us.
+
+        Whoever has just joined, or changes relays, has no place at one for some seconds.
+        """
+        me, now = self._network.channel.peer, time.monotonic()
+        if me not in Links.of(self._membership.capabilities).unreached:
+            self._reached_at = now
             self._status.reached()
+        elif now - self._reached_at > UNREACHED_SECONDS:
+            self._status.unreached()
 
     def _settled(self) -> bool:
         held = [device.shard_state for device in self._devices.values()]
@@ -427,6 +433,7 @@ class Node:
     def _note_reach(self, state: ReachState) -> None:
         assert self._announcer is not None
         self._announcer.note_reach(state)
+        self._reached_at = time.monotonic()  # or just about to be
         if self._direct_links:
             self._direct_links.own = state
         if state.verdict or state.relays:  # before that, it is too early to say

@@ -77,6 +77,12 @@ UNKNOWN_RELAYED = Way(2 * UNKNOWN.seconds, UNKNOWN.bytes_per_second / 10, RELAYE
 LEAST_SECONDS = SAME_HOST.seconds  # no two processes are nearer: a claim of less is taken as this
 
 
+def assumed_relayed(peer: str) -> Link:
+    """What is said of a link through a relay that nobody could measure: no probe may pass it."""
+    seconds, bytes_per_second = 2 * UNKNOWN_RELAYED.seconds, UNKNOWN_RELAYED.bytes_per_second
+    return Link(peer, seconds, bytes_per_second, RELAYED)
+
+
 def unmeasured_way(*, is_one_host: bool, is_relayed: bool = False) -> Way:
     """The way between two peers where nobody measured it."""
     if is_one_host:

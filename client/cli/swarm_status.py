@@ -1,7 +1,7 @@
 """SwarmStatus: who is in a swarm, what they serve, who plans and what the plan is."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,15 +9,27 @@ from client.routing.live_plan import LivePlan, trust_of
 from swarm.dht.board import Board
 from swarm.election import lease_holders
 from swarm.formatting import printable, short_id
-from swarm.hardware import DIRECT, RELAYED, Links
+from swarm.hardware import DIRECT, PUNCHED, RELAYED, Link, Links, assumed_relayed
 from swarm.invites import Invite, unknown_swarm
-from swarm.p2p.link_kinds import public_hosts_among, why_relayed
+from swarm.p2p.link_kinds import public_hosts_among, why_not_direct
 from swarm.records import Advert, Capability, Lease, Manifest, Relay, StageAdvert
 from swarm.state_folder import title_of
 from swarm.trust.network_clock import CLOCK
 
 LONGEST_NAME = 40  # characters of a peer's name in tables
 LOOK_SECONDS = 0.5  # between two looks at an empty board
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """How two peers are connected, by their own words."""
+
+    peers: tuple[str, str]
+    kind: str
+    round_trip_seconds: float
+    bytes_per_second: float  # the slower way
+    is_measured: bool  # else that is what is assumed of a link through a relay
+    why: str  # it is not direct; "" if it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +64,29 @@ class SwarmStatus:
         links = Links.of(self.capabilities)
         return {peer: _way_to(peer, links) for peer in self.capabilities}
 
-    def links_by_kind(self) -> dict[str, list[str]]:
-        """The links that are not plainly direct, once each, by how they go."""
-        found: dict[str, dict[frozenset[str], str]] = {}
+    def links(self) -> list[LinkView]:
+        """Every link that a peer tells of, once; first those that are not direct."""
+        told: dict[tuple[str, str], list[Link]] = {}
         for peer, capability in self.capabilities.items():
             for link in capability.links:
-                if link.kind != DIRECT and link.peer in self.capabilities:
-                    names = f"{self.name_of(peer)} - {self.name_of(link.peer)}"
-                    pairs = found.setdefault(printable(link.kind, LONGEST_NAME), {})
-                    pairs.setdefault(frozenset((peer, link.peer)), names)
-        return {kind: list(pairs.values()) for kind, pairs in sorted(found.items())}
+                if link.peer in self.capabilities and link.peer != peer:
+                    told.setdefault(_pair(peer, link.peer), []).append(link)
+        hosts = public_hosts_among(self.capabilities, self.relays)
+        views = [self._view(pair, links, hosts) for pair, links in sorted(told.items())]
+        return sorted(views, key=lambda view: -_directness(view.kind))
 
-    def relayed_links(self) -> dict[tuple[str, str], str]:
-        """Why a link goes through a relay, for each that does, by its two peers."""
-        why = why_relayed(public_hosts_among(self.capabilities, self.relays))
-        return {
-            (peer, link.peer): why
-            for peer, capability in self.capabilities.items()
-            for link in capability.links
-            if link.kind == RELAYED and link.peer in self.capabilities
-        }
+    def _view(self, pair: tuple[str, str], links: Sequence[Link], public_hosts: int) -> LinkView:
+        """What both sides say of a link comes to: the worse of it, where they do not agree."""
+        kind = max((link.kind for link in links), key=_directness)
+        one, other = (self.capabilities[peer] for peer in pair)
+        return LinkView(
+            peers=pair,
+            kind=kind,
+            round_trip_seconds=max(link.round_trip_seconds for link in links),
+            bytes_per_second=min(link.bytes_per_second for link in links),
+            is_measured=any(link != assumed_relayed(link.peer) for link in links),
+            why=why_not_direct(one, other, public_hosts) if kind == RELAYED else "",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The status in plain values."""
@@ -83,10 +98,7 @@ class SwarmStatus:
             "peers": [_peer_json(p, seen) for p, seen in self.capabilities.items()],
             "ways": self.ways(),
             "relays": [{"peer": peer, **asdict(relay)} for peer, relay in self.relays.items()],
-            "relayed": [
-                {"from": peer, "to": other, "why": why}
-                for (peer, other), why in self.relayed_links().items()
-            ],
+            "links": [asdict(link) for link in self.links()],
             "stages": [asdict(stage) for stage in self.stages],
         }
 
@@ -149,6 +161,15 @@ def _why_idle(device: str, status: SwarmStatus, live: LivePlan | None) -> str:
     if live.plan.pipelines:
         return "it is a spare: the plan does not need it"
     return live.reason or "the plan is empty"
+
+
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)
+
+
+def _directness(kind: str) -> int:
+    """The higher the worse; what later versions call otherwise stands between."""
+    return {DIRECT: 0, PUNCHED: 1, RELAYED: 3}.get(kind, 2)
 
 
 def _way_to(peer: str, links: Links) -> str:

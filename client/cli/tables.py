@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from client.cli.swarm_status import LONGEST_NAME, SwarmStatus
+from client.cli.swarm_status import LONGEST_NAME, LinkView, SwarmStatus
 from client.cli.terminal import Terminal
 from client.generation import StageTiming
 from client.routing.live_plan import LivePlan
@@ -12,6 +12,7 @@ from swarm.plan import Plan, Stage
 from swarm.records import StageAdvert
 
 LONGEST_WAY = 60  # characters: later versions may call the kinds of links what they like
+LINKS_SHOWN = 24
 UNNAMED = "-"  # its id stands beside it
 DrawLayers = Callable[[Plan, Mapping[str, str]], str]  # the planner's picture of layers by device
 
@@ -65,14 +66,16 @@ def show_idle(terminal: Terminal, status: SwarmStatus, why: Mapping[str, str]) -
 
 
 def show_links(terminal: Terminal, status: SwarmStatus) -> None:
-    """How peers are connected where that is not plainly direct, why, and who relays."""
+    """Who relays, and how peers are connected: a row for each link, and why it is not direct."""
     for peer, relay in status.relays.items():
         name = printable(relay.name, LONGEST_NAME)
         terminal.line(f"relay: {f'{name} ' if name else ''}({short_id(peer)})")
-    for kind, names in status.links_by_kind().items():
-        terminal.line(f"links: {kind}: {', '.join(names)}")
-    for why in sorted(set(status.relayed_links().values())):
-        terminal.line(f"links: relayed because {why}")
+    links = status.links()
+    if links:
+        header = ("link", "how", "round trip", "slower way", "why not direct")
+        terminal.table(header, [_link_row(link, status) for link in links[:LINKS_SHOWN]])
+    if len(links) > LINKS_SHOWN:
+        terminal.line(f"links: {len(links) - LINKS_SHOWN} more, none of them farther from direct")
 
 
 def show_planner(terminal: Terminal, status: SwarmStatus) -> None:
@@ -129,6 +132,19 @@ def _labels_of(plan: Plan, status: SwarmStatus) -> dict[str, str]:
     """What the picture calls each device; those that a plan invents are escaped."""
     planned = {shard.device: printable(shard.device) for _, shard in plan.shards()}
     return planned | status.device_names()
+
+
+def _link_row(link: LinkView, status: SwarmStatus) -> tuple[str, ...]:
+    figures = ("not measured", "-")
+    if link.is_measured:
+        seconds, bytes_per_second = link.round_trip_seconds, link.bytes_per_second
+        figures = (f"{seconds * 1000:.1f} ms", f"{bytes_text(bytes_per_second)}/s")
+    return (
+        " - ".join(map(status.name_of, link.peers)),
+        printable(link.kind, LONGEST_WAY),
+        *figures,
+        link.why or "-",
+    )
 
 
 def _role_of(peer: str, device: Device, status: SwarmStatus) -> str:

@@ -10,7 +10,7 @@ from node.control.plan_store import PlanStore
 from node.control.reachability import ReachState
 from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
-from swarm.hardware import RELAYED, UNKNOWN_RELAYED, Link
+from swarm.hardware import RELAYED, Link, assumed_relayed
 from swarm.records import Advert, Capability, Manifest
 from swarm.trust.network_clock import CLOCK
 
@@ -67,11 +67,8 @@ class Announcer:
 
     def _say_links(self) -> None:
         """What was measured; and relayed links that were not, for a relay may let no probe pass."""
-        assumed = {
-            peer: Link(peer, 2 * UNKNOWN_RELAYED.seconds, UNKNOWN_RELAYED.bytes_per_second, kind)
-            for peer, kind in self._kinds.items()
-            if kind == RELAYED
-        }
+        relayed = (peer for peer, kind in self._kinds.items() if kind == RELAYED)
+        assumed = {peer: assumed_relayed(peer) for peer in relayed}
         known = [
             replace(link, kind=self._kinds.get(link.peer, link.kind))
             for link in (assumed | self._measured).values()

@@ -46,3 +46,12 @@ def why_relayed(public_hosts: int) -> str:
         hosts = "one public host" if public_hosts == 1 else f"{public_hosts} public hosts"
         return f"{hosts} only: hole punching needs four public peers"
     return "no hole could be punched: a router may give each connection another port"
+
+
+def why_not_direct(one: Capability, other: Capability, public_hosts: int) -> str:
+    """Why two peers are connected through a relay, as far as their records say."""
+    if one.reachable or other.reachable:
+        return "one of them can be dialed from elsewhere: a firewall may be between them"
+    if one.home and one.home == other.home:
+        return "their private addresses do not answer: a router may keep its machines apart"
+    return why_relayed(public_hosts)

@@ -95,9 +95,9 @@ class HostedSwarm:
         """What a client on a host gets."""
         return self.ask_from(host, count).ids()
 
-    def expected(self, count: int = NEW) -> list[int]:
+    def expected(self, count: int = NEW, text: str = TEXT) -> list[int]:
         """What the whole model answers in this process."""
-        return expected(TEXT, count, self.model)
+        return expected(text, count, self.model)
 
     def seen_from(self, host: Host, what: str = "status") -> dict[str, Any]:
         """`swarm status` or `swarm plan` on a host."""
@@ -111,6 +111,12 @@ class HostedSwarm:
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
+
+    def links_from(self, host: Host) -> dict[frozenset[str], dict[str, Any]]:
+        """What `swarm status` on a host says of each link, by the names of its ends."""
+        status = self.seen_from(host)
+        names = {each["peer"]: each["name"] for each in status["peers"]}
+        return {frozenset(names[p] for p in link["peers"]): link for link in status["links"]}
 
     def parts(self) -> list[str]:
         """What each node says of its part, when it has one."""

@@ -29,7 +29,7 @@ from client.network import Links
 from client.routing.live_plan import LivePlan, read_plan, trust_of
 from swarm.election import ERA_SECONDS, rank
 from swarm.errors import BadInvite, NoRoute
-from swarm.hardware import RELAYED, Device, Link
+from swarm.hardware import DIRECT, PUNCHED, RELAYED, Device, Link, assumed_relayed
 from swarm.invites import Invite
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Relay, StageAdvert
@@ -90,32 +90,58 @@ def test_the_holder_of_the_live_lease_plans_and_the_leaving_are_not_shown() -> N
     asyncio.run(story())
 
 
-def test_links_that_are_not_plainly_direct_are_named_with_the_reason(
+def test_each_link_is_named_with_how_it_goes_and_why_it_is_not_direct(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def story() -> None:
         world = MemoryWorld()
         links = await fill(world)
-        for peer, other in ((ONE, TWO), (TWO, ONE)):
-            link = Link(other, 0.04, 1e6, kind=RELAYED)
-            known = Capability("m", [DEVICE], [link], "host", reachable=False, since=0.0)
-            await world.board(peer).publish(known)
+        inside = Capability("m", [DEVICE], [], "host", reachable=False, since=0.0)
+        for peer, other, seconds in ((ONE, TWO, 0.04), (TWO, ONE, 0.03)):
+            ways = [Link(other, seconds, 1e6 / seconds, RELAYED), Link(ME, 0.01, 1e6)]
+            await world.board(peer).publish(replace(inside, links=ways))
+        await world.board(ME).publish(replace(inside, reachable=True, name="ash"))
         relay = peer_named("relay")
         await world.board(relay).publish(Relay(["/ip4/203.0.113.7/tcp/1"], 0.0, name="elm"))
         status = await read_status(links.board, INVITE)
-        names = " - ".join(status.name_of(peer) for peer in sorted((ONE, TWO)))
-        assert status.links_by_kind() == {"relayed": [names]}
-        (why,) = set(status.relayed_links().values())
-        assert why == "one public host only: hole punching needs four public peers"
+        worst, *others = status.links()
+        assert (worst.peers, worst.kind) == (tuple(sorted((ONE, TWO))), RELAYED)
+        assert (worst.round_trip_seconds, worst.bytes_per_second) == (0.04, 1e6 / 0.04)
+        assert worst.why == "one public host only: hole punching needs four public peers"
+        assert [(link.kind, link.why) for link in others] == [("direct", ""), ("direct", "")]
         values = json.loads(json.dumps(status.to_json()))
-        assert {each["from"] for each in values["relayed"]} == {ONE, TWO}
+        assert values["links"][0]["why"] == worst.why
         assert values["relays"][0]["name"] == "elm"
         show_links(Terminal(), status)
-        shown = capsys.readouterr().out
-        assert "relay: elm" in shown
-        assert f"links: relayed because {why}" in shown
+        relay_line, header, first, *_ = capsys.readouterr().out.splitlines()
+        assert relay_line.startswith("relay: elm")
+        assert header.split("  ")[0] == "link"
+        assert first.split("  ")[1:3] == ["relayed", "40.0 ms"]
+        assert first.endswith(f"25 MB/s     {worst.why}")
 
     asyncio.run(story())
+
+
+def test_a_link_that_nobody_could_measure_is_shown_without_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    inside = Capability("m", [DEVICE], [assumed_relayed(TWO)], "host", False, 0.0, name="oak")
+    peers = {ONE: inside, TWO: replace(inside, links=[assumed_relayed(ONE)], name="ash")}
+    status = SwarmStatus("forest", "tiny", peers, (), "", 0)
+    show_links(Terminal(), status)
+    assert "relayed  not measured  -" in capsys.readouterr().out
+    peers[TWO] = replace(peers[TWO], links=[Link(ONE, 0.09, 1e6, RELAYED)])
+    assert status.links()[0].is_measured
+
+
+def test_of_many_links_the_farthest_from_direct_are_shown() -> None:
+    kinds = (DIRECT, PUNCHED, "by pigeon", RELAYED)
+    peers = [peer_named(str(at)) for at in range(len(kinds))]
+    links = [Link(peer, 0.01, 1e6, kind) for peer, kind in zip(peers, kinds, strict=True)]
+    hub = Capability("m", [DEVICE], links, "host", True, 0.0)
+    known = {ME: hub} | dict.fromkeys(peers, replace(hub, links=[]))
+    status = SwarmStatus("forest", "tiny", known, (), "", 0)
+    assert [link.kind for link in status.links()] == list(reversed(kinds))
 
 
 def test_the_plan_of_the_lease_holder_is_fetched_and_nobody_elses() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -12,7 +12,7 @@ from node.control.direct_links import DirectLinks
 from node.control.reachability import ReachState, verdict_of
 from swarm.hardware import DIRECT, PUNCHED, RELAYED
 from swarm.p2p.dial_back import Finding
-from swarm.p2p.link_kinds import kind_of, observers_among, why_relayed
+from swarm.p2p.link_kinds import kind_of, observers_among, why_not_direct, why_relayed
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryChannel, MemoryWorld, peer_named
 
@@ -123,6 +123,14 @@ def test_the_reason_names_what_is_lacking() -> None:
     assert why_relayed(1) == "one public host only: hole punching needs four public peers"
     assert why_relayed(3).startswith("3 public hosts only")
     assert "another port" in why_relayed(4)
+
+
+def test_why_a_link_is_not_direct_depends_on_where_both_ends_are() -> None:
+    inside = Capability("m", [], [], "host", reachable=False, since=0.0, home="a")
+    public, elsewhere = replace(inside, reachable=True), replace(inside, home="b")
+    assert why_not_direct(inside, elsewhere, 1) == why_relayed(1)
+    assert "firewall" in why_not_direct(public, inside, 1)
+    assert "private addresses" in why_not_direct(inside, inside, 4)
 
 
 def test_a_relayed_peer_is_called_anew_and_a_hole_is_punched() -> None:
