@@ -6,19 +6,13 @@ a node does about its way to the others.
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from swarm.checkpoint.folder import read_spec
 from swarm.hardware import DIRECT, PUNCHED, RELAYED
-from tests.network.conftest import model_of
 from tests.network.homes import Ports
-from tests.network.hosted_swarm import swarm_on
 from tests.network.laboratory import Laboratory
-from tests.network.town import PORT, Town, town_in
-from tests.whole.reference_model import expected
-from tests.whole.swarms import Nodes, Part, shard_bytes
+from tests.network.town import Town, town_in
 
 pytestmark = pytest.mark.network
 
@@ -92,28 +86,3 @@ def test_when_a_relay_dies_the_other_one_carries_on(town: Town) -> None:
     one.has_lost_relays(left=1, since=killed)
     assert one.last_kind_of(other) == RELAYED
     one.hears(other, since=time.monotonic())
-
-
-LONG_TEXT, MANY = "Once upon a time " * 40, 160  # more bytes than a relay's first limit lets pass
-
-
-@pytest.mark.slow
-@pytest.mark.nodes
-def test_one_public_host_and_two_homes_serve_through_a_relay_that_cuts(
-    lab: Laboratory, nodes: Nodes, tmp_path: Path
-) -> None:
-    """The commonest swarm; its relay ends each circuit after 128 KiB, and no token is lost."""
-    model = model_of(tmp_path / "model", layers=4)
-    spec = read_spec(model, str(model))
-    half = shard_bytes(spec, 2, spec.kv_heads, spec.mlp_blocks, ends=1)
-    outer, hosts = lab.network("11.0.0"), [lab.host(name) for name in ("founder", "one", "two")]
-    lab.attach(hosts[0], outer, 10)
-    for number, host in enumerate(hosts[1:], 1):
-        lab.attach(host, lab.home(f"home{number}", outer, 100 + number).network, 2)
-    parts = [Part("founder", half // 40), Part("one", half), Part("two", half)]
-    swarm = swarm_on(hosts, parts, nodes, model, [("--port", str(PORT))] * 3)
-    swarm.wait_until_ready(1, 2)
-    for node in swarm.nodes[1:]:
-        assert "joins through relay" in node.line("reach: not reachable from outside")
-    asking = swarm.ask_from(hosts[0], MANY, LONG_TEXT)
-    assert asking.ids() == expected(LONG_TEXT, MANY, model)
