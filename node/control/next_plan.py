@@ -149,7 +149,7 @@ def _plan_of(
 
 
 def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move: bool) -> Plan:
-    if current is None or not current.pipelines:
+    if current is None or not current.pipelines or not problem.devices:
         return best_plan(problem, stop)
     whole = all(_is_whole(pipeline, problem) for pipeline in current.pipelines)
     if whole and not may_move:

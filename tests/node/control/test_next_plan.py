@@ -55,6 +55,13 @@ def test_a_pipeline_whose_peers_are_all_here_stays_as_it_is() -> None:
     assert devices_of(plan) == {"a/0", "b/0"}
 
 
+def test_where_nobody_is_left_there_is_no_plan_and_a_reason_whatever_was_in_force() -> None:
+    for before in (None, WHOLE_ON_A):
+        plan, reason = next_plan(SPEC, {}, before)
+        assert plan == Plan(())
+        assert "the devices offer 0 B" in reason
+
+
 def test_newcomers_that_fit_form_a_pipeline_of_their_own() -> None:
     peers = {"a": capability_of(), "b": capability_of(5 * LAYER_BYTES)}
     before, _ = next_plan(SPEC, peers, WHOLE_ON_A, may_move=False)
