@@ -72,6 +72,11 @@ def parser() -> Parser:
     _add_invite(commands.add_parser("invite", help="a fresh invite to a swarm"))
     revoke = commands.add_parser("revoke", help="end the membership of a peer's machine")
     revoke.add_argument("peer", metavar="PEER", help="its id, as `swarm status --json` shows it")
+    revoke.add_argument(
+        *("--with-invite",),
+        action="store_true",
+        help="and every other machine that the same invite has let in",
+    )
     for each in commands.choices.values():
         _add_swarm(each)
     return made

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ ADMIT_SECONDS = 3.0  # for what other delegates know, before a one-time ticket i
 HANDED_ON = 4  # delegates that are asked for a newcomer
 STANDING_SECONDS = 30 * 86400.0  # for which the invite that a founder prints holds
 DIGEST_BYTES = 32
-REGISTER, PASS, REDEEM = "register", "pass", "redeem"  # the questions
+REGISTER, REDEEM = "register", "redeem"  # the questions
 
 logger = logging.getLogger(__name__)
 assert REGISTER_CAP < ANSWER_CAP
@@ -44,7 +44,6 @@ class Admissions:
         self._members, self._lobby = members, lobby
         self._channel, self._board = channel, board
         channel.answer(REGISTER, self._answer_register)
-        channel.answer(PASS, self._answer_pass)
         channel.answer(REDEEM, self._redeem)
 
     def invite(self, plain: Invite) -> Invite:
@@ -59,11 +58,15 @@ class Admissions:
         return replace(plain, ticket=ticket, expires=float(int(time.time() + STANDING_SECONDS)))
 
     async def admit(self, peer: str, request: bytes) -> bytes:
-        """Certify a newcomer's machine, or hand the question to a delegate; raises PeerRefused."""
+        """Certify a newcomer's machine, or hand the question to a delegate; raises PeerRefused.
+
+        Who brings nothing costs no other peer a question.
+        """
         if self._members.machine.holding.is_delegate:
             return await self._redeem(peer, request)
+        self._members.require_sound(request)
         refused: PeerRefused | None = None
-        for delegate in self._members.delegates()[:HANDED_ON]:
+        for delegate in await self._delegates():
             try:
                 return await self._channel.ask(
                     delegate, REDEEM, request, timeout_seconds=ASK_SECONDS
@@ -80,6 +83,7 @@ class Admissions:
         """Ask a few peers now and then for what they know; never ends."""
         while True:
             await self._hear(await self._others(SHARED_WITH))
+            await self._keep_passes()
             await asyncio.sleep(SHARE_SECONDS)  # what is revoked meanwhile is told to us at once
 
     async def until_revoked(self) -> None:
@@ -112,13 +116,29 @@ class Admissions:
         except (PeerError, RemoteProtocolError, OSError) as error:
             logger.debug("%s does not share its register: %s", peer, error)
 
-    async def _others(self, count: int) -> list[str]:
+    async def _keep_passes(self) -> None:
+        """Let a later `swarm revoke` know whose machine each peer was."""
+        passes = self._members.passes
         try:
-            there = await self._board.read(Capability, latest=False)
+            if news := passes.take_news():
+                await asyncio.to_thread(passes.write, news)
+        except OSError as error:
+            logger.warning("the passes of peers are not kept: %s", error)
+
+    async def _delegates(self) -> list[str]:
+        """A few peers that may certify: nodes on the board before programs that may be gone."""
+        there = await self._there()
+        return sorted(self._members.delegates(), key=lambda peer: peer not in there)[:HANDED_ON]
+
+    async def _there(self) -> Collection[str]:
+        try:
+            return (await self._board.read(Capability, latest=False)).keys()
         except SwarmError as error:
-            logger.debug("nobody on the board to share revocations with: %s", error)
-            there = {}
-        others = [peer for peer in there if peer != self._channel.peer]
+            logger.debug("nobody is on the board: %s", error)
+            return ()
+
+    async def _others(self, count: int) -> list[str]:
+        others = [peer for peer in await self._there() if peer != self._channel.peer]
         others = others or self._members.peers()  # nobody answers us: perhaps they say why
         return random.sample(others, min(count, len(others)))
 
@@ -130,13 +150,11 @@ class Admissions:
         register = self._members.register
         return b"" if digest == register.digest else register.to_bytes()
 
-    async def _answer_pass(self, _peer: str, payload: bytes) -> bytes:
-        return self._members.pass_of(payload.decode(errors="replace"))
-
     async def _redeem(self, peer: str, request: bytes) -> bytes:
+        self._members.require_sound(request)
         try:
             async with asyncio.timeout(ADMIT_SECONDS):
-                await self._hear(self._members.delegates()[:HANDED_ON])
+                await self._hear(await self._delegates())
         except TimeoutError:
             logger.info("a delegate is slow to say what it knows")
         try:
@@ -144,7 +162,7 @@ class Admissions:
         except OSError as error:
             raise PeerRefused("This delegate cannot write what it grants.") from error
         logger.info("certified a machine for %s", peer)
-        await self._hear(self._members.delegates()[:HANDED_ON])
+        await self._hear(await self._delegates())
         return granted
 
 

@@ -120,7 +120,12 @@ class DhtBoard:
             keys = [plain_key(self._swarm, kind), *shard_keys(self._swarm, kind)]
             found = await self._read_keys(keys, latest)
         self._seen[kind] = len(found), time.monotonic()
-        records = {peer: _record_of(kind, entry.value) for peer, entry in found.items()}
+        is_revoked = self._daemon.door.is_revoked
+        records = {
+            peer: _record_of(kind, entry.value)
+            for peer, entry in found.items()
+            if not is_revoked(peer)
+        }
         for peer, record in records.items():
             self._note_addresses(peer, record)
         if kind is Capability:

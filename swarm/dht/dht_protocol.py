@@ -345,7 +345,9 @@ class _Stub:
         return await self._ask(self._stub.rpc_ping, request, options)
 
     async def rpc_store(self, request: Any, **options: float) -> Any:
-        """Ask the peer to keep records."""
+        """Ask the peer to keep records, once we have seen that it is a member."""
+        if self._door.has_to_introduce(self._peer):
+            await self.rpc_ping(dht_pb2.PingRequest(), **options)
         return await self._ask(self._stub.rpc_store, request, options)
 
     async def rpc_find(self, request: Any, **options: float) -> Any:

@@ -54,6 +54,7 @@ STREAM_CAP = 512  # incoming streams of proved peers: each is an open file
 UNPROVED_CAP, UNPROVED_OF_A_PEER = 64, 2
 QUIET_SECONDS = 60.0  # without data, after which a stream gives way if all places are taken
 BAD_FRAMES_CAP = 32  # of one stream, before it is closed
+PASS = "pass"  # the question for what a peer has shown
 HEARD = Pong(0)  # "your data arrives", when nobody pinged
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class LibP2PChannel:
     ) -> "LibP2PChannel":
         """Serve the streams of a swarm on a running p2pd; holds tasks until closed."""
         self = cls(daemon, swarm, key, ping_seconds)
+        if self._door.members:
+            self.answer(PASS, self._show_pass)
         await self.reopen()
         self._tasks.create("the channel's beat", self._beat())
         return self
@@ -187,12 +190,9 @@ class LibP2PChannel:
             async with asyncio.timeout(timeout_seconds):
                 if peer == self.peer:
                     return await self._rpc.ask_myself(peer, name, payload)
-                proof = self._proof(self.peer, _known_form(peer))
-                self._require_admitted(peer)
-                await self._disconnects.finish(peer)
-                hello = hello_of(proof, self._door)
+                await self._require_admitted(_known_form(peer))
                 asked_at = time.perf_counter()
-                answer = await self._rpc.ask(peer, name, payload, hello)
+                answer = await self._rpc.ask(peer, name, payload, self._hello_to(peer))
                 if len(answer) >= LARGE_BYTES:
                     self._on_share(peer, len(answer) / (time.perf_counter() - asked_at))
                 return answer
@@ -211,11 +211,9 @@ class LibP2PChannel:
         """Open a stream of plain bytes; raises PeerLost, PeerRefused, Deadline."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                proof = self._proof(self.peer, _known_form(peer))
-                self._require_admitted(peer)
-                await self._disconnects.finish(peer)
+                await self._require_admitted(_known_form(peer))
                 await self.before_stream(peer)
-                return await self._raw.open(peer, hello_of(proof, self._door))
+                return await self._raw.open(peer, self._hello_to(peer))
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not open a stream in time.", peer=peer) from error
 
@@ -245,21 +243,35 @@ class LibP2PChannel:
             connection.users -= 1
 
     async def _open_stream_to(self, peer: str, connection: PeerConnection) -> FrameStream:
-        self._require_admitted(peer)
-        await self._disconnects.finish(peer)
+        await self._require_admitted(peer)
         await self.before_stream(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
         reader, writer = await self._daemon.open_stream(peer, self._frames)
-        writer.write(hello_of(self._proof(self.peer, peer), self._door))
+        writer.write(self._hello_to(peer))
         stream = FrameStream(reader, writer)
         connection.open(stream)
         self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
         return stream
 
-    def _require_admitted(self, peer: str) -> None:
-        if problem := self._door.problem_with(peer):
+    def _hello_to(self, peer: str) -> bytes:
+        return hello_of(self._proof(self.peer, peer), self._door)
+
+    async def _require_admitted(self, peer: str) -> None:
+        """Let a peer of whom we know no pass show it first; raises PeerRefused, PeerLost."""
+        problem = self._door.problem_with(peer)
+        if not problem:
+            await self._disconnects.finish(peer)
+            if self._door.has_to_introduce(peer):
+                shown = await self._rpc.ask(peer, PASS, peer.encode(), self._hello_to(peer))
+                problem = self._door.problem_of(peer, shown)
+        if problem:
             raise PeerRefused(f"Not asked: {problem}", peer=peer)
+
+    async def _show_pass(self, _peer: str, payload: bytes) -> bytes:
+        """Our own, or that of a peer whose pass we have seen."""
+        assert self._door.members is not None
+        return self._door.members.pass_of(payload.decode(errors="replace"))
 
     async def _hear_pongs(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         reason = "its stream ended"

@@ -38,6 +38,14 @@ class Door:
             return ""
         return self._refusal(peer) or (self.members.problem_with(peer) if self.members else "")
 
+    def has_to_introduce(self, peer: str) -> bool:
+        """Whether a peer shows its pass before it hears anything: in a certified swarm, once."""
+        return self.members is not None and peer != self._own and not self.members.has_shown(peer)
+
+    def is_revoked(self, peer: str) -> bool:
+        """Whether a peer was a member, and is none any more."""
+        return bool(self.members and self.members.problem_with(peer))
+
     def problem_of(self, peer: str, shown: bytes) -> str:
         """Why we do not speak with a peer that shows this pass; empty if we do."""
         if problem := self.problem_with(peer):

@@ -37,7 +37,8 @@ class Entrance:
         if holding is None or holding.machine != identity.peer or _is_over(holding):
             holding = self._read(await redeem(self._request(identity.peer)), identity.peer)
             machines.keep(self.swarm, holding)
-        members = Members(self.swarm, peer, Machine(identity, holding), register)
+        passes = machines.passes(self.swarm)
+        members = Members(self.swarm, peer, Machine(identity, holding), register, passes)
         members.require_member()
         return members
 

@@ -9,10 +9,11 @@ from swarm.errors import BadInput
 from swarm.state_folder import make_private_folder, write_private
 from swarm.trust.identity import Identity, load_identity
 from swarm.trust.membership import Holding, holding_of
+from swarm.trust.passes import Passes
 from swarm.trust.register import Register
 
 KEY_FILE, LOCK_FILE = "machine.key", "machine.lock"
-FOLDER = "memberships"  # one file a swarm, and its register beside it
+FOLDER = "memberships"  # one file a swarm; its register and its peers' passes beside it
 
 
 class MachineState:
@@ -52,6 +53,10 @@ class MachineState:
     def register(self, swarm: str) -> Register:
         """What is known of revocations in a swarm."""
         return Register(swarm, self._path(swarm).with_suffix(".register"))
+
+    def passes(self, swarm: str) -> Passes:
+        """What peers of a swarm have shown to programs of this machine."""
+        return Passes(swarm, self._path(swarm).with_suffix(".passes"))
 
     def _path(self, swarm: str) -> Path:
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in swarm)

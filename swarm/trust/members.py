@@ -1,17 +1,18 @@
 """Members: this program's own pass in a certified swarm, and the passes that others have shown."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarm.errors import BadInvite, PeerRefused
 from swarm.trust.identity import Identity
-from swarm.trust.membership import Holding, Pass, certify, pass_for, pass_of
+from swarm.trust.membership import PEER_SECONDS, Holding, certify, pass_for, pass_of
 from swarm.trust.network_clock import CLOCK
-from swarm.trust.register import REVOKED, SPENT, Register, make_entry
+from swarm.trust.passes import Passes
+from swarm.trust.register import BOUGHT, REVOKED, SPENT, Register, make_entry
 from swarm.trust.tickets import Ticket, read_request
 
-PASSES_CAP = 4096  # of other peers, those seen last
+RENEWED_SECONDS = PEER_SECONDS / 2  # before its end a pass is made anew, if that adds anything
+MACHINES_OF_A_TICKET = 64  # so that nobody can lay up certificates without end
 REVOKED_WORDS = "The machine of this peer is revoked."
 
 
@@ -32,16 +33,20 @@ class Members:
         peer: str,
         machine: Machine,
         register: Register,
+        passes: Passes | None = None,
         clock: Callable[[], float] = CLOCK.now,
     ) -> None:
         self.swarm, self.machine, self.register = swarm, machine, register
-        self._clock = clock
+        self.passes = Passes(swarm) if passes is None else passes
+        self._peer, self._clock = peer, clock
         self._own = pass_for(swarm, machine.holding, machine.identity, peer, clock())
-        self._seen: OrderedDict[str, Pass] = OrderedDict()
 
     @property
     def own_pass(self) -> bytes:
-        """What we show to others."""
+        """What we show to others; renewed in time."""
+        now, holding = self._clock(), self.machine.holding
+        if self._own.chain.until < min(now + RENEWED_SECONDS, holding.chain.until):
+            self._own = pass_for(self.swarm, holding, self.machine.identity, self._peer, now)
         return self._own.data
 
     @property
@@ -62,15 +67,19 @@ class Members:
         found = pass_of(self.swarm, shown)
         if found is None or found.chain.subject != peer:
             return "It shows no certificate of this swarm."
-        self._remember(peer, found)
+        self.passes.note(found)
         if found.chain.until < self._clock():
             return "Its certificate has expired."
         return self.problem_with(peer)
 
     def problem_with(self, peer: str) -> str:
         """Why we do not speak with a peer of whom we have seen a pass; empty if there is none."""
-        found = self._seen.get(peer)
+        found = self.passes.get(peer)
         return REVOKED_WORDS if found and self.register.revokes(found.chain) else ""
+
+    def has_shown(self, peer: str) -> bool:
+        """Whether a peer has shown its pass here."""
+        return self.passes.get(peer) is not None
 
     def has_revoked(self, peer: str, shown: bytes) -> bool:
         """Whether a peer that shows this pass was a member, and is none any more."""
@@ -80,18 +89,20 @@ class Members:
         )
 
     def pass_of(self, peer: str) -> bytes:
-        """What a peer has shown; raises PeerRefused if it was not here."""
-        if found := self._seen.get(peer):
+        """What a peer has shown, or we show; raises PeerRefused if it was not here."""
+        if peer == self._peer:
+            return self.own_pass
+        if found := self.passes.get(peer):
             return found.data
         raise PeerRefused("No certificate of that peer was seen here.")
 
     def peers(self) -> list[str]:
         """Whose passes were seen here, the latest first."""
-        return list(reversed(self._seen))
+        return [each.chain.subject for each in self.passes.latest_first()]
 
     def delegates(self) -> list[str]:
         """Peers whose machines may certify others, those seen last first."""
-        return [peer for peer, each in reversed(self._seen.items()) if each.is_of_delegate]
+        return [p.chain.subject for p in self.passes.latest_first() if p.is_of_delegate]
 
     def redeem(self, request: bytes) -> bytes:
         """As a delegate: certify the machine that asks with a ticket; raises PeerRefused.
@@ -101,20 +112,29 @@ class Members:
         """
         if not self.machine.holding.is_delegate or self.is_revoked:
             raise PeerRefused("This peer may not certify machines.")
+        machine, ticket = self.require_sound(request)
+        issuer = self.machine.holding, self.machine.identity
+        try:
+            delegate = ticket.makes_delegate
+            made = certify(self.swarm, issuer, machine, self._clock(), as_delegate=delegate)
+        except ValueError as error:
+            raise PeerRefused(f"This delegate cannot do that: {error}.") from error
+        kind = SPENT if ticket.is_once else BOUGHT
+        if machine not in (self.register.spender(ticket), *self.register.bought_by(ticket)):
+            self.note(make_entry(self.swarm, issuer, kind, machine, self._clock(), ticket.id))
+        return made.data
+
+    def require_sound(self, request: bytes) -> tuple[str, Ticket]:
+        """The machine that asks and its ticket, if nothing known here speaks against them.
+
+        Raises PeerRefused.
+        """
         read = read_request(self.swarm, request)
         if read is None:
             raise PeerRefused("The invite's ticket is not genuine.")
-        machine, ticket = read
-        if problem := self._problem_of_ticket(machine, ticket):
+        if problem := self._problem_of_ticket(*read):
             raise PeerRefused(problem)
-        issuer = self.machine.holding, self.machine.identity
-        if ticket.is_once and not self.register.spender(ticket):
-            self.note(make_entry(self.swarm, issuer, SPENT, machine, self._clock(), ticket.id))
-        try:
-            delegate = ticket.makes_delegate
-            return certify(self.swarm, issuer, machine, self._clock(), as_delegate=delegate).data
-        except ValueError as error:
-            raise PeerRefused(f"This delegate cannot do that: {error}.") from error
+        return read
 
     def revoke(self, machine: str) -> None:
         """As a delegate: note that a machine is revoked; raises OSError."""
@@ -148,10 +168,10 @@ class Members:
             return "The invite is void: a machine was revoked after it was made."
         if ticket.is_once and register.spender(ticket) not in ("", machine):
             return "The invite was for one machine, and another one has used it."
+        if not ticket.is_once and self._is_used_up(machine, ticket):
+            return f"The invite has let in {MACHINES_OF_A_TICKET} machines, and lets in no more."
         return ""
 
-    def _remember(self, peer: str, found: Pass) -> None:
-        self._seen.pop(peer, None)
-        self._seen[peer] = found
-        if len(self._seen) > PASSES_CAP:
-            self._seen.popitem(last=False)
+    def _is_used_up(self, machine: str, ticket: Ticket) -> bool:
+        buyers = self.register.bought_by(ticket)
+        return machine not in buyers and len(buyers) >= MACHINES_OF_A_TICKET

@@ -1,10 +1,12 @@
-"""Register: which machines are revoked and which one-time tickets are spent, as delegates say.
+"""Register: which machines are revoked and what bought which machine, as delegates say.
 
 Entries are signed, so they may come from anybody, in any order, and twice: what they amount to is
 the same wherever the same ones are known. Who stands nearer to the founder revokes who stands
 further from it; what a revoked delegate says, and whom it certified, counts no more. A revocation
 also voids every ticket made before it, as the revoked machine may have seen any of them. Of two
-machines that spent one ticket at delegates that did not know of each other, the earlier stays.
+machines that spent one ticket at delegates that did not know of each other, the earlier stays. What
+tickets for many machines bought is noted, too: who had such an invite may have let in several
+machines, and whoever revokes one of them learns of the others.
 """
 
 import hashlib
@@ -22,7 +24,7 @@ from swarm.trust.identity import KEY_SIZE, Identity, peer_of_public_key, public_
 from swarm.trust.membership import PASS_CAP, Holding, holding_of
 from swarm.trust.tickets import ID_BYTES, Ticket
 
-REVOKED, SPENT = 1, 2
+REVOKED, SPENT, BOUGHT = 1, 2, 3
 FACTS = struct.Struct(f"!BQ{KEY_SIZE}s{ID_BYTES}s")  # kind, seconds, machine, ticket
 SIGNATURE_BYTES = 64
 ENTRIES_CAP = 1024
@@ -51,7 +53,7 @@ def make_entry(
     now: float,
     ticket: bytes = bytes(ID_BYTES),
 ) -> bytes:
-    """Sign that a machine is revoked, or has spent a ticket."""
+    """Sign that a machine is revoked, or what bought its certificate."""
     holding, identity = issuer
     facts = FACTS.pack(kind, int(now), public_key_of(machine), ticket)
     return facts + identity.sign(_signed(swarm, facts)) + holding.data
@@ -64,7 +66,7 @@ def read_entry(swarm: str, data: bytes) -> Entry | None:
     facts, rest = data[: FACTS.size], data[FACTS.size :]
     issuer = holding_of(swarm, rest[SIGNATURE_BYTES:])
     kind, at, machine, ticket = FACTS.unpack(facts)
-    if issuer is None or not issuer.is_delegate or kind not in (REVOKED, SPENT):
+    if issuer is None or not issuer.is_delegate or kind not in (REVOKED, SPENT, BOUGHT):
         return None
     if not verify(issuer.machine, _signed(swarm, facts), rest[:SIGNATURE_BYTES]):
         return None
@@ -80,6 +82,7 @@ class Register:
         self._entries: dict[bytes, Entry] = {}
         self._revoked: dict[str, int] = {}  # machine -> least rank of who says so
         self._spent: dict[bytes, str] = {}  # ticket -> the machine that it bought
+        self._bought: dict[bytes, set[str]] = {}  # ticket for many -> machines
         self.tickets_since = 0  # tickets made before then are void
         self.read_file()
 
@@ -128,6 +131,27 @@ class Register:
         """Which machine has spent a one-time ticket; empty if none has."""
         return self._spent.get(ticket.id, "")
 
+    def bought_by(self, ticket: Ticket) -> frozenset[str]:
+        """Which machines a ticket for many has bought."""
+        return frozenset(self._bought.get(ticket.id, ()))
+
+    def has_let_in(self, machine: str) -> bool:
+        """Whether a ticket is known to have bought this machine."""
+        bought = any(machine in machines for machines in self._bought.values())
+        return bought or machine in self._spent.values()
+
+    def came_with(self, machine: str) -> frozenset[str]:
+        """Other machines, not revoked, that one and the same ticket has bought."""
+        sets = [machines for machines in self._bought.values() if machine in machines]
+        found = frozenset[str]().union(*sets) - {machine}
+        return found - self._revoked.keys()
+
+    def revoked_only_by(self, machine: str) -> frozenset[str]:
+        """Machines that are out by the word of this one alone, and of those that it certified."""
+        revoking = [each for each in self._entries.values() if each.kind == REVOKED]
+        own = {e.machine for e in revoking if machine in e.issuer.chain.peers}
+        return frozenset(own - {e.machine for e in revoking if machine not in e.issuer.chain.peers})
+
     def read_file(self) -> None:
         """Take what another program of this machine has written."""
         if self._path is None:
@@ -147,7 +171,7 @@ class Register:
 
     def _weigh(self) -> None:
         """What all entries amount to: those of higher rank first, as they may undo others."""
-        self._revoked, self._spent, self.tickets_since = {}, {}, 0
+        self._revoked, self._spent, self._bought, self.tickets_since = {}, {}, {}, 0
         entries = list(self._entries.values())  # in the order of their weight
         for entry in (each for each in entries if each.kind == REVOKED):
             if not self.revokes(entry.issuer.chain):
@@ -157,15 +181,22 @@ class Register:
         for entry in sorted(spent, key=lambda e: (e.at, e.machine)):
             if self._spent.setdefault(entry.ticket, entry.machine) != entry.machine:
                 self._revoke(entry)  # it came second, at a delegate that could not know
+        for entry in (each for each in entries if each.kind == BOUGHT):
+            self._bought.setdefault(entry.ticket, set()).add(entry.machine)
 
     def _revoke(self, entry: Entry) -> None:
         known = self._revoked.get(entry.machine, entry.issuer.rank)
         self._revoked[entry.machine] = min(known, entry.issuer.rank)
 
 
-def _weight(entry: Entry) -> tuple[int, int, int, bytes]:
-    """What decides which entries are kept: a delegate cannot crowd out who stands above it."""
-    return entry.issuer.rank, entry.kind, entry.at, entry.data
+def _weight(entry: Entry) -> tuple[bool, int, int, int, bytes]:
+    """What decides which entries are kept: a delegate cannot crowd out who stands above it.
+
+    What buyers can bring about without end comes last, the latest of it first.
+    """
+    is_bought = entry.kind == BOUGHT
+    at = -entry.at if is_bought else entry.at
+    return is_bought, entry.issuer.rank, entry.kind, at, entry.data
 
 
 def _signed(swarm: str, facts: bytes) -> bytes:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from swarm.errors import BadInvite, PeerRefused
 from swarm.trust.identity import Identity
-from swarm.trust.members import Machine, Members
+from swarm.trust.members import MACHINES_OF_A_TICKET, Machine, Members
 from swarm.trust.membership import holding_of, pass_for
 from swarm.trust.register import Register
 from swarm.trust.tickets import AS_DELEGATE, ONCE, ask_with, read_request, sell
@@ -21,7 +21,7 @@ def members(one: One, register: Register | None = None, now: float = NOW) -> Mem
     """One machine's node."""
     machine = Machine(one.identity, one.holding)
     known = register or Register(SWARM)
-    return Members(SWARM, Identity.throwaway().peer, machine, known, lambda: now)
+    return Members(SWARM, Identity.throwaway().peer, machine, known, clock=lambda: now)
 
 
 def ticket(flags: int = 0, *, by: One = HOST, made: float = NOW, until: float = NOW + DAY) -> bytes:
@@ -101,6 +101,65 @@ def test_a_peer_shows_its_own_pass_and_no_others() -> None:
     assert "no certificate" in at.problem_of(node._own.chain.subject, b"")
     late = members(HOST, now=NOW + 91 * DAY)
     assert "expired" in late.problem_of(node._own.chain.subject, node.own_pass)
+
+
+def test_a_pass_is_renewed_long_before_it_ends_and_not_all_the_time() -> None:
+    now = [NOW]
+    one = HOST.certified()
+    machine = Machine(one.identity, one.holding)
+    node = Members(SWARM, Identity.throwaway().peer, machine, Register(SWARM), clock=lambda: now[0])
+    at = Members(
+        SWARM,
+        Identity.throwaway().peer,
+        Machine(HOST.identity, HOST.holding),
+        Register(SWARM),
+        clock=lambda: now[0],
+    )
+    shown = []
+    for day in range(0, 365, 5):
+        now[0] = NOW + day * DAY
+        shown.append(node.own_pass)
+        assert at.problem_of(node._own.chain.subject, node.own_pass) == "", f"day {day}"
+    assert 6 <= len(set(shown)) <= 10
+    now[0] = NOW + 366 * DAY
+    assert "expired" in at.problem_of(node._own.chain.subject, node.own_pass)
+    assert node.own_pass is node.own_pass, "the machine's certificate is over: nothing is gained"
+
+
+def test_one_invite_lets_in_a_bounded_number_of_machines_each_as_often_as_it_comes() -> None:
+    at, sold = members(HOST), ticket()
+    machines = [bought(at, sold, One()) for _ in range(MACHINES_OF_A_TICKET)]
+    with pytest.raises(PeerRefused, match="has let in 64 machines"):
+        bought(at, sold, One())
+    bought(at, sold, machines[0])
+    bought(at, ticket(), One())
+    assert len(at.register.came_with(machines[0].id)) == MACHINES_OF_A_TICKET - 1
+
+
+def test_machines_that_one_invite_let_in_are_known_to_all_and_only_those_that_stay() -> None:
+    at, sold = members(HOST), ticket()
+    one, two, gone = (bought(at, sold, One()) for _ in range(3))
+    alone = bought(at, ticket(ONCE), One())
+    at.revoke(gone.id)
+    other = members(DELEGATE)
+    other.hear_register(at.register.to_bytes())
+    assert other.register.came_with(one.id) == {two.id}
+    assert other.register.came_with(alone.id) == frozenset()
+    assert all(map(other.register.has_let_in, (one.id, two.id, gone.id, alone.id)))
+    assert not other.register.has_let_in(HOST.id)
+
+
+def test_whom_a_delegate_alone_had_revoked_is_named_when_that_one_is_revoked() -> None:
+    at, other = members(HOST), members(DELEGATE)
+    one, two, below = HOST.certified(), HOST.certified(), DELEGATE.certified()
+    for machine in (one, two, below):
+        other.revoke(machine.id)
+    at.revoke(two.id)
+    at.hear_register(other.register.to_bytes())
+    assert at.register.revoked_only_by(DELEGATE.id) == {one.id, below.id}
+    at.revoke(DELEGATE.id)
+    assert not at.register.revokes(one.holding.chain)
+    assert at.register.revokes(below.holding.chain), "certified by who is out"
 
 
 def test_tickets_end_and_those_of_revoked_delegates_are_void() -> None:

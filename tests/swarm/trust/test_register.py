@@ -12,6 +12,7 @@ from swarm.errors import RemoteProtocolError
 from swarm.trust.identity import Identity
 from swarm.trust.membership import pass_for
 from swarm.trust.register import (
+    BOUGHT,
     ENTRIES_CAP,
     REGISTER_CAP,
     SKEW_SECONDS,
@@ -95,6 +96,18 @@ def test_a_delegate_that_floods_crowds_out_nobody_above_it() -> None:
     assert known.revokes(ONE.holding.chain)
     assert len(known.to_bytes()) < REGISTER_CAP
     assert not known.add(flood, NOW), "what was dropped is no news"
+
+
+def test_what_tickets_bought_crowds_out_no_revocation_and_the_latest_of_it_stays() -> None:
+    flood = [
+        make_entry(SWARM, HOST.issuer, BOUGHT, One().id, NOW - n, TICKET)
+        for n in range(ENTRIES_CAP + 10)
+    ]
+    known = register(*flood)
+    assert known.add([TWO.revoking(MEMBER), ONE.revoking(MEMBER)], NOW)
+    assert known.revokes(MEMBER.holding.chain)
+    kept = [each.at for each in known._entries.values() if each.kind == BOUGHT]
+    assert kept == [int(NOW) - n for n in range(ENTRIES_CAP - 2)]
 
 
 def test_what_is_known_outlives_a_restart_and_joins_what_another_program_wrote(
