@@ -155,7 +155,7 @@ def _options_of(network: Network) -> dict[str, Any]:
         "initial_peers": list(network.initial_peers),
         "announce_maddrs": list(network.announce) or None,
         "auto_nat": not network.is_loopback,
-        "nat_port_map": not (network.is_loopback or network.client),
+        "nat_port_map": False,  # docs/decisions/0011: it opens a port of which nobody learns
         "use_relay": network.is_private or not network.is_loopback or network.client,
         "check_if_identity_free": False,  # would start a second daemon; the lock does it
         "startup_timeout": START_SECONDS,

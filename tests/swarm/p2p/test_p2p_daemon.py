@@ -37,6 +37,18 @@ def test_p2pd_takes_our_ed25519_key_and_listens_on_loopback_only(tmp_path: Path)
     asyncio.run(story())
 
 
+def test_no_router_is_asked_for_a_port() -> None:
+    """p2pd would, unless it is told not to."""
+
+    async def story() -> None:
+        daemon = await opened(Network(host="0.0.0.0"))
+        words = psutil.Process(daemon.p2p._child.pid).cmdline()
+        await daemon.close()
+        assert [each for each in words if "natPortMap" in each] == ["-natPortMap=0"]
+
+    asyncio.run(story())
+
+
 def test_addresses_are_known_where_hiveminds_own_codec_of_peer_ids_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
