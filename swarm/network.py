@@ -15,6 +15,7 @@ from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.lobby import Lobby
 from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
 from swarm.p2p.p2pd_process import Network
+from swarm.p2p.relays import answering
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
 from swarm.trust.entrance import Entrance
@@ -73,7 +74,8 @@ class HeldNetwork:
             await self._replace(network)
 
     async def _replace(self, network: Network) -> None:
-        network = replace(network, port=network.port or self.network.port)
+        port, relays = network.port or self.network.port, await answering(network.relays)
+        network = replace(network, port=port, relays=relays)
         try:
             await self._start_again(network)
         except Unreachable:
@@ -126,6 +128,7 @@ async def hold_network(
     them answers; the board finds them (see DhtBoard.open). Where members are certified, this
     machine becomes one first.
     """
+    network = replace(network, relays=await answering(network.relays))
     async with AsyncExitStack() as stack:
         daemon = await open_p2p(identity, replace(network, initial_peers=()))
         stack.push_async_callback(daemon.close)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from swarm.dht.board import Board, R
 from swarm.errors import PeerError, RemoteProtocolError, SwarmError
+from swarm.invites import peer_of_address
 from swarm.p2p.addresses import is_private, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.dial_back import Finding, ask_dial_back
@@ -264,22 +265,29 @@ class Reachability:
             self._working, self._watched = (), held
         if self._working and self._pause:
             self._pause = CHANGE_SECONDS
-        if self._wants_others(held) and self._may_change():
-            logger.info("no place at %s: starting p2pd again", "a second relay" if held else "any")
+        if self._wants_others() and self._may_change():
+            lacking = "a second relay" if self._working else "any"
+            logger.info("no place at %s: starting p2pd again", lacking)
             await self._change(is_private=True)
 
-    def _wants_others(self, held: frozenset[str]) -> bool:
-        """Whether p2pd has to start again: to get a place back, or to learn of more relays."""
+    def _wants_others(self) -> bool:
+        """Whether p2pd has to start again: to get a place back, or at a relay it does not know.
+
+        It takes no other relay than those that it was started with.
+        """
         if time.monotonic() - self._changed_at < PLACE_SECONDS:
             return False
-        found, given = self._usable_relays(), self._ways.network.relays
         if not self._working:
-            return bool(found)
-        return len(given) < RELAYS_WANTED <= len(found)
+            return bool(self._usable_relays())
+        found = {peer_of_address(each) for each in self._usable_relays()}
+        given = {peer_of_address(each) for each in self._ways.network.relays}
+        return len(self._working) < RELAYS_WANTED and not found <= given
 
     def _usable_relays(self) -> tuple[str, ...]:
+        """What may carry connections to us, first what does so already."""
         there = {peer: relay for peer, relay in self._relays.items() if not relay.leaving}
-        return relays_among(there, self._capabilities, self._first_peers)
+        found = relays_among(there, self._capabilities, self._first_peers)
+        return relays_among({}, {}, (*self._working, *found))
 
     def _may_change(self) -> bool:
         return time.monotonic() - self._changed_at >= self._pause

@@ -1,12 +1,14 @@
 """Relays: who stands behind a router and needs some, and which peers may be them."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from swarm.invites import peer_of_address
 from swarm.p2p.addresses import is_private
+from swarm.p2p.tcp_probe import tcp_problem
 from swarm.records import Capability, Relay
 
-RELAYS_CAP = 4  # given to p2pd, which holds places at two and takes another one for a lost one
+RELAYS_CAP = 4  # given to p2pd, which asks each for a place, and no other one later
 
 
 def is_probably_private(announced: Sequence[str], peers: Iterable[str], own: Iterable[str]) -> bool:
@@ -38,3 +40,14 @@ def relays_among(
         if not is_private(address) and "/p2p-circuit" not in address:
             chosen.setdefault(peer_of_address(address), address)
     return tuple(chosen.values())[:RELAYS_CAP]
+
+
+async def answering(relays: Sequence[str]) -> tuple[str, ...]:
+    """Those of the relays at whose addresses anything listens; all of them if there are none.
+
+    p2pd asks none for a place, for minutes, until it has met all that it was given: one that is
+    gone would keep it from the others.
+    """
+    problems = await asyncio.gather(*map(tcp_problem, relays))
+    there = [relay for relay, problem in zip(relays, problems, strict=True) if not problem]
+    return tuple(there or relays)

@@ -86,3 +86,17 @@ def test_when_a_relay_dies_the_other_one_carries_on(town: Town) -> None:
     one.has_lost_relays(left=1, since=killed)
     assert one.last_kind_of(other) == RELAYED
     one.hears(other, since=time.monotonic())
+
+
+def test_one_of_two_relays_that_dies_is_replaced_by_one_that_came_later(town: Town) -> None:
+    town.settle(2)
+    one, other = town.two_homes()
+    for peer in (one, other):
+        peer.has_relays(2)
+    town.settle(1)
+    killed = time.monotonic()
+    town.publics[1].kill()
+    for peer, far in ((one, other), (other, one)):
+        lost = peer.has_lost_relays(left=1, since=killed)
+        again = peer.has_relays(2, since=lost["at"])
+        peer.hears(far, since=again["at"])

@@ -17,7 +17,7 @@ from node.control.reachability import (
 from node.status_lines import reach_words
 from swarm.p2p.dial_back import QUESTION, Finding
 from swarm.p2p.p2pd_process import Network
-from swarm.p2p.relays import is_probably_private, relays_among
+from swarm.p2p.relays import RELAYS_CAP, is_probably_private, relays_among
 from swarm.records import Capability, Relay
 from swarm.testing.memory_network import MemoryWorld, peer_named
 
@@ -271,6 +271,34 @@ def test_a_second_relay_is_wanted_as_soon_as_there_is_one(monkeypatch: pytest.Mo
     played(story, monkeypatch, {"one": capability("/ip4/198.51.100.9/tcp/4001")}, _private("one"))
 
 
+def test_one_of_two_relays_that_is_lost_is_replaced_by_a_third(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """p2pd holds places at those alone that it was started with."""
+
+    async def story(at: Stand) -> None:
+        for name in ("one", "two"):
+            at.neighbour(name, VAIN)
+        at.ways.held = [relay_at("one"), relay_at("two")]
+        at.ways.working = {relay_at(name) for name in ("one", "two", "three")}
+        await at.look()
+        for name in ("three", "four", "five", "six"):  # whose peers would be asked first
+            address = relay_at(name).partition("/p2p/")[0]
+            await at.world.board(peer_named(name)).publish(Relay([address], since=0.0))
+        await at.look(reachability.READ_SECONDS + 1)
+        assert at.ways.starts == []  # two are enough
+        at.ways.held = [relay_at("one")]
+        await at.look(reachability.PLACE_SECONDS)
+        assert relay_at("one") in at.ways.starts[0].relays  # what works is kept
+        assert len(at.ways.starts[0].relays) == RELAYS_CAP
+        at.ways.held = [relay_at("one")]  # nobody else has room
+        await at.look(reachability.WATCH_SECONDS)
+        assert len(at.ways.starts) == 1  # all have been asked
+
+    known = capability("/ip4/198.51.100.9/tcp/4001")
+    played(story, monkeypatch, {"one": known, "two": known}, _private("one", "two"))
+
+
 def test_several_relays_are_looked_for_before_anything_else() -> None:
     async def story() -> None:
         world, ways = MemoryWorld(), FakeWays(_private("one"))
@@ -297,11 +325,11 @@ def test_without_a_relay_the_user_is_told_what_to_do(monkeypatch: pytest.MonkeyP
     played(story, monkeypatch, {"one": capability()}, replace(_private("one"), relays=()))
 
 
-def _private(name: str) -> Network:
+def _private(*names: str) -> Network:
     return Network(
         host="0.0.0.0",
         port=PORT,
         is_private=True,
-        relays=(relay_at(name),),
-        initial_peers=(relay_at(name),),
+        relays=tuple(map(relay_at, names)),
+        initial_peers=tuple(map(relay_at, names)),
     )
