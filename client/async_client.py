@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from client.generation import Generation
 from client.network import Connect, open_links
 from client.request import LocalModel, Options, Question, Request
 from client.routing.live_plan import find_plan, trust_of
-from client.routing.route import Place
+from client.routing.route import Place, Route
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
@@ -182,12 +182,29 @@ class Client:
     def ask(self, request: Request) -> TokenStream:
         """Start to answer a question that `request` has checked."""
         state = StreamState(request, self._connected().tokenizer)
-        session = Session(self._links.channel, self._route_finder, request)
-        self._router.add(session)
+        session = self._session_of(request)
         task = asyncio.create_task(state.follow(session))
         self._running.add(task)
         task.add_done_callback(lambda _: self._forget(session, task))
         return TokenStream(state, task)
+
+    def _session_of(self, request: Request) -> Session:
+        """A session that hears what is said to it, until it is removed from the router."""
+        finder, channel = self._route_finder, self._links.channel
+        session = Session(channel, finder, request, warm_up=self._warm_up)
+        self._router.add(session)
+        return session
+
+    async def _warm_up(self, request: Request, route: Route) -> None:
+        """Let the stages of a route compute a prompt; raises SwarmError."""
+        session = self._session_of(request)
+        session.prefer(route)
+        try:
+            async with aclosing(session.tokens()) as tokens:
+                async for _ in tokens:
+                    pass
+        finally:
+            self._router.remove(session)
 
     def _connected(self) -> LocalModel:
         """The model of a client that can be asked."""

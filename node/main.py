@@ -23,6 +23,7 @@ from node.device.open_devices import detected_devices, measured_devices, open_wo
 from node.node import Node
 from node.probe import memory_words
 from node.served_model import ServedModel, find_served_once_joined, manifest_of, read_founded
+from node.serving.stage_server import DRAIN_SECONDS
 from node.status_lines import StatusLines, reach_of
 from node.supervisor import supervise
 from node.worker.standby_handle import CALM_SECONDS, StandbyWorker
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 FILES = 65536
 ENDING = (signal.SIGINT, signal.SIGTERM)
 LONGEST_LINE = 1 << 16  # characters: invites are long
-LEAVE_SECONDS = 4.5  # from the signal to the end, whatever happens
+LEAVE_SECONDS = DRAIN_SECONDS + 4.5  # from the signal to the end, whatever happens
 T = TypeVar("T")
 
 
@@ -178,7 +179,9 @@ def hear_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _stop(stop: asyncio.Event) -> None:
-    """Leave; whatever hangs while leaving is ended with us."""
+    """Leave, or end at once if told so again; whatever hangs while leaving is ended with us."""
+    if stop.is_set():
+        _end()
     stop.set()
     asyncio.get_running_loop().call_later(LEAVE_SECONDS, _end)
 

@@ -27,7 +27,7 @@ from node.device.open_devices import MeasuredDevice
 from node.probe import machine_id
 from node.served_model import ServedModel, manifest_of
 from node.serving.activation_format import ActivationFormat
-from node.serving.stage_server import StageServer
+from node.serving.stage_server import DRAIN_SECONDS, StageServer
 from node.serving.weight_server import WeightServer
 from node.status_lines import StatusLines
 from node.supervisor import supervise
@@ -55,7 +55,7 @@ CHANGING_SECONDS = 20.0
 RECONCILE_SECONDS = 0.2
 NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
 SETTLE_SECONDS = 1.0  # after which a vacancy is one
-LEAVE_SECONDS = 1.5
+LEAVE_SECONDS = DRAIN_SECONDS + 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 UNREACHED_SECONDS = 20.0  # for a place at a relay to be found, before its lack is news

@@ -16,6 +16,7 @@ class Timeouts:
     open_seconds: float = 1.0  # of a peer that does not answer an OPEN, if there is another
     chunk_seconds: float = 1.0  # what the whole deadline grows by with each chunk of a prompt
     averages: float = 5.0  # or so many times the usual time of a token
+    moved_seconds: float = 0.5  # the least deadline of one answer where a stage is leaving
     pause_seconds: float = 0.3  # between two looks at the board, at first
     longest_pause_seconds: float = 2.0  # and later
     leave_seconds: float = 1.0  # to tell stages that it is over
@@ -42,6 +43,16 @@ class Deadlines:
         least = max(self._timeouts.step_seconds, self._timeouts.averages * self._average)
         self._due = self._clock() + least * chunks * 2 ** min(self.replays, MOST_DOUBLINGS)
         self._token_at = None
+
+    @property
+    def knows_pace(self) -> bool:
+        """Whether tokens have come from this route, so that the next one is due soon."""
+        return self._token_at is not None
+
+    def hurry(self) -> None:
+        """Wait for the next answer no longer than usual: a stage has said that it leaves."""
+        usual = max(self._timeouts.moved_seconds, self._timeouts.averages * self._average)
+        self._due = min(self._due, self._clock() + usual)
 
     def token(self) -> float | None:
         """A token came: remember and return how long it took, and wait for the next.

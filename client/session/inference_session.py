@@ -6,18 +6,19 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from client.generation import StageTimes
 from client.request import Request
 from client.routing.peer_scores import Cooldowns
-from client.routing.route import Need, Route
+from client.routing.route import Need, Route, place_of
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Deadlines, Timeouts
 from client.session.inbox import Inbox
 from client.session.refusals import refusal_of
 from client.session.reply_checks import FrameChecks
+from client.session.successor import Successor
 from client.session.transcript import Transcript
 from swarm.errors import (
     Deadline,
@@ -48,10 +49,12 @@ from swarm.wire.messages import (
     Token,
 )
 from swarm.wire.rules import Role, Side, State, is_legal
+from swarm.wire.sampling_params import Sampling
 from swarm.wire.token_ids import ids_to_bytes
 
 TIMEOUTS = Timeouts()
 LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
+WarmUp = Callable[[Request, Route], Awaitable[None]]  # on this very route; raises SwarmError
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Session:
         route_finder: RouteFinder,
         request: Request,
         timeouts: Timeouts = TIMEOUTS,
+        warm_up: WarmUp | None = None,
     ) -> None:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
@@ -78,6 +82,8 @@ class Session:
         chunks = -(-len(request.ids) // CHUNK_CAP)
         self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
         self._inbox = Inbox()
+        self._warm_up = warm_up
+        self._successor = Successor(self._find_beside, self._warm, timeouts)
         self._checks = FrameChecks(route_finder.spec, request)
         self._route: Route | None = None
         self._epoch = 0
@@ -130,7 +136,12 @@ class Session:
                 for token in self.transcript.unread():
                     yield token
         finally:
+            await self._successor.close()
             await self._leave()
+
+    def prefer(self, route: Route) -> None:
+        """Begin on this route, whatever others there are."""
+        self._successor.prefer(route)
 
     def stop(self) -> None:
         """End with the id that was read last: a stop string is complete."""
@@ -148,6 +159,8 @@ class Session:
 
         Only the session's own deadline ends the wait: a peer that joins meanwhile saves it.
         """
+        if (prepared := self._successor.take()) is not None:
+            return prepared
         fresh, pause = self._epoch > 0, self._timeouts.pause_seconds
         while True:
             rest = pause
@@ -166,6 +179,10 @@ class Session:
                 raise self._trouble
             await asyncio.sleep(min(rest, pause, left))
             fresh, pause = True, min(1.5 * pause, self._timeouts.longest_pause_seconds)
+
+    async def _find_beside(self, peers: frozenset[str]) -> Route:
+        """A route by what the board says now, without these peers if that can be."""
+        return await self._route_finder.find(self._need(avoid=peers), fresh=True)
 
     def _need(self, avoid: frozenset[str] = frozenset()) -> Need:
         spec, ends = self._route_finder.spec, self._route_finder.trusted_ends
@@ -298,8 +315,28 @@ class Session:
                 await self._relay(self._route, message)
             case Token():
                 self._take(self._route, message)
+            case Moved() if self._can_stay():
+                self._prepare_to_move(self._route, peer)
             case Busy() | Fail() | Moved():
                 raise refusal_of(peer, message, self._route.members)
+
+    def _can_stay(self) -> bool:
+        """Whether it pays to go on for a while where a stage is leaving: tokens come from there."""
+        return not self._unopened and self._deadlines.knows_pace
+
+    def _prepare_to_move(self, route: Route, peer: str) -> None:
+        """Make another route ready beside this one, which may end at any time."""
+        self._deadlines.hurry()
+        leaving = frozenset(place for place in map(place_of, route.stages) if place[0] == peer)
+        gone = PeerLost(f"Peer {short_id(peer)} is leaving.", peer=peer)
+        self._successor.prepare(leaving, lambda: self._inbox.put(peer, gone))
+
+    async def _warm(self, route: Route) -> None:
+        """Let the stages of a route compute the ids so far, if they may share their rows later."""
+        if self._warm_up and not self._route_finder.trusted_ends:
+            sampling = Sampling(max_tokens=1)
+            seconds = self._request.timeout_seconds
+            await self._warm_up(Request(tuple(self.transcript.ids), sampling, seconds), route)
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""

@@ -145,7 +145,7 @@ class LocalDevice:
             case Drop():
                 if self.shard_state and self.shard_state.ready:
                     self._dropped_at = time.monotonic()
-                self._context.server.retire(self.index)
+                await self._context.server.drain(self.index)
                 self.worker.order(
                     Unload(keep=self._context.plan_store.assignment_of(self.id) is not None)
                 )
@@ -179,7 +179,7 @@ class LocalDevice:
         async with self._lock:
             assignment = self._assignment_for(peer, request)
             if request.word == GroupWord.PREPARE:
-                self._make_way(assignment)
+                await self._make_way(assignment)
                 self.shard_state = self._begin(assignment, request.group)
                 return (await self._rendezvous.listen(request.group)).to_bytes()
             if self.shard_state is None or self.shard_state.group != request.group:
@@ -199,14 +199,14 @@ class LocalDevice:
     def _assignment_for(self, peer: str, request: GroupRequest) -> Assignment:
         return request.require_fit(peer, self._context.plan_store.assignment_of(self.id))
 
-    def _make_way(self, assignment: Assignment) -> None:
+    async def _make_way(self, assignment: Assignment) -> None:
         """Give up what we hold for a new group; raises PeerRefused if it is to be kept."""
         state = self.shard_state
         if state and state.ready and state.assignment != assignment:
             if self._is_protected():
                 raise PeerRefused("What this device serves is kept for a while longer.")
             self._dropped_at = time.monotonic()
-        self._context.server.retire(self.index)
+        await self._context.server.drain(self.index)
 
     # ------------------------------------------------------------------ the worker's answers
 

@@ -1,5 +1,6 @@
 """SessionTable: every session at this node; who may send what to which, decided without I/O."""
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -149,6 +150,7 @@ class SessionTable:
             str, dict[tuple[str, int], StageSession]
         ] = {}  # of one id, by client and stage
         self._by_name: dict[tuple[str, int], StageSession] = {}  # and by device
+        self._removed = asyncio.Event()  # some session, since somebody waits for that
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -223,6 +225,17 @@ class SessionTable:
         if not self._by_id[opened.session]:
             del self._by_id[opened.session]
         self._by_name.pop((session.name, session.device), None)
+        self._removed.set()
+
+    def on_device(self, device: int) -> list[StageSession]:
+        """The sessions that a device of ours computes."""
+        return [session for session in self._sessions.values() if session.device == device]
+
+    async def until_none_on(self, device: int) -> None:
+        """Wait until a device has no session any more."""
+        while self.on_device(device):
+            self._removed.clear()
+            await self._removed.wait()
 
     def idle(self, now_seconds: float) -> list[StageSession]:
         """The sessions that nobody has used for IDLE_SECONDS."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from node.serving.activation_format import UseInt8, always_full
@@ -36,10 +37,15 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5  # at least, and at most twice that: those who wait together part
 SESSIONS_PER_RETRY = 16  # of a client here: with every so many it is told to wait once more as long
 LEAVE_SECONDS = 1.0
+DRAIN_SECONDS = 3.0  # that a stage which leaves goes on serving who has not moved yet
 OPENS_PER_SECOND = 200  # of one client
 OPEN_BYTES_PER_SECOND = 1 << 20  # of one client: each OPEN brings all ids so far
 OPEN_BYTES_AT_ONCE = 1 << 23
 WAIT_SECONDS = 3.0  # that room is kept for a client which found none, from those that hold more
+DISMISSED = {
+    FailCode.LEAVING: "The stage is leaving.",
+    FailCode.STAGE_LOST: "The stage is lost.",
+}
 INTERNAL = FailCode.INTERNAL, "This stage stumbled over the session; its log says why."
 
 
@@ -54,7 +60,13 @@ class LedStage:
     step_seconds: float
     free_tokens: int  # as of the worker's last answer: it says nothing of released sessions
     dtype: str = WIDEST  # of the rows that it makes
+    is_draining: bool = False  # it takes no more sessions, and serves those that it has
     all_tokens: int = field(init=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes sessions."""
+        return not self.is_draining and not self.worker.is_silent
 
     def __post_init__(self) -> None:
         self.all_tokens = self.free_tokens
@@ -91,23 +103,39 @@ class StageServer:
         """Take sessions for `stage` from now on."""
         self._stages[device] = stage
 
-    def retire(self, device: int, code: str = "") -> None:
-        """Take no more sessions on `device`; clients hear MOVED, or FAIL with `code`."""
+    def retire(self, device: int, code: FailCode = FailCode.LEAVING) -> None:
+        """Serve nobody on `device` any more; clients hear FAIL with `code`."""
         self._stages.pop(device, None)
-        for session in self._sessions:
-            if session.device == device:
-                self._dismiss(session, code)
+        for session in self._sessions.on_device(device):
+            self._dismiss(session, code)
+
+    async def drain(self, device: int, seconds: float = DRAIN_SECONDS) -> None:
+        """Take no more sessions on `device`, and serve those there until they have moved away.
+
+        Clients hear MOVED at once, and FAIL if they are still there after so many seconds.
+        """
+        stage = self._stages.get(device)
+        if stage is None:
+            return
+        stage.is_draining = True
+        for session in self._sessions.on_device(device):
+            opened = session.message
+            self._outbox.send(session.client, Moved(opened.session, opened.epoch))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._sessions.until_none_on(device), seconds)
+        if self._stages.get(device) is stage:  # else it was lost meanwhile
+            self.retire(device, FailCode.LEAVING)
 
     def adverts(self) -> list[StageAdvert]:
         """What clients may route by, as of now."""
         return [
             self._advert_of(device, stage)
             for device, stage in self._stages.items()
-            if not stage.worker.is_silent
+            if stage.is_open
         ]
 
     def _advert_of(self, device: int, stage: LedStage) -> StageAdvert:
-        sessions = sum(session.device == device for session in self._sessions)
+        sessions = len(self._sessions.on_device(device))
         return StageAdvert(
             start=stage.start,
             end=stage.end,
@@ -127,10 +155,9 @@ class StageServer:
         for session in self._sessions.idle(_now()):
             self._free(session)
 
-    async def close(self) -> None:
-        """Dismiss every session and wait for what is being sent."""
-        for device in list(self._stages):
-            self.retire(device)
+    async def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Let every session move away, and wait for what is being sent."""
+        await asyncio.gather(*(self.drain(device, drain_seconds) for device in self._stages))
         await self._outbox.close(LEAVE_SECONDS)
 
     # ------------------------------------------------------------------ from the channel
@@ -252,7 +279,7 @@ class StageServer:
         fits = [
             device
             for device, stage in self._stages.items()
-            if (stage.start, stage.end) == (hop.start, hop.end) and not stage.worker.is_silent
+            if (stage.start, stage.end) == (hop.start, hop.end) and stage.is_open
         ]
         return max(fits, key=lambda device: self._stages[device].free_tokens, default=None)
 
@@ -400,12 +427,8 @@ class StageServer:
             return 1.0
         return 1 + sum(session.client == peer for session in self._sessions) / SESSIONS_PER_RETRY
 
-    def _dismiss(self, session: StageSession, code: str) -> None:
-        opened = session.message
-        if code:
-            self._fail(session.client, opened, code, "The stage is lost.")
-        else:
-            self._outbox.send(session.client, Moved(opened.session, opened.epoch))
+    def _dismiss(self, session: StageSession, code: FailCode) -> None:
+        self._fail(session.client, session.message, code, DISMISSED[code])
         self._free(session)
 
     def _free(self, session: StageSession) -> None:

@@ -142,12 +142,15 @@ def test_a_killed_stage_costs_one_replay_and_no_token(victim: str, sampled: bool
 def test_a_stage_that_leaves_hands_its_sessions_over(victim: str) -> None:
     async def story(swarm: MemorySwarm, asking: Client) -> None:
         async def leave() -> None:
-            swarm.stages[victim].server.retire(0)
+            draining.append(asyncio.create_task(swarm.stages[victim].server.drain(0, 60.0)))
+            await asyncio.sleep(0)
             await swarm.stages[victim].advertise()
 
+        draining: list[asyncio.Task[None]] = []
         generation = await generate_with(asking, 5, leave)
         assert list(generation.token_ids) == reference(sampled=False)
         assert generation.replays == 1
+        await draining[0]  # nobody is left there, long before the time is over
 
     run(story)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,16 @@ from swarm.wire.messages import (
 )
 from swarm.wire.token_ids import ids_of_bytes
 from tests.client.conftest import Story
-from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation, until
+from tests.client.scripted import (
+    LAYERS,
+    QUICK,
+    SPEC,
+    Hook,
+    ScriptedStage,
+    ScriptedSwarm,
+    continuation,
+    until,
+)
 
 PROMPT = [10, 20, 30]
 Run = Callable[[Story], None]
@@ -443,6 +453,68 @@ def test_a_leaving_stage_hands_over_without_losing_tokens(in_swarm: Run) -> None
         await session.run()
         assert swarm.notes.tokens == continuation(PROMPT, 6)
         assert session.replays == 1
+
+    in_swarm(story)
+
+
+def moving_at(position: int) -> Hook:
+    """Say MOVED once a step comes to a position, and go on serving."""
+
+    def hook(stage: ScriptedStage, peer: str, message: Message) -> bool:
+        if isinstance(message, Step) and message.position == position:
+            moved = Moved(message.session, message.epoch)
+            stage.spawn(stage.channel.send(stage.clients[message.session], moved))
+        return False
+
+    return hook
+
+
+def test_a_stage_that_leaves_is_used_until_another_has_computed_the_ids(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        leaving = await swarm.stage("leaving", 4, LAYERS)
+        other = await swarm.stage("other", 4, LAYERS, step_seconds=1.0)
+        leaving.hook = moving_at(len(PROMPT) + 2)
+        async with swarm.client() as client:
+            generation = await client.generate(PROMPT, max_tokens=200)
+        assert list(generation.token_ids) == continuation(PROMPT, 200)
+        assert generation.replays == 1
+        warm, moved = (message for message in other.heard if isinstance(message, Open))
+        main = next(message for message in leaving.heard if isinstance(message, Open))
+        assert (moved.session, moved.epoch) == (main.session, 2)
+        assert warm.session != main.session
+        assert warm.capacity == len(warm.body) // 4 + 1  # nothing but the ids so far
+        assert len(warm.body) < len(moved.body)
+        last_step = [message for message in leaving.heard if isinstance(message, Step)][-1]
+        assert last_step.position > len(PROMPT) + 2  # it served on
+
+    in_swarm(story)
+
+
+def test_a_stage_that_says_it_leaves_and_falls_silent_costs_no_whole_deadline(
+    in_swarm: Run,
+) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("first", 0, 4)
+        leaving = await swarm.stage("leaving", 4, LAYERS)
+        moved_at = 0.0
+
+        def move(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            nonlocal moved_at
+            if isinstance(message, Step) and message.position == len(PROMPT) + 2:
+                moved_at = asyncio.get_running_loop().time()
+                moved = Moved(message.session, message.epoch)
+                stage.spawn(stage.channel.send(stage.clients[message.session], moved))
+                return True
+            return False
+
+        leaving.hook = move
+        patient = replace(QUICK, step_seconds=60.0, moved_seconds=0.1)
+        asking = asyncio.create_task(swarm.session(PROMPT, max_tokens=6, timeouts=patient).run())
+        await until(lambda: moved_at)
+        await swarm.stage("other", 4, LAYERS, step_seconds=1.0)
+        await asking
+        assert swarm.notes.tokens == continuation(PROMPT, 6)
 
     in_swarm(story)
 

@@ -1,5 +1,6 @@
 """The server with several devices, and when peers or shards are lost, silent or leaving."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from node.serving.session_table import IDLE_SECONDS
 from node.worker.messages import Broken, Compute, Release, Reserved
 from swarm.testing.clock import settle
-from swarm.wire.messages import Fail, Moved, Open, Opened, Step, Token
+from swarm.wire.messages import Cancel, Fail, Moved, Open, Opened, Step, Token
 from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
 from tests.node.conftest import RunStand
-from tests.node.stands import CLIENT, FIRST, LAST, MIDDLE, STRANGER, Stand, until
+from tests.node.stands import CLIENT, FIRST, KEY, LAST, MIDDLE, STRANGER, Stand, until
+
+NEVER = 60.0  # seconds that no test waits
 
 
 def test_the_client_relays_when_the_next_stage_is_out_of_reach(at_stand: RunStand) -> None:
@@ -107,15 +110,59 @@ def test_a_session_that_nobody_uses_is_freed(
     at_stand(story)
 
 
-def test_a_retired_stage_moves_its_sessions_and_takes_no_more(at_stand: RunStand) -> None:
+def test_a_retired_stage_ends_its_sessions_and_takes_no_more(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.open_session()
         stand.server.retire(0)
         await settle()
-        assert stand.client.last(Moved) == Moved("s", 1)
+        assert stand.client.last(Fail).code == "leaving"
         assert stand.server.adverts() == []
         assert stand.server.sessions == 0
         await stand.send(stand.open(epoch=2))
+        assert stand.client.last(Fail).code == "stage_lost"
+
+    at_stand(story)
+
+
+def test_a_draining_stage_serves_those_it_has_until_they_have_moved(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.open_session()
+        draining = asyncio.create_task(stand.server.drain(0, NEVER))
+        await settle()
+        assert stand.client.last(Moved) == Moved("s", 1)
+        assert stand.server.adverts() == []
+        await stand.send(replace(stand.open(), session="t"), sender=STRANGER)
+        assert stand.server.sessions == 1
+        await stand.send(stand.step(), sender=FIRST)
+        assert stand.worker.count(Compute) == 1
+        assert not draining.done()
+        await stand.send(Cancel("s", 1, KEY), sender=CLIENT)
+        await draining
+        assert stand.worker.last(Release).session == stand.name()
+        assert stand.server.sessions == 0
+
+    at_stand(story)
+
+
+def test_a_session_that_does_not_move_in_time_is_ended(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.open_session()
+        await stand.server.drain(0, 0.01)
+        await settle()
+        assert [type(each) for each in stand.client.heard[-2:]] == [Moved, Fail]
+        assert stand.client.last(Fail).code == "leaving"
+        assert stand.server.sessions == 0
+
+    at_stand(story)
+
+
+def test_a_shard_that_breaks_while_it_drains_is_lost_at_once(at_stand: RunStand) -> None:
+    async def story(stand: Stand) -> None:
+        await stand.open_session()
+        draining = asyncio.create_task(stand.server.drain(0, NEVER))
+        await settle()
+        await stand.answer(Broken("group", "rank 1 is lost"))
+        await draining
         assert stand.client.last(Fail).code == "stage_lost"
 
     at_stand(story)
@@ -147,7 +194,7 @@ def test_one_device_that_breaks_leaves_the_other_serving(at_stand: RunStand) -> 
 def test_leaving_hands_every_session_over_before_it_returns(at_stand: RunStand) -> None:
     async def story(stand: Stand) -> None:
         await stand.open_session()
-        await stand.server.close()
+        await stand.server.close(0.01)
         await settle()
         assert stand.client.last(Moved).session == "s"
         assert stand.server.sessions == 0
