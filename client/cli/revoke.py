@@ -13,7 +13,7 @@ from client.event_loop_thread import EventLoopThread
 from client.network import Connect, Links
 from swarm.errors import BadInput, PeerError, PeerRefused, RemoteProtocolError, Unreachable
 from swarm.invites import Invite
-from swarm.records import Capability
+from swarm.records import Capability, Relay
 from swarm.state_folder import own_environment, state_folder
 from swarm.trust.identity import Identity
 from swarm.trust.machine_state import MachineState
@@ -113,7 +113,8 @@ class Revoking:
         """Who is there, for as many as we tell."""
         if self._links is None:
             return []
-        return list(await self._links.board.read(Capability))[:TOLD]
+        board = self._links.board
+        return list({**await board.read(Capability), **await board.read(Relay)})[:TOLD]
 
     async def _hear(self, peer: str) -> None:
         """Take what a peer knows of revocations."""

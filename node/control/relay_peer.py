@@ -91,16 +91,10 @@ async def live(config: NodeConfig, say: Say) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_network(config, None, say) as network, TaskSet() as tasks:
+    async with open_network(config, None, say) as network:
         if network.held:
             await find_relays(network.held, network.board)
-        relay = RelayPeer(network, config.name, say)
-        tasks.create("showing the relay", supervise("showing the relay", relay.show))
-        tasks.create("finding out who reaches us", supervise("the relay's reach", relay.watch))
-        given_up = tasks.create("p2pd", network.process.given_up.wait(), is_awaited=True)
-        stopping = tasks.create("the end", stop.wait(), is_awaited=True)
-        await asyncio.wait((stopping, given_up), return_when=asyncio.FIRST_COMPLETED)
-        await relay.leave()
+        await RelayPeer(network, config.name, say).run(stop)
 
 
 class RelayPeer:
@@ -118,6 +112,23 @@ class RelayPeer:
         network.channel.listen(lambda peer, message: None, lambda peer, reason: None)
         peer = short_id(network.channel.peer)
         say(f"relay: {name or 'unnamed'} ({peer}) for {network.invite.swarm}")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Carry connections until told to stop; raises BadInvite if this machine is revoked."""
+        admissions = self._network.admissions
+        loops = {"showing the relay": self.show, "finding out who reaches us": self.watch}
+        ends = {"p2pd": self._network.process.given_up.wait(), "the end": stop.wait()}
+        if admissions:
+            loops["sharing revocations"] = admissions.share
+            ends["our membership"] = admissions.until_revoked()
+        async with TaskSet() as tasks:
+            for name, loop in loops.items():
+                tasks.create(name, supervise(name, loop))
+            ending = [tasks.create(name, each, is_awaited=True) for name, each in ends.items()]
+            done, _ = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            await self.leave()
+            for task in done:
+                task.result()
 
     async def show(self) -> None:
         """Publish the record again and again; never ends."""

@@ -14,7 +14,7 @@ from swarm.errors import PeerError, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.invites import Invite
 from swarm.p2p.channel import ANSWER_CAP, Channel
 from swarm.p2p.lobby import Lobby
-from swarm.records import Capability
+from swarm.records import Capability, Relay
 from swarm.trust.identity import Identity
 from swarm.trust.machine_state import MachineState
 from swarm.trust.members import REVOKED_WORDS, Members
@@ -132,7 +132,8 @@ class Admissions:
 
     async def _there(self) -> Collection[str]:
         try:
-            return (await self._board.read(Capability, latest=False)).keys()
+            nodes = await self._board.read(Capability, latest=False)
+            return nodes.keys() | (await self._board.read(Relay, latest=False)).keys()
         except SwarmError as error:
             logger.debug("nobody is on the board: %s", error)
             return ()

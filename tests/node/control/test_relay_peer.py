@@ -11,7 +11,7 @@ import pytest
 
 from node.control.reachability import ReachState, verdict_of
 from node.control.relay_peer import RelayPeer, read_config
-from swarm.errors import BadInput
+from swarm.errors import BadInput, BadInvite
 from swarm.invites import Invite
 from swarm.p2p.dial_back import Finding
 from swarm.records import Relay
@@ -26,10 +26,11 @@ def relay_in(world: MemoryWorld, lines: list[str]) -> RelayPeer:
     network: Any = SimpleNamespace(
         channel=world.channel(ME),
         board=world.board(ME),
-        process=SimpleNamespace(connected=None),
+        process=SimpleNamespace(connected=None, given_up=asyncio.Event()),
         invite=Invite((), "swarm", "model"),
         addresses=(f"/ip4/10.0.0.2/tcp/4001/p2p/{ME}",),
         held=None,
+        admissions=None,
     )
     return RelayPeer(network, "elm", lines.append)
 
@@ -63,6 +64,41 @@ def test_a_relay_that_nobody_can_dial_relays_for_nobody_and_says_what_to_do() ->
         assert (await world.board(ME).read(Relay))[ME].leaving
         assert "--announce" in lines[1]
         showing.cancel()
+
+    asyncio.run(story())
+
+
+def test_in_a_certified_swarm_it_shares_what_is_revoked_and_ends_when_it_is_itself() -> None:
+    async def story() -> None:
+        world, lines, shared = MemoryWorld(), list[str](), asyncio.Event()
+
+        async def share() -> None:
+            shared.set()
+            await asyncio.Event().wait()
+
+        async def until_revoked() -> None:
+            await shared.wait()
+            raise BadInvite("This machine was revoked.")
+
+        relay = relay_in(world, lines)
+        network: Any = relay._network
+        network.admissions = SimpleNamespace(share=share, until_revoked=until_revoked)
+        with pytest.raises(BadInvite, match="was revoked"):
+            await asyncio.wait_for(relay.run(asyncio.Event()), 10.0)
+        assert (await world.board(ME).read(Relay))[ME].leaving
+        assert lines[-1] == "left: record withdrawn"
+
+    asyncio.run(story())
+
+
+def test_it_runs_until_it_is_told_to_stop() -> None:
+    async def story() -> None:
+        world, lines, stop = MemoryWorld(), list[str](), asyncio.Event()
+        running = asyncio.create_task(relay_in(world, lines).run(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        await asyncio.wait_for(running, 10.0)
+        assert lines[-1] == "left: record withdrawn"
 
     asyncio.run(story())
 
