@@ -1,9 +1,10 @@
 """The command `invite`: a fresh invite to a swarm that this machine is in, as a line or QR code."""
 
 import argparse
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,25 @@ from client.cli.qr_code import qr_code
 from client.cli.terminal import Terminal
 from client.event_loop_thread import EventLoopThread
 from client.network import Connect, Links
-from swarm.dht.bootstrap_peers import bootstrap_addresses, relay_addresses
+from swarm.dht.bootstrap_peers import (
+    bootstrap_addresses,
+    relay_addresses,
+    relays_in,
+    without_circuits,
+)
 from swarm.errors import BadInput, Unreachable
 from swarm.invites import Invite, peer_of_address
+from swarm.p2p.address_book import AddressBook
+from swarm.p2p.addresses import own_homes
+from swarm.p2p.tcp_probe import tcp_problem
 from swarm.records import Capability, Relay
 from swarm.state_folder import own_environment, state_folder
 from swarm.trust.machine_state import MachineState
 from swarm.trust.members import Machine
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.tickets import AS_DELEGATE, ONCE, sell
+
+TRIED = 16  # remembered addresses
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +45,14 @@ def run_invite(
     """`swarm invite`."""
     known = invite_of(given)
     expires = clock() + given.expires
+    book = AddressBook.open(given.state or state_folder(own_environment()), known.swarm)
     with EventLoopThread() as loop_thread:
         try:
             with loop_thread.hold(connect(known)) as links:
-                invite = loop_thread.run(fresh_invite(links, known))
+                invite = loop_thread.run(fresh_invite(links, known, book))
         except Unreachable as error:
             logger.warning("the invite names the peers known before: %s", error.cause)
-            invite = known
+            invite = remembered_invite(known, book)
         members = members_of(known, given.state)
     invite = replace(invite, expires=float(int(expires)))
     if members:
@@ -77,15 +89,43 @@ def ticket_of(machine: Machine, given: argparse.Namespace, expires: float) -> by
     return sell(swarm, (machine.holding, machine.identity), made, expires, flags)
 
 
-async def fresh_invite(links: Links, known: Invite) -> Invite:
-    """The swarm's invite with peers that are there now; raises Unreachable."""
+async def fresh_invite(links: Links, known: Invite, book: AddressBook) -> Invite:
+    """The swarm's invite with peers that are there now; raises Unreachable.
+
+    Remembered ones fill it up where something listens at their addresses, and relays of theirs.
+    """
     capabilities = await links.board.read(Capability)
     relays = await links.board.read(Relay)
     first = peer_of_address(known.addresses[0])  # a node of this machine, where there is one
     own = [each for each in known.addresses if peer_of_address(each) == first]
     own = own if first in capabilities else []
-    addresses = bootstrap_addresses(own, capabilities, relays) or known.addresses
-    return replace(known, addresses=addresses, relays=relay_addresses(relays))
+    remembered = [each for each in book.addresses() if not _is_out(peer_of_address(each), links)]
+    listening = await _listening(without_circuits(remembered))
+    addresses = bootstrap_addresses(own, capabilities, relays, listening, own_homes())
+    more = await _listening(relays_in(remembered))
+    return replace(
+        known, addresses=addresses or known.addresses, relays=relay_addresses(relays, more)
+    )
+
+
+def remembered_invite(known: Invite, book: AddressBook) -> Invite:
+    """The swarm's invite with the peers that it names and those that are remembered."""
+    at = (*known.addresses, *without_circuits(book.addresses()))
+    relays = (*known.relays, *relays_in(book.addresses()))
+    addresses = bootstrap_addresses((), {}, {}, at, own_homes())
+    return replace(known, addresses=addresses, relays=relay_addresses({}, relays))
+
+
+def _is_out(peer: str, links: Links) -> bool:
+    """Whether a peer is known to be no member any more."""
+    return bool(links.members and links.members.problem_with(peer))
+
+
+async def _listening(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Those of the first addresses at which something listens now."""
+    tried = addresses[:TRIED]
+    problems = await asyncio.gather(*map(tcp_problem, tried))
+    return tuple(each for each, problem in zip(tried, problems, strict=True) if not problem)
 
 
 def show_invite(invite: Invite, given: argparse.Namespace, terminal: Terminal) -> None:

@@ -9,11 +9,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -117,7 +118,10 @@ class RelayPeer:
         """Carry connections until told to stop; raises BadInvite if this machine is revoked."""
         admissions = self._network.admissions
         loops = {"showing the relay": self.show, "finding out who reaches us": self.watch}
-        ends = {"p2pd": self._network.process.given_up.wait(), "the end": stop.wait()}
+        ends: dict[str, Coroutine[Any, Any, object]] = {
+            "p2pd": self._network.process.given_up.wait(),
+            "the end": stop.wait(),
+        }
         if admissions:
             loops["sharing revocations"] = admissions.share
             ends["our membership"] = admissions.until_revoked()

@@ -1,37 +1,61 @@
 """Bootstrap peers: which members and relays a new invite names, and at which of their addresses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from swarm.p2p.addresses import is_loopback_at, is_private
+from swarm.p2p.addresses import home_of, is_loopback_at, is_private
 from swarm.records import Capability, Relay
 
 PEERS = 4  # named in an invite: three beside its maker's own
 RELAYS = 2
 ADDRESSES = 3  # of each
+CIRCUIT = "/p2p-circuit"  # in an address through a relay
 
 
 def bootstrap_addresses(
-    own: Sequence[str], capabilities: Mapping[str, Capability], relays: Mapping[str, Relay]
+    own: Sequence[str],
+    capabilities: Mapping[str, Capability],
+    relays: Mapping[str, Relay],
+    remembered: Iterable[str] = (),
+    homes: Container[str] = (),
 ) -> tuple[str, ...]:
     """Multiaddrs with /p2p/<id> of our own node (if there is one), and of others that stay.
 
     Others are first those that can be reached, of as many homes as there are, the longest there
-    first; relays fill what places are left.
+    first; relays fill what places are left, and then peers that are remembered. Private addresses
+    are those of our own home networks, unless there is nothing else.
     """
     ours = {address.rpartition("/p2p/")[2] for address in own}
     there = {peer: seen for peer, seen in capabilities.items() if peer not in ours}
-    found = [_best(own)] if own else []
+    found = [tuple(own)]
     found += [_at(peer, there[peer].addresses) for peer in _steadiest(there)]
     found += [(address,) for address in relay_addresses(relays)]
-    return tuple(address for each in [each for each in found if each][:PEERS] for address in each)
+    found += _by_peer(remembered)
+    known: dict[str, tuple[str, ...]] = {}
+    for each in filter(None, found):
+        known.setdefault(_peer_of(each), _far(each))
+    useful = [_useful(each, homes) for each in known.values()]
+    chosen = list(filter(None, useful)) or list(known.values())
+    return tuple(address for each in chosen[:PEERS] for address in _best(each))
 
 
-def relay_addresses(relays: Mapping[str, Relay]) -> tuple[str, ...]:
-    """One multiaddr of each of the longest running relays."""
+def relay_addresses(relays: Mapping[str, Relay], remembered: Iterable[str] = ()) -> tuple[str, ...]:
+    """One multiaddr of each of the longest running relays, and of those that are remembered."""
     running = {peer: relay for peer, relay in relays.items() if not relay.leaving}
     oldest = sorted(running, key=lambda peer: (running[peer].since, peer))
-    known = [_at(peer, running[peer].addresses)[:1] for peer in oldest]
+    known = [_best(_at(peer, running[peer].addresses))[:1] for peer in oldest]
+    known += [each[:1] for each in _by_peer(remembered) if _peer_of(each) not in running]
     return tuple(address for each in known for address in each)[:RELAYS]
+
+
+def relays_in(addresses: Iterable[str]) -> tuple[str, ...]:
+    """The relays that addresses through them name."""
+    found = (address.partition(CIRCUIT) for address in addresses)
+    return tuple(dict.fromkeys(relay for relay, circuit, _ in found if circuit))
+
+
+def without_circuits(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Those that are dialed as they stand."""
+    return tuple(address for address in addresses if CIRCUIT not in address)
 
 
 def _steadiest(capabilities: Mapping[str, Capability]) -> list[str]:
@@ -46,12 +70,36 @@ def _steadiest(capabilities: Mapping[str, Capability]) -> list[str]:
     return [peer for *_, peer in sorted(ranked)]
 
 
+def _by_peer(addresses: Iterable[str]) -> list[tuple[str, ...]]:
+    """The addresses of each peer, in the order in which peers are named."""
+    found: dict[str, list[str]] = {}
+    for address in addresses:
+        found.setdefault(address.rpartition("/p2p/")[2], []).append(address)
+    return [tuple(each) for each in found.values()]
+
+
+def _peer_of(addresses: Sequence[str]) -> str:
+    return addresses[0].rpartition("/p2p/")[2]
+
+
+def _useful(addresses: Iterable[str], homes: Container[str]) -> tuple[str, ...]:
+    """Those that say anything to somebody who is elsewhere, or at home with us."""
+    return tuple(
+        address
+        for address in addresses
+        if not is_private(address) or is_loopback_at(address) or home_of(address) in homes
+    )
+
+
 def _at(peer: str, addresses: Iterable[str]) -> tuple[str, ...]:
     bare = (address.partition("/p2p/")[0] for address in addresses)
-    return _best([f"{address}/p2p/{peer}" for address in bare if address.startswith("/")])
+    return tuple(f"{address}/p2p/{peer}" for address in bare if address.startswith("/"))
 
 
 def _best(addresses: Sequence[str]) -> tuple[str, ...]:
     """The most useful addresses of one peer: public before private, loopback where all is so."""
-    far = [each for each in addresses if not is_loopback_at(each)] or list(addresses)
-    return tuple(sorted(dict.fromkeys(far), key=is_private)[:ADDRESSES])
+    return tuple(sorted(dict.fromkeys(_far(addresses)), key=is_private)[:ADDRESSES])
+
+
+def _far(addresses: Sequence[str]) -> tuple[str, ...]:
+    return tuple(each for each in addresses if not is_loopback_at(each)) or tuple(addresses)

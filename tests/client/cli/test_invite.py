@@ -1,8 +1,11 @@
 """`swarm invite`: a line that names who is there, until when it holds, and a code for cameras."""
 
+import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import segno
@@ -13,6 +16,7 @@ from client.network import Links
 from swarm.errors import BadInput, Unreachable
 from swarm.hardware import Device
 from swarm.invites import Invite, peer_of_address
+from swarm.p2p.address_book import AddressBook
 from swarm.records import Capability, Relay
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.identity import Identity
@@ -71,6 +75,43 @@ def test_where_nobody_answers_it_names_the_peers_known_before(
     assert main(["invite", *JOIN], str, nobody) == 0
     assert Invite.parse(capsys.readouterr().out).addresses == KNOWN.addresses
     assert "names the peers known before" in caplog.text
+
+
+def remembering(state: Path, *addresses: str) -> tuple[str, str]:
+    """The option of a state folder whose address book holds these."""
+    book = AddressBook.open(state, KNOWN.swarm)
+    for each in addresses:
+        book.note(peer_of_address(each), [each])
+    asyncio.run(book.write())
+    return "--state", str(state)
+
+
+def test_remembered_peers_fill_it_up_where_something_listens(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        there = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_named('there')}"
+        gone = f"/ip4/127.0.0.1/tcp/9/p2p/{peer_named('gone')}"
+        through = f"{there}/p2p-circuit/p2p/{peer_named('home')}"
+        invite, said = made(capsys, *remembering(tmp_path, there, gone, through))
+    assert {peer_of_address(each) for each in invite.addresses} == {
+        *(HOST, SECOND, RELAY),
+        peer_named("there"),
+    }
+    assert [peer_of_address(each) for each in invite.relays] == [RELAY, peer_named("there")]
+    assert "names 4 peers" in said
+
+
+def test_where_nobody_answers_it_names_whom_the_address_book_remembers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    old = f"/ip4/203.0.113.5/tcp/1/p2p/{SECOND}"
+    through = f"/ip4/203.0.113.6/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{ME}"
+    assert main(["invite", *remembering(tmp_path, old, through), *JOIN], str, nobody) == 0
+    invite = Invite.parse(capsys.readouterr().out)
+    assert invite.addresses == (*KNOWN.addresses, old)
+    assert [peer_of_address(each) for each in invite.relays] == [RELAY]
 
 
 @pytest.mark.parametrize("time", ["7", "d", "0d", "-1d", "1.5h", "9999999w", "1y", "²d"])

@@ -1,6 +1,13 @@
 """Bootstrap peers: an invite names peers that stay, in several homes, and where they are."""
 
-from swarm.dht.bootstrap_peers import ADDRESSES, PEERS, bootstrap_addresses, relay_addresses
+from swarm.dht.bootstrap_peers import (
+    ADDRESSES,
+    PEERS,
+    bootstrap_addresses,
+    relay_addresses,
+    relays_in,
+    without_circuits,
+)
 from swarm.hardware import Device
 from swarm.invites import peer_of_address
 from swarm.records import Capability, Relay
@@ -57,7 +64,7 @@ def test_who_leaves_is_not_named_and_who_cannot_be_reached_only_at_the_end() -> 
 def test_addresses_are_public_before_private_and_loopback_only_where_there_is_nothing_else() -> (
     None
 ):
-    found = bootstrap_addresses((), named(one=seen(1)), {})
+    found = bootstrap_addresses((), named(one=seen(1)), {}, homes={"10.0.0.0/24"})
     assert found == tuple(
         f"/ip4/{host}/tcp/2/p2p/{peer_named('one')}" for host in ("203.0.113.2", "10.0.0.2")
     )
@@ -83,3 +90,34 @@ def test_an_address_that_is_none_is_left_out() -> None:
     )
     found = bootstrap_addresses((), {peer_named("odd"): odd}, {})
     assert found == (f"/ip4/1.2.3.4/tcp/1/p2p/{peer_named('odd')}",)
+
+
+def test_private_addresses_are_named_of_our_own_home_alone_unless_there_is_nothing_else() -> None:
+    near, far = at("10.0.0.2", "near"), at("192.168.7.2", "far")
+    public = at("203.0.113.2", "far")
+    known = (near, far, public)
+    assert bootstrap_addresses((), {}, {}, known, {"10.0.0.0/24"}) == (near, public)
+    assert bootstrap_addresses((), {}, {}, (near, far), ()) == (near, far)
+    assert bootstrap_addresses((), {}, {}, (near, far), {"192.168.7.0/24"}) == (far,)
+
+
+def test_remembered_peers_fill_what_members_and_relays_leave() -> None:
+    remembered = [at(f"203.0.113.{n}", f"old {n}") for n in range(9)]
+    again = at("198.51.100.1", "open")  # where it was before: the board knows better
+    found = bootstrap_addresses(OWN, named(open=seen(1)), {}, [again, *remembered])
+    assert peers_of(found) == [ME, *map(peer_named, ("open", "old 0", "old 1"))]
+    assert again not in found
+
+
+def test_relays_are_remembered_by_the_addresses_that_go_through_them() -> None:
+    relay = at("203.0.113.9", "relay")
+    circuit = f"{relay}/p2p-circuit/p2p/{peer_named('home')}"
+    assert relays_in([OWN[0], circuit, circuit]) == (relay,)
+    assert without_circuits([OWN[0], circuit]) == (OWN[0],)
+    running = {peer_named("relay"): Relay(["/ip4/203.0.113.8/tcp/1"], 1.0)}
+    assert relay_addresses(running, [relay]) == (at("203.0.113.8", "relay"),)
+    assert relay_addresses({}, [relay]) == (relay,)
+
+
+def at(host: str, name: str) -> str:
+    return f"/ip4/{host}/tcp/1/p2p/{peer_named(name)}"
