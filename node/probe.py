@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 
 from node.config import AUTO
+from node.worker.gpu_report import read_gpus
 from swarm.errors import BadInput
 from swarm.formatting import bytes_text
 from swarm.hardware import WIDEST, Device
 
 USABLE_SHARES = {"cpu": 0.8, "cuda": 0.92}  # of the memory that is free now
-BF16_SINCE = (8, 0)  # compute capability
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/kfd", "/dev/dxg")  # NVIDIA, Tegra, AMD, WSL
 
 
@@ -91,25 +91,19 @@ def _may_have_gpus() -> bool:
 
 
 def _gpus() -> list[Detected]:
-    import torch  # only where there may be one
-
-    return [_cuda(index) for index in range(torch.cuda.device_count())]
-
-
-def _cuda(index: int) -> Detected:
-    import torch
-
-    free, total = torch.cuda.mem_get_info(index)
-    name, dtypes = torch.cuda.get_device_name(index), _cuda_dtypes(index)
-    return Detected(index, "cuda", f"cuda:{index}", name, free, total, free, dtypes)
-
-
-def _cuda_dtypes(index: int) -> tuple[str, ...]:
-    """Older GPUs emulate bfloat16, slowly, and torch calls it supported; float16 they multiply."""
-    import torch
-
-    has_bf16 = torch.version.hip or torch.cuda.get_device_capability(index) >= BF16_SINCE
-    return ("bf16", "f16", WIDEST) if has_bf16 else ("f16", WIDEST)
+    return [
+        Detected(
+            index=gpu.index,
+            kind="cuda",
+            torch_name=f"cuda:{gpu.index}",
+            name=gpu.name,
+            free_bytes=gpu.free_bytes,
+            total_bytes=gpu.total_bytes,
+            memory_bytes=gpu.free_bytes,
+            dtypes=gpu.dtypes,
+        )
+        for gpu in read_gpus()
+    ]
 
 
 def _cpu() -> Detected:

@@ -19,6 +19,7 @@ from node.device.group_request import GroupRequest
 from node.device.local_device import DeviceContext, LocalDevice, ShardState
 from node.probe import Detected, chosen_dtype, detect
 from node.worker.compute_loop import _spec_of
+from node.worker.gpu_report import report_gpus
 from node.worker.messages import Load
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import BadInput, PeerRefused
@@ -47,14 +48,15 @@ def narrow(capability: Capability, dtype: str = "bf16") -> Capability:
 
 
 def test_gpus_get_bf16_where_they_multiply_it_and_f16_where_they_only_emulate_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(probe, "GPU_DRIVERS", (str(tmp_path),))  # a driver is there
     capabilities = [(7, 5), (8, 0), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (10**10, 2 * 10**10))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    monkeypatch.setattr(probe, "read_gpus", report_gpus)
+    monkeypatch.setattr(probe, "_may_have_gpus", lambda: True)
     found = detect(0)
     assert [chosen_dtype(each, "auto", "") for each in found] == ["f16", "bf16", "bf16", "bf16"]
     assert [chosen_dtype(each, "f32", "") for each in found] == ["f32"] * 4
@@ -65,7 +67,7 @@ def test_torch_is_not_asked_for_gpus_where_no_driver_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(probe, "GPU_DRIVERS", (str(tmp_path / "nvidiactl"),))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("torch takes seconds"))
+    monkeypatch.setattr(probe, "read_gpus", lambda: pytest.fail("torch takes seconds"))
     assert [each.kind for each in detect(0)] == ["cpu"]
 
 
