@@ -20,7 +20,7 @@ from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
 from swarm.p2p.addresses import dialable, own_multiaddrs
 from swarm.p2p.channel import StreamChannel
-from swarm.p2p.p2p_daemon import P2PDaemon
+from swarm.p2p.p2p_daemon import CIRCUIT, P2PDaemon
 from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Manifest
@@ -119,8 +119,9 @@ async def open_network(
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
         model = founded.model if founded else invite.model if invite else ""
-        near = (*own, *network.initial_peers)[:REMEMBERED]
-        fresh = Invite(near, swarm, model, key, ticket=ticket)
+        circuits = tuple(f"{each}{CIRCUIT}/p2p/{identity.peer}" for each in network.relays)
+        near = (*own, *circuits, *network.initial_peers)[:REMEMBERED]
+        fresh = Invite(near, swarm, model, key, relays=network.relays, ticket=ticket)
         before = _last_swarm(config.state)
         _remember(fresh, config.state / LAST_INVITE)
         yield NodeNetwork(
@@ -228,12 +229,13 @@ def daemon_network(config: NodeConfig, invite: Invite | None) -> Network:
     peers = dialable(invite.addresses) if invite else ()
     relays = invite.relays if invite else ()
     own = own_multiaddrs(config.listen, config.port)
-    is_private = is_probably_private(config.announce, peers, own)
+    named = (*config.relays, *relays)
+    is_private = is_probably_private(config.announce, (*config.relays, *peers), own)
     return Network(
         host=config.listen,
         port=config.port,
         announce=config.announce,
         initial_peers=peers,
         is_private=is_private,
-        relays=relays_among({}, {}, (*relays, *peers)) if is_private else (),
+        relays=relays_among({}, {}, (*named, *peers)) if is_private else (),
     )

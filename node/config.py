@@ -11,8 +11,16 @@ from swarm.commands.command_line import Parser
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model_spec import BUILT_IN
-from swarm.p2p.addresses import EVERY_ADDRESS, FORM, listening_host, multiaddr_of, port_of
+from swarm.p2p.addresses import (
+    EVERY_ADDRESS,
+    FORM,
+    is_private,
+    listening_host,
+    multiaddr_of,
+    port_of,
+)
 from swarm.state_folder import read_secret, state_folder
+from swarm.trust.identity import public_key_of
 from swarm.trust.peer_lists import ALLOW_FILE, BAN_FILE, peer_id
 
 PROGRAM = "python -m swarm.node"
@@ -47,6 +55,7 @@ class NodeConfig:
     listen: str = EVERY_ADDRESS
     port: int = 0
     announce: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()  # multiaddrs with /p2p/<id> of whom to be reached through
     trusted: tuple[str, ...] = ()  # peers that may plan as soon as they ask
     banned: tuple[str, ...] = ()  # peers that we do not speak with
     allowed: tuple[str, ...] = ()  # if there are any: the only ones that we speak with
@@ -175,6 +184,14 @@ def _add_network(made: Parser) -> None:
         " address with a port that it forwards; a multiaddr will do too",
     )
     made.add_argument(
+        *("--relay",),
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="be reached through this peer, as `swarm relay --alone` prints it: for who starts a"
+        " swarm behind a router; who joins one finds relays by itself",
+    )
+    made.add_argument(
         "--trust",
         action="append",
         default=[],
@@ -228,6 +245,7 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         listen=listened_at(given.listen),
         port=given.port or (port_of(announced[0]) if announced else 0),
         announce=announced,
+        relays=tuple(relay_at(text) for text in given.relay),
         trusted=tuple(peer_id(peer, "--trust ") for peer in given.trust),
         banned=tuple(peer_id(peer, "--ban ") for peer in given.ban),
         allowed=tuple(peer_id(peer, "--allow ") for peer in given.allow),
@@ -269,6 +287,22 @@ def announced_at(text: str) -> str:
         return multiaddr_of(text)
     except ValueError as error:
         raise BadInput(f"--announce: {error}.", FORM) from error
+
+
+def relay_at(text: str) -> str:
+    """The multiaddr, with its peer id, that --relay names; raises BadInput."""
+    where, _, peer = text.strip().partition("/p2p/")
+    try:
+        public_key_of(peer)
+        address = multiaddr_of(where)
+        if is_private(address):
+            raise ValueError(f"{where} is of a private network, where nobody comes from outside")
+    except ValueError as error:
+        raise BadInput(
+            f"--relay: {error}.",
+            "Give the whole address that `swarm relay --alone` prints on a public machine.",
+        ) from error
+    return f"{address}/p2p/{peer}"
 
 
 def listened_at(text: str) -> str:

@@ -30,6 +30,7 @@ from node.worker.standby_handle import CALM_SECONDS, StandbyWorker
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
 from swarm.formatting import accept_any_text, log_printably, printable
+from swarm.p2p.addresses import is_enclosed
 from swarm.records import Manifest
 from swarm.state_folder import remember_model
 from swarm.task_set import TaskSet
@@ -127,6 +128,8 @@ def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> 
         status.invite(network.invite_for_others().encode())
         if network.invite.key and network.admissions is None:
             status.uncertified()
+        if is_enclosed(network.invite.addresses):
+            status.enclosed()
         status.asked(network.invite.swarm, network.last_swarm)
 
 

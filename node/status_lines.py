@@ -69,6 +69,14 @@ class StatusLines:
         self._say(f"invite: {invite}")
         self._say(f"join: python -m swarm.node --join {invite}")
 
+    def enclosed(self) -> None:
+        """Nobody outside can use the invite, and what to do."""
+        self._say(
+            "note: the invite names private addresses only, so nobody outside this network can join"
+            " by it. Forward a port of the router (--port 4001 --announce ADDRESS:4001), or name a"
+            " relay (--relay; `swarm relay --alone` on a public machine says which)"
+        )
+
     def asked(self, swarm: str, before: str) -> None:
         """Which swarm commands of this user ask from now on, if that was another one."""
         if before not in ("", swarm):

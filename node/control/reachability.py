@@ -148,6 +148,7 @@ class Reachability:
         self._read_capabilities = capabilities
         self._note = note
         self._first_peers = ways.network.initial_peers
+        self._first_relays = ways.network.relays
         self._capabilities: Mapping[str, Capability] = {}
         self._relays: Mapping[str, Relay] = {}
         self._read_at = -math.inf
@@ -286,7 +287,8 @@ class Reachability:
     def _usable_relays(self) -> tuple[str, ...]:
         """What may carry connections to us, first what does so already."""
         there = {peer: relay for peer, relay in self._relays.items() if not relay.leaving}
-        found = relays_among(there, self._capabilities, self._first_peers)
+        known = (*self._first_relays, *self._first_peers)
+        found = relays_among(there, self._capabilities, known)
         return relays_among({}, {}, (*self._working, *found))
 
     def _may_change(self) -> bool:

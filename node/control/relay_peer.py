@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,17 +18,18 @@ from typing import Any
 
 import uvloop
 
-from node.bootstrap import NodeNetwork, open_network
+from node.bootstrap import NodeNetwork, daemon_network, open_identity, open_network
 from node.config import NodeConfig, announced_at, listened_at
 from node.control.reachability import Reachability, ReachState, find_relays
 from node.supervisor import supervise
 from swarm.commands.command_line import Parser
-from swarm.errors import SwarmError
+from swarm.errors import SwarmError, Unreachable
 from swarm.formatting import accept_any_text, short_id
-from swarm.p2p.addresses import EVERY_ADDRESS, port_of
+from swarm.p2p.addresses import EVERY_ADDRESS, is_private, port_of
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
+from swarm.p2p.p2p_daemon import open_p2p
 from swarm.records import Capability, Relay
 from swarm.state_folder import state_folder
 from swarm.task_set import TaskSet
@@ -46,17 +47,21 @@ def main(arguments: Sequence[str]) -> int:
     """Be a relay until SIGINT or SIGTERM; raises SwarmError."""
     config = read_config(arguments)
     accept_any_text()
+    live_so = live_alone if config.founds else live
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(live(config, _say))
+        runner.run(live_so(config, _say))
     return 0
 
 
 def read_config(arguments: Sequence[str]) -> NodeConfig:
-    """The config of a command line: that of a node without devices; raises BadInput."""
+    """The config of a command line: that of a node without devices; raises BadInput.
+
+    Who is alone founds, in a way: there is nobody to join.
+    """
     given = _parser().parse_args(arguments)
     announced = tuple(map(announced_at, given.announce))
     return NodeConfig(
-        founds=False,
+        founds=given.alone,
         invite=given.invite or os.environ.get("SWARM_INVITE", ""),
         name=given.name,
         listen=listened_at(given.listen),
@@ -73,6 +78,12 @@ def _parser() -> Parser:
         " wants a public address.",
     )
     made.add_argument("invite", nargs="?", default="", help="of the swarm (default: the last one)")
+    made.add_argument(
+        *("--alone",),
+        action="store_true",
+        help="be in no swarm: carry connections to whoever names it with --relay, such as a founder"
+        " behind a router, which nobody could join otherwise",
+    )
     made.add_argument("--name", default="", help="what others see, besides the peer id")
     made.add_argument("--listen", default=EVERY_ADDRESS, metavar="ADDRESS")
     made.add_argument("--port", type=int, default=0, help="default: a free one")
@@ -89,13 +100,48 @@ def _parser() -> Parser:
 
 async def live(config: NodeConfig, say: Say) -> None:
     """Carry connections until SIGINT or SIGTERM; raises SwarmError."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _stop_at_signals()
     async with open_network(config, None, say) as network:
         if network.held:
             await find_relays(network.held, network.board)
         await RelayPeer(network, config.name, say).run(stop)
+
+
+async def live_alone(config: NodeConfig, say: Say) -> None:
+    """Carry connections of no swarm in particular; raises BadInput, Unreachable if p2pd ends."""
+    stop = _stop_at_signals()
+    async with AsyncExitStack() as stack:
+        identity, _ = open_identity(config.state)
+        stack.callback(identity.close)
+        daemon = await open_p2p(identity, daemon_network(config, None))
+        stack.push_async_callback(daemon.close)
+        for line in alone_lines(await daemon.addresses()):
+            say(line)
+        tasks = await stack.enter_async_context(TaskSet())
+        ended = tasks.create("p2pd", daemon.ended.wait(), is_awaited=True)
+        stopping = tasks.create("the end", stop.wait(), is_awaited=True)
+        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            raise Unreachable("The network daemon p2pd ended.", "Start the relay again.")
+    say("left: it relays no more")
+
+
+def alone_lines(addresses: Sequence[str]) -> list[str]:
+    """How to be reached through a relay at these addresses, one line for each that is public."""
+    outside = [each for each in addresses if not is_private(each)]
+    if not outside:
+        return [
+            "reach: this machine has no public address, so that it relays for nobody. Forward a"
+            " port of the router to it: --port 4001 --announce ADDRESS:4001"
+        ]
+    return [f"relay: python -m swarm.node --host --relay {each}" for each in outside]
+
+
+def _stop_at_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 class RelayPeer:

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
 
@@ -90,6 +90,12 @@ def dialable(multiaddrs: Iterable[str], homes: Container[str] | None = None) -> 
     known = [each for each in given if not is_private(each) or home_of(each) in near]
     here = [each for each in given if is_loopback_at(each)]  # refused at once where it is not ours
     return (*known, *here) if known else given
+
+
+def is_enclosed(multiaddrs: Sequence[str]) -> bool:
+    """Whether they lead to other machines of a private network, and to nobody outside it."""
+    far = [each for each in multiaddrs if not is_loopback_at(each)]
+    return bool(far) and all(map(is_private, far))
 
 
 def own_homes() -> frozenset[str]:

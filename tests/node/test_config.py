@@ -11,6 +11,7 @@ import pytest
 from node.bootstrap import (
     _remember,
     _seen_from_here,
+    daemon_network,
     invite_of,
     open_identity,
     open_network,
@@ -27,6 +28,7 @@ from swarm.state_folder import LAST_INVITE, state_folder
 from swarm.testing.memory_network import peer_named
 from tests.builders import describe
 
+RELAY = peer_named("relay")
 INVITE = Invite((f"/ip4/127.0.0.1/tcp/4001/p2p/{peer_named('host')}",), "swarm-abc", BUILT_IN)
 
 
@@ -95,6 +97,10 @@ def test_every_form_of_activations_may_be_chosen(form: str) -> None:
         "--host --announce 203.0.113.7",
         "--host --announce 0.0.0.0:4001",
         "--host --announce /ip4/203.0.113.7",
+        "--host --relay /ip4/203.0.113.7/tcp/4001",
+        "--host --relay /ip4/203.0.113.7/tcp/4001/p2p/nonsense",
+        f"--host --relay 203.0.113/p2p/{RELAY}",
+        f"--host --relay /ip4/192.168.1.7/tcp/4001/p2p/{RELAY}",
         "--host --listen ::x",
         "--host --listen my-host",
         "--host --quant int4",
@@ -233,6 +239,22 @@ def test_memory_is_a_size_or_a_share_of_what_is_free(typed: str, size: int, shar
 def test_a_size_without_a_unit_is_asked_for_one() -> None:
     with pytest.raises(BadInput, match="'8' lacks a unit: gigabytes are 8GB"):
         read_config(["--host", "--memory", "8"])
+
+
+def test_a_founder_behind_a_router_is_private_and_its_relay_is_what_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = ["/ip4/192.168.1.7/tcp/4001"]
+    monkeypatch.setattr("node.bootstrap.own_multiaddrs", lambda _host, _port: own)
+    named = f"/ip4/203.0.113.7/tcp/4001/p2p/{RELAY}"
+    config = read_config(["--host", "--relay", f"203.0.113.7:4001/p2p/{RELAY}"])
+    assert config.relays == (named,)
+    network = daemon_network(config, None)
+    assert (network.is_private, network.relays) == (True, (named,))
+    assert not network.initial_peers  # who relays need not be in the swarm
+    assert not daemon_network(read_config(["--host"]), None).is_private
+    own.append("/ip4/198.51.100.2/tcp/4001")
+    assert not daemon_network(config, None).is_private
 
 
 def test_an_announced_port_is_the_one_listened_on_unless_another_is_given() -> None:

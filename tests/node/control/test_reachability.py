@@ -299,6 +299,22 @@ def test_one_of_two_relays_that_is_lost_is_replaced_by_a_third(
     played(story, monkeypatch, {"one": known, "two": known}, _private("one", "two"))
 
 
+def test_a_relay_that_is_named_by_hand_is_asked_for_a_place_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(stand: Stand) -> None:
+        assert (await stand.look(1.0)).relays == ()  # it has forgotten us
+        await stand.look(reachability.CHANGE_SECONDS)
+        assert stand.ways.starts[-1].relays == (named,)
+        stand.ways.working.add(named)
+        await stand.look(2 * reachability.CHANGE_SECONDS)
+        assert (await stand.look(1.0)).relays == (named,)
+
+    named = relay_at("named")
+    network = Network(host="0.0.0.0", port=PORT, is_private=True, relays=(named,))
+    played(story, monkeypatch, {}, network)
+
+
 def test_several_relays_are_looked_for_before_anything_else() -> None:
     async def story() -> None:
         world, ways = MemoryWorld(), FakeWays(_private("one"))

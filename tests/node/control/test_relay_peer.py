@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from node.control.reachability import ReachState, verdict_of
-from node.control.relay_peer import RelayPeer, read_config
+from node.control.relay_peer import RelayPeer, alone_lines, read_config
 from swarm.errors import BadInput, BadInvite
 from swarm.invites import Invite
 from swarm.p2p.dial_back import Finding
@@ -52,6 +52,15 @@ def test_a_relay_shows_where_others_have_dialed_it_until_it_leaves() -> None:
         assert (await world.board(ME).read(Relay))[ME].leaving
 
     asyncio.run(story())
+
+
+def test_a_relay_of_no_swarm_says_how_founders_name_it() -> None:
+    assert read_config(["--alone"]).founds
+    public, home = f"/ip4/{WAN}/tcp/4001/p2p/{ME}", f"/ip4/10.0.0.2/tcp/4001/p2p/{ME}"
+    assert alone_lines([home, public]) == [f"relay: python -m swarm.node --host --relay {public}"]
+    (line,) = alone_lines([home])
+    assert "no public address" in line
+    assert "--announce" in line
 
 
 def test_a_relay_that_nobody_can_dial_relays_for_nobody_and_says_what_to_do() -> None:

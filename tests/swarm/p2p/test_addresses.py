@@ -9,6 +9,7 @@ from swarm.p2p.addresses import (
     dialable,
     has_ipv6,
     home_of,
+    is_enclosed,
     is_loopback,
     is_private,
     listening_host,
@@ -101,6 +102,14 @@ def test_where_only_private_addresses_are_known_all_are_tried() -> None:
     assert dialable((LOCAL, OTHER, HOME), {"10.9.9.0/24"}) == (LOCAL, OTHER, HOME)
     assert dialable((OTHER, HOME), {"10.3.2.0/24"}) == (OTHER,)
     assert dialable((), ()) == ()
+
+
+def test_a_network_is_enclosed_if_nothing_leads_to_it_from_outside() -> None:
+    circuit = f"{PUBLIC}/p2p/RELAY/p2p-circuit"
+    assert is_enclosed((HOME, LOCAL))
+    assert not is_enclosed((HOME, circuit))
+    assert not is_enclosed((HOME, PUBLIC))
+    assert not is_enclosed((LOCAL,))  # that is said otherwise
 
 
 def test_names_relays_and_nonsense_count_as_public() -> None:
