@@ -1,11 +1,13 @@
 """Hosts on one machine, as network namespaces, and the fast networks between them."""
 
 import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from tests.network.namespaces import run
+from tests.network.namespaces import run, run_in
 
 ESTABLISHED = "01"  # in /proc/net/tcp
 
@@ -43,6 +45,18 @@ class Host:
         rename = 'hostname "$1"; shift; exec "$@"'
         inside = ("ip", "netns", "exec", self.namespace, "unshare", "--uts")
         return (*inside, "sh", "-c", rename, "sh", self.name)
+
+    @property
+    def received_bytes(self) -> int:
+        """What has come in at its first device so far."""
+        counter = "/sys/class/net/eth0/statistics/rx_bytes"
+        return int(run_in(self.namespace, "cat", counter))
+
+    def crash(self) -> None:
+        """End every process on it without a word, as a power cut does."""
+        for process in run("ip", "netns", "pids", self.namespace).split():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
 
 def connections_of(process: int) -> set[tuple[str, str]]:

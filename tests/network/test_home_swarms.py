@@ -7,6 +7,7 @@ import pytest
 
 from swarm.checkpoint.folder import read_spec
 from swarm.hardware import DIRECT, RELAYED
+from swarm.invites import Invite
 from swarm.model_spec import BYTES_PER_VALUE
 from swarm.p2p.link_kinds import why_relayed
 from tests.network.conftest import model_of
@@ -23,6 +24,7 @@ LONG_TEXT, MANY = "Once upon a time " * 40, 160
 FIRST_CIRCUIT_BYTES = 1 << 17  # that a relay lets pass before it knows itself to be public
 FULL_ROWS = ("--activations", "full")  # hidden rows as they are, so that their bytes are known
 HALVES = ("one", "two")
+PLANNED_SECONDS = 60.0  # for who is behind a router, from when it can do its part
 BETWEEN_HALVES = frozenset(HALVES)
 
 
@@ -80,6 +82,9 @@ def test_one_public_host_and_two_homes_serve_through_a_relay_that_cuts(
     start_at_homes(swarm, nodes, homes)
     for node in swarm.nodes[1:]:
         assert "joins through relay" in node.line("reach: not reachable from outside")
+        assert node.seconds_to("plan:", since="offer:") < PLANNED_SECONDS
+        taken = node.seconds_to("plan:")
+        print(f"{node.part.name}: part of a plan after {taken:.1f} s")  # noqa: T201 - a figure
     assert len(ids_of(LONG_TEXT, model)) * row_bytes(model) > FIRST_CIRCUIT_BYTES
     asking = swarm.ask_from(public, MANY, LONG_TEXT)
     assert asking.ids() == swarm.expected(MANY, LONG_TEXT)
@@ -87,3 +92,61 @@ def test_one_public_host_and_two_homes_serve_through_a_relay_that_cuts(
     assert links[BETWEEN_HALVES]["kind"] == RELAYED
     assert links[BETWEEN_HALVES]["why"] == why_relayed(public_hosts=1)
     assert {links[frozenset(("founder", name))]["kind"] for name in HALVES} == {DIRECT}
+
+
+def test_when_the_relay_in_use_is_killed_in_mid_generation_no_token_is_lost(
+    lab: Laboratory, nodes: Nodes, tmp_path: Path
+) -> None:
+    model, outer = model_of(tmp_path / "model", layers=4), lab.network("11.0.0")
+    publics = public_hosts(lab, outer, ["founder", "elm", "person"])
+    swarm = founded(publics[0], nodes, model)
+    nodes.start_relay(publics[1].command, "elm", swarm.invite, *PORT).line("reach: dialed back")
+    start_at_homes(swarm, nodes, homes_on(lab, outer, HALVES))
+    for node in swarm.nodes[1:]:
+        assert " and " in node.line("reach: not reachable from outside").partition("relay")[2]
+    relays = publics[:2]
+    before = [relay.received_bytes for relay in relays]
+    assert swarm.ask_from(publics[2], 1, LONG_TEXT).ids() == swarm.expected(1, LONG_TEXT)
+    carried = [relay.received_bytes - b for relay, b in zip(relays, before, strict=True)]
+    in_use = relays[carried.index(max(carried))]
+    assert max(carried) > FIRST_CIRCUIT_BYTES
+    asking = swarm.ask_from(publics[2], MANY)
+    asking.wait_for_pieces(10)
+    in_use.crash()
+    assert asking.process.poll() is None
+    assert asking.ids() == swarm.expected(MANY)
+    print(f"{in_use.name} killed: pause of {asking.longest_pause:.2f} s")  # noqa: T201 - a figure
+
+
+def test_a_founder_behind_a_router_is_joined_through_the_relay_that_it_names(
+    lab: Laboratory, nodes: Nodes, tmp_path: Path
+) -> None:
+    model, outer = model_of(tmp_path / "model", layers=4), lab.network("11.0.0")
+    publics, homes = public_hosts(lab, outer, ["elm", "person"]), homes_on(lab, outer, HALVES)
+    relay = nodes.start_relay(publics[0].command, "elm", "--alone", *PORT)
+    address = relay.line("relay:").rpartition(" ")[2]
+    parts, how = halves(model), (*PORT, "--relay", address)
+    swarm = swarm_on(homes[:1], parts[:1], nodes, model, [how])
+    assert Invite.parse(swarm.invite).relays == (address,)
+    start = nodes.start_behind(homes[1].command, parts[1], "--join", swarm.invite, *PORT)
+    swarm.nodes.append(start)
+    swarm.wait_until_ready()
+    assert swarm.answer_on(publics[1]) == swarm.expected()
+
+
+def test_who_is_behind_a_router_where_nobody_relays_gets_no_part_and_is_told_why(
+    lab: Laboratory, nodes: Nodes, tmp_path: Path
+) -> None:
+    """A router within a private network, as that of a virtual machine: no relay has an address."""
+    model, outer = model_of(tmp_path / "model", layers=4), lab.network("10.9.9")
+    (open_host,), (shut, _) = public_hosts(lab, outer, ["open"]), homes_on(lab, outer, HALVES)
+    whole = 2 * halves(model)[0].memory_bytes
+    swarm = swarm_on([open_host], [Part("open", whole)], nodes, model, [PORT])
+    swarm.wait_until_ready()
+    node = nodes.start_behind(shut.command, halves(model)[0], "--join", swarm.invite, *PORT)
+    assert "forward its port" in node.line("no part: nobody can reach this node (no relay)")
+    status = swarm.seen_from(open_host)
+    (peer,) = (each["peer"] for each in status["peers"] if each["name"] == shut.name)
+    assert status["ways"][peer] == "nobody (no relay)"
+    assert status["idle"][f"{peer}/0"] == "nobody can reach it (no relay)"
+    assert not any(line.startswith("plan:") for line in node.lines)

@@ -53,6 +53,8 @@ class NodeProcess:
     process: subprocess.Popen[str]
     state: Path
     lines: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # monotonic, of each line
+    started: float = field(default_factory=time.monotonic)
     family: set[int] = field(default_factory=set)  # every process of it that was ever seen
     _news: "queue.Queue[None]" = field(default_factory=queue.Queue)
 
@@ -69,6 +71,15 @@ class NodeProcess:
         wait_until(lambda: found() or not self.is_alive, seconds, self._said)
         assert found(), self._said()
         return found()[0].removeprefix(start).strip()
+
+    def seconds_to(self, start: str, since: str = "") -> float:
+        """How long it took from its start, or its first line that begins so, to another one."""
+        self.line(start)
+        begun = self._time_of(since) if since else self.started
+        return self._time_of(start) - begun
+
+    def _time_of(self, start: str) -> float:
+        return self.times[[line.startswith(start) for line in self.lines].index(True)]
 
     @property
     def is_alive(self) -> bool:
@@ -126,6 +137,7 @@ class NodeProcess:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            self.times.append(time.monotonic())
             self.lines.append(line.rstrip())
         self.process.stdout.close()
 
@@ -148,6 +160,11 @@ class Nodes:
         """Start a node that listens as by default, its command line behind this one."""
         return self._start(part, how, prefix, {})
 
+    def start_relay(self, prefix: Sequence[str], name: str, *how: str) -> NodeProcess:
+        """Start `swarm relay`, its command line behind this one."""
+        words = ("relay", *how, "--name", name, "--state", str(self._folder / name))
+        return self._run(Part(name, 0), (*prefix, sys.executable, "-m", "swarm", *words), {})
+
     def start_from(self, source: Path, part: Part, *how: str) -> NodeProcess:
         """Start a node of the packages in `source`, not of those of this process."""
         prefix = ("env", f"--chdir={source}", f"PYTHONPATH={source}")
@@ -157,8 +174,11 @@ class Nodes:
         self, part: Part, how: Sequence[str], prefix: Sequence[str], variables: dict[str, str]
     ) -> NodeProcess:
         command = [sys.executable, "-m", "swarm.node", *how, *flags_of(part, self._folder)]
+        return self._run(part, (*prefix, *command), variables)
+
+    def _run(self, part: Part, command: Sequence[str], variables: dict[str, str]) -> NodeProcess:
         process = subprocess.Popen(
-            [*prefix, *command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
