@@ -21,7 +21,7 @@ from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
 from node.control.reachability import Reachability, ReachState
 from node.device.endpoint import Reach, group_host
-from node.device.group_request import GroupRequest
+from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
 from node.probe import machine_id
@@ -337,6 +337,8 @@ class Node:
         device = self._devices.get(request.device)
         if device is None:
             raise PeerRefused("There is no such device here.")
+        if request.word == GroupWord.LEAVE:
+            return await device.let_go(peer, request)
         if not device.expects(peer, request) and self._may_hurry(peer):
             await self._catch_up()
         return await device.called(peer, request)
@@ -458,8 +460,9 @@ class Node:
     # ------------------------------------------------------------------ the end
 
     async def _leave(self) -> None:
-        fetches = [device.weight_fetch.close() for device in self._devices.values()]
-        last_words = [self._server.close(), self._election.resign(), *fetches]
+        devices = self._devices.values()
+        ends = [end for each in devices for end in (each.leave(), each.weight_fetch.close())]
+        last_words = [self._server.close(), self._election.resign(), *ends]
         if self._announcer:
             last_words.append(self._announcer.withdraw())
         try:

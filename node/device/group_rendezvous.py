@@ -43,6 +43,12 @@ class GroupRendezvous:
         peers = [shard.peer for shard in assignment.stage.shards]
         return await self._reach.ranks(peers, endpoints, assignment.rank)
 
+    async def say_leaving(self, assignment: Assignment, group: str, timeout_seconds: float) -> None:
+        """Tell our leader, and wait until nobody needs the group any more; raises SwarmError."""
+        payload = GroupRequest.of_leaving(group, assignment).to_bytes()
+        leader = assignment.stage.shards[0].peer
+        await self._channel.ask(leader, "group", payload, timeout_seconds=timeout_seconds)
+
     async def _gather(self, assignment: Assignment, group: str) -> tuple[Endpoint, ...]:
         own = await self.listen(group)
         answers = await self._ask_all(GroupWord.PREPARE, assignment, group)

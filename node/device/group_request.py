@@ -1,6 +1,6 @@
-"""GroupRequest: what the leader of a stage asks of each other device of its group."""
+"""GroupRequest: what the leader of a stage asks of each other device of its group, or one of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +21,7 @@ class GroupWord(StrEnum):
 
     PREPARE = "prepare"  # listen for the group, and say where
     LOAD = "load"  # now that all listen: load the shard, dial the ranks before you
+    LEAVE = "leave"  # a member's word to its leader, answered when nobody needs the group any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,11 @@ class GroupRequest:
 
     @classmethod
     def of(
-        cls, word: GroupWord, group: str, assignment: Assignment, endpoints: tuple[Endpoint, ...]
+        cls,
+        word: GroupWord,
+        group: str,
+        assignment: Assignment,
+        endpoints: tuple[Endpoint, ...] = (),
     ) -> "GroupRequest":
         """The request to the device that has this assignment."""
         stage = assignment.stage
@@ -52,6 +57,12 @@ class GroupRequest:
             dtype=stage.dtype,
             endpoints=endpoints,
         )
+
+    @classmethod
+    def of_leaving(cls, group: str, assignment: Assignment) -> "GroupRequest":
+        """The word to the leader that the device which has this assignment leaves."""
+        made = cls.of(GroupWord.LEAVE, group, assignment)
+        return replace(made, device=assignment.stage.shards[0].index)
 
     def to_bytes(self) -> bytes:
         """What `from_bytes` reads."""
@@ -80,7 +91,7 @@ class GroupRequest:
         """Read strictly, but for fields of a later version; raises RemoteProtocolError."""
         match value:
             case {
-                "word": (GroupWord.PREPARE | GroupWord.LOAD) as word,
+                "word": (GroupWord.PREPARE | GroupWord.LOAD | GroupWord.LEAVE) as word,
                 "group": str(group),
                 "device": device,
                 "start": start,

@@ -17,7 +17,7 @@ from node.device.group_rendezvous import GroupRendezvous
 from node.device.group_request import GroupRequest, GroupWord
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import WeightFetch
-from node.serving.stage_server import LedStage, StageServer
+from node.serving.stage_server import DRAIN_SECONDS, LedStage, StageServer
 from node.worker.messages import Broken, Load, Loaded, Need, Progress, Rank, Unload
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import WeightStore
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
 STEADY_SECONDS = 60.0  # served alone for so long: its loss is no sign that it cannot be loaded
+ANSWER_SECONDS = 1.0  # for a leader's answer, besides the time that its sessions take to move
 DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
 
 
@@ -145,7 +146,7 @@ class LocalDevice:
             case Drop():
                 if self.shard_state and self.shard_state.ready:
                     self._dropped_at = time.monotonic()
-                await self._context.server.drain(self.index)
+                await self.leave()
                 self.worker.order(
                     Unload(keep=self._context.plan_store.assignment_of(self.id) is not None)
                 )
@@ -154,6 +155,35 @@ class LocalDevice:
                 await self._lead(assignment)
             case Keep():
                 return
+
+    # ------------------------------------------------------------------ leaving
+
+    async def leave(self) -> None:
+        """Serve nobody any more, once those that need our shard have moved, or for long enough."""
+        state = self.shard_state
+        if state is None or not state.ready or state.assignment.leads:
+            await self._context.server.drain(self.index)
+            return
+        try:
+            seconds = DRAIN_SECONDS + ANSWER_SECONDS
+            await self._rendezvous.say_leaving(state.assignment, state.group, seconds)
+        except SwarmError as error:  # it leaves at the same time, or is of an earlier version
+            logger.info("the leader of our group does not let us go: %s", error)
+
+    async def let_go(self, peer: str, request: GroupRequest) -> bytes:
+        """Give up a group that one of its members leaves, once nobody needs it any more.
+
+        Raises PeerRefused if it is none of ours.
+        """
+        state = self.shard_state
+        if state is None or state.group != request.group or not _has(state, peer, request.rank):
+            raise PeerRefused("This device leads no such group.")
+        await self._context.server.drain(self.index)
+        async with self._lock:
+            if self.shard_state is state:
+                self.worker.order(Unload(keep=True))
+                self._forget()
+        return bytes(msgpack.packb({}))
 
     # ------------------------------------------------------------------ leading
 
@@ -206,7 +236,7 @@ class LocalDevice:
             if self._is_protected():
                 raise PeerRefused("What this device serves is kept for a while longer.")
             self._dropped_at = time.monotonic()
-        await self._context.server.drain(self.index)
+        await self.leave()
 
     # ------------------------------------------------------------------ the worker's answers
 
@@ -302,6 +332,12 @@ class LocalDevice:
         if self.shard_state is None or not self.shard_state.ready:
             return None
         return self.shard_state.assignment.stage.shards[self.shard_state.assignment.rank]
+
+
+def _has(state: ShardState, peer: str, rank: int) -> bool:
+    """Whether a peer has a rank in a group, which is not the leader's."""
+    shards = state.assignment.stage.shards
+    return 0 < rank < len(shards) and shards[rank].peer == peer
 
 
 def _bounds(shares: Sequence[int]) -> list[int]:

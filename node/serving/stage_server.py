@@ -117,10 +117,11 @@ class StageServer:
         stage = self._stages.get(device)
         if stage is None:
             return
-        stage.is_draining = True
-        for session in self._sessions.on_device(device):
-            opened = session.message
-            self._outbox.send(session.client, Moved(opened.session, opened.epoch))
+        if not stage.is_draining:
+            stage.is_draining = True
+            for session in self._sessions.on_device(device):
+                opened = session.message
+                self._outbox.send(session.client, Moved(opened.session, opened.epoch))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._sessions.until_none_on(device), seconds)
         if self._stages.get(device) is stage:  # else it was lost meanwhile

@@ -54,6 +54,19 @@ class ScriptedWorker(WorkerProcess):
         return sum(isinstance(order, kind) for order in self.orders)
 
 
+class IdleServer:
+    """Stands for a stage server that has no session."""
+
+    def serve(self, device: int, stage: LedStage) -> None:
+        """Take none."""
+
+    def retire(self, device: int, code: str = "") -> None:
+        """End none."""
+
+    async def drain(self, device: int) -> None:
+        """Wait for none."""
+
+
 @dataclass
 class Ear:
     """A peer that only listens."""

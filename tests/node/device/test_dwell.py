@@ -16,6 +16,7 @@ from swarm.plan import Assignment, Pipeline, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.memberships import SPEC, capability_of, look, membership_of
+from tests.node.stands import IdleServer
 
 ME, ANNA = peer_named("me"), peer_named("anna")
 PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]
@@ -34,7 +35,7 @@ class Bench:
         )
         context: Any = SimpleNamespace(
             channel=SimpleNamespace(peer=ME),
-            server=SimpleNamespace(retire=lambda *_: None, serve=lambda *_: None),
+            server=IdleServer(),
             plan_store=plan_store,
             folder="",
             store=None,

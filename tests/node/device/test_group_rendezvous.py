@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from node.device.endpoint import HOSTS_CAP, Reach
-from node.device.group_request import GroupRequest
+from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DeviceContext, LocalDevice
-from node.worker.messages import Load, Prepared
+from node.worker.messages import Load, Prepared, Unload
 from node.worker.worker_handle import WorkerProcess
+from swarm.errors import PeerRefused
 from swarm.plan import Assignment, Shard, Stage
+from swarm.testing.clock import settle
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from tests.node.stands import ScriptedWorker
+from tests.node.stands import IdleServer, ScriptedWorker
 
 LEADER, FOLLOWER = peer_named("leader"), peer_named("follower")
 STAGE = Stage(0, 8, (Shard(f"{LEADER}/0", 4, 4), Shard(f"{FOLLOWER}/0", 4, 4)))
@@ -47,7 +52,7 @@ def device_of(
     plan_store = SimpleNamespace(
         assignment_of=lambda _device: Assignment(STAGE, rank), pipeline_of=lambda _device: None
     )
-    server = SimpleNamespace(retire=lambda *_: None)
+    server = IdleServer()
     reach = Reach(machine, addresses, connections)
     channel = world.channel(peer)
     context = DeviceContext(
@@ -57,7 +62,9 @@ def device_of(
     device = LocalDevice(context, 0, 1, cast("WorkerProcess", worker))
 
     async def called(asker: str, payload: bytes) -> bytes:
-        return await device.called(asker, GroupRequest.from_bytes(payload))
+        request = GroupRequest.from_bytes(payload)
+        answer = device.let_go if request.word == GroupWord.LEAVE else device.called
+        return await answer(asker, request)
 
     channel.answer("group", called)
     return device, worker
@@ -112,3 +119,74 @@ def test_no_rank_of_another_machine_is_sent_to_its_own_loopback_or_to_every_addr
 def test_ranks_of_one_machine_try_loopback_first() -> None:
     found = dialed(machines=("one", "one"))
     assert found == ["127.0.0.1", "172.17.0.1", "10.0.0.1"]
+
+
+@dataclass
+class Draining(IdleServer):
+    """A server whose sessions have moved when a test says so."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def drain(self, device: int) -> None:
+        self.begun.set()
+        await self.moved.wait()
+
+
+async def group_of(world: MemoryWorld, server: IdleServer) -> tuple[LocalDevice, LocalDevice]:
+    """A leader and a follower whose shards are ready; the leader's sessions are on `server`."""
+    leading, _ = device_of(world, LEADER, "one", DEFAULT, {})
+    following, _ = device_of(world, FOLLOWER, "other", DEFAULT, {})
+    leading._context = replace(leading._context, server=cast("Any", server))
+    await leading._lead(Assignment(STAGE, 0))
+    for device in (leading, following):
+        assert device.shard_state is not None
+        device.shard_state.ready = True
+    return leading, following
+
+
+def test_a_rank_that_leaves_waits_until_nobody_needs_its_group() -> None:
+    async def story() -> None:
+        server = Draining()
+        leading, following = await group_of(MemoryWorld(), server)
+        leaving = asyncio.create_task(following.leave())
+        await server.begun.wait()
+        await settle()
+        assert not leaving.done()
+        assert leading.shard_state is not None
+        server.moved.set()
+        await leaving
+        assert leading.shard_state is None
+        assert cast("Listening", leading.worker).last(Unload).keep
+
+    asyncio.run(story())
+
+
+def test_only_a_member_can_end_a_group() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        leading, following = await group_of(world, IdleServer())
+        assert following.shard_state is not None
+        group = following.shard_state.group
+        request = GroupRequest.of_leaving(group, Assignment(STAGE, 1))
+        for peer, asked in (
+            (peer_named("stranger"), request),
+            (FOLLOWER, replace(request, group="another")),
+            (LEADER, replace(request, rank=0)),
+            (FOLLOWER, replace(request, rank=2)),
+        ):
+            with pytest.raises(PeerRefused):
+                await leading.let_go(peer, asked)
+        assert leading.shard_state is not None
+
+    asyncio.run(story())
+
+
+def test_a_rank_whose_leader_is_gone_leaves_all_the_same() -> None:
+    async def story() -> None:
+        world = MemoryWorld()
+        _, following = await group_of(world, IdleServer())
+        world.kill(LEADER)
+        await following.leave()
+
+    asyncio.run(story())

@@ -16,7 +16,7 @@ from swarm.errors import Deadline
 from swarm.plan import Assignment, Shard, Stage
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.nodes import node_of
-from tests.node.stands import ScriptedWorker
+from tests.node.stands import IdleServer, ScriptedWorker
 
 CAUSE = "the worker process ended: it closed the connection"
 LOST = f"lost: the shard of device 0 ({CAUSE}); loading again when planned"
@@ -58,7 +58,7 @@ def device_that_leads(shards: int) -> LocalDevice:
     )
     context: Any = SimpleNamespace(
         channel=MemoryWorld().channel(me),
-        server=SimpleNamespace(retire=lambda *_: None, serve=lambda *_: None),
+        server=IdleServer(),
         plan_store=plan_store,
         folder="",
         store=None,
