@@ -1,13 +1,14 @@
 """Door: whether we speak with a peer, asked at every stream, question and answer, in and out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from swarm.trust.members import Members
 
-Refusal = Callable[[str], str]  # why we do not speak with a peer; empty if we do
+# Why we do not speak with a peer, given what else is its machine's (None: unknown); empty if we do.
+Refusal = Callable[[str, Collection[str] | None], str]
 
 
-def open_to_all(_peer: str) -> str:
+def open_to_all(_peer: str, _kin: Collection[str] | None) -> str:
     """The door of who has no reason to refuse anybody."""
     return ""
 
@@ -36,7 +37,10 @@ class Door:
         """Why we do not speak with a peer; empty if we do, as far as is known without its pass."""
         if peer == self._own:
             return ""
-        return self._refusal(peer) or (self.members.problem_with(peer) if self.members else "")
+        if self.members is None:
+            return self._refusal(peer, ())
+        kin = self.members.passes.kin_of(peer)
+        return self._refusal(peer, kin) or self.members.problem_with(peer)
 
     def has_to_introduce(self, peer: str) -> bool:
         """Whether a peer shows its pass before it hears anything: in a certified swarm, once."""
@@ -48,9 +52,10 @@ class Door:
 
     def problem_of(self, peer: str, shown: bytes) -> str:
         """Why we do not speak with a peer that shows this pass; empty if we do."""
-        if problem := self.problem_with(peer):
+        problem = self.problem_with(peer)
+        if problem or self.members is None or peer == self._own:
             return problem
-        return self.members.problem_of(peer, shown) if self.members and peer != self._own else ""
+        return self.members.problem_of(peer, shown) or self.problem_with(peer)  # it has kin now
 
     def admits(self, peer: str, shown: bytes) -> bool:
         """Whether we speak with a peer that shows this pass."""

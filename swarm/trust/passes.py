@@ -5,7 +5,7 @@ which one that is. So passes outlive a restart, and no machine can crowd out tho
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgpack
@@ -55,6 +55,11 @@ class Passes:
     def latest_first(self) -> Iterable[Pass]:
         """All of them."""
         return reversed(self._seen.values())
+
+    def kin_of(self, peer: str) -> Collection[str] | None:
+        """The machine of a peer, and all peers of it that were seen here; None if it was not."""
+        found = self._seen.get(peer)
+        return {found.machine, *self._of_machine[found.machine]} if found else None
 
     def machine_named(self, peer_or_machine: str) -> str:
         """The machine of a peer, or of that id itself; empty if neither was seen here."""

@@ -6,7 +6,7 @@ file that cannot be read or has a slip in it changes nothing until it is mended:
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from swarm.errors import BadInput
@@ -35,14 +35,19 @@ class PeerLists:
         self._allowed = _PeerFile(allowed, folder and folder / ALLOW_FILE)
         self._looked_at = clock()
 
-    def problem_with(self, peer: str) -> str:
-        """Why we do not speak with a peer; empty if we do."""
+    def problem_with(self, peer: str, kin: Collection[str] | None = ()) -> str:
+        """Why we do not speak with a peer; empty if we do.
+
+        What is said of its kin, the other peers of its machine and the machine, is said of it. With
+        None that is not known yet, and who may turn out to be allowed is not refused.
+        """
         self._look()
-        if peer in self._banned.peers:
+        ids = {peer, *(kin or ())}
+        if not ids.isdisjoint(self._banned.peers):
             return "This host has banned the peer."
-        if self._allowed.is_given and peer not in self._allowed.peers:
-            return "This host speaks only with peers that it has allowed."
-        return ""
+        if not self._allowed.is_given or kin is None or not ids.isdisjoint(self._allowed.peers):
+            return ""
+        return "This host speaks only with peers that it has allowed."
 
     def _look(self) -> None:
         if self._clock() - self._looked_at < LOOK_SECONDS:

@@ -323,7 +323,7 @@ def test_a_peer_that_is_refused_reads_nothing_and_is_asked_nothing() -> None:
     async def story() -> None:
         world, bad = DhtWorld(), Identity.throwaway()
         refusal = {bad.peer: "It is banned."}.get
-        world.doors[world.founder.peer] = Door(world.founder.peer, lambda p: refusal(p) or "")
+        world.doors[world.founder.peer] = Door(world.founder.peer, lambda p, _: refusal(p) or "")
         host = await world.board()
         await host.publish(PlanRef(1, 0, "digest", 1))
         with pytest.raises(Unreachable, match="No peer in the invite answers"):

@@ -579,7 +579,7 @@ def test_a_peer_that_is_refused_gets_neither_answers_nor_streams(swarm: Swarm) -
         await bad.channel.send(host.id, step(0))
         await host.message()
         banned: set[str] = set()
-        host.daemon.door._refusal = lambda peer: "It is banned." if peer in banned else ""
+        host.daemon.door._refusal = lambda peer, _: "It is banned." if peer in banned else ""
         banned.add(bad.id)
         assert (await bad.loss())[0] == host.id, "the stream that was open ends within a beat"
         with pytest.raises(PeerRefused, match="It is banned"):
