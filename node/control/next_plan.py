@@ -14,6 +14,7 @@ from planner.problem import Problem
 from planner.replanning.replan import replan
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
+from swarm.formatting import printable, short_id
 from swarm.hardware import WIDEST, WIDTHS, Device
 from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -22,6 +23,7 @@ from swarm.wire.messages import ROUTE_CAP
 
 SEARCH_SECONDS = 5.0
 WORD_CAP = 128  # characters of an id or name in a plan document
+SHUT_SHOWN = 3  # peers in a reason
 REASON_CAP = 500  # characters of the reason why there is no plan
 PIPELINES_CAP = 4096
 SHARDS_CAP = 8192  # devices in one plan
@@ -116,7 +118,9 @@ def next_plan(
     devices = (device for capability in capabilities.values() for device in capability.devices)
     if not plan.pipelines and any(device.dtype != WIDEST for device in devices):
         plan, _ = _plan_of(spec, as_float32(capabilities), current, may_move=may_move)
-    return with_dtypes(plan, capabilities), "" if plan.pipelines else reason
+    if not plan.pipelines:
+        return plan, _reason_of_refused_group(spec, capabilities) or reason
+    return with_dtypes(plan, capabilities), ""
 
 
 def _plan_of(
@@ -146,6 +150,22 @@ def _plan_of(
         added = best_plan(problem_of(spec, idle), stop)
         return Plan((*base.pipelines, *added.pipelines)), ""
     return base, ""
+
+
+def _reason_of_refused_group(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> str:
+    """Why there is no plan, if there were one if only all machines could be dialled; else empty."""
+    shut = sorted(peer for peer, each in capabilities.items() if not each.reachable)
+    if not shut:
+        return ""
+    opened = {peer: replace(each, reachable=True) for peer, each in capabilities.items()}
+    if not _plan_of(spec, opened, None, may_move=False)[0].pipelines:
+        return ""
+    names = ", ".join(short_id(printable(peer)) for peer in shut[:SHUT_SHOWN])
+    return (
+        "The model fits only if machines of several homes compute layers together, and nobody"
+        f" outside can dial {names}{' and others' if shut[SHUT_SHOWN:] else ''}. Let routers"
+        " forward a port to them: --port 4001 --announce ADDRESS:4001."
+    )
 
 
 def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move: bool) -> Plan:

@@ -1,6 +1,7 @@
 """The planner's work: whole pipelines stay, the rest is planned, and what is missing is said."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -95,6 +96,21 @@ def test_too_little_memory_says_how_many_bytes_are_missing() -> None:
     plan, reason = next_plan(SPEC, {"a": capability_of(3 * LAYER_BYTES)}, None)
     assert plan == Plan(())
     assert "are missing" in reason
+
+
+def test_a_group_that_nobody_can_connect_is_named_as_the_reason_not_memory() -> None:
+    layer = replace(SPEC, layers=1)
+    half = capability_of(1.2 * LAYER_BYTES)
+    homes = {name: replace(half, home=name, host=name, reachable=False) for name in ("a", "b")}
+    together = {name: replace(each, home="", reachable=True) for name, each in homes.items()}
+    assert next_plan(layer, together, None)[0].pipelines
+    plan, reason = next_plan(layer, homes, None)
+    assert plan == Plan(())
+    assert "nobody outside can dial a, b" in reason
+    assert "--announce" in reason
+    assert "missing" not in reason
+    alone = {"a": homes["a"]}
+    assert "missing" in next_plan(layer, alone, None)[1], "dialling would not help"
 
 
 def test_too_little_memory_after_a_loss_says_so_too() -> None:
