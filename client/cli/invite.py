@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.cli.look import invite_of
-from client.cli.qr_code import qr_code
+from client.cli.qr_code import qr_code, qr_size
 from client.cli.terminal import Terminal
 from client.event_loop_thread import EventLoopThread
 from client.network import Connect, Links
@@ -131,10 +131,46 @@ async def _listening(addresses: Sequence[str]) -> tuple[str, ...]:
 def show_invite(invite: Invite, given: argparse.Namespace, terminal: Terminal) -> None:
     """Print the line alone, so that it can be piped; the QR code and until when beside it."""
     if given.qr:
-        terminal.picture(qr_code(invite.encode_for_qr()))
+        show_code(invite, terminal)
     terminal.line(invite.encode())
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(invite.expires))
     terminal.note(f"It names {_peers(invite)} and holds until {until}.")
+
+
+def show_code(invite: Invite, terminal: Terminal) -> None:
+    """Show the invite as a QR code, with fewer addresses where all of them do not fit."""
+    text, shown = fitting_code(invite, terminal.width, terminal.height)
+    columns, lines = qr_size(text)
+    if terminal.width and columns > terminal.width:
+        terminal.note(
+            f"The QR code takes {columns} columns, and this terminal has {terminal.width}: widen it"
+            " and ask again, or send the line."
+        )
+        return
+    terminal.picture(qr_code(text))
+    if shown != invite:
+        terminal.note(f"The code names {_peers(shown)}, at one address each; the line all.")
+    if terminal.height and lines > terminal.height:
+        terminal.note(f"The code takes {lines} lines: make this window higher to see all of it.")
+
+
+def fitting_code(invite: Invite, width: int, height: int) -> tuple[str, Invite]:
+    """What a QR code says of an invite and still fits the terminal, and the invite that it names.
+
+    Where nothing fits its height that counts for nothing; where nothing fits its width, the least.
+    Zero is without end.
+    """
+    by_peer = {peer_of_address(each): each for each in reversed(invite.addresses)}
+    one_each = tuple(reversed(by_peer.values()))
+    shorter = [one_each[:count] for count in range(len(one_each), 0, -1)]
+    versions = [invite, *(replace(invite, addresses=at, relays=()) for at in shorter)]
+    codes = [(each.encode_for_qr(), each) for each in versions]
+    for bounds in ((width, height), (width, 0)):
+        for text, each in codes:
+            size = qr_size(text)
+            if all(bound == 0 or need <= bound for need, bound in zip(size, bounds, strict=True)):
+                return text, each
+    return codes[-1]
 
 
 def _peers(invite: Invite) -> str:

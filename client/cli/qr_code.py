@@ -7,6 +7,13 @@ HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True
 QUIET_MODULES = 2  # around the code: half of the standard's, which readers forgive, for width
 
 
+def qr_size(text: str) -> tuple[int, int]:
+    """How many columns and lines the code takes."""
+    code = segno.make(text, error="l", micro=False, boost_error=False)
+    modules = int(code.symbol_size(border=QUIET_MODULES)[0])
+    return modules, (modules + 1) // 2
+
+
 def qr_code(text: str) -> str:
     """The text as a QR code of the least size, with its own white border."""
     code = segno.make(text, error="l", micro=False, boost_error=False)

@@ -36,6 +36,11 @@ class Terminal:
         """How many characters fit into a line; 0 in a pipe, where lines may be of any length."""
         return self._console.width if self.is_terminal else 0
 
+    @property
+    def height(self) -> int:
+        """How many lines are seen at once; 0 in a pipe."""
+        return self._console.height if self.is_terminal else 0
+
     def line(self, text: str = "") -> None:
         """Show one line, or several parted by newlines; strangers' words in it are escaped."""
         sys.stdout.write(_readable(text) + "\n")

@@ -5,13 +5,16 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import segno
 
 from client.cli.commands import main
-from client.cli.qr_code import BLACK_ON_WHITE, HALVES, QUIET_MODULES, RESET, qr_code
+from client.cli.invite import fitting_code, show_code
+from client.cli.qr_code import BLACK_ON_WHITE, HALVES, QUIET_MODULES, RESET, qr_code, qr_size
+from client.cli.terminal import Terminal
 from client.network import Links
 from swarm.errors import BadInput, Unreachable
 from swarm.hardware import Device
@@ -129,6 +132,55 @@ def test_the_code_is_black_on_white_whatever_the_terminals_colours() -> None:
     made = segno.make("SWARM2:ABC", error="l", micro=False, boost_error=False)
     code = [[bool(module) for module in row] for row in made.matrix_iter(border=QUIET_MODULES)]
     assert rows[: len(code)] == code
+
+
+LARGE = Invite(
+    swarm="forest-" + 26 * "a",
+    model="HuggingFaceTB/SmolLM2-135M",
+    key=32 * "k",
+    addresses=tuple(
+        f"/ip4/203.0.113.{at}/tcp/{port}/p2p/{peer_named(str(at))}"
+        for at in range(4)
+        for port in (1, 2, 3)
+    ),
+    relays=(f"/ip4/203.0.113.9/tcp/1/p2p/{RELAY}",),
+    expires=2e9,
+    ticket=bytes(range(250)),
+)
+
+
+def test_a_code_names_as_much_as_fits_the_terminal_and_one_peer_at_least() -> None:
+    fits = {
+        bounds: fitting_code(LARGE, *bounds) for bounds in ((0, 0), (100, 60), (80, 24), (9, 9))
+    }
+    assert fits[0, 0][1] == fits[100, 60][1] == LARGE
+    founders_ticket, _ = fits[80, 24]
+    assert qr_size(founders_ticket) == (77, 39), "an invite with a ticket fits 80 columns"
+    for text, shown in fits.values():
+        assert shown == Invite.parse(text)
+        assert (shown.swarm, shown.key, shown.ticket) == (LARGE.swarm, LARGE.key, LARGE.ticket)
+    assert fits[9, 9][1].addresses == fits[80, 24][1].addresses == LARGE.addresses[:1]
+    plain = replace(LARGE, ticket=b"", key="")
+    text, shown = fitting_code(plain, 80, 30)
+    assert qr_size(text)[1] <= 30
+    assert shown.addresses == plain.addresses[::3][: len(shown.addresses)]
+
+
+def test_a_terminal_that_is_too_small_gets_no_broken_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.cli.terminal.Terminal.width", 40)
+    monkeypatch.setattr("client.cli.terminal.Terminal.height", 24)
+    show_code(LARGE, Terminal())
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "takes 77 columns, and this terminal has 40" in shown.err
+    monkeypatch.setattr("client.cli.terminal.Terminal.width", 80)
+    show_code(LARGE, Terminal())
+    shown = capsys.readouterr()
+    assert len(shown.out.strip("\n").split("\n")) == 39
+    assert "names 1 peer, at one address each" in shown.err
+    assert "takes 39 lines" in shown.err
 
 
 def test_the_code_comes_before_the_line(capsys: pytest.CaptureFixture[str]) -> None:
