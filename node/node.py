@@ -113,7 +113,7 @@ class Node:
         self._link_monitor = LinkMonitor.of_node(
             channel,
             machine_id(),
-            lambda: self._server.sessions > 0,
+            self.is_generating,
             lambda: self._membership.capabilities,
         )
         dial_back = DialBack(network.process.connected, is_peer_at)
@@ -292,6 +292,12 @@ class Node:
         devices = self._devices.values()
         is_serving = any(device.shard is not None for device in devices)
         return is_serving and self._settled() and not any(d.worker.ended.is_set() for d in devices)
+
+    def is_generating(self) -> bool:
+        """Whether a session is open at a stage that a device of ours leads, or is a rank of."""
+        return self._server.sessions > 0 or any(
+            device.follows_sessions for device in self._devices.values()
+        )
 
     def _show_reach(self) -> None:
         """Say when nobody can reach us, so that no plan has a part for us.

@@ -18,7 +18,7 @@ from node.device.group_request import GroupRequest, GroupWord
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import WeightFetch
 from node.serving.stage_server import DRAIN_SECONDS, LedStage, StageServer
-from node.worker.messages import Broken, Load, Loaded, Need, Progress, Rank, Unload
+from node.worker.messages import Broken, Following, Load, Loaded, Need, Progress, Rank, Unload
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import WeightStore
 from swarm.errors import PeerRefused, SwarmError
@@ -61,6 +61,7 @@ class ShardState:
     since: float  # its load began, last went on, or ended
     ready: bool = False
     fraction: float = 0.0
+    sessions: int = 0  # open in the group, as far as a rank that does not lead is told
     pipeline: Pipeline | None = None  # of the plan that it was loaded for
 
     @property
@@ -250,6 +251,8 @@ class LocalDevice:
                 self.weight_fetch.serve(answer)
             case Loaded(group=group) if shard_state and group == shard_state.group:
                 self._ready(shard_state, answer)
+            case Following(group=group) if shard_state and group == shard_state.group:
+                shard_state.sessions = answer.sessions
             case Broken(group=group) if shard_state and group in ("", shard_state.group):
                 self._break(answer.reason)
 
@@ -313,6 +316,14 @@ class LocalDevice:
         self.weight_fetch.stop()
         self.shard_state = self.loaded = None
         self._since = time.monotonic()
+
+    @property
+    def follows_sessions(self) -> bool:
+        """Whether a session is open in the group of which this device is a rank, but not the first.
+
+        Of a stage that it leads the stage server knows.
+        """
+        return self.shard_state is not None and self.shard_state.sessions > 0
 
     @property
     def failure(self) -> str:

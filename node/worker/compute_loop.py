@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from node.worker.messages import (
     Broken,
     Compute,
     Describe,
+    Following,
     Given,
     Load,
     Loaded,
@@ -217,7 +219,7 @@ class Worker:
                 return
             self._answer(self._report(order.group, 0.0))
             self._heed()
-            self._shard.follow()
+            self._shard.follow(partial(self._follows, order.group))
         except Exception as error:  # noqa: BLE001 - an island: it all comes from others
             logger.info("shard of group %s is lost: %s", order.group, error)  # the node says it
             if self._told != self._heard:
@@ -258,6 +260,10 @@ class Worker:
     def _progress(self, group: str, share: float) -> None:
         self._answer(Progress(group, share))
         self._heed()
+
+    def _follows(self, group: str, sessions: int) -> None:
+        """The node hears nothing else of what its rank computes: its leader's node has the rest."""
+        self._answer(Following(group, sessions))
 
     def _heed(self) -> None:
         """Give up a shard if the node has meanwhile said something else; raises EngineError."""

@@ -131,6 +131,14 @@ class Loaded(Message):
 
 
 @dataclass(slots=True)
+class Following(Message):
+    """Worker of a rank that does not lead: so many sessions are open in the group now."""
+
+    group: str
+    sessions: int
+
+
+@dataclass(slots=True)
 class Broken(Message):
     """Worker: the shard or its group is lost; load again."""
 
@@ -230,6 +238,7 @@ KINDS: dict[str, type[Message]] = {
             Given,
             Progress,
             Loaded,
+            Following,
             Broken,
             Unload,
         ),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,7 @@ class LoadedShard:
         self._rank = place.rank
         self._hidden = place.hidden
         self._slowdown = slowdown
+        self._open: set[str] = set()  # sessions
         self._agree_on_tokens(place.ranks)
 
     @property
@@ -73,12 +74,18 @@ class LoadedShard:
             self._link.broadcast(b"".join(frames))
         return [*answers, *self._step(orders)]
 
-    def follow(self) -> None:
-        """Run what the leader says until its connection ends (PeerLost) or a step breaks."""
+    def follow(self, note_sessions: Callable[[int], None]) -> None:
+        """Run what the leader says until its connection ends (PeerLost) or a step breaks.
+
+        `note_sessions` hears how many sessions are open whenever that changes, before they run.
+        """
         assert self._link is not None
         while True:
             orders = list(Decoder(CODEC).feed(self._link.receive(0, idle=True)))
+            before = len(self._open)
             answers = self._open_and_close(orders)
+            if len(self._open) != before:
+                note_sessions(len(self._open))
             if any(each.code for each in answers):
                 raise EngineError("This rank refuses a session that its leader has opened.")
             self._step(orders)
@@ -132,6 +139,7 @@ class LoadedShard:
                 answers.append(self._reserve(order))
             elif isinstance(order, Release):
                 self._runner.close(order.session)
+                self._open.discard(order.session)
         return answers
 
     def _reserve(self, order: Reserve) -> Reserved:
@@ -149,6 +157,7 @@ class LoadedShard:
             return Reserved(order.session, self.free_tokens, FailCode.NO_ROOM, _short(error))
         except (BadInput, EngineError, RemoteProtocolError) as error:
             return Reserved(order.session, self.free_tokens, FailCode.BAD_FRAME, _short(error))
+        self._open.add(order.session)
         held = self._runner.share(order.session, Prompt.of(order.owner, ids))
         return Reserved(order.session, self.free_tokens, held=held)
 

@@ -61,6 +61,7 @@ class ShardGroup:
     pool: ThreadPoolExecutor
     links: list[GroupLink]
     sockets: list[socket]
+    noted: list[int]  # how many sessions are open, as the followers said it
 
     def close(self) -> None:
         """Cut the group; every follower ends."""
@@ -107,8 +108,9 @@ def shard_group(
     for listener in listeners:
         listener.close()
     (leader, *followers), runners, links = map(list, zip(*loaded, strict=True))
-    ends = [pool.submit(follower.follow) for follower in followers]
-    return ShardGroup(leader, followers, runners, ends, pool, links, opened)
+    noted: list[int] = []
+    ends = [pool.submit(follower.follow, noted.append) for follower in followers]
+    return ShardGroup(leader, followers, runners, ends, pool, links, opened, noted)
 
 
 def reserve(

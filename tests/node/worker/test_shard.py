@@ -117,6 +117,18 @@ def test_the_self_test_of_a_group_runs_on_every_rank(group: Callable[..., ShardG
         made.ends[0].result(5)
 
 
+def test_ranks_that_follow_say_how_many_sessions_are_open(
+    group: Callable[..., ShardGroup],
+) -> None:
+    shards = group(0, 8, (5, 3))
+    shards.leader.apply([reserve("one", PROMPT), reserve("two", PROMPT)])
+    shards.leader.apply([rows_of("one", 0, PROMPT)])
+    shards.leader.apply([Release("one")])
+    shards.leader.apply([Release("two"), Release("nobody")])
+    shards.close()
+    assert shards.noted == [2, 1, 0]
+
+
 def test_a_lost_rank_shows_in_the_next_step(group: Callable[..., ShardGroup]) -> None:
     made = group(0, 2, (4, 4))
     made.links[1].close()
