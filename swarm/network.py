@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -62,6 +62,10 @@ class HeldNetwork:
     async def is_reached_through(self, relay: str) -> bool:
         """Whether a stranger gets through to us by a relay."""
         return await self.daemon.is_reached_through(relay)
+
+    async def connected(self) -> Mapping[str, Sequence[str]]:
+        """The peers that we are connected to, and how; raises Unreachable."""
+        return await self.daemon.connected()
 
     async def replace_daemon(self, network: Network) -> None:
         """Stand in the network otherwise, under the same identity and on the same port.

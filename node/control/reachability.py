@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Protocol
 
 from swarm.dht.board import Board, R
@@ -22,6 +23,7 @@ from swarm.invites import peer_of_address
 from swarm.p2p.addresses import is_private, own_multiaddrs
 from swarm.p2p.channel import Channel
 from swarm.p2p.dial_back import Finding, ask_dial_back
+from swarm.p2p.link_kinds import is_direct
 from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import relays_among
 from swarm.records import Capability, Relay
@@ -43,6 +45,15 @@ LOCAL_CAP = 4
 HOME_CHARACTERS = 16
 
 logger = logging.getLogger(__name__)
+
+
+class View(IntEnum):
+    """How a peer sees us, the best for a dial-back first."""
+
+    OUTSIDE = 0  # at our address outside, most likely
+    ONCE_ASKED = 1  # the question opens a direct connection
+    INSIDE = 2  # from our own network
+    NONE = 3  # through a relay: it does not know where to dial
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,9 @@ class Ways(Protocol):
 
     async def is_reached_through(self, relay: str) -> bool:
         """Whether a stranger gets through to us by a relay."""
+
+    async def connected(self) -> Mapping[str, Sequence[str]]:
+        """The peers that we are connected to, each with the multiaddrs that are in use."""
 
     async def replace_daemon(self, network: Network) -> None:
         """Stand in the network otherwise."""
@@ -154,7 +168,8 @@ class Reachability:
         self._read_at = -math.inf
         self._verdict: Verdict | None = None
         self._checked_at = -math.inf
-        self._asked: frozenset[str] = frozenset()  # who gave the verdict
+        self._asked: frozenset[str] = frozenset()  # who answered then, or could not see us
+        self._counted = 0  # answers of who has seen us
         self._hosts: tuple[str, ...] = ()  # our own addresses at the time
         self._working: tuple[str, ...] = ()
         self._watched: frozenset[str] = frozenset()  # relays
@@ -215,16 +230,24 @@ class Reachability:
         age = time.monotonic() - self._checked_at
         if not checkers or age < AGAIN_SECONDS:
             return bool(checkers) and self._verdict is None and age > AGAIN_SECONDS
-        is_news = len(self._asked) < ENOUGH and bool(checkers - self._asked)
+        is_news = self._counted < ENOUGH and bool(checkers - self._asked)
         return is_news or self._hosts != self._own() or age > CHECK_SECONDS
 
     async def _check(self, checkers: frozenset[str]) -> None:
         self._checked_at, self._hosts = time.monotonic(), self._own()
-        asked = random.sample(sorted(checkers), min(CHECKERS, len(checkers)))
+        connected = await self._ways.connected()
+        views = {peer: self._view_of(peer, connected.get(peer, ())) for peer in checkers}
+        seeing = [peer for peer, view in views.items() if view is not View.NONE]
+        asked = sorted(seeing, key=lambda peer: (views[peer], random.random()))[:CHECKERS]
         found = await asyncio.gather(*map(self._finding, asked))
         findings = {p: f for p, f in zip(asked, found, strict=True) if f is not None}
-        self._asked = frozenset(findings)
+        self._asked = checkers - set(seeing) | findings.keys()
+        self._counted = sum(bool(each.seen) for each in findings.values())
         self._verdict = verdict_of(list(findings.values())) or self._verdict
+
+    def _view_of(self, peer: str, addresses: Sequence[str]) -> View:
+        capability = self._capabilities.get(peer)  # a relay has none
+        return view_of(addresses, can_be_dialed=capability is None or capability.reachable)
 
     async def _finding(self, peer: str) -> Finding | None:
         try:
@@ -307,6 +330,16 @@ class Reachability:
         self._watched = frozenset()
         self._working = tuple(each for each in self._working if each in network.relays)
         await self._ways.replace_daemon(network)
+
+
+def view_of(addresses: Sequence[str], *, can_be_dialed: bool) -> View:
+    """How a peer sees us that we are connected to at these multiaddrs."""
+    direct = [each for each in addresses if is_direct([each])]
+    if not addresses and can_be_dialed:
+        return View.ONCE_ASKED
+    if not direct:
+        return View.NONE
+    return View.INSIDE if all(map(is_private, direct)) else View.OUTSIDE
 
 
 def _is_loopback(address: str) -> bool:

@@ -10,9 +10,11 @@ from node.control import reachability
 from node.control.reachability import (
     Reachability,
     ReachState,
+    View,
     find_relays,
     home_of_host,
     verdict_of,
+    view_of,
 )
 from node.status_lines import reach_words
 from swarm.p2p.dial_back import QUESTION, Finding
@@ -49,12 +51,16 @@ class FakeWays:
     working: set[str] = field(default_factory=set)
     held: list[str] = field(default_factory=list)
     starts: list[Network] = field(default_factory=list)
+    connections: dict[str, Sequence[str]] = field(default_factory=dict)
 
     async def relays(self) -> Sequence[str]:
         return self.held
 
     async def is_reached_through(self, relay: str) -> bool:
         return relay in self.working
+
+    async def connected(self) -> Mapping[str, Sequence[str]]:
+        return self.connections
 
     async def replace_daemon(self, network: Network) -> None:
         self.starts.append(network)
@@ -232,6 +238,77 @@ def test_neighbours_that_cannot_answer_leave_it_open(monkeypatch: pytest.MonkeyP
         assert len(at.ways.starts) == 1
 
     played(story, monkeypatch, {"old": capability()})
+
+
+CIRCUIT = f"{relay_at('relay')}/p2p-circuit"
+BLIND = Finding((), ())  # of who is connected to us through a relay
+
+
+@pytest.mark.parametrize(
+    ("addresses", "can_be_dialed", "view"),
+    [
+        ([relay_at("peer"), CIRCUIT], False, View.OUTSIDE),
+        ([f"/ip4/{HOME}/tcp/1"], True, View.INSIDE),
+        ([f"/ip4/{HOME}/tcp/1", relay_at("peer")], True, View.OUTSIDE),
+        ([CIRCUIT], True, View.NONE),
+        ([], True, View.ONCE_ASKED),
+        ([], False, View.NONE),
+    ],
+)
+def test_through_a_relay_nobody_sees_us(
+    addresses: Sequence[str], can_be_dialed: bool, view: View
+) -> None:
+    assert view_of(addresses, can_be_dialed=can_be_dialed) is view
+
+
+def test_who_sees_us_is_asked_however_many_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = {f"home {number}": capability(reachable=False) for number in range(40)}
+
+    async def story(at: Stand) -> None:
+        for name in homes:
+            at.neighbour(name, BLIND)
+            at.ways.connections[peer_named(name)] = [CIRCUIT]
+        at.neighbour("beside", INSIDE)
+        at.ways.connections[peer_named("beside")] = [f"/ip4/{HOME}/tcp/1"]
+        at.neighbour("public", REACHED)
+        state = await at.look()
+        assert state.verdict is not None
+        assert (state.verdict.tried, state.verdict.is_from_outside) == (1, True)
+
+    others = {"public": capability(), "beside": capability(reachable=False)}
+    played(story, monkeypatch, homes | others)
+
+
+def test_a_peer_that_sees_us_at_last_is_asked_and_the_others_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {name: capability(reachable=False) for name in ("a", "b", "c", "late")}
+    known["public"] = capability()
+    questions: list[str] = []
+
+    async def story(at: Stand) -> None:
+        for name in known:
+            at.neighbour(name, REACHED if name in ("public", "late") else BLIND)
+            at.ways.connections[peer_named(name)] = [CIRCUIT]
+        at.ways.connections[peer_named("public")] = [relay_at("public")]
+        late = known.pop("late")
+        ask = at.reach._finding
+
+        async def noted(peer: str) -> Finding | None:
+            questions.append(peer)
+            return await ask(peer)
+
+        monkeypatch.setattr(at.reach, "_finding", noted)
+        for _ in range(3):
+            await at.look(reachability.AGAIN_SECONDS + 1)
+        assert questions == [peer_named("public")]
+        known["late"] = late
+        at.ways.connections[peer_named("late")] = [relay_at("late")]
+        state = await at.look(reachability.AGAIN_SECONDS + 1)
+        assert state.verdict is not None
+        assert state.verdict.tried == 2
+
+    played(story, monkeypatch, known)
 
 
 def test_a_lost_place_is_noticed_and_p2pd_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
