@@ -102,7 +102,7 @@ async def fresh_invite(links: Links, known: Invite, book: AddressBook) -> Invite
     remembered = [each for each in book.addresses() if not _is_out(peer_of_address(each), links)]
     listening = await _listening(without_circuits(remembered))
     addresses = bootstrap_addresses(own, capabilities, relays, listening, own_homes())
-    more = await _listening(relays_in(remembered))
+    more = await _listening((*known.relays, *relays_in(remembered)))
     return replace(
         known, addresses=addresses or known.addresses, relays=relay_addresses(relays, more)
     )

@@ -106,6 +106,20 @@ def test_remembered_peers_fill_it_up_where_something_listens(
     assert "names 4 peers" in said
 
 
+def test_a_relay_that_the_invite_of_before_names_is_named_again_if_something_listens(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who founded behind a router has it from nowhere else: it is in no swarm."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        named = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_named('named')}"
+        gone = f"/ip4/127.0.0.1/tcp/9/p2p/{peer_named('gone')}"
+        before = replace(KNOWN, relays=(gone, named)).encode()
+        assert main(["invite", "--join", before], str, connect) == 0
+    invite = Invite.parse(capsys.readouterr().out)
+    assert [peer_of_address(each) for each in invite.relays] == [RELAY, peer_named("named")]
+
+
 def test_where_nobody_answers_it_names_whom_the_address_book_remembers(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
