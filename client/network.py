@@ -26,13 +26,16 @@ Connect = Callable[[Invite], AbstractAsyncContextManager[Links]]
 
 
 @asynccontextmanager
-async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator[Links]:
+async def open_links(
+    invite: Invite, state: Path | None = None, *, introduce: bool = False
+) -> AsyncIterator[Links]:
     """Hold a board and a channel under a throwaway identity; raises Unreachable, BadInput.
 
     In a swarm that certifies its members this machine's certificate is in the state folder, or is
     bought with the invite and kept there.
 
-    Peers remembered in the state folder are tried beside those of the invite. What all of it
+    With `introduce` the nodes of the state folder say that this client is theirs. Peers remembered
+    there are tried beside those of the invite. What all of it
     stands on is loaded here: a command line is read without it.
     """
     from swarm.dht.bootstrap import KnownPeers
@@ -41,12 +44,16 @@ async def open_links(invite: Invite, state: Path | None = None) -> AsyncIterator
     from swarm.p2p.addresses import dialable
     from swarm.p2p.p2pd_process import Network
     from swarm.trust.identity import Identity
+    from swarm.trust.introduction import introduction_of, nodes_of
+    from swarm.trust.network_clock import CLOCK
 
     network = Network(initial_peers=dialable(invite.addresses), client=True)
     identity = Identity.throwaway()
     book = await asyncio.to_thread(AddressBook.open, state, invite.swarm) if state else None
     known = KnownPeers(network.initial_peers, book)
     kept = state or state_folder(own_environment())
-    entry = Entry(known=known, ticket=invite.ticket, state=kept)
+    nodes = nodes_of(kept) if introduce else []
+    shown = introduction_of(invite.swarm, identity.peer, nodes, CLOCK.now())
+    entry = Entry(known=known, ticket=invite.ticket, state=kept, introduction=shown)
     async with hold_network(identity, network, invite.swarm, invite.key, entry) as held:
         yield Links(held.board, held.channel, held.members)

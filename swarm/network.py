@@ -20,6 +20,7 @@ from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
 from swarm.trust.entrance import Entrance
 from swarm.trust.identity import Identity
+from swarm.trust.introduction import Introductions
 from swarm.trust.members import Members
 
 PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before each try to start p2pd again
@@ -37,6 +38,7 @@ class Entry:
     refusal: Refusal = open_to_all  # says why we do not speak with a peer
     ticket: bytes = field(default=b"", repr=False)  # what buys a membership where one is needed
     state: Path | None = None  # where memberships are kept; None: certified swarms are closed
+    introduction: bytes = b""  # our nodes' word that we are theirs, for hosts with allow lists
 
 
 NEWCOMER = Entry()
@@ -141,7 +143,8 @@ async def hold_network(
         members = await entrance.members(
             identity.peer, partial(lobby.redeem, network.initial_peers)
         )
-        daemon.door = Door(identity.peer, entry.refusal, members)
+        introductions = Introductions(swarm, entry.introduction)
+        daemon.door = Door(identity.peer, entry.refusal, members, introductions)
         ask_how_we_stand = partial(lobby.learn_standing, network.initial_peers)
         try:
             board = await DhtBoard.open(

@@ -21,7 +21,9 @@ def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect | 
     given = parser().parse_args(arguments)
     state = given.state or state_folder(own_environment())
     try:
-        return _run(given, draw, connect or partial(open_links, state=state))
+        return _run(
+            given, draw, connect or partial(open_links, state=state, introduce=given.introduce)
+        )
     except BadInput as error:
         if not error.option:
             raise
@@ -106,6 +108,11 @@ def _add_invite(made: argparse.ArgumentParser) -> None:
 def _add_swarm(made: argparse.ArgumentParser) -> None:
     made.add_argument("--join", metavar="INVITE", help="else $SWARM_INVITE, or the last one")
     made.add_argument("--state", type=Path, metavar="FOLDER", help="where the last invite is")
+    made.add_argument(
+        *("--introduce",),
+        action="store_true",
+        help="tell peers whose client this is: hosts that allow your node let it in",
+    )
 
 
 def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None:

@@ -30,7 +30,11 @@ async def read_hello(reader: asyncio.StreamReader, door: Door) -> tuple[bytes, b
 
 def problem_of_hello(said: tuple[bytes, bytes], expected: bytes, door: Door, peer: str) -> str:
     """Why a peer that says this is not let in; empty if it is."""
-    proof, shown = said
-    if not hmac.compare_digest(proof, expected):
+    if not is_proven(said, expected):
         return "The swarm is private; the key is wrong."
-    return door.problem_of(peer, shown)
+    return door.problem_of(peer, said[1])
+
+
+def is_proven(said: tuple[bytes, bytes], expected: bytes) -> bool:
+    """Whether a peer that says this knows the swarm's key."""
+    return hmac.compare_digest(said[0], expected)

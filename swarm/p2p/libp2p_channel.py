@@ -10,7 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -38,7 +38,7 @@ from swarm.p2p.hello import hello_of, problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
 from swarm.p2p.raw_streams import RawStreams
-from swarm.p2p.rpc import Rpc
+from swarm.p2p.rpc import INTRODUCE, Rpc
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.task_set import TaskSet
 from swarm.trust.identity import public_key_of
@@ -84,6 +84,7 @@ class LibP2PChannel:
         self._on_message: OnMessage = lambda peer, message: None
         self._on_lost: OnLost = lambda peer, reason: None
         self._closed = False
+        self._introduced: set[str] = set()  # peers that know whose client we are
         self._on_rate: OnRate = lambda peer, bytes_per_second: None
         self._on_share: OnRate = lambda peer, bytes_per_second: None
         self.before_stream: Callable[[str], Awaitable[None]] = _at_once
@@ -262,11 +263,21 @@ class LibP2PChannel:
         problem = self._door.problem_with(peer)
         if not problem:
             await self._disconnects.finish(peer)
+            await self._introduce_ourselves(peer)
             if self._door.has_to_introduce(peer):
                 shown = await self._rpc.ask(peer, PASS, peer.encode(), self._hello_to(peer))
                 problem = self._door.problem_of(peer, shown)
         if problem:
             raise PeerRefused(f"Not asked: {problem}", peer=peer)
+
+    async def _introduce_ourselves(self, peer: str) -> None:
+        """Say once to each peer whose client we are, if the person wants that."""
+        shown = self._door.introduction
+        if not shown or peer in self._introduced:
+            return
+        with suppress(PeerRefused):  # who has no list has no use for it
+            await self._rpc.ask(peer, INTRODUCE, shown, self._hello_to(peer))
+        self._introduced.add(peer)
 
     async def _show_pass(self, _peer: str, payload: bytes) -> bytes:
         """Our own, or that of a peer whose pass we have seen."""
@@ -305,7 +316,7 @@ class LibP2PChannel:
     async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
         if self._closed:
             raise RemoteProtocolError("The channel is closed.")
-        if problem := self._door.problem_with(peer):
+        if problem := self._door.problem_at_first(peer):
             raise RemoteProtocolError(problem)
         with self._unproved.place(peer, stream.abort):
             async with asyncio.timeout(HELLO_SECONDS):
@@ -414,6 +425,7 @@ class LibP2PChannel:
         if stream not in streams or self._closed:
             return
         self._incoming.pop(peer, None)
+        self._introduced.discard(peer)  # it may be another process next time
         if connection is not None:
             connection.drop_stream()
         for lost in streams:

@@ -45,7 +45,7 @@ class RawStreams:
         """Let the handler have a stream of a peer that may have one; the others' are ended."""
         _, writer = stream
         try:
-            if not door.problem_with(peer) and self._has_room(peer):
+            if not door.problem_at_first(peer) and self._has_room(peer):
                 with self._place(peer):
                     await self._serve(peer, stream, expected_proof, door)
         except (TimeoutError, RemoteProtocolError, *STREAM_ERRORS) as error:

@@ -11,7 +11,7 @@ from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.formatting import printable
 from swarm.p2p.channel import ANSWER_CAP, RpcHandler
 from swarm.p2p.frame_stream import STREAM_ERRORS, frame_of, read_small_frame
-from swarm.p2p.hello import problem_of_hello, read_hello
+from swarm.p2p.hello import is_proven, problem_of_hello, read_hello
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rate_limit import RateLimit
 from swarm.p2p.unproved_streams import UnprovedStreams
@@ -24,6 +24,7 @@ CALLS_PER_SECOND = 50  # of one peer
 OPEN_CALLS = 16  # of one peer at a time
 UNPROVED_CAP = 256  # questions of which the proof has not come yet
 TEXT_CAP = 500
+INTRODUCE = "introduce"  # the question of a client that says whose it is
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -135,7 +136,7 @@ class Rpc:
         self, peer: str, stream: Stream, expected_proof: bytes, door: Door
     ) -> tuple[RpcStatus, bytes]:
         reader, writer = stream
-        if problem := door.problem_with(peer):
+        if problem := door.problem_at_first(peer):
             return RpcStatus("refused", problem), b""
         if not self._limits.has_room(peer):
             return RpcStatus("busy", "Too many questions at once.", 1.0), b""
@@ -143,7 +144,10 @@ class Rpc:
             async with asyncio.timeout(READ_SECONDS):
                 with self._unproved.place(peer, writer.transport.abort):
                     said = await read_hello(reader, door)
-                if problem := problem_of_hello(said, expected_proof, door, peer):
+                problem = problem_of_hello(said, expected_proof, door, peer)
+                if problem and is_proven(said, expected_proof) and door.takes_introductions:
+                    return await _heard_introduction(peer, reader, door), b""
+                if problem:
                     return RpcStatus("stranger", problem), b""
                 header, payload = await read_small_frame(reader, HEADER_CAP, ANSWER_CAP)
             return await self._answered(peer, _unpacked(header), payload)
@@ -165,6 +169,14 @@ class Rpc:
             logger.error("the answer to %s has %d bytes, above the cap", name, len(answer))
             return RpcStatus("too_large", "The answer is too large to send."), b""
         return RpcStatus(), answer
+
+
+async def _heard_introduction(peer: str, reader: asyncio.StreamReader, door: Door) -> RpcStatus:
+    """Let a peer that is not on the list of those allowed say whose it is, and nothing else."""
+    header, payload = await read_small_frame(reader, HEADER_CAP, HEADER_CAP)
+    shown = payload if _unpacked(header) == INTRODUCE else b""
+    problem = door.problem_of(peer, shown)
+    return RpcStatus("refused", problem) if problem else RpcStatus()
 
 
 async def _linger(reader: asyncio.StreamReader) -> None:

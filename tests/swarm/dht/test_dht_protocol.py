@@ -29,6 +29,9 @@ from swarm.records import Advert, Lease, PlanRef
 from swarm.testing.memory_network import peer_named
 from swarm.trust.door import Door
 from swarm.trust.identity import Identity
+from swarm.trust.introduction import Introductions, introduction_of
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.peer_lists import PeerLists
 from tests.swarm.dht.dht_world import DhtWorld
 
 NEAR = 20  # ids that a liar claims
@@ -331,5 +334,25 @@ def test_a_peer_that_is_refused_reads_nothing_and_is_asked_nothing() -> None:
         assert host.neighbours == 0
         other = await world.board()
         assert await other.read(PlanRef)
+
+    run(story)
+
+
+def test_a_client_of_an_allowed_node_reads_where_others_are_refused() -> None:
+    async def story() -> None:
+        world, node = DhtWorld(), Identity.throwaway()
+        allowed = PeerLists(allowed=[node.peer]).problem_with
+        host = world.founder.peer
+        world.doors[host] = Door(host, allowed, None, Introductions(world.id))
+        board = await world.board()
+        await board.publish(PlanRef(1, 0, "digest", 1))
+        client, other = Identity.throwaway(), Identity.throwaway()
+        shown = introduction_of(world.id, client.peer, [node], CLOCK.now())
+        for each in (client, other):  # the other one has overheard it
+            mine = Introductions(world.id, shown)
+            world.doors[each.peer] = Door(each.peer, introductions=mine)
+        assert await (await world.board(client, client=True)).read(PlanRef)
+        with pytest.raises(Unreachable):
+            await world.board(other, client=True)
 
     run(story)

@@ -21,6 +21,10 @@ from swarm.p2p.frame_stream import FrameStream, frame_of
 from swarm.p2p.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
 from swarm.p2p.rpc import OPEN_CALLS
 from swarm.testing.memory_network import peer_named
+from swarm.trust.identity import Identity
+from swarm.trust.introduction import Introductions, introduction_of
+from swarm.trust.network_clock import CLOCK
+from swarm.trust.peer_lists import PeerLists
 from swarm.wire.framing import PREFIX
 from swarm.wire.messages import Fail, Message, Ping, Step, Token
 from tests.swarm.conftest import PING_SECONDS, Eventually, Peer, Swarm
@@ -589,6 +593,33 @@ def test_a_peer_that_is_refused_gets_neither_answers_nor_streams(swarm: Swarm) -
         with pytest.raises(PeerRefused, match="banned"):
             await host.channel.send(bad.id, step(1))
         assert host.messages.empty()
+
+    swarm.run(story())
+
+
+def test_a_client_of_an_allowed_node_says_so_and_gets_answers_and_streams(swarm: Swarm) -> None:
+    async def story() -> None:
+        host, client, other = await swarm.peer(), await swarm.peer(), await swarm.peer()
+        node = Identity.throwaway()
+        host.channel.answer("echo", echo)
+        host.daemon.door._refusal = PeerLists(allowed=[node.peer]).problem_with
+        host.daemon.door._introductions = Introductions(swarm.id)
+        for stranger in (client, other):
+            with pytest.raises(PeerRefused, match="only with peers that it has allowed"):
+                await stranger.channel.ask(host.id, "echo", b"hello")
+        shown = introduction_of(swarm.id, client.id, [node], CLOCK.now())
+        for stranger in (client, other):  # the other one has overheard it
+            stranger.daemon.door._introductions = Introductions(swarm.id, shown)
+        assert await client.channel.ask(host.id, "echo", b"hello") == b"hello"
+        await client.channel.send(host.id, step(0))
+        assert (await host.message())[0] == client.id
+        await host.channel.send(client.id, step(1))
+        assert (await client.message())[0] == host.id
+        with pytest.raises(PeerRefused, match="only with peers that it has allowed"):
+            await other.channel.ask(host.id, "echo", b"hello")
+        plain = await swarm.peer()
+        plain.channel.answer("echo", echo)  # has no list, and no use for introductions
+        assert await client.channel.ask(plain.id, "echo", b"hello") == b"hello"
 
     swarm.run(story())
 
