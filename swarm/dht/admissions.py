@@ -6,13 +6,15 @@ import random
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from swarm.dht.board import Board
 from swarm.dht.founders_manifest import SignedManifest
-from swarm.errors import PeerError, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.errors import PeerError, PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.invites import Invite
 from swarm.p2p.channel import ANSWER_CAP, Channel
+from swarm.p2p.first_answer import first_answer
 from swarm.p2p.lobby import Lobby
 from swarm.records import Capability, Relay
 from swarm.trust.identity import Identity
@@ -28,6 +30,7 @@ LOOK_SECONDS = 1.0
 SHARED_WITH = 3  # peers at a time
 ASK_SECONDS = 5.0
 ADMIT_SECONDS = 3.0  # for what other delegates know, before a one-time ticket is spent
+TELL_SECONDS = 1.0  # for them to know it then; who is slow hears of it later
 HANDED_ON = 4  # delegates that are asked for a newcomer
 STANDING_SECONDS = 30 * 86400.0  # for which the invite that a founder prints holds
 DIGEST_BYTES = 32
@@ -65,19 +68,23 @@ class Admissions:
         if self._members.machine.holding.is_delegate:
             return await self._redeem(peer, request)
         self._members.require_sound(request)
-        refused: PeerRefused | None = None
-        for delegate in await self._delegates():
-            try:
-                return await self._channel.ask(
-                    delegate, REDEEM, request, timeout_seconds=ASK_SECONDS
-                )
-            except PeerRefused as error:
-                refused = error
-            except (PeerError, RemoteProtocolError) as error:
-                logger.info("delegate %s admits nobody now: %s", delegate, error)
-        if refused is not None:
-            raise PeerRefused(refused.cause.rpartition("PeerRefused: ")[2])
-        raise PeerRefused("No delegate is up.")
+        delegates = await self._delegates()
+        asks = [partial(self._handed_on, delegate, request) for delegate in delegates]
+        granted, errors = await first_answer(asks)
+        if granted is not None:
+            return granted
+        for error in errors:
+            logger.info("delegate %s admits nobody now: %s", error.peer, error)
+        refusals = [each.cause for each in errors if isinstance(each, PeerRefused)]
+        cause = refusals[-1].rpartition("PeerRefused: ")[2] if refusals else "No delegate is up."
+        raise PeerRefused(cause)
+
+    async def _handed_on(self, delegate: str, request: bytes) -> bytes:
+        """What a delegate grants; raises PeerError."""
+        try:
+            return await self._channel.ask(delegate, REDEEM, request, timeout_seconds=ASK_SECONDS)
+        except RemoteProtocolError as error:
+            raise PeerLost(str(error), peer=delegate) from error
 
     async def share(self) -> None:
         """Ask a few peers now and then for what they know; never ends."""
@@ -153,18 +160,22 @@ class Admissions:
 
     async def _redeem(self, peer: str, request: bytes) -> bytes:
         self._members.require_sound(request)
-        try:
-            async with asyncio.timeout(ADMIT_SECONDS):
-                await self._hear(await self._delegates())
-        except TimeoutError:
-            logger.info("a delegate is slow to say what it knows")
+        await self._hear_delegates(ADMIT_SECONDS)
         try:
             granted = self._members.redeem(request)
         except OSError as error:
             raise PeerRefused("This delegate cannot write what it grants.") from error
         logger.info("certified a machine for %s", peer)
-        await self._hear(await self._delegates())
+        await self._hear_delegates(TELL_SECONDS)
         return granted
+
+    async def _hear_delegates(self, seconds: float) -> None:
+        """Know what other delegates do, and they what we do; who is gone is not waited for."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hear(await self._delegates())
+        except TimeoutError:
+            logger.info("a delegate is slow to say what it knows")
 
 
 def certify_founder(swarm: str, founder: Identity, state: Path, manifest: Path) -> None:

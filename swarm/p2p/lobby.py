@@ -6,7 +6,8 @@ is bound to the machine that shows it, so nobody on the way gains anything.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 
@@ -21,14 +22,17 @@ from swarm.errors import (
 from swarm.invites import peer_of_address
 from swarm.p2p.addresses import readable
 from swarm.p2p.channel import RpcHandler
+from swarm.p2p.first_answer import first_answer
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.rpc import Limits, Rpc
 from swarm.p2p.tcp_probe import tcp_problem
+from swarm.task_set import TaskSet
 from swarm.trust.members import Members
 from swarm.trust.swarm_key import SwarmKey
 
 QUESTION, STANDING, PURPOSE = "redeem", "standing", "lobby"
 ASK_SECONDS = 15.0  # one peer, which may hand it on
+STANDING_SECONDS = 5.0
 CALLS_PER_SECOND = 5  # of one peer
 NO_DELEGATE = "delegate"  # in the words of who knows none
 ELSEWHERE = "does not serve"  # in the words of who is in another swarm, or in none
@@ -64,37 +68,42 @@ class Lobby:
 
     async def redeem(self, addresses: Iterable[str], request: bytes) -> bytes:
         """Buy a membership from whichever peer grants it; raises BadInvite, Unreachable."""
-        trouble: list[PeerError] = []
-        given = list(addresses)
-        words = await asyncio.gather(*map(tcp_problem, given))
-        closed = {address: word for address, word in zip(given, words, strict=True) if word}
-        for peer in self._known(address for address in given if address not in closed):
-            proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
-            try:
-                async with asyncio.timeout(ASK_SECONDS):
-                    return await self._rpc.ask(peer, QUESTION, request, proof)
-            except TimeoutError:
-                trouble.append(PeerLost(f"Peer {peer} does not answer.", peer=peer))
-            except RemoteProtocolError as error:
-                trouble.append(PeerLost(str(error), peer=peer))
-            except PeerError as error:
-                trouble.append(error)
-        tried = [f"{readable(address)} {word}" for address, word in closed.items()]
-        raise _trouble_of(trouble, ", ".join(tried) or "nobody at its addresses")
+        known = self._known(addresses)
+        asks = [partial(self._redeem_at, *each, request) for each in known.items()]
+        granted, trouble = await first_answer(asks)
+        if granted is None:
+            raise _trouble_of(trouble)
+        return granted
+
+    async def _redeem_at(self, peer: str, addresses: Sequence[str], request: bytes) -> bytes:
+        """Buy a membership from one peer; raises PeerError."""
+        if closed := await _closed_ends(addresses):
+            raise NobodyThere(closed, peer=peer)
+        proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                return await self._rpc.ask(peer, QUESTION, request, proof)
+        except TimeoutError as error:
+            raise PeerLost(f"Peer {peer} does not answer.", peer=peer) from error
+        except RemoteProtocolError as error:
+            raise PeerLost(str(error), peer=peer) from error
 
     async def learn_standing(self, addresses: Iterable[str], members: Members) -> None:
         """Take the word of peers' registers, if they have nothing to do with us any more."""
-        for peer in self._known(addresses):
-            proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
-            try:
-                async with asyncio.timeout(ASK_SECONDS):
-                    known = await self._rpc.ask(peer, STANDING, members.own_pass, proof)
-                if known:
-                    members.hear_register(known)
-            except (TimeoutError, PeerError, RemoteProtocolError, OSError) as error:
-                logger.debug("%s does not say how we stand: %r", peer, error)
+        known = self._known(addresses)
+        await asyncio.gather(*(self._learn_standing_from(peer, members) for peer in known))
 
-    def _known(self, addresses: Iterable[str]) -> list[str]:
+    async def _learn_standing_from(self, peer: str, members: Members) -> None:
+        proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
+        try:
+            async with asyncio.timeout(STANDING_SECONDS):
+                known = await self._rpc.ask(peer, STANDING, members.own_pass, proof)
+            if known:
+                members.hear_register(known)
+        except (TimeoutError, PeerError, RemoteProtocolError, OSError) as error:
+            logger.debug("%s does not say how we stand: %r", peer, error)
+
+    def _known(self, addresses: Iterable[str]) -> dict[str, list[str]]:
         """The peers at these multiaddrs, which the daemon may not have met yet."""
         at: dict[str, list[str]] = {}
         for address in addresses:
@@ -102,7 +111,7 @@ class Lobby:
         for peer, where in at.items():
             if multiaddrs := [each for each in where if each.startswith("/")]:
                 self._daemon.note_addresses(peer, multiaddrs)
-        return list(at)
+        return at
 
     async def _serve(
         self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -113,7 +122,28 @@ class Lobby:
         await self._rpc.serve(peer, (reader, writer), proof, door)
 
 
-def _trouble_of(trouble: list[PeerError], tried: str) -> BadInvite | Unreachable:
+class NobodyThere(PeerLost):
+    """Nothing listens at any address of a peer; the cause names them."""
+
+
+async def _closed_ends(addresses: Sequence[str]) -> str:
+    """The addresses, each with why nothing listens there; empty as soon as something does."""
+
+    async def word_of(address: str) -> str:
+        problem = await tcp_problem(address)
+        return f"{readable(address)} {problem}" if problem else ""
+
+    async with TaskSet() as tasks:
+        asked = [tasks.create("knocking", word_of(a), is_awaited=True) for a in addresses]
+        words = []
+        for each in asyncio.as_completed(asked):
+            words.append(await each)
+            if not words[-1]:
+                return ""
+    return ", ".join(words)
+
+
+def _trouble_of(trouble: Sequence[PeerError]) -> BadInvite | Unreachable:
     for error in trouble:
         logger.info("no membership from %s: %s", error.peer, error.cause)
     refusals = [error.cause for error in trouble if isinstance(error, PeerRefused)]
@@ -127,7 +157,8 @@ def _trouble_of(trouble: list[PeerError], tried: str) -> BadInvite | Unreachable
             "Neither the founder nor a delegate of the swarm is up to admit this machine.",
             "Try again when one of them is: members that are in already are not concerned.",
         )
+    tried = ", ".join(each.cause for each in trouble if isinstance(each, NobodyThere))
     return Unreachable(
-        f"No peer in the invite answers ({tried}).",
+        f"No peer in the invite answers ({tried or 'nobody at its addresses'}).",
         "Check the network, or ask for a fresh invite: `swarm invite` makes it.",
     )

@@ -114,6 +114,39 @@ def test_a_member_hands_a_newcomer_on_to_a_delegate_that_is_there() -> None:
     run(story())
 
 
+def test_a_founder_that_has_just_gone_keeps_nobody_from_being_admitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its record still lives, and what is asked of it gets no answer, by whomever."""
+    monkeypatch.setattr("swarm.dht.admissions.ASK_SECONDS", HOUR)
+    monkeypatch.setattr("swarm.dht.admissions.ADMIT_SECONDS", 0.1)
+    monkeypatch.setattr("swarm.dht.admissions.TELL_SECONDS", 0.1)
+
+    async def silent(_peer: str, _payload: bytes) -> bytes:
+        await asyncio.sleep(HOUR)
+        return b""
+
+    async def story() -> None:
+        world = World()
+        host = await world.node(world.host)
+        await world.node(now_certified(world.host, as_delegate=True))
+        member = await world.node(now_certified(world.host))
+        monkeypatch.setattr(member.admissions, "_delegates", lambda: _in_order(world))
+        for question in (REDEEM, "register"):
+            host.channel.answer(question, silent)
+        machine_id, request = world.request(world.host)
+        granted = holding_of(SWARM, await member.admissions.admit("newcomer", request))
+        assert granted is not None
+        assert granted.machine == machine_id
+
+    run(story())
+
+
+async def _in_order(world: World) -> list[str]:
+    """The founder first."""
+    return [node.peer for node in world.nodes[:2]]
+
+
 def test_who_brings_nothing_sound_costs_nobody_else_a_question() -> None:
     async def story() -> None:
         world = World()

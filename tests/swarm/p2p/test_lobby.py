@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import BadInvite, PeerRefused, Unreachable
+from swarm.p2p import lobby
 from swarm.p2p.lobby import Lobby
 from swarm.trust.entrance import Entrance
 from swarm.trust.identity import Identity, swarm_id
@@ -18,6 +19,7 @@ from swarm.trust.tickets import sell
 from tests.swarm.conftest import Peer, Swarm
 
 KEY = "a key"
+HOUR = 3600.0
 
 
 class Host:
@@ -97,6 +99,41 @@ def test_what_was_refused_is_said_in_words(
             await Lobby(guest.daemon, swarm.id, KEY).redeem(await peer.daemon.addresses(), b"")
         with pytest.raises(BadInvite):  # who does not know the key is not even heard
             await Lobby(guest.daemon, swarm.id, "no").redeem(await peer.daemon.addresses(), b"")
+
+    swarm.run(story())
+
+
+def test_a_peer_that_is_silent_keeps_no_other_from_granting(
+    swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs, and one at an address that swallows every packet."""
+    monkeypatch.setattr("swarm.p2p.lobby.ASK_SECONDS", HOUR)
+    monkeypatch.setattr("swarm.p2p.rpc.ANSWER_SECONDS", HOUR)
+    knock = lobby.tcp_problem
+
+    async def silent_there(address: str) -> str:
+        if "/192.0.2.1/" in address:
+            await asyncio.sleep(HOUR)
+        return await knock(address)
+
+    async def hang(_peer: str, _request: bytes) -> bytes:
+        await asyncio.sleep(HOUR)
+        return b""
+
+    async def story() -> None:
+        monkeypatch.setattr(lobby, "tcp_problem", silent_there)
+        hanging, host = [Host(swarm, await swarm.peer(), tmp_path / name) for name in "ab"]
+        await hanging.lobby.open(hang, hanging.members)
+        await host.lobby.open(host.admit, host.members)
+        guest = await swarm.peer()
+        away = [f"/ip4/192.0.2.1/tcp/9/p2p/{Identity.throwaway().peer}"]
+        away.append(f"/ip4/192.0.2.1/tcp/9/p2p/{host.peer.id}")  # another one of its own
+        given = (*away, *await hanging.peer.daemon.addresses(), *await host.peer.daemon.addresses())
+        entrance = Entrance(swarm.id, host.ticket, tmp_path / "guest")
+        asking = Lobby(guest.daemon, swarm.id, KEY)
+        members = await entrance.members(guest.id, lambda r: asking.redeem(given, r))
+        assert members is not None
+        assert host.members.problem_of(guest.id, members.own_pass) == ""
 
     swarm.run(story())
 
