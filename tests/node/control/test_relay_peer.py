@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from node.config import NodeConfig
 from node.control.reachability import ReachState, verdict_of
-from node.control.relay_peer import RelayPeer, alone_lines, read_config
+from node.control.relay_peer import RelayPeer, alone_lines, live, read_config
 from swarm.errors import BadInput, BadInvite
 from swarm.invites import Invite
 from swarm.p2p.dial_back import Finding
-from swarm.records import Relay
+from swarm.records import Manifest, Relay
 from swarm.testing.memory_network import MemoryWorld, peer_named
+from tests.swarm.certified_world import KEY, world_in
 
 ME, WAN = peer_named("relay"), "203.0.113.7"
 REACHED = Finding((WAN,), (f"/ip4/{WAN}/tcp/4001",))
@@ -108,6 +110,43 @@ def test_it_runs_until_it_is_told_to_stop() -> None:
         stop.set()
         await asyncio.wait_for(running, 10.0)
         assert lines[-1] == "left: record withdrawn"
+
+    asyncio.run(story())
+
+
+def test_a_real_one_lets_newcomers_of_a_certified_swarm_in_until_it_is_revoked(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with world_in(tmp_path) as world:
+            host = await world.host()
+            await host.held.board.publish(Manifest("tiny", "a" * 64, "f32", 0.0))
+            invite = Invite(world.addresses, world.id, "tiny", KEY, ticket=world.ticket())
+            config = NodeConfig(
+                founds=False,
+                invite=invite.encode(),
+                name="elm",
+                listen="127.0.0.1",
+                state=tmp_path / "relay",
+            )
+            lines = list[str]()
+            running = asyncio.create_task(live(config, lines.append))
+            shown: dict[str, Relay] = {}
+            while not shown and not running.done():
+                read = await host.held.board.read(Relay)
+                shown = {peer: each for peer, each in read.items() if each.name == "elm"}
+                await asyncio.sleep(0.05)  # nothing announces a record
+            ((peer, record),) = shown.items()
+            world.addresses = tuple(f"{each}/p2p/{peer}" for each in record.addresses)
+            newcomer = await world.node("newcomer", world.ticket())  # by its word alone
+            assert await newcomer.asks(host.peer) == b"a secret"
+
+            found = host.members.passes.get(peer)
+            assert found is not None
+            host.members.revoke(found.machine)
+            with pytest.raises(BadInvite, match="This machine was revoked"):
+                await running
+            assert lines[-1] == "left: record withdrawn"
 
     asyncio.run(story())
 
