@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from tests.network.namespaces import run, run_in
+from tests.network.namespaces import run
 
 ESTABLISHED = "01"  # in /proc/net/tcp
 
@@ -45,12 +45,6 @@ class Host:
         rename = 'hostname "$1"; shift; exec "$@"'
         inside = ("ip", "netns", "exec", self.namespace, "unshare", "--uts")
         return (*inside, "sh", "-c", rename, "sh", self.name)
-
-    @property
-    def received_bytes(self) -> int:
-        """What has come in at its first device so far."""
-        counter = "/sys/class/net/eth0/statistics/rx_bytes"
-        return int(run_in(self.namespace, "cat", counter))
 
     def crash(self) -> None:
         """End every process on it without a word, as a power cut does."""

@@ -1,6 +1,7 @@
 """Whole nodes behind routers, and what a person on some host gets and sees of them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tests.network.conftest import model_of
 from tests.network.hosted_swarm import HostedSwarm, swarm_on
 from tests.network.hosts import Host, Network
 from tests.network.laboratory import Laboratory
+from tests.network.p2pd_connections import connections_of_p2pd
 from tests.whole.reference_model import ids_of
-from tests.whole.swarms import Nodes, Part, shard_bytes
+from tests.whole.swarms import START_SECONDS, NodeProcess, Nodes, Part, shard_bytes, wait_until
 
 pytestmark = [pytest.mark.network, pytest.mark.nodes, pytest.mark.slow]
 
@@ -64,6 +66,20 @@ def start_at_homes(swarm: HostedSwarm, nodes: Nodes, hosts: Sequence[Host]) -> N
     swarm.wait_until_ready(-2, -1)
 
 
+def has_two_relays(node: NodeProcess) -> bool:
+    """Whether a node said last that it holds places at two relays."""
+    said = [line for line in node.lines if line.startswith("reach: not reachable")]
+    return bool(said) and " and " in said[-1].partition("relay")[2]
+
+
+def ways_between(one: NodeProcess, other: NodeProcess) -> list[str]:
+    """The multiaddrs at which one node is connected to another."""
+    connected = connections_of_p2pd(one.process.pid)
+    return [
+        way for peer, ways in connected.items() if peer.endswith(other.peer_tail) for way in ways
+    ]
+
+
 def founded(lab_host: Host, nodes: Nodes, model: Path) -> HostedSwarm:
     """A swarm of one public node that has no room for a layer."""
     size = halves(model)[0].memory_bytes // 40
@@ -100,18 +116,16 @@ def test_when_the_relay_in_use_is_killed_in_mid_generation_no_token_is_lost(
     model, outer = model_of(tmp_path / "model", layers=4), lab.network("11.0.0")
     publics = public_hosts(lab, outer, ["founder", "elm", "person"])
     swarm = founded(publics[0], nodes, model)
-    nodes.start_relay(publics[1].command, "elm", swarm.invite, *PORT).line("reach: dialed back")
+    elm = nodes.start_relay(publics[1].command, "elm", swarm.invite, *PORT)
+    elm.line("reach: dialed back")
     start_at_homes(swarm, nodes, homes_on(lab, outer, HALVES))
     for node in swarm.nodes[1:]:
-        assert " and " in node.line("reach: not reachable from outside").partition("relay")[2]
-    relays = publics[:2]
-    before = [relay.received_bytes for relay in relays]
-    assert swarm.ask_from(publics[2], 1, LONG_TEXT).ids() == swarm.expected(1, LONG_TEXT)
-    carried = [relay.received_bytes - b for relay, b in zip(relays, before, strict=True)]
-    in_use = relays[carried.index(max(carried))]
-    assert max(carried) > FIRST_CIRCUIT_BYTES
+        wait_until(partial(has_two_relays, node), START_SECONDS, node.said)
     asking = swarm.ask_from(publics[2], MANY)
     asking.wait_for_pieces(10)
+    way = ways_between(*swarm.nodes[1:])[0]
+    tail = elm.line("relay: elm (").partition(")")[0]
+    in_use = publics[f"{tail}/p2p-circuit" in way]
     in_use.crash()
     assert asking.process.poll() is None
     assert asking.ids() == swarm.expected(MANY)

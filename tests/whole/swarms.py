@@ -68,8 +68,8 @@ class NodeProcess:
         def found() -> list[str]:
             return [line for line in self.lines[after:] if line.startswith(start)]
 
-        wait_until(lambda: found() or not self.is_alive, seconds, self._said)
-        assert found(), self._said()
+        wait_until(lambda: found() or not self.is_alive, seconds, self.said)
+        assert found(), self.said()
         return found()[0].removeprefix(start).strip()
 
     def seconds_to(self, start: str, since: str = "") -> float:
@@ -141,7 +141,8 @@ class NodeProcess:
             self.lines.append(line.rstrip())
         self.process.stdout.close()
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """The end of it, to explain a failure."""
         return f"{self.part.name} said:\n" + "\n".join(self.lines[-30:])
 
 

@@ -37,7 +37,7 @@ def test_a_standby_worker_serves_in_place_of_one_that_is_killed_and_ends_with_it
         node = nodes.start_behind((sys.executable, "-c", SOON), part, *how)
         node.line("ready")
         (worker,) = pids_of(node, WORKER)
-        wait_until(lambda: bool(pids_of(node, STANDBY)), 30.0, node._said)
+        wait_until(lambda: bool(pids_of(node, STANDBY)), 30.0, node.said)
         (standby,) = pids_of(node, STANDBY)
         wait_until_it_waits(node, standby)
         told = len(node.lines)
@@ -47,11 +47,11 @@ def test_a_standby_worker_serves_in_place_of_one_that_is_killed_and_ends_with_it
         assert pids_of(node, WORKER) == []  # none was spawned
         assert standby in pids_of(node, STANDBY)
         node.kill()
-        wait_until(lambda: not node.orphans(), 10.0, node._said)
+        wait_until(lambda: not node.orphans(), 10.0, node.said)
 
 
 def wait_until_it_waits(node: NodeProcess, pid: int) -> None:
     """Wait until the first thread that a standby worker begins, which imports all, has ended."""
-    wait_until(lambda: psutil.Process(pid).num_threads() > 1, 30.0, node._said)
+    wait_until(lambda: psutil.Process(pid).num_threads() > 1, 30.0, node.said)
     importing = min(each.id for each in psutil.Process(pid).threads() if each.id != pid)
-    wait_until(lambda: not Path(f"/proc/{pid}/task/{importing}").exists(), 120.0, node._said)
+    wait_until(lambda: not Path(f"/proc/{pid}/task/{importing}").exists(), 120.0, node.said)
