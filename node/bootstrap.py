@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from node.config import NodeConfig
@@ -29,6 +30,7 @@ from swarm.state_folder import (
     write_private,
 )
 from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.machine_state import MachineState
 from swarm.trust.peer_lists import PeerLists
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ async def open_network(
             certify_founder(swarm, identity, config.state, folder / KEPT_MANIFEST)
         way = Entry(enter, known, lists.problem_with, ticket, config.state)
         held = await stack.enter_async_context(hold_network(identity, network, swarm, key, way))
-        admissions = await _open_admissions(held)
+        admissions = await _open_admissions(held, config.state)
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
         own = await _addresses_of(held.daemon, config, identity.peer)
@@ -140,11 +142,12 @@ async def open_network(
         )
 
 
-async def _open_admissions(held: HeldNetwork) -> Admissions | None:
+async def _open_admissions(held: HeldNetwork, state: Path) -> Admissions | None:
     """Let newcomers redeem their tickets, where a swarm certifies its members."""
     if held.members is None:
         return None
-    admissions = Admissions(held.members, held.lobby, held.channel, held.board)
+    keep = partial(MachineState(state).keep, held.members.swarm)
+    admissions = Admissions(held.members, held.lobby, held.channel, held.board, keep)
     await held.lobby.open(admissions.admit, held.members)
     return admissions
 

@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from swarm.dht.board import Board
 from swarm.dht.founders_manifest import SignedManifest
-from swarm.errors import PeerError, PeerLost, PeerRefused, RemoteProtocolError, SwarmError
+from swarm.errors import BadInput, PeerError, PeerLost, PeerRefused, RemoteProtocolError, SwarmError
 from swarm.invites import Invite
 from swarm.p2p.channel import ANSWER_CAP, Channel
 from swarm.p2p.first_answer import first_answer
@@ -20,13 +21,14 @@ from swarm.records import Capability, Relay
 from swarm.trust.identity import Identity
 from swarm.trust.machine_state import MachineState
 from swarm.trust.members import REVOKED_WORDS, Members
-from swarm.trust.membership import found
+from swarm.trust.membership import Holding, found
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.register import REGISTER_CAP
 from swarm.trust.tickets import sell
 
 SHARE_SECONDS = 10.0  # between questions for what others know
 LOOK_SECONDS = 1.0
+RENEW_SECONDS = 3600.0  # between tries to get a certificate renewed
 SHARED_WITH = 3  # peers at a time
 ASK_SECONDS = 5.0
 ADMIT_SECONDS = 3.0  # for what other delegates know, before a one-time ticket is spent
@@ -34,20 +36,34 @@ TELL_SECONDS = 1.0  # for them to know it then; who is slow hears of it later
 HANDED_ON = 4  # delegates that are asked for a newcomer
 STANDING_SECONDS = 30 * 86400.0  # for which the invite that a founder prints holds
 DIGEST_BYTES = 32
-REGISTER, REDEEM = "register", "redeem"  # the questions
+REGISTER, REDEEM, RENEW = "register", "redeem", "renew"  # the questions
 
 logger = logging.getLogger(__name__)
 assert REGISTER_CAP < ANSWER_CAP
 
 
+def _keep_nothing(_holding: Holding) -> None:
+    """For who has no disk."""
+
+
 class Admissions:
     """Answers newcomers and members about certificates, and keeps the register up to date."""
 
-    def __init__(self, members: Members, lobby: Lobby, channel: Channel, board: Board) -> None:
-        self._members, self._lobby = members, lobby
+    def __init__(
+        self,
+        members: Members,
+        lobby: Lobby,
+        channel: Channel,
+        board: Board,
+        keep: Callable[[Holding], None] = _keep_nothing,
+    ) -> None:
+        """`keep` writes down a new certificate of this machine; it raises BadInput."""
+        self._members, self._lobby, self._keep = members, lobby, keep
+        self._renewed_at = -math.inf
         self._channel, self._board = channel, board
         channel.answer(REGISTER, self._answer_register)
         channel.answer(REDEEM, self._redeem)
+        channel.answer(RENEW, self._answer_renew)
 
     def invite(self, plain: Invite) -> Invite:
         """With a ticket for any machine, if this one may sell them."""
@@ -91,6 +107,7 @@ class Admissions:
         while True:
             await self._hear(await self._others(SHARED_WITH))
             await self._keep_passes()
+            await self._renew_in_time()
             await asyncio.sleep(SHARE_SECONDS)  # what is revoked meanwhile is told to us at once
 
     async def until_revoked(self) -> None:
@@ -131,6 +148,37 @@ class Admissions:
                 await asyncio.to_thread(passes.write, news)
         except OSError as error:
             logger.warning("the passes of peers are not kept: %s", error)
+
+    async def _renew_in_time(self) -> None:
+        """Ask who has certified this machine to do so again, some time before that ends."""
+        is_due = time.monotonic() - self._renewed_at > RENEW_SECONDS
+        if not self._members.is_ending or not is_due:
+            return
+        self._renewed_at = time.monotonic()
+        there = await self._there()
+        issuers = sorted(self._members.issuers(), key=lambda peer: peer not in there)
+        for peer in issuers[:HANDED_ON]:
+            if await self._has_renewed(peer):
+                return
+        logger.warning(
+            "nobody renews this machine's certificate, which ends in %.0f days: let a node of the"
+            " machine that admitted it run, or join with a fresh invite then",
+            max(0.0, self._members.seconds_left / 86400),
+        )
+
+    async def _has_renewed(self, peer: str) -> bool:
+        try:
+            made = await self._channel.ask(peer, RENEW, b"", timeout_seconds=ASK_SECONDS)
+            if holding := self._members.take_renewed(made):
+                await asyncio.to_thread(self._keep, holding)
+                logger.info("%s has renewed this machine's certificate", peer)
+            return holding is not None
+        except (PeerError, RemoteProtocolError, BadInput) as error:
+            logger.info("%s does not renew our certificate: %s", peer, error)
+            return False
+
+    async def _answer_renew(self, peer: str, _payload: bytes) -> bytes:
+        return self._members.renew(peer)
 
     async def _delegates(self) -> list[str]:
         """A few peers that may certify: nodes on the board before programs that may be gone."""

@@ -5,13 +5,22 @@ from dataclasses import dataclass
 
 from swarm.errors import BadInvite, PeerRefused
 from swarm.trust.identity import Identity
-from swarm.trust.membership import PEER_SECONDS, Holding, certify, pass_for, pass_of
+from swarm.trust.membership import (
+    MACHINE_SECONDS,
+    PEER_SECONDS,
+    Holding,
+    certify,
+    holding_of,
+    pass_for,
+    pass_of,
+)
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.passes import Passes
 from swarm.trust.register import BOUGHT, REVOKED, SPENT, Register, make_entry
 from swarm.trust.tickets import Ticket, read_request
 
 RENEWED_SECONDS = PEER_SECONDS / 2  # before its end a pass is made anew, if that adds anything
+ENDING_SECONDS = MACHINE_SECONDS / 4  # before its end a machine asks for a new certificate
 MACHINES_OF_A_TICKET = 64  # so that nobody can lay up certificates without end
 REVOKED_WORDS = "The machine of this peer is revoked."
 
@@ -135,6 +144,45 @@ class Members:
         if problem := self._problem_of_ticket(*read):
             raise PeerRefused(problem)
         return read
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this machine's certificate holds."""
+        return self.machine.holding.chain.until - self._clock()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is time for a new one."""
+        return self.seconds_left < ENDING_SECONDS
+
+    def issuers(self) -> list[str]:
+        """Peers of the machine that has certified this one, those seen last first."""
+        issuer = self.machine.holding.chain.peers[-2]
+        return [p.chain.subject for p in self.passes.latest_first() if p.machine == issuer]
+
+    def renew(self, peer: str) -> bytes:
+        """As a delegate: certify the machine of a peer anew, if we have before.
+
+        Nobody else does: who is out with the delegate that certified him must not get round that.
+        Raises PeerRefused.
+        """
+        found, own = self.passes.get(peer), self.machine.holding
+        if found is None or self.problem_with(peer) or self.is_revoked:
+            raise PeerRefused("Only members are certified anew.")
+        if not own.is_delegate or found.chain.peers[-3] != own.machine:
+            raise PeerRefused("Another machine has certified that one.")
+        issuer = own, self.machine.identity
+        as_delegate = found.is_of_delegate
+        made = certify(self.swarm, issuer, found.machine, self._clock(), as_delegate=as_delegate)
+        return made.data
+
+    def take_renewed(self, data: bytes) -> Holding | None:
+        """Go on with a later certificate of this machine; None if that is none."""
+        made, own = holding_of(self.swarm, data), self.machine.holding
+        if made is None or made.machine != own.machine or made.chain.until <= own.chain.until:
+            return None
+        self.machine = Machine(self.machine.identity, made)
+        return made
 
     def revoke(self, machine: str) -> None:
         """As a delegate: note that a machine is revoked; raises OSError."""

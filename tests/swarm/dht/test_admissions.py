@@ -1,6 +1,7 @@
 """Admissions: delegates certify newcomers, others hand them on, and registers become equal."""
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from swarm.testing.memory_network import MemoryChannel, MemoryWorld
 from swarm.trust.identity import Identity, swarm_id
 from swarm.trust.machine_state import MachineState
 from swarm.trust.members import REVOKED_WORDS, Machine, Members
-from swarm.trust.membership import certify, found, holding_of
+from swarm.trust.membership import Holding, certify, found, holding_of
 from swarm.trust.network_clock import CLOCK
 from swarm.trust.passes import Passes
 from swarm.trust.register import Register
@@ -73,14 +74,26 @@ class World:
         self.host = One()
         self.host.held = found(SWARM, FOUNDER, self.host.identity, CLOCK.now())
         self.nodes: list[Node] = []
+        self.kept: list[Holding] = []
+        self.later_seconds = 0.0
+
+    def now(self) -> float:
+        return CLOCK.now() + self.later_seconds
+
+    def meet_again(self) -> None:
+        """Everybody shows everybody a pass."""
+        for one in self.nodes:
+            for other in self.nodes:
+                if one is not other:
+                    assert one.members.problem_of(other.peer, other.members.own_pass) == ""
 
     async def node(self, one: One, passes: Passes | None = None) -> Node:
         peer = Identity.throwaway().peer
         machine = Machine(one.identity, one.holding)
-        members = Members(SWARM, peer, machine, Register(SWARM), passes)
+        members = Members(SWARM, peer, machine, Register(SWARM), passes, clock=self.now)
         channel, lobby = self.memory.channel(peer), FakeLobby()
         board = self.memory.board(peer)
-        made = Admissions(members, lobby, channel, board)  # type: ignore[arg-type]
+        made = Admissions(members, lobby, channel, board, self.kept.append)  # type: ignore[arg-type]
         known = Capability("m", [DEVICE], [], peer, True, 0.0)
         await board.publish(known)
         node = Node(members, channel, made, lobby)
@@ -247,6 +260,78 @@ def test_a_node_ends_when_its_machine_is_revoked() -> None:
         await member.admissions._hear_one(host.peer)
         with pytest.raises(BadInvite, match="This machine was revoked"):
             await member.admissions.until_revoked()
+
+    run(story())
+
+
+def test_certificates_are_renewed_by_who_gave_them_for_as_long_as_nodes_meet() -> None:
+    async def story() -> None:
+        world = World()
+        host = await world.node(world.host)
+        delegate = await world.node(now_certified(world.host, as_delegate=True))
+        one = One(delegate.members.machine.identity, delegate.members.machine.holding)
+        member = await world.node(now_certified(one))
+        first = [node.members.machine.holding for node in world.nodes]
+        for _ in range(40):  # four years, in steps of less than the least of all spans
+            world.later_seconds += 36 * 86400.0
+            world.meet_again()
+            for node in (delegate, member):
+                node.admissions._renewed_at = -math.inf
+                await node.admissions._renew_in_time()
+        after = [node.members.machine.holding for node in world.nodes]
+        assert after[0] == first[0], "the founder's own has no end that matters"
+        for old, new in zip(first[1:], after[1:], strict=True):
+            assert new.chain.peers == old.chain.peers
+            assert new.chain.until > world.now()
+        assert {each.machine for each in world.kept} == {each.machine for each in after[1:]}
+        assert len(world.kept) < 20
+        assert host.members.machine.holding.is_delegate
+
+    run(story())
+
+
+def test_nobody_renews_what_another_has_given_nor_anything_of_who_is_revoked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def story() -> None:
+        world = World()
+        host = await world.node(world.host)
+        delegate = await world.node(now_certified(world.host, as_delegate=True))
+        one = One(delegate.members.machine.identity, delegate.members.machine.holding)
+        below = await world.node(now_certified(one))
+        with pytest.raises(PeerRefused, match="Another machine has certified"):
+            host.members.renew(below.peer)
+        with pytest.raises(PeerRefused, match="Another machine has certified"):
+            below.members.renew(delegate.peer)
+        with pytest.raises(PeerRefused, match="Only members"):
+            host.members.renew(Identity.throwaway().peer)
+        host.members.revoke(delegate.members.machine.identity.peer)
+        with pytest.raises(PeerRefused, match="Only members"):
+            host.members.renew(delegate.peer)
+        made = holding_of(SWARM, delegate.members.renew(below.peer))  # it has not heard
+        assert made is not None
+        assert host.members.register.revokes(made.chain), "it is out all the same"
+        world.memory.kill(delegate.peer)
+        world.memory.kill(host.peer)
+        below.admissions._renewed_at = -math.inf
+        world.later_seconds = 300 * 86400.0
+        await below.admissions._renew_in_time()
+        assert "nobody renews this machine's certificate, which ends in 65 days" in caplog.text
+
+    run(story())
+
+
+def test_a_certificate_is_taken_only_for_a_later_one_of_the_same_machine() -> None:
+    async def story() -> None:
+        world = World()
+        host, member = (
+            await world.node(world.host),
+            await world.node(now_certified(world.host)),
+        )
+        own = member.members.machine.holding
+        for bad in (b"", b"nonsense", own.data, host.members.machine.holding.data):
+            assert member.members.take_renewed(bad) is None
+        assert member.members.machine.holding == own
 
     run(story())
 

@@ -9,6 +9,7 @@ import pytest
 from swarm.errors import BadInvite, PeerRefused, Unreachable
 from swarm.p2p import lobby
 from swarm.p2p.lobby import Lobby
+from swarm.p2p.tcp_probe import tcp_problem
 from swarm.trust.entrance import Entrance
 from swarm.trust.identity import Identity, swarm_id
 from swarm.trust.machine_state import MachineState
@@ -109,12 +110,11 @@ def test_a_peer_that_is_silent_keeps_no_other_from_granting(
     """One that hangs, and one at an address that swallows every packet."""
     monkeypatch.setattr("swarm.p2p.lobby.ASK_SECONDS", HOUR)
     monkeypatch.setattr("swarm.p2p.rpc.ANSWER_SECONDS", HOUR)
-    knock = lobby.tcp_problem
 
     async def silent_there(address: str) -> str:
         if "/192.0.2.1/" in address:
             await asyncio.sleep(HOUR)
-        return await knock(address)
+        return await tcp_problem(address)
 
     async def hang(_peer: str, _request: bytes) -> bytes:
         await asyncio.sleep(HOUR)
