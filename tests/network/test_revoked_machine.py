@@ -72,8 +72,8 @@ def test_a_machine_that_was_away_when_it_was_revoked_stays_out_and_hears_why(
     assert guest.is_alive, "nobody could tell it"
     wire.heal()
 
-    wait_until(lambda: not guest.is_alive, TOLD_SECONDS, guest._said)
-    assert REVOKED in guest._said()
+    wait_until(lambda: not guest.is_alive, TOLD_SECONDS, guest.said)
+    assert REVOKED in guest.said()
     assert status(home, founder).keys() == {"founder"}
     for words in (("status",), ("generate", "Once")):  # a person beside it
         said = commanded(away, guest.state, *words)
