@@ -10,6 +10,7 @@ from swarm.dht.board import Board
 from swarm.invites import Invite
 from swarm.p2p.channel import Channel
 from swarm.state_folder import own_environment, state_folder
+from swarm.task_set import TaskSet
 from swarm.trust.members import Members
 
 
@@ -38,6 +39,7 @@ async def open_links(
     there are tried beside those of the invite. What all of it
     stands on is loaded here: a command line is read without it.
     """
+    from swarm.dht.admissions import Admissions
     from swarm.dht.bootstrap import KnownPeers
     from swarm.network import Entry, hold_network
     from swarm.p2p.address_book import AddressBook
@@ -55,5 +57,11 @@ async def open_links(
     nodes = nodes_of(kept) if introduce else []
     shown = introduction_of(invite.swarm, identity.peer, nodes, CLOCK.now())
     entry = Entry(known=known, ticket=invite.ticket, state=kept, introduction=shown)
-    async with hold_network(identity, network, invite.swarm, invite.key, entry) as held:
+    async with (
+        hold_network(identity, network, invite.swarm, invite.key, entry) as held,
+        TaskSet() as tasks,
+    ):
+        if held.members:
+            admissions = Admissions(held.members, held.lobby, held.channel, held.board)
+            tasks.create("hearing of revocations", admissions.share())
         yield Links(held.board, held.channel, held.members)

@@ -18,7 +18,7 @@ from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import answering
 from swarm.task_set import TaskSet
 from swarm.trust.door import Door, Refusal, open_to_all
-from swarm.trust.entrance import Entrance
+from swarm.trust.entrance import Entrance, certificate_needed
 from swarm.trust.identity import Identity
 from swarm.trust.introduction import Introductions
 from swarm.trust.members import Members
@@ -157,6 +157,8 @@ async def hold_network(
             )
         except Unreachable:
             await _require_member(members, ask_how_we_stand)
+            if members is None and key and await lobby.certifies(network.initial_peers):
+                raise certificate_needed() from None
             raise
         stack.push_async_callback(board.close)
         if not board.neighbours:  # alone, or nobody has to do with us any more

@@ -7,6 +7,7 @@ is bound to the machine that shows it, so nobody on the way gains anything.
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -87,6 +88,16 @@ class Lobby:
             raise PeerLost(f"Peer {peer} does not answer.", peer=peer) from error
         except RemoteProtocolError as error:
             raise PeerLost(str(error), peer=peer) from error
+
+    async def certifies(self, addresses: Iterable[str]) -> bool:
+        """Whether a peer at these addresses says that its swarm certifies its members."""
+        for peer in self._known(addresses):
+            proof = self._key.proof(PURPOSE, self._daemon.peer, peer)
+            with suppress(TimeoutError, PeerError, RemoteProtocolError):
+                async with asyncio.timeout(STANDING_SECONDS):
+                    await self._rpc.ask(peer, STANDING, b"", proof)
+                    return True
+        return False
 
     async def learn_standing(self, addresses: Iterable[str], members: Members) -> None:
         """Take the word of peers' registers, if they have nothing to do with us any more."""

@@ -58,5 +58,13 @@ class Entrance:
         return holding
 
 
+def certificate_needed() -> BadInvite:
+    """The error for who comes to a certified swarm with nothing that buys a membership."""
+    return BadInvite(
+        "The swarm certifies its members, and this invite buys no certificate.",
+        "Ask for a fresh invite: `swarm invite` makes it on the founder's machine.",
+    )
+
+
 def _is_over(holding: Holding) -> bool:
     return holding.chain.until < CLOCK.now()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from client.network import open_links
 from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.errors import BadInvite, PeerLost, PeerRefused, Unreachable
+from swarm.invites import Invite
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import open_p2p
 from swarm.p2p.p2pd_process import Network
@@ -19,6 +21,7 @@ from swarm.trust.machine_state import MachineState
 from swarm.trust.members import Machine, Members
 from swarm.trust.register import Register
 from tests.swarm.certified_world import ASK_SECONDS, KEY, World, world_in
+from tests.swarm.conftest import Eventually
 
 REFUSALS = (PeerRefused, PeerLost)
 
@@ -88,6 +91,8 @@ def test_a_revoked_machine_comes_back_under_no_id_and_reads_nothing(tmp_path: Pa
                 await world.node("copy", ticket)
             with pytest.raises(BadInvite, match="void: a machine was revoked"):  # new, old invite
                 await world.node("new", ticket)
+            with pytest.raises(BadInvite, match="this invite buys no certificate"):
+                await world.node("plain")
             for name, shown in (("the same machine, another id", "copy"), ("no pass", "")):
                 fresh = Identity.throwaway()
                 members = blind(world, shown, fresh.peer) if shown else None
@@ -127,6 +132,34 @@ def test_a_peer_whose_pass_was_never_seen_shows_it_before_it_hears_anything(
                 await host.held.channel.open_stream(hidden.peer, timeout_seconds=ASK_SECONDS)
             assert heard == []
             assert await host.asks((await world.node("late", world.ticket())).peer) == b"a secret"
+
+    asyncio.run(story())
+
+
+def test_a_client_that_runs_on_hears_of_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """Else it would send text to who is out, for as long as that one shows it an advert."""
+    monkeypatch.setattr("swarm.dht.admissions.SHARE_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with world_in(tmp_path) as world:
+            host, ticket = await world.host(), world.ticket()
+            guest = await world.node("guest", ticket)
+            invite = Invite(world.addresses, world.id, "tiny", KEY, ticket=ticket)
+            async with open_links(invite, tmp_path / "client") as links:
+                there = links.channel.ask
+                assert await there(guest.peer, "secret", b"", timeout_seconds=ASK_SECONDS)
+                host.members.revoke(guest.members.machine.identity.peer)
+
+                async def is_refused() -> bool:
+                    try:
+                        await there(guest.peer, "secret", b"", timeout_seconds=ASK_SECONDS)
+                    except PeerRefused as error:
+                        return "Not asked: The machine of this peer is revoked" in error.cause
+                    return False
+
+                await eventually(is_refused)
 
     asyncio.run(story())
 
