@@ -17,7 +17,7 @@ from typing import Protocol
 from node.control.reachability import ReachState
 from swarm.errors import PeerError, RemoteProtocolError, SwarmError
 from swarm.hardware import RELAYED
-from swarm.p2p.channel import Channel
+from swarm.p2p.channel import StreamChannel
 from swarm.p2p.link_kinds import OBSERVERS, is_direct, kind_of, observers_among
 from swarm.records import Capability
 from swarm.task_set import TaskSet
@@ -77,7 +77,7 @@ class Effort:
 class DirectLinks:
     """Looks at the connections to known peers again and again, and mends what is relayed."""
 
-    def __init__(self, lines: Lines, channel: Channel, capabilities: Capabilities) -> None:
+    def __init__(self, lines: Lines, channel: StreamChannel, capabilities: Capabilities) -> None:
         self._lines = lines
         self._channel = channel
         self._capabilities = capabilities
@@ -109,6 +109,8 @@ class DirectLinks:
         }
         self._efforts = {peer: each for peer, each in self._efforts.items() if peer in known}
         for peer in sorted(known):
+            if is_direct(connected.get(peer, ())):
+                self._channel.leave_relay(peer)
             is_relayed = bool(connected.get(peer)) and self.kinds[peer] == RELAYED
             if is_relayed and self._may_try(peer, connected):
                 self._begin(peer)
@@ -133,8 +135,8 @@ class DirectLinks:
         return is_own and capability is not None and not capability.reachable
 
     def _may_try(self, peer: str, connected: Mapping[str, Sequence[str]]) -> bool:
-        """Whether it is our turn, something may come of it, and no stream would break for it."""
-        if self.own is None or self._channel.round_trip_seconds(peer) is not None:
+        """Whether it is our turn, something may come of it, and no session would break for it."""
+        if self.own is None or not self._channel.is_quiet(peer):
             return False
         if not self._efforts.setdefault(peer, Effort()).is_due:
             return False

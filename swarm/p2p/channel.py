@@ -66,6 +66,12 @@ class StreamChannel(Channel, Protocol):
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams of plain bytes that peers open to `handler`; each ends with it."""
 
+    def leave_relay(self, peer: str) -> None:
+        """Let what is sent to a peer go over the direct connection that there is by now."""
+
+    def is_quiet(self, peer: str) -> bool:
+        """Whether no session can be under way over the streams to and from a peer."""
+
     async def open_stream(self, peer: str, *, timeout_seconds: float = 5.0) -> RawStream:
         """Open such a stream, to be closed by us; raises PeerLost, PeerRefused, Deadline.
 

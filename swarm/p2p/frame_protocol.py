@@ -36,11 +36,22 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._frames = FrameBuffer()
         self._note_rate = note_rate
         self._arrivals: Arrivals | None = None  # of the frame that has begun, if it is large
+        self._frames_heard = 0
+        self._awaited: tuple[int, asyncio.Future[None]] | None = None  # frames
 
     @property
     def is_within_frame(self) -> bool:
         """Whether a frame has begun and not ended."""
         return self._frames.is_within
+
+    async def wait_for(self, frames: int) -> None:
+        """Wait until so many frames have been handled; raises what ended the connection before."""
+        if self._frames_heard < frames:
+            heard = asyncio.get_running_loop().create_future()
+            self._awaited = frames, heard
+            await asyncio.wait((heard, self.ended), return_when=asyncio.FIRST_COMPLETED)
+            if not heard.done():
+                self.ended.result()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -89,12 +100,20 @@ class FrameProtocol(asyncio.BufferedProtocol):
                 if self._arrivals is not None:
                     self._note_arrivals(self._arrivals)
                 self._on_frame(*frame)
+                self._count_frame()
         except RemoteProtocolError as error:
             self._end(error)
         finally:
             TURN.end()
         if self._arrivals is None and self._frames.expected_bytes >= LARGE_BYTES:
             self._arrivals = Arrivals()
+
+    def _count_frame(self) -> None:
+        self._frames_heard += 1
+        if self._awaited is not None and self._awaited[0] <= self._frames_heard:
+            if not self._awaited[1].done():
+                self._awaited[1].set_result(None)
+            self._awaited = None
 
     def _note_arrivals(self, arrivals: Arrivals) -> None:
         """A large frame is whole: say how fast it came, unless most of it was there at once."""

@@ -9,7 +9,9 @@ from swarm.p2p.write_coalescing import WriteCoalescer
 from swarm.wire.framing import PREFIX
 
 HIGH_WATER_BYTES = 256 * 1024  # of frames waiting for p2pd before a sender has to wait
+LOW_WATER_BYTES = 64 * 1024  # with fewer of them a stream may be followed by another one
 MISSES = 3  # silent ticks after which the other side is dead
+COUNT_BYTES = 8  # of the number of frames on the stream before
 FRAME_TICKS = 60  # for one frame to arrive whole: who drips holds memory and a place
 
 STREAM_ERRORS = (ConnectionError, EOFError, OSError)
@@ -18,7 +20,13 @@ STREAM_ERRORS = (ConnectionError, EOFError, OSError)
 class FrameStream:
     """Frames over a connection; `tick` is called at a steady beat by the owner."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_relayed: bool = False,
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._transport = writer.transport
@@ -30,6 +38,8 @@ class FrameStream:
         self.has_data = False  # a frame other than a ping came in since the last tick
         self.quiet_beats = 0  # beats of its owner without such a frame
         self.bad_frames = 0
+        self.is_relayed = is_relayed
+        self.frames_sent = 0
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
 
     async def write(self, buffers: Iterable[bytes | memoryview]) -> None:
@@ -38,6 +48,7 @@ class FrameStream:
         if self._transport.is_closing():
             raise ConnectionResetError("the stream is closed")
         self._coalescer.write(buffers)
+        self.frames_sent += 1
         self.has_sent = True
 
     def write_now(self, buffers: Iterable[bytes | memoryview]) -> bool:
@@ -45,7 +56,27 @@ class FrameStream:
         if self._transport.is_closing() or self._coalescer.waiting_bytes > HIGH_WATER_BYTES:
             return False
         self._coalescer.write(buffers)
+        self.frames_sent += 1
         return True
+
+    @property
+    def is_free(self) -> bool:
+        """Whether p2pd has taken nearly all that was written."""
+        return self._coalescer.waiting_bytes <= LOW_WATER_BYTES
+
+    def begin_behind(self, before: "FrameStream") -> None:
+        """Say how many frames of an earlier stream come before ours."""
+        self._coalescer.write([before.frames_sent.to_bytes(COUNT_BYTES)])
+
+    async def read_frames_before(self) -> int:
+        """How many frames of an earlier stream come before those of this one; STREAM_ERRORS."""
+        return int.from_bytes(await self._reader.readexactly(COUNT_BYTES))
+
+    async def wait_for(self, frames: int) -> None:
+        """Wait until so many frames have been handled; raises what ended the stream before."""
+        if self._protocol is None:
+            raise RemoteProtocolError("A stream follows one that has not begun.")
+        await self._protocol.wait_for(frames)
 
     async def hear(
         self, on_frame: OnFrame, note_rate: NoteRate = lambda _bytes_per_second: None
@@ -70,6 +101,12 @@ class FrameStream:
         self._slow_ticks = self._slow_ticks + 1 if is_slow else 0
         protocol.has_progress = protocol.has_frame = False
         return self._misses >= MISSES or self._slow_ticks >= FRAME_TICKS
+
+    async def wait_for_end(self, timeout_seconds: float) -> None:
+        """Wait until the other side ends the stream, and end it if it does not."""
+        if self._protocol is not None:
+            await asyncio.wait((self._protocol.ended,), timeout=timeout_seconds)
+        self.abort()
 
     def abort(self) -> None:
         """Drop the stream with whatever waits in it."""

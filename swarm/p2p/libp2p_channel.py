@@ -10,7 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -35,6 +35,7 @@ from swarm.p2p.channel import (
 from swarm.p2p.frame_protocol import LARGE_BYTES
 from swarm.p2p.frame_stream import STREAM_ERRORS, FrameStream
 from swarm.p2p.hello import hello_of, problem_of_hello, read_hello
+from swarm.p2p.link_kinds import is_direct
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
 from swarm.p2p.raw_streams import RawStreams
@@ -50,9 +51,11 @@ from swarm.wire.rules import FailCode
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
 CLOSE_SECONDS = 1.0
+MOVE_SECONDS = 5.0  # for a stream that follows another one to open
+FOLLOW_SECONDS = 10.0  # and for the frames before its own to arrive
 STREAM_CAP = 512  # incoming streams of proved peers: each is an open file
 UNPROVED_CAP, UNPROVED_OF_A_PEER = 64, 2
-QUIET_SECONDS = 60.0  # without data, after which a stream gives way if all places are taken
+QUIET_SECONDS = 60.0  # without data, after which its sessions are over, and a stream may give way
 BAD_FRAMES_CAP = 32  # of one stream, before it is closed
 PASS = "pass"  # the question for what a peer has shown
 HEARD = Pong(0)  # "your data arrives", when nobody pinged
@@ -69,6 +72,7 @@ class LibP2PChannel:
         self._daemon = daemon
         self._key = SwarmKey(swarm, key)
         self._frames = f"/swarm/1/{self._key.name}/frames"
+        self._followers = f"{self._frames}/next"
         self._rpc = Rpc(daemon, f"/swarm/1/{self._key.name}/questions")
         self._raw = RawStreams(daemon, f"/swarm/1/{self._key.name}/bytes")
         self._ping_seconds = ping_seconds
@@ -79,6 +83,7 @@ class LibP2PChannel:
         self._disconnects = PendingDisconnects(
             lambda peer: self._tasks.create("a disconnect", daemon.disconnect(peer))
         )
+        self._moving: set[str] = set()  # peers whose frames are about to leave a relay
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
@@ -106,7 +111,8 @@ class LibP2PChannel:
         """Serve on what is now the daemon's p2pd; streams over an earlier one end by themselves."""
         serve = self._daemon.p2p.add_binary_stream_handler
         async with asyncio.timeout(HELLO_SECONDS):
-            await serve(self._frames, self._serve_frames)
+            await serve(self._frames, partial(self._serve_frames, self._welcome))
+            await serve(self._followers, partial(self._serve_frames, self._follow))
             await serve(self._rpc.protocol, partial(self._serve_one, self._rpc))
             await serve(self._raw.protocol, partial(self._serve_one, self._raw))
 
@@ -218,6 +224,22 @@ class LibP2PChannel:
         except TimeoutError as error:
             raise Deadline(f"Peer {peer} did not open a stream in time.", peer=peer) from error
 
+    def leave_relay(self, peer: str) -> None:
+        """Let frames to a peer go on over a direct connection, if they go through a relay now."""
+        connection = self._connections.get(peer)
+        if connection is None or connection.stream is None or not connection.moves:
+            return
+        if connection.stream.is_relayed and peer not in self._moving:
+            self._moving.add(peer)
+            task = self._tasks.create("leaving a relay", self._leave_relay(peer, connection.stream))
+            task.add_done_callback(lambda _: self._moving.discard(peer))
+
+    def is_quiet(self, peer: str) -> bool:
+        """Whether frames have come and gone so long ago that every session has ended."""
+        beats = [c.quiet_beats for p, c in self._connections.items() if p == peer and c.stream]
+        beats += [stream.quiet_beats for p, stream in self._incoming.items() if p == peer]
+        return all(each * self._ping_seconds >= QUIET_SECONDS for each in beats)
+
     def round_trip_seconds(self, peer: str) -> float | None:
         """The smoothed round trip of idle pings, or None before the first."""
         connection = self._connections.get(peer)
@@ -248,12 +270,46 @@ class LibP2PChannel:
         await self.before_stream(peer)
         if self._closed:
             raise PeerLost("The channel is closed.", peer=peer)
-        reader, writer = await self._daemon.open_stream(peer, self._frames)
+        stream = await self._stream_over(peer, self._frames)
+        self._begin(peer, connection, stream)
+        return stream
+
+    async def _stream_over(self, peer: str, protocol: str) -> FrameStream:
+        (reader, writer), address = await self._daemon.open_known_stream(peer, protocol)
         writer.write(self._hello_to(peer))
-        stream = FrameStream(reader, writer)
+        return FrameStream(reader, writer, is_relayed=not is_direct([address]))
+
+    def _begin(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         connection.open(stream)
         self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
-        return stream
+
+    async def _leave_relay(self, peer: str, before: FrameStream) -> None:
+        """Let frames go over another stream, which begins when all of this one have arrived."""
+        with self._connection_to(peer) as connection:
+            try:
+                async with asyncio.timeout(MOVE_SECONDS):
+                    await asyncio.wait([await connection.ask_pong(before)])
+                    await self._follow_with(peer, connection, before)
+            except PeerRefused:  # it is of a version that has no such streams
+                connection.moves = False
+            except (PeerError, TimeoutError, *STREAM_ERRORS) as error:
+                logger.debug("the stream to %s stays at its relay: %s", peer, error)
+        if connection.stream is not before:
+            await before.wait_for_end(FOLLOW_SECONDS)
+
+    async def _follow_with(
+        self, peer: str, connection: PeerConnection, before: FrameStream
+    ) -> None:
+        await self._require_admitted(peer)
+        stream = await self._stream_over(peer, self._followers)
+        with ExitStack() as undo:
+            undo.callback(stream.abort)
+            async with connection.lock:
+                if connection.stream is before and before.is_free and not stream.is_relayed:
+                    stream.begin_behind(before)
+                    self._begin(peer, connection, stream)
+                    undo.pop_all()
+                    logger.info("frames to %s go over a direct connection from now on", peer)
 
     def _hello_to(self, peer: str) -> bytes:
         return hello_of(self._proof(self.peer, peer), self._door)
@@ -297,13 +353,17 @@ class LibP2PChannel:
             self._lose(peer, stream, reason)
 
     async def _serve_frames(
-        self, info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        welcome: Callable[[str, asyncio.StreamReader, FrameStream], Awaitable[None]],
+        info: StreamInfo,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         peer = str(info.peer_id)
         stream = FrameStream(reader, writer)
         reason = "its stream ended"
         try:
-            await self._welcome(peer, reader, stream)
+            await welcome(peer, reader, stream)
             await stream.hear(partial(self._receive, peer, stream), partial(self._note_rate, peer))
         except RemoteProtocolError as error:
             reason = str(error)
@@ -313,7 +373,9 @@ class LibP2PChannel:
             stream.abort()
             self._lose(peer, stream, reason)
 
-    async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
+    async def _require_hello(
+        self, peer: str, reader: asyncio.StreamReader, stream: FrameStream
+    ) -> None:
         if self._closed:
             raise RemoteProtocolError("The channel is closed.")
         if problem := self._door.problem_at_first(peer):
@@ -323,6 +385,22 @@ class LibP2PChannel:
                 said = await read_hello(reader, self._door)
         if problem := problem_of_hello(said, self._proof(peer, self.peer), self._door, peer):
             raise RemoteProtocolError(problem)
+
+    async def _follow(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
+        """Let a stream go on where another one of the peer ends, without a loss in between."""
+        await self._require_hello(peer, reader, stream)
+        before = self._incoming.get(peer)
+        if before is None:
+            raise RemoteProtocolError("It follows no stream.")
+        async with asyncio.timeout(FOLLOW_SECONDS):
+            await before.wait_for(await stream.read_frames_before())
+        if self._incoming.get(peer) is not before:
+            raise RemoteProtocolError("It follows a stream that was given up.")
+        self._incoming[peer] = stream
+        self._tasks.create("ending a stream", before.close(CLOSE_SECONDS))
+
+    async def _welcome(self, peer: str, reader: asyncio.StreamReader, stream: FrameStream) -> None:
+        await self._require_hello(peer, reader, stream)
         if peer not in self._incoming and len(self._incoming) >= STREAM_CAP:
             self._make_room()
         before = self._incoming.get(peer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import (
     ControlFailure,
     read_pbmsg_safe,
@@ -45,6 +46,8 @@ PUNCH_PROTOCOL = "/libp2p/dcutr"
 PUNCH_SECONDS = 3.0  # for a peer to say whether it speaks that
 
 DIAL_ERRORS = (ControlFailure, OSError, ValueError, asyncio.IncompleteReadError, Unreachable)
+
+RawStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 logger = logging.getLogger(__name__)
 
@@ -140,13 +143,16 @@ class P2PDaemon:
         """Why nothing listens at a multiaddr, "" if something does: asked before p2pd is."""
         return await tcp_problem(address)
 
-    async def open_stream(
-        self, peer: str, protocol: str
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open_stream(self, peer: str, protocol: str) -> RawStream:
         """Open a raw stream, dialing the peer if need be; raises PeerLost, PeerRefused.
 
         Safe to cancel, unlike hivemind's own call, which would leave the stream open.
         """
+        stream, _ = await self.open_known_stream(peer, protocol)
+        return stream
+
+    async def open_known_stream(self, peer: str, protocol: str) -> tuple[RawStream, str]:
+        """The same, with the multiaddr in use; raises PeerLost, PeerRefused."""
         await self._running.wait()
         for _ in range(SEARCHES):
             try:
@@ -175,7 +181,7 @@ class P2PDaemon:
         """Whether libp2p of a connected peer would punch a hole: it knows its address outside."""
         try:
             async with asyncio.timeout(PUNCH_SECONDS):
-                _, writer = await self._open_stream(peer, PUNCH_PROTOCOL)
+                (_, writer), _ = await self._open_stream(peer, PUNCH_PROTOCOL)
         except (PeerError, TimeoutError):
             return False
         writer.close()
@@ -206,9 +212,7 @@ class P2PDaemon:
         if response.type == p2pd_pb2.Response.ERROR:
             raise ControlFailure(response.error.msg)
 
-    async def _open_stream(
-        self, peer: str, protocol: str
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open_stream(self, peer: str, protocol: str) -> tuple[RawStream, str]:
         path = str(self.p2p.daemon_listen_maddr["unix"])
         try:
             reader, writer = await asyncio.open_unix_connection(path, limit=READ_LIMIT_BYTES)
@@ -217,11 +221,11 @@ class P2PDaemon:
         with ExitStack() as undo:
             undo.callback(writer.close)
             try:
-                await _request_stream(reader, writer, peer, protocol)
+                address = await _request_stream(reader, writer, peer, protocol)
             except (asyncio.IncompleteReadError, OSError) as error:
                 raise PeerLost("The own p2pd is gone.", peer=peer) from error
             undo.pop_all()
-        return reader, writer
+        return (reader, writer), address
 
     async def disconnect(self, peer: str) -> None:
         """Drop the connection to a peer, so that the next call dials afresh."""
@@ -268,14 +272,15 @@ class _NotFound(PeerLost):
 
 async def _request_stream(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str, protocol: str
-) -> None:
+) -> str:
+    """Ask p2pd for a stream; returns the multiaddr of the connection that carries it."""
     wanted = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
     request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wanted)
     await write_pbmsg(writer, request)
     response = p2pd_pb2.Response()
     await read_pbmsg_safe(reader, response)
     if response.type != p2pd_pb2.Response.ERROR:
-        return
+        return str(StreamInfo.from_protobuf(response.streamInfo).addr)
     cause = response.error.msg[-300:]
     if "protocols not supported" in cause:
         raise PeerRefused(f"Peer {peer} does not serve this swarm.", peer=peer)

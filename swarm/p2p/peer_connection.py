@@ -28,6 +28,8 @@ class PeerConnection:
     samples: int = 0
     round_trip_seconds: float | None = None
     has_heard: bool = False  # anything on this stream
+    quiet_beats: int = 0  # without a frame of ours other than a ping
+    moves: bool = True  # whether the peer takes a stream that follows another one
     asked: dict[int, "asyncio.Future[None]"] = field(default_factory=dict)  # pongs, by nonce
 
     @property
@@ -41,6 +43,7 @@ class PeerConnection:
             return None
         if self.stream.tick():
             return self.stream
+        self.quiet_beats = 0 if self.stream.has_sent else self.quiet_beats + 1
         self.send_ping(measured=not self.stream.has_sent)
         self.stream.has_sent = False
         return None
@@ -96,6 +99,7 @@ class PeerConnection:
     def open(self, stream: FrameStream) -> None:
         """Start afresh on a new stream."""
         self.stream, self.ping, self.has_heard = stream, None, False
+        self.quiet_beats = 0
         self.samples, self.round_trip_seconds = 0, None
         self.send_ping(measured=False)  # its pong includes the opening
 

@@ -289,6 +289,13 @@ class MemoryChannel:
         """All comes at once here: there is nothing to tell, but both are kept for tests."""
         self.on_rate, self.on_share = on_rate, on_share
 
+    def leave_relay(self, peer: str) -> None:
+        """There are no relays here."""
+
+    def is_quiet(self, peer: str) -> bool:
+        """Whether nothing was ever sent to a peer, or it is lost since."""
+        return peer not in self._connections
+
     def answer_streams(self, handler: RawHandler) -> None:
         """Hand streams that peers open to `handler`."""
         self._raw = handler

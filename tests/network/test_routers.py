@@ -17,6 +17,9 @@ from tests.network.town import Town, town_in
 pytestmark = pytest.mark.network
 
 PUNCH_SECONDS = 10.0  # from both being ready to a direct connection
+MUCH_BYTES, FRAME_BYTES, MUCH_SECONDS = 160_000_000, 1_000_000, 240.0
+FEW = 100  # frames, and bytes of each
+FAR_SECONDS, MOVED_SECONDS = 0.15, 120.0  # one way between two homes; on a busy machine
 BACK_SECONDS = 60.0  # from a relay that turns public to places at it
 
 
@@ -73,6 +76,43 @@ def test_a_relay_that_turns_public_after_the_homes_joined_is_asked_for_a_place_a
         lost = peer.has_lost_relays(since=turned)
         again = peer.has_relays(1, since=lost["at"])
         assert peer.hears(far, since=again["at"])["at"] - turned <= BACK_SECONDS
+
+
+@pytest.mark.slow
+def test_a_relay_carries_much_without_a_reset(town: Town) -> None:
+    """One that knows itself to be public; at first libp2p lets 128 KiB through."""
+    town.settle(2)
+    one, other = town.two_homes(Ports.FULLY_RANDOM)
+    one.kind_of(other, RELAYED)
+    one.send(other, frames=MUCH_BYTES // FRAME_BYTES, size=FRAME_BYTES)
+    got = other.until(lambda words: words.get("of") == one.name, MUCH_SECONDS)
+    assert got["got"] == MUCH_BYTES
+    assert [words["over"] for words in one.said if "sends" in words] == [RELAYED]
+    for peer in (one, other):
+        assert not peer.faults()
+
+
+@pytest.mark.slow
+def test_a_stream_opened_through_a_relay_moves_to_the_direct_connection(lab: Laboratory) -> None:
+    """Its opening is the first call, upon which libp2p punches a hole; far away that takes long."""
+    wire = lab.wire("11.0.0")
+    with town_in(lab, wire) as town:
+        town.settle(5)
+        homes = [town.home() for _ in range(2)]
+        wire.between(*(home.address for home in homes), delay_seconds=FAR_SECONDS)
+        one, other = (town.at_home(home, is_shy=True) for home in homes)
+        for peer in (one, other):
+            peer.has_relays(1)
+            for public in town.publics:  # by which libp2p knows how it looks from outside
+                peer.kind_of(public, DIRECT)
+        one.knows(other)
+        hung_up = time.monotonic()
+        one.send(other, frames=FEW, size=FEW, pause_seconds=0.02, counts_direct=True, afresh=True)
+        got = other.until(lambda words: words.get("of") == one.name, MOVED_SECONDS)
+        assert got["got"] == FEW * got["frames"] > FEW * FEW
+        assert [words["over"] for words in one.said if "sends" in words] == [RELAYED, DIRECT]
+        for peer in (one, other):
+            assert not peer.faults(since=hung_up)
 
 
 def test_when_a_relay_dies_the_other_one_carries_on(town: Town) -> None:

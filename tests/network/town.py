@@ -20,6 +20,8 @@ from swarm.trust.identity import swarm_id
 from tests.network.homes import Home, Ports
 from tests.network.hosts import Host, Network
 from tests.network.laboratory import Laboratory
+from tests.network.light_peer import FRANK, SHY
+from tests.network.wire import Wire
 
 SWARM = swarm_id("homes", peer_named("founder"))
 PORT = 4001
@@ -72,9 +74,21 @@ class Light:
         kind: str = told[-1].get(other.name, "") if told else ""
         return kind
 
+    def knows(self, other: "Light") -> Words:
+        """When it has read of another one; raises Unsaid."""
+        return self.until(lambda words: other.name in words.get("knows", ()))
+
     def hears(self, other: "Light", since: float = 0.0) -> Words:
         """When another one answers it; raises Unsaid."""
         return self.until(lambda words: words.get("heard") == other.name, since=since)
+
+    def faults(self, since: float = 0.0) -> list[Words]:
+        """What it said of frames that were not sent, or came out of order, and of lost streams."""
+        return [
+            words
+            for words in self.said
+            if words.get("at", 0.0) >= since and {"lost", "unsent", "disorder"} & words.keys()
+        ]
 
     @property
     def peer(self) -> str:
@@ -95,10 +109,18 @@ class Light:
         """When no more than so many relays work for it; raises Unsaid."""
         return self.until(lambda words: words.get("relays", left + 1) <= left, since=since)
 
+    def send(self, other: "Light", **flow: float) -> None:
+        """Let it send frames to another one; what may be said of them `light_peer` says."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"to": other.name, **flow}) + "\n")
+        self.process.stdin.flush()
+
     def kill(self) -> None:
         """End it without a word."""
         self.process.kill()
         self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self._reader.join()
 
     def _read(self) -> None:
@@ -115,7 +137,7 @@ class Town:
     """Public hosts, and homes behind routers."""
 
     lab: Laboratory
-    outer: Network
+    outer: Network | Wire
     peers: list[Light] = field(default_factory=list)
     publics: list[Light] = field(default_factory=list)
     hosts: int = 0  # public ones
@@ -141,12 +163,15 @@ class Town:
         home.translate(ports)
         return home
 
-    def at_home(self, home: Home, number: int = 2) -> Light:
-        """Start a peer on a host in a home; it knows the first public one."""
+    def at_home(self, home: Home, number: int = 2, *, is_shy: bool = False) -> Light:
+        """Start a peer on a host in a home; it knows the first public one.
+
+        A shy one does nothing by itself about its way to other private ones.
+        """
         name = f"{home.router.name}-{number}"
         host = self.lab.host(name)
         self.lab.attach(host, home.network, number)
-        return self._start(host, name, self.publics[:1])
+        return self._start(host, name, self.publics[:1], SHY if is_shy else FRANK)
 
     def settle(self, publics: int) -> None:
         """Start so many public peers, and wait until they are there; raises Unsaid."""
@@ -168,22 +193,23 @@ class Town:
         self.lab.attach(host, self.outer, 9 + self.hosts)
         return host
 
-    def _start(self, host: Host, name: str, known: list[Light]) -> Light:
-        words = (name, str(PORT), SWARM, *(each.address for each in known))
+    def _start(self, host: Host, name: str, known: list[Light], manners: str = FRANK) -> Light:
+        words = (name, str(PORT), SWARM, manners, *(each.address for each in known))
         return self._begin(host, name, "tests.network.light_peer", *words)
 
     def _begin(self, host: Host, name: str, module: str, *words: str) -> Light:
         command = [*host.command, sys.executable, "-m", module, *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         peer = Light(name, process)
         self.peers.append(peer)
         return peer
 
 
 @contextmanager
-def town_in(lab: Laboratory) -> Iterator[Town]:
+def town_in(lab: Laboratory, outer: Network | Wire | None = None) -> Iterator[Town]:
     """Hold an empty town; its peers end before its networks do."""
-    town = Town(lab, lab.network("11.0.0"))
+    town = Town(lab, outer or lab.network("11.0.0"))
     try:
         yield town
     finally:

@@ -14,7 +14,7 @@ from swarm.hardware import DIRECT, PUNCHED, RELAYED
 from swarm.p2p.dial_back import Finding
 from swarm.p2p.link_kinds import kind_of, observers_among, why_not_direct, why_relayed
 from swarm.records import Capability
-from swarm.testing.memory_network import MemoryChannel, MemoryWorld, peer_named
+from swarm.testing.memory_network import MemoryWorld, peer_named
 
 ONE, TWO = sorted((peer_named("one"), peer_named("two")))
 CIRCUIT = f"/ip4/11.0.0.10/tcp/1/p2p/{peer_named('relay')}/p2p-circuit"
@@ -102,8 +102,6 @@ async def looked(links: DirectLinks) -> None:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PAUSE_SECONDS", "PUNCH_SECONDS", "READY_SECONDS", "LOOK_SECONDS"):
         monkeypatch.setattr(direct_links, name, 0.001)
-    # as of a real channel: a question opens no stream that stays
-    monkeypatch.setattr(MemoryChannel, "round_trip_seconds", lambda _channel, _peer: None)
 
 
 def test_kinds_follow_from_the_addresses_in_use() -> None:
@@ -190,13 +188,33 @@ def test_who_is_not_ready_to_punch_keeps_its_relayed_connection() -> None:
     played(lines, record(), story)
 
 
-def test_an_open_stream_is_not_broken_for_a_better_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_is_not_broken_for_a_better_way(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = FakeLines({TWO: (CIRCUIT,), **PUBLICS})
 
     async def story(links: DirectLinks) -> None:
-        monkeypatch.setattr(links._channel, "round_trip_seconds", lambda _peer: 0.1)
+        monkeypatch.setattr(links._channel, "is_quiet", lambda _peer: False)
         await looked(links)
         assert lines.did == []
+        monkeypatch.setattr(links._channel, "is_quiet", lambda _peer: True)  # its last one is over
+        await looked(links)
+        assert "called" in lines.did
+
+    played(lines, record(), story)
+
+
+def test_streams_leave_a_relay_as_soon_as_there_is_a_direct_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = FakeLines({TWO: (CIRCUIT,)})
+    left: list[str] = []
+
+    async def story(links: DirectLinks) -> None:
+        monkeypatch.setattr(links._channel, "leave_relay", left.append)
+        await looked(links)
+        assert left == []
+        lines.connections[TWO] = (CIRCUIT, OUTSIDE)
+        await links.look()
+        assert left == [TWO]
 
     played(lines, record(), story)
 

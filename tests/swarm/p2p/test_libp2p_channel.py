@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from itertools import islice
+from collections.abc import Callable
+from itertools import count, islice
 
 import pytest
 
@@ -16,6 +17,7 @@ from swarm.errors import (
     PeerRefused,
     RemoteProtocolError,
 )
+from swarm.p2p import libp2p_channel
 from swarm.p2p.channel import ANSWER_CAP
 from swarm.p2p.frame_stream import FrameStream, frame_of
 from swarm.p2p.libp2p_channel import BAD_FRAMES_CAP, UNPROVED_OF_A_PEER
@@ -375,6 +377,131 @@ def test_a_second_stream_of_a_peer_replaces_the_first(
     swarm.run(story())
 
 
+# ---------------------------------------------------------------- leaving a relay
+
+
+async def relayed_stream(one: Peer, two: Peer) -> FrameStream:
+    """The stream between two peers, as if it went through a relay."""
+    await one.channel.send(two.id, step(0))
+    await two.message()
+    stream = one.channel._connections[two.id].stream
+    assert stream is not None
+    stream.is_relayed = True
+    return stream
+
+
+async def send_until(sender: Peer, receiver: Peer, done: Callable[[], bool]) -> int:
+    """Send numbered frames, of many sizes, until something holds, and some more; how many."""
+    for at in count():
+        await sender.channel.send(receiver.id, step(at, bytes(at % 7 * 3000)))
+        await asyncio.sleep(0)
+        if done() or at == 20_000:
+            for more in range(1, 50):
+                assert sender.channel.send_now(receiver.id, step(at + more))
+            return at + 50
+    raise AssertionError("unreachable")
+
+
+def test_frames_leave_a_relay_in_order_and_without_a_loss(swarm: Swarm) -> None:
+    async def story() -> None:
+        one, two = await swarm.peer(), await swarm.peer()
+        before = await relayed_stream(one, two)
+        connection = one.channel._connections[two.id]
+
+        def has_left() -> bool:
+            one.channel.leave_relay(two.id)  # told again and again
+            return connection.stream is not before
+
+        sent = await send_until(one, two, has_left)
+        assert connection.stream is not before
+        await one.channel.confirm(two.id, timeout_seconds=10.0)
+        heard = [(await two.message())[1] for _ in range(sent)]
+        assert [message.position for message in heard if isinstance(message, Step)] == [
+            *range(sent)
+        ]
+        assert one.losses.empty()
+        assert two.losses.empty()
+        async with asyncio.timeout(10):
+            await before.wait_for_end(10)  # by the other side
+
+    swarm.run(story())
+
+
+def test_a_peer_that_takes_no_following_stream_keeps_its_own(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        one, older = await swarm.peer(), await swarm.peer()
+        before = await relayed_stream(one, older)
+        connection = one.channel._connections[older.id]
+        monkeypatch.setattr(one.channel, "_followers", "/unknown")
+        one.channel.leave_relay(older.id)
+        await send_until(one, older, lambda: not connection.moves)
+        assert connection.stream is before
+        assert one.losses.empty()
+        assert older.losses.empty()
+
+    swarm.run(story())
+
+
+def test_streams_are_quiet_when_no_session_can_be_under_way(
+    swarm: Swarm, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        one, two = await swarm.peer(), await swarm.peer()
+        assert one.channel.is_quiet(two.id)  # no stream
+        await one.channel.send(two.id, step(1))
+        await two.message()
+        assert not one.channel.is_quiet(two.id)
+        assert not two.channel.is_quiet(one.id)
+        monkeypatch.setattr(libp2p_channel, "QUIET_SECONDS", 3 * PING_SECONDS)
+
+        async def are_quiet() -> bool:
+            return one.channel.is_quiet(two.id) and two.channel.is_quiet(one.id)
+
+        await eventually(are_quiet)
+        assert one.channel.send_now(two.id, step(2))  # beats have not closed the stream
+        await two.message()
+
+    swarm.run(story())
+
+
+async def following_stream(rogue: Peer, victim: Peer, frames: int) -> FrameStream:
+    reader, writer = await rogue.daemon.open_stream(victim.id, rogue.channel._followers)
+    writer.write(rogue.channel._proof(rogue.id, victim.id) + frames.to_bytes(8))
+    return FrameStream(reader, writer)
+
+
+def test_a_stream_that_follows_none_is_ended(swarm: Swarm, victim: Peer, rogue: Peer) -> None:
+    async def story() -> None:
+        assert await ended(await following_stream(rogue, victim, 0))
+        assert victim.losses.empty()
+
+    swarm.run(story())
+
+
+def test_a_following_stream_is_not_heard_before_its_time(
+    swarm: Swarm, victim: Peer, rogue: Peer
+) -> None:
+    async def story() -> None:
+        first = await raw_stream(rogue, victim)
+        await first.write(victim.channel._codec.encode(step(1)))
+        assert await victim.message() == (rogue.id, step(1))
+        second = await following_stream(rogue, victim, 3)
+        await second.write(victim.channel._codec.encode(step(4)))
+        for at in (2, 3):
+            await first.write(victim.channel._codec.encode(step(at)))
+        heard = [(await victim.message())[1] for _ in range(3)]
+        assert heard == [step(at) for at in (2, 3, 4)]
+        assert await ended(first)
+        third = await following_stream(rogue, victim, 2)  # of which one will never come
+        second.abort()
+        assert (await victim.loss())[0] == rogue.id
+        assert await ended(third)
+
+    swarm.run(story())
+
+
 # ---------------------------------------------------------------- losses
 
 
@@ -507,13 +634,13 @@ def test_a_lost_peer_is_called_only_after_the_own_disconnect(
     """The disconnect is held back here: a daemon that stood still would hold back all the rest."""
     wake = asyncio.Event()
     opened: list[str] = []
-    disconnect, open_stream = host.daemon.disconnect, host.daemon.open_stream
+    disconnect, open_stream = host.daemon.disconnect, host.daemon.open_known_stream
 
     async def disconnect_late(peer: str) -> None:
         await wake.wait()
         await disconnect(peer)
 
-    async def open_and_note(peer: str, protocol: str) -> RawStream:
+    async def open_and_note(peer: str, protocol: str) -> tuple[RawStream, str]:
         opened.append(peer)
         return await open_stream(peer, protocol)
 
@@ -523,7 +650,7 @@ def test_a_lost_peer_is_called_only_after_the_own_disconnect(
         deaf.channel._listening.clear()
         await host.channel.send(deaf.id, step(1))
         assert await host.loss() == (deaf.id, "it has fallen silent")
-        monkeypatch.setattr(host.daemon, "open_stream", open_and_note)
+        monkeypatch.setattr(host.daemon, "open_known_stream", open_and_note)
         with pytest.raises(Deadline):
             await host.channel.send(deaf.id, step(2), timeout_seconds=0.1)
         with pytest.raises(Deadline):
