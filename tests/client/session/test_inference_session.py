@@ -511,7 +511,7 @@ def test_a_stage_that_says_it_leaves_and_falls_silent_costs_no_whole_deadline(
         leaving.hook = move
         patient = replace(QUICK, step_seconds=60.0, moved_seconds=0.1)
         asking = asyncio.create_task(swarm.session(PROMPT, max_tokens=6, timeouts=patient).run())
-        await until(lambda: moved_at)
+        await until(lambda: moved_at > 0)
         await swarm.stage("other", 4, LAYERS, step_seconds=1.0)
         await asking
         assert swarm.notes.tokens == continuation(PROMPT, 6)
