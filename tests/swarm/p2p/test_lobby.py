@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import BadInvite, PeerRefused, Unreachable
-from swarm.p2p import lobby
 from swarm.p2p.lobby import Lobby
 from swarm.p2p.tcp_probe import tcp_problem
 from swarm.trust.entrance import Entrance
@@ -121,7 +120,7 @@ def test_a_peer_that_is_silent_keeps_no_other_from_granting(
         return b""
 
     async def story() -> None:
-        monkeypatch.setattr(lobby, "tcp_problem", silent_there)
+        monkeypatch.setattr("swarm.p2p.lobby.tcp_problem", silent_there)
         hanging, host = [Host(swarm, await swarm.peer(), tmp_path / name) for name in "ab"]
         await hanging.lobby.open(hang, hanging.members)
         await host.lobby.open(host.admit, host.members)
