@@ -7,6 +7,7 @@ from typing import NoReturn
 from swarm import __version__
 from swarm.commands.command_line import carry_out, read_arguments, suggestion
 from swarm.commands.entry_points import import_package, leave
+from swarm.commands.hidden_torch import ASKING, hide_torch
 from swarm.errors import BadInput
 from swarm.formatting import log_printably
 from swarm.node import run_node
@@ -29,6 +30,8 @@ HELP = frozenset({"-h", "--help"})
 def run() -> NoReturn:
     """Run the command of this process and end it."""
     log_printably()
+    if not ASKING.isdisjoint(sys.argv[1:2]):
+        hide_torch()
     leave(main())
 
 
