@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from swarm.checkpoint.folder import read_spec
-from swarm.hardware import DIRECT, RELAYED
+from swarm.hardware import DIRECT, PUNCHED, RELAYED
 from swarm.invites import Invite
 from swarm.model_spec import BYTES_PER_VALUE
-from swarm.p2p.link_kinds import why_relayed
+from swarm.p2p.link_kinds import is_direct, why_relayed
 from tests.network.conftest import model_of
 from tests.network.hosted_swarm import HostedSwarm, swarm_on
 from tests.network.hosts import Host, Network
@@ -28,6 +28,7 @@ FULL_ROWS = ("--activations", "full")  # hidden rows as they are, so that their 
 HALVES = ("one", "two")
 PLANNED_SECONDS = 60.0  # for who is behind a router, from when it can do its part
 BETWEEN_HALVES = frozenset(HALVES)
+TREES = ("elm", "ash", "oak", "fir", "yew")
 
 
 def row_bytes(model: Path) -> int:
@@ -130,6 +131,25 @@ def test_when_the_relay_in_use_is_killed_in_mid_generation_no_token_is_lost(
     assert asking.process.poll() is None
     assert asking.ids() == swarm.expected(MANY)
     print(f"{in_use.name} killed: pause of {asking.longest_pause:.2f} s")  # noqa: T201 - a figure
+
+
+def test_a_hop_between_two_homes_goes_through_a_punched_hole_where_six_hosts_are_public(
+    lab: Laboratory, nodes: Nodes, tmp_path: Path
+) -> None:
+    model, outer = model_of(tmp_path / "model", layers=4), lab.network("11.0.0")
+    publics = public_hosts(lab, outer, ["founder", *TREES])
+    swarm = founded(publics[0], nodes, model)
+    relays = [nodes.start_relay(p.command, p.name, swarm.invite, *PORT) for p in publics[1:]]
+    for relay in relays:
+        relay.line("reach: dialed back")
+    start_at_homes(swarm, nodes, homes_on(lab, outer, HALVES))
+    one, other = swarm.nodes[1:]
+    wait_until(lambda: is_direct(ways_between(one, other)), START_SECONDS, one.said)
+    asking = swarm.ask_from(publics[0], MANY, LONG_TEXT)
+    assert asking.ids(2 * START_SECONDS) == swarm.expected(MANY, LONG_TEXT)
+    assert is_direct(ways_between(one, other))
+    link = swarm.links_from(publics[0])[BETWEEN_HALVES]
+    assert (link["kind"], link["why"]) == (PUNCHED, "")
 
 
 def test_a_founder_behind_a_router_is_joined_through_the_relay_that_it_names(
