@@ -99,7 +99,7 @@ class Revoking:
         machine = await self._machine_of(peer, there)
         came_with = register.came_with(machine)
         machines = (machine, *sorted(came_with if with_invite else ()))
-        self._require_others(machines)
+        self._require_lower(machines)
         returned = register.revoked_only_by(machine)
         for each in machines:
             await asyncio.to_thread(self._members.revoke, each)
@@ -134,15 +134,26 @@ class Revoking:
         for each in there:
             found = pass_of(self._known.swarm, await self._ask(each, PASS, peer.encode()) or b"")
             if found is not None and peer in found.chain.peers[-2:]:
+                members.passes.note(found)
                 return found.machine
         raise BadInput(
             f"No certificate of {peer} was seen, here or by a peer that is there.",
             "Ask again while it, or a peer that has met it, is up.",
         )
 
-    def _require_others(self, machines: Iterable[str]) -> None:
-        if not set(machines).isdisjoint(self._members.machine.holding.chain.peers):
+    def _require_lower(self, machines: Iterable[str]) -> None:
+        """Raise BadInput if our word counts for nothing against one of them."""
+        own = self._members.machine.holding
+        if not set(machines).isdisjoint(own.chain.peers):
             raise BadInput("That is this very machine, or one above it.", "Name another peer.")
+        places = (self._members.passes.place_of, self._members.register.place_of)
+        for machine in machines:
+            if any(0 < place_of(machine) <= own.rank for place_of in places):
+                raise BadInput(
+                    f"The machine {machine} was admitted by one above this one, which cannot"
+                    " revoke it.",
+                    "Do it on the founder's machine.",
+                )
 
     async def _ask(self, peer: str, name: str, payload: bytes) -> bytes | None:
         assert self._links is not None

@@ -67,6 +67,11 @@ class Passes:
             return found.machine
         return peer_or_machine if peer_or_machine in self._of_machine else ""
 
+    def place_of(self, machine: str) -> int:
+        """How far a machine is from the founder, by what its peers have shown; 0 if unknown."""
+        peers = self._of_machine.get(machine, ())
+        return min((self._seen[peer].chain.peers.index(machine) for peer in peers), default=0)
+
     def take_news(self) -> tuple[Pass, ...]:
         """What there is to write: all of it if something is new, else nothing."""
         if self._path is None or self._is_kept:

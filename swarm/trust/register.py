@@ -140,6 +140,11 @@ class Register:
         bought = any(machine in machines for machines in self._bought.values())
         return bought or machine in self._spent.values()
 
+    def place_of(self, machine: str) -> int:
+        """How far from the founder a machine was let in; 0 if that is not known."""
+        letting = (e for e in self._entries.values() if e.kind in (SPENT, BOUGHT))
+        return min((e.issuer.rank + 1 for e in letting if e.machine == machine), default=0)
+
     def came_with(self, machine: str) -> frozenset[str]:
         """Other machines, not revoked, that one and the same ticket has bought."""
         sets = [machines for machines in self._bought.values() if machine in machines]

@@ -176,6 +176,25 @@ def test_who_was_seen_by_nobody_is_no_machine_that_could_be_revoked(swarm: Machi
             swarm.revoke(peer_named("stranger"), seen=seen)
 
 
+def test_a_delegate_is_told_when_its_word_does_not_count(swarm: Machines, tmp_path: Path) -> None:
+    state = tmp_path / "delegate"
+    machines, own = MachineState(state), swarm.own
+    issuer, now = (own.holding, own.identity), CLOCK.now()
+    key = machines.identity()
+    machines.keep(swarm.id, certify(swarm.id, issuer, key.peer, now, as_delegate=True))
+    beside, bought = swarm.shown(), swarm.bought(swarm.ticket())
+    machines.register(swarm.id).save()
+    swarm.state = state
+    members = swarm.members()
+    members.hear_register(MachineState(tmp_path).register(swarm.id).to_bytes())
+    for peer in (beside.chain.subject, bought):
+        with pytest.raises(BadInput, match="admitted by one above this one"):
+            swarm.revoke(peer, seen=(beside,))
+    below = swarm.shown()
+    swarm.revoke(below.chain.subject, seen=(below,))
+    assert swarm.members().register.revokes(below.chain)
+
+
 def test_the_founders_machine_is_revoked_by_nobody(swarm: Machines) -> None:
     passes = swarm.members().passes
     own = swarm.own
