@@ -29,9 +29,10 @@ class Passes:
         self._seen: OrderedDict[str, Pass] = OrderedDict()
         self._of_machine: dict[str, OrderedDict[str, None]] = {}
         self._is_kept = True  # nothing is new
+        self._remembered: set[str] = set()  # peers that have not shown up since we started
         for each in self._read():
             self.note(each)
-        self._is_kept = True
+        self._is_kept, self._remembered = True, set(self._seen)
 
     def note(self, found: Pass) -> None:
         """A peer has shown its pass."""
@@ -41,6 +42,7 @@ class Passes:
         if known is None or known.data != found.data:
             self._is_kept = False
         self._seen[peer] = found
+        self._remembered.discard(peer)
         of_machine = self._of_machine.setdefault(machine, OrderedDict())
         of_machine[peer] = None
         if len(of_machine) > MACHINE_CAP:
@@ -53,8 +55,9 @@ class Passes:
         return self._seen.get(peer)
 
     def latest_first(self) -> Iterable[Pass]:
-        """All of them."""
-        return reversed(self._seen.values())
+        """Those of peers that may be there: they have shown up since we started."""
+        there = ((p, found) for p, found in self._seen.items() if p not in self._remembered)
+        return reversed([found for _, found in there])
 
     def kin_of(self, peer: str) -> Collection[str] | None:
         """The machine of a peer, and all peers of it that were seen here; None if it was not."""
@@ -108,6 +111,7 @@ class Passes:
     def _forget(self, found: Pass) -> None:
         peer, machine = found.chain.subject, found.machine
         del self._seen[peer]
+        self._remembered.discard(peer)
         of_machine = self._of_machine[machine]
         del of_machine[peer]
         if not of_machine:
