@@ -83,7 +83,8 @@ class LibP2PChannel:
         self._disconnects = PendingDisconnects(
             lambda peer: self._tasks.create("a disconnect", daemon.disconnect(peer))
         )
-        self._moving: set[str] = set()  # peers whose frames are about to leave a relay
+        self._moving: set[str] = set()  # peers to whom frames are about to leave a relay
+        self._followed: set[str] = set()  # peers of whom a stream waits for the end of another one
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
@@ -390,10 +391,14 @@ class LibP2PChannel:
         """Let a stream go on where another one of the peer ends, without a loss in between."""
         await self._require_hello(peer, reader, stream)
         before = self._incoming.get(peer)
-        if before is None:
-            raise RemoteProtocolError("It follows no stream.")
-        async with asyncio.timeout(FOLLOW_SECONDS):
-            await before.wait_for(await stream.read_frames_before())
+        if before is None or peer in self._followed:
+            raise RemoteProtocolError("It follows no stream, or one that is followed already.")
+        self._followed.add(peer)
+        try:
+            async with asyncio.timeout(FOLLOW_SECONDS):
+                await before.wait_for(await stream.read_frames_before())
+        finally:
+            self._followed.discard(peer)
         if self._incoming.get(peer) is not before:
             raise RemoteProtocolError("It follows a stream that was given up.")
         self._incoming[peer] = stream

@@ -481,7 +481,7 @@ def test_a_stream_that_follows_none_is_ended(swarm: Swarm, victim: Peer, rogue: 
 
 
 def test_a_following_stream_is_not_heard_before_its_time(
-    swarm: Swarm, victim: Peer, rogue: Peer
+    swarm: Swarm, victim: Peer, rogue: Peer, eventually: Eventually
 ) -> None:
     async def story() -> None:
         first = await raw_stream(rogue, victim)
@@ -495,6 +495,12 @@ def test_a_following_stream_is_not_heard_before_its_time(
         assert heard == [step(at) for at in (2, 3, 4)]
         assert await ended(first)
         third = await following_stream(rogue, victim, 2)  # of which one will never come
+
+        async def is_waiting() -> bool:
+            return rogue.id in victim.channel._followed
+
+        await eventually(is_waiting)
+        assert await ended(await following_stream(rogue, victim, 1))  # one waits, no more
         second.abort()
         assert (await victim.loss())[0] == rogue.id
         assert await ended(third)
