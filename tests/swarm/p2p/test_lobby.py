@@ -137,6 +137,35 @@ def test_a_peer_that_is_silent_keeps_no_other_from_granting(
     swarm.run(story())
 
 
+def test_all_peers_are_asked_at_once_how_a_machine_stands(
+    swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them answers only when the other one has been asked, too."""
+    monkeypatch.setattr("swarm.p2p.lobby.STANDING_SECONDS", HOUR)
+    monkeypatch.setattr("swarm.p2p.rpc.ANSWER_SECONDS", HOUR)
+
+    async def story() -> None:
+        both, asked = asyncio.Event(), []
+
+        async def wait_for_both(peer: str, _shown: bytes) -> bytes:
+            asked.append(peer)
+            if len(asked) == 2:
+                both.set()
+            await both.wait()
+            return b""
+
+        hosts = [Host(swarm, await swarm.peer(), tmp_path / name) for name in "ab"]
+        for host in hosts:
+            await host.lobby.open(host.admit, host.members)
+            host.lobby._rpc.answer("standing", wait_for_both)
+        guest = await swarm.peer()
+        given = [at for host in hosts for at in await host.peer.daemon.addresses()]
+        await Lobby(guest.daemon, swarm.id, KEY).learn_standing(given, hosts[0].members)
+        assert asked == [guest.id, guest.id]
+
+    swarm.run(story())
+
+
 def test_an_address_that_refuses_is_named(swarm: Swarm) -> None:
     async def story() -> None:
         guest = await swarm.peer()
