@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from node.bootstrap import NodeNetwork, invite_of, open_network
 from node.config import NodeConfig
-from node.control.reachability import find_relays
 from node.device.open_devices import detected_devices, measured_devices, open_workers
+from node.network.bootstrap import NodeNetwork, invite_of, open_network
+from node.network.reachability import find_relays
 from node.node import Node
 from node.probe import memory_words
 from node.served_model import ServedModel, find_served_once_joined, manifest_of, read_founded

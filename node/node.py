@@ -8,22 +8,22 @@ from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 
-from node.bootstrap import NodeNetwork
 from node.config import NodeConfig
 from node.control.announcer import Announcer
 from node.control.certification import Certification
-from node.control.direct_links import DirectLinks
 from node.control.leader_election import LeaderElection
-from node.control.link_monitor import LinkMonitor
 from node.control.membership import Membership, Standing
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
-from node.control.reachability import Reachability, ReachState
 from node.device.endpoint import Reach, group_host
 from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
+from node.network.bootstrap import NodeNetwork
+from node.network.direct_links import DirectLinks
+from node.network.link_monitor import LinkMonitor
+from node.network.reachability import Reachability, ReachState
 from node.probe import machine_id
 from node.served_model import ServedModel, manifest_of
 from node.serving.activation_format import ActivationFormat

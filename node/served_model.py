@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from node.bootstrap import KNOWN_SECONDS, NodeNetwork, require_swarm
 from node.config import NodeConfig
+from node.network.bootstrap import KNOWN_SECONDS, NodeNetwork, require_swarm
 from swarm.checkpoint.folder import is_hub_id, open_model
 from swarm.checkpoint.folder_check import FolderCheck
 from swarm.checkpoint.hub_model import hub_weights_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from node.control.reachability import ReachState
+from node.network.reachability import ReachState
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, printable, short_id
 from swarm.hardware import WIDTHS, Device

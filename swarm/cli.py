@@ -64,7 +64,7 @@ def _call(command: str, given: list[str]) -> int:
     if command == "node":
         return run_node(rest, "swarm node")
     if command == "relay":
-        return int(import_package("node.control.relay_peer").main(rest))
+        return int(import_package("node.network.relay_peer").main(rest))
     if command == "plan" and not HELP.isdisjoint(rest):
         return int(import_package("planner.cli.commands").main([command, "--help"]))
     if command == "simulate" or (command == "plan" and _names_instance(rest)):

@@ -128,7 +128,7 @@ class Links:
     def of(cls, capabilities: Mapping[str, Located]) -> "Links":
         """The ways that peers measured: what the receiver says of a way, else what the sender says.
 
-        A peer measures how fast bytes come in (`node/control/link_probe.py`), so the
+        A peer measures how fast bytes come in (`node/network/link_probe.py`), so the
         receiver knows better.
         """
         measured: dict[str, dict[str, Way]] = {}

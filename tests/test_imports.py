@@ -41,7 +41,7 @@ KV_ACCOUNTING = {
 NOT_FOR_THE_PLANNER = {"torch", "transformers", "hivemind", "asyncio", "socket"}
 PLANNER_COMMANDS = {"planner.cli.commands"}
 READS_ENVIRONMENT = {
-    "node.control.relay_peer",  # the main of `swarm relay`
+    "node.network.relay_peer",  # the main of `swarm relay`
     "node.config",
     "node.main",
     "swarm.state_folder",

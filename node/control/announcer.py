@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
 from node.control.plan_store import PlanStore
-from node.control.reachability import ReachState
+from node.network.reachability import ReachState
 from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
 from swarm.hardware import RELAYED, Link, assumed_relayed

@@ -12,8 +12,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from node.control.measuring_schedule import NEIGHBOURS
 from node.control.membership import Membership
+from node.network.measuring_schedule import NEIGHBOURS
 from swarm.hardware import Device, Links
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Plan, Stage

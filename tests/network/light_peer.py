@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 
-from node.control.direct_links import PAUSE_SECONDS, TRIES, DirectLinks
-from node.control.reachability import Reachability, ReachState, find_relays
+from node.network.direct_links import PAUSE_SECONDS, TRIES, DirectLinks
+from node.network.reachability import Reachability, ReachState, find_relays
 from swarm.errors import SwarmError
 from swarm.hardware import DIRECT, RELAYED
 from swarm.network import HeldNetwork, hold_network

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import uvloop
 
-from node.control.link_probe import LinkMeasurement, LinkProbe
-from node.control.machine_lock import MachineLock
+from node.network.link_probe import LinkMeasurement, LinkProbe
+from node.network.machine_lock import MachineLock
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
 from swarm.p2p.p2pd_process import Network

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from node.bootstrap import NodeNetwork
 from node.config import NodeConfig
+from node.network.bootstrap import NodeNetwork
 from node.node import Node
 from node.served_model import ServedModel
 from node.status_lines import StatusLines

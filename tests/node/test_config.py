@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.bootstrap import (
+from node.config import NodeConfig, read_config, worker_environment
+from node.network.bootstrap import (
     _remember,
     _seen_from_here,
     daemon_network,
@@ -16,7 +17,6 @@ from node.bootstrap import (
     open_identity,
     open_network,
 )
-from node.config import NodeConfig, read_config, worker_environment
 from node.served_model import read_founded, read_model
 from swarm.checkpoint.folder import find_model
 from swarm.errors import BadInput, BadInvite, BadModel, Unreachable
@@ -245,7 +245,7 @@ def test_a_founder_behind_a_router_is_private_and_its_relay_is_what_it_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = ["/ip4/192.168.1.7/tcp/4001"]
-    monkeypatch.setattr("node.bootstrap.own_multiaddrs", lambda _host, _port: own)
+    monkeypatch.setattr("node.network.bootstrap.own_multiaddrs", lambda _host, _port: own)
     named = f"/ip4/203.0.113.7/tcp/4001/p2p/{RELAY}"
     config = read_config(["--host", "--relay", f"203.0.113.7:4001/p2p/{RELAY}"])
     assert config.relays == (named,)
@@ -334,7 +334,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("node.bootstrap.write_private", full)
+    monkeypatch.setattr("node.network.bootstrap.write_private", full)
     with pytest.raises(BadInput, match="No space left") as caught:
         _remember(INVITE, tmp_path / LAST_INVITE)
     assert "--state" in caught.value.next_step

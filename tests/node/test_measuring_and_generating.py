@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from node.control.link_probe import LinkProbe
-from node.control.machine_lock import MachineLock
 from node.device.local_device import LocalDevice, ShardState
+from node.network.link_probe import LinkProbe
+from node.network.machine_lock import MachineLock
 from node.probe import machine_id
 from node.worker.messages import Broken, Following
 from swarm.errors import PeerRefused

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from node import served_model
-from node.bootstrap import NodeNetwork
+from node.network.bootstrap import NodeNetwork
 from node.served_model import (
     ServedModel,
     SpecReader,

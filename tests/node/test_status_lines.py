@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from node.control.reachability import ReachState, Verdict
+from node.network.reachability import ReachState, Verdict
 from node.status_lines import StatusLines, name_of, reach_of
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, short_id

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.control.link_questions import measure_by_questions
 from node.control.membership import MISSES, Membership
+from node.network.link_questions import measure_by_questions
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
 from swarm.records import Capability

@@ -2,8 +2,8 @@
 
 import pytest
 
-from node.control.link_estimates import SLOW_BYTES_PER_SECOND, SMOOTHING, LinkEstimates
-from node.control.link_probe import LinkMeasurement
+from node.network.link_estimates import SLOW_BYTES_PER_SECOND, SMOOTHING, LinkEstimates
+from node.network.link_probe import LinkMeasurement
 from swarm.hardware import Link
 
 PEER = "peer"

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgpack
 
-from node.control.machine_lock import MachineLock
+from node.network.machine_lock import MachineLock
 from swarm.errors import Deadline, PeerLost, PeerRefused, RemoteProtocolError
 from swarm.p2p.arrivals import Arrivals
 from swarm.p2p.channel import StreamChannel

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.config import NodeConfig
-from node.control.reachability import ReachState, verdict_of
-from node.control.relay_peer import RelayPeer, alone_lines, live, read_config
+from node.network.reachability import ReachState, verdict_of
+from node.network.relay_peer import RelayPeer, alone_lines, live, read_config
 from swarm.errors import BadInput, BadInvite
 from swarm.invites import Invite
 from swarm.p2p.dial_back import Finding
@@ -162,6 +162,6 @@ def test_its_command_line_is_that_of_a_node_without_devices(tmp_path: Path) -> N
 
 
 def test_it_loads_neither_torch_nor_transformers() -> None:
-    code = "import node.control.relay_peer, sys; print({'torch', 'transformers'} & {*sys.modules})"
+    code = "import node.network.relay_peer, sys; print({'torch', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr

@@ -5,11 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from node.control.link_estimates import LinkEstimates
-from node.control.link_probe import LinkMeasurement, LinkProbe
-from node.control.link_questions import answer_link_questions, measure_by_questions
-from node.control.machine_lock import lock_of_machine
-from node.control.measuring_schedule import MeasuringSchedule
+from node.network.link_estimates import LinkEstimates
+from node.network.link_probe import LinkMeasurement, LinkProbe
+from node.network.link_questions import answer_link_questions, measure_by_questions
+from node.network.machine_lock import lock_of_machine
+from node.network.measuring_schedule import MeasuringSchedule
 from swarm.errors import PeerError, PeerRefused, RemoteProtocolError
 from swarm.hardware import Link
 from swarm.p2p.channel import StreamChannel

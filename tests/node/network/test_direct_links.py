@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from node.control import direct_links
-from node.control.direct_links import DirectLinks
-from node.control.reachability import ReachState, verdict_of
+from node.network import direct_links
+from node.network.direct_links import DirectLinks
+from node.network.reachability import ReachState, verdict_of
 from swarm.hardware import DIRECT, PUNCHED, RELAYED
 from swarm.p2p.dial_back import Finding
 from swarm.p2p.link_kinds import kind_of, observers_among, why_not_direct, why_relayed

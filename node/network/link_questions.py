@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from node.control.link_probe import LinkMeasurement
+from node.network.link_probe import LinkMeasurement
 from swarm.errors import PeerRefused
 from swarm.p2p.channel import Channel
 from swarm.p2p.rate_limit import Budget

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from node.control.reachability import ReachState
+from node.network.reachability import ReachState
 from swarm.errors import PeerError, RemoteProtocolError, SwarmError
 from swarm.hardware import RELAYED
 from swarm.p2p.channel import StreamChannel

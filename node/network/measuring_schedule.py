@@ -10,7 +10,7 @@ from bisect import bisect
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from node.control.link_estimates import LinkEstimates
+from node.network.link_estimates import LinkEstimates
 
 NEIGHBOURS = 8
 YIELD_SECONDS = 3.0  # for a peer before us to begin

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from statistics import median_high
 
-from node.control.link_probe import LinkMeasurement
+from node.network.link_probe import LinkMeasurement
 from swarm.hardware import Link
 
 KEPT = 3  # measurements of a link

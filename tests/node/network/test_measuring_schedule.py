@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from node.control.link_estimates import SLOW_BYTES_PER_SECOND, LinkEstimates
-from node.control.link_probe import LinkMeasurement
-from node.control.measuring_schedule import (
+from node.network.link_estimates import SLOW_BYTES_PER_SECOND, LinkEstimates
+from node.network.link_probe import LinkMeasurement
+from node.network.measuring_schedule import (
     AGAIN_SECONDS,
     BUSY_CAP_SECONDS,
     JITTER,

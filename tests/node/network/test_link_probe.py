@@ -8,7 +8,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from node.control.link_probe import (
+from node.network.link_probe import (
     AHEAD_BYTES,
     NUMBER_BYTES,
     PEER_BURST_BYTES,
@@ -18,7 +18,7 @@ from node.control.link_probe import (
     LinkProbe,
     receive,
 )
-from node.control.machine_lock import MachineLock
+from node.network.machine_lock import MachineLock
 from swarm.errors import PeerLost, PeerRefused, RemoteProtocolError
 from swarm.p2p.frame_stream import frame_of, read_small_frame
 from swarm.testing.memory_network import MemoryWorld, peer_named

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from node.control.link_estimates import LinkEstimates
-from node.control.link_monitor import LinkMonitor
-from node.control.link_probe import LinkProbe
-from node.control.link_questions import (
+from node.network.link_estimates import LinkEstimates
+from node.network.link_monitor import LinkMonitor
+from node.network.link_probe import LinkProbe
+from node.network.link_questions import (
     BURST_BYTES,
     LARGE_BYTES,
     answer_link_questions,
     measure_by_questions,
 )
-from node.control.machine_lock import MachineLock
+from node.network.machine_lock import MachineLock
 from swarm.errors import PeerLost, PeerRefused
 from swarm.hardware import Link
 from swarm.testing.memory_network import MemoryChannel, MemoryWorld, peer_named

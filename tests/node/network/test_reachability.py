@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from node.control import reachability
-from node.control.reachability import (
+from node.network import reachability
+from node.network.reachability import (
     Reachability,
     ReachState,
     View,
@@ -101,9 +101,9 @@ def played(
 ) -> None:
     """Let a story happen to a node with these neighbours."""
     now = [1000.0]
-    monkeypatch.setattr("node.control.reachability.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("node.network.reachability.time.monotonic", lambda: now[0])
     monkeypatch.setattr(
-        "node.control.reachability.own_multiaddrs",
+        "node.network.reachability.own_multiaddrs",
         lambda _host, port: (f"/ip4/{HOME}/tcp/{port}", f"/ip4/127.0.0.1/tcp/{port}"),
     )
 

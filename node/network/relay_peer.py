@@ -18,9 +18,9 @@ from typing import Any
 
 import uvloop
 
-from node.bootstrap import NodeNetwork, daemon_network, open_identity, open_network
 from node.config import NodeConfig, announced_at, listened_at
-from node.control.reachability import Reachability, ReachState, find_relays
+from node.network.bootstrap import NodeNetwork, daemon_network, open_identity, open_network
+from node.network.reachability import Reachability, ReachState, find_relays
 from node.supervisor import supervise
 from swarm.commands.command_line import Parser
 from swarm.errors import SwarmError, Unreachable

@@ -1,0 +1,1 @@
+"""How this node stands in the network: joining, relays, direct connections, measured links."""
