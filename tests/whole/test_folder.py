@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import client
 from client.event_loop_thread import EventLoopThread
 from client.network import open_links
-from node import bootstrap
+from node.network import bootstrap
 from swarm.checkpoint.folder import read_spec
 from swarm.cli import main
 from swarm.invites import Invite
