@@ -1,8 +1,7 @@
 """Faults and what they cost: `python -m benchmarks.chaos [--seconds 60] [--json FILE]`.
 
-Four nodes that hold half of a model each serve streams while a seeded schedule kills, stalls or
-sends away one node or worker after the other, and starts it again. Every answer is held against
-transformers.
+Nodes that hold a model each serve streams while a seeded schedule kills, stalls or sends away one
+node or worker after the other, and starts it again. Every answer is held against transformers.
 """
 
 import argparse
@@ -25,19 +24,19 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.models import model_folder, prompt_ids
 from benchmarks.report import Gate, Report
-from benchmarks.small_swarm import SESSIONS_MEMORY, memory_of
 from client.async_client import Client
 from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec
 from client.network import open_links
-from swarm.checkpoint.folder import read_spec
 from swarm.errors import SwarmError
 from swarm.invites import Invite
-from swarm.model_spec import BUILT_IN, ModelSpec
+from swarm.model_spec import BUILT_IN
 from swarm.records import Advert
 
 PROMPT, NEW = 16, 400
 PROMPTS = 4
-NODES = 4  # two stages, twice
+NODES = 3
+SLOWDOWN = 4.0  # so that an answer takes seconds, as with models that people use
+MEMORY_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
 READY_SECONDS = 180.0
 STALL_SECONDS = 10.0
 FELT_SECONDS = 15.0  # after a fault, in which a pause is laid to it
@@ -88,8 +87,8 @@ def references(folder: Path) -> dict[int, list[int]]:
 class Troupe:
     """Nodes that are hurt and started again."""
 
-    def __init__(self, nodes: DemoNodes, memory: int, folder: Path) -> None:
-        self._nodes, self._memory, self._folder = nodes, memory, folder
+    def __init__(self, nodes: DemoNodes) -> None:
+        self._nodes = nodes
         self.invite = ""
         self.there: dict[str, DemoNode] = {}
         self.families: set[int] = set()
@@ -97,8 +96,7 @@ class Troupe:
     async def begin(self) -> str:
         """Start the host and the others; returns the invite."""
         names = [f"node{number}" for number in range(NODES)]
-        first = ("--host", "--model", str(self._folder), "--swarm", "chaos")
-        self.there[names[0]] = await self._start(names[0], *first)
+        self.there[names[0]] = await self._start(names[0], "--host", "--swarm", "chaos")
         self.invite = await self.there[names[0]].invite()
         for name in names[1:]:
             await self.start(name)
@@ -109,8 +107,7 @@ class Troupe:
         self.there[name] = await self._start(name, "--join", self.invite)
 
     async def _start(self, name: str, *how: str) -> DemoNode:
-        node = NodeSpec(name, self._memory, 1.0)
-        return await self._nodes.start(node, *how, "--sessions-memory", SESSIONS_MEMORY)
+        return await self._nodes.start(NodeSpec(name, MEMORY_BYTES, SLOWDOWN), *how)
 
     async def until_ready(self) -> None:
         """Wait until all nodes serve; raises SwarmError with what they say if they do not."""
@@ -240,11 +237,11 @@ class _Gaps:
 
 
 @asynccontextmanager
-async def troupe_of(spec: ModelSpec, folder: Path) -> AsyncIterator[tuple[Troupe, Client]]:
+async def open_troupe() -> AsyncIterator[tuple[Troupe, Client]]:
     """Hold the nodes and a client."""
     with tempfile.TemporaryDirectory() as state:
         async with DemoNodes(Path(state), lambda _name, _line: None) as nodes:
-            troupe = Troupe(nodes, memory_of(spec, folder, ""), folder)
+            troupe = Troupe(nodes)
             invite = await troupe.begin()
             await troupe.until_ready()
             async with Client(invite, state=Path(state)) as client:
@@ -263,7 +260,7 @@ async def run(arguments: argparse.Namespace, report: Report) -> None:
     """The whole run."""
     folder = model_folder(BUILT_IN, Path())
     expected = await asyncio.to_thread(references, folder)
-    async with troupe_of(read_spec(folder, BUILT_IN), folder) as (troupe, client):
+    async with open_troupe() as (troupe, client):
         chaos = Chaos(troupe, client, expected)
         until = perf_counter() + arguments.seconds
         hurting = chaos.hurt(arguments.seed, arguments.kinds, arguments.every, until)
