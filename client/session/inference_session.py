@@ -6,8 +6,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from client.generation import StageTimes
 from client.request import Request
@@ -15,6 +14,7 @@ from client.routing.peer_scores import Cooldowns
 from client.routing.route import Need, Route, place_of
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Deadlines, Timeouts
+from client.session.goodbyes import Goodbyes
 from client.session.inbox import Inbox
 from client.session.refusals import refusal_of
 from client.session.reply_checks import FrameChecks
@@ -83,6 +83,7 @@ class Session:
         self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
         self._inbox = Inbox()
         self._warm_up = warm_up
+        self._goodbyes = Goodbyes(channel, timeouts.leave_seconds)
         self._successor = Successor(self._find_beside, self._warm, timeouts)
         self._checks = FrameChecks(route_finder.spec, request)
         self._route: Route | None = None
@@ -137,7 +138,8 @@ class Session:
                     yield token
         finally:
             await self._successor.close()
-            await self._leave()
+            self._leave()
+            await self._goodbyes.close()
 
     def prefer(self, route: Route) -> None:
         """Begin on this route, whatever others there are."""
@@ -358,7 +360,7 @@ class Session:
         """Make ready for another route, or raise if waiting has become pointless."""
         logger.info("session %s: %s", self.id[:8], error)
         suspects = self._suspects_of(error)
-        await self._leave()
+        self._leave()
         retry_after = error.retry_after_seconds if isinstance(error, PeerRefused) else 0.0
         if not (retry_after or error.told_by):
             self._route_finder.failed(suspects, error)
@@ -382,8 +384,8 @@ class Session:
         self._tellers |= {error.told_by} - {""}
         return [error.peer]
 
-    async def _leave(self) -> None:
-        """Tell every stage of the route that it may free the session; never raises."""
+    def _leave(self) -> None:
+        """Tell every stage of the route that it may free the session; waits for none of them."""
         route, self._route = self._route, None
         if route is None:
             return
@@ -392,20 +394,7 @@ class Session:
             self._route_finder.did_well(route)
         kind = Close if self.transcript.finish else Cancel
         goodbye = kind(self.id, self._epoch, self._key)
-        there = [(leader, goodbye) for leader in set(route.leaders) - self._lost]
-        with suppress(SwarmError):
-            await self._send_all(there, self._timeouts.leave_seconds)
-
-    async def _send_all(
-        self, messages: Sequence[tuple[str, Message]], timeout_seconds: float
-    ) -> None:
-        sends = (
-            self._channel.send(peer, message, timeout_seconds=timeout_seconds)
-            for peer, message in messages
-        )
-        results = await asyncio.gather(*sends, return_exceptions=True)
-        for error in filter(None, results):
-            raise error
+        self._goodbyes.say(set(route.leaders) - self._lost, goodbye)
 
     async def _send(self, peer: str, message: Message) -> None:
         seconds = max(self._deadlines.wait_seconds(), 0.0)

@@ -519,6 +519,37 @@ def test_a_stage_that_says_it_leaves_and_falls_silent_costs_no_whole_deadline(
     in_swarm(story)
 
 
+def test_a_peer_that_takes_no_goodbye_holds_nobody_up(
+    in_swarm: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        leaving = await swarm.stage("leaving", 0, LAYERS)
+        other = await swarm.stage("other", 0, LAYERS, step_seconds=1.0)
+        send, is_opened = swarm.channel.send, asyncio.Event()
+
+        async def send_slowly(peer: str, message: Message, *, timeout_seconds: float = 5.0) -> None:
+            if isinstance(message, Cancel) and peer == leaving.peer:
+                await is_opened.wait()
+            await send(peer, message, timeout_seconds=timeout_seconds)
+
+        def end(stage: ScriptedStage, peer: str, message: Message) -> bool:
+            if isinstance(message, Step):
+                fail = Fail(message.session, message.epoch, "leaving")
+                stage.spawn(stage.channel.send(stage.clients[message.session], fail))
+            return isinstance(message, Step)
+
+        monkeypatch.setattr(swarm.channel, "send", send_slowly)
+        leaving.hook = end
+        asking = asyncio.create_task(swarm.session(PROMPT, max_tokens=3).run())
+        await until(lambda: "Open" in other.heard_kinds())
+        is_opened.set()
+        await asking
+        assert swarm.notes.tokens == continuation(PROMPT, 3)
+        assert "Cancel" in leaving.heard_kinds()
+
+    in_swarm(story)
+
+
 def test_a_fault_that_time_cannot_mend_ends_the_session_soon(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("first", 0, 4)
