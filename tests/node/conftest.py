@@ -27,7 +27,7 @@ def at_stand() -> RunStand:
             async with asyncio.timeout(5):
                 stand = Stand(me)
                 await story(stand)
-                await stand.server.close()
+                await stand.server.close(0.0)
 
         asyncio.run(whole())
 

@@ -122,4 +122,4 @@ class MemorySwarm:
     async def close(self) -> None:
         """Dismiss what is left; the shards are used again."""
         for stage in self.stages.values():
-            await stage.server.close()
+            await stage.server.close(0.0)

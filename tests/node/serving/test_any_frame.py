@@ -135,7 +135,7 @@ async def live_through(attacks: list[Attack]) -> None:
         assert (told.session, told.position, told.ids) == ("beside", position + tokens, [token])
     stand.server.adverts()
     stand.server.free_idle()
-    await stand.server.close()
+    await stand.server.close(0.0)
 
 
 ATTACKS = st.lists(HOSTILE, min_size=3, max_size=3)
