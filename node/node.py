@@ -252,6 +252,8 @@ class Node:
         adopted = await self._plan_store.adopt_latest(membership)
         if adopted:
             await self._show_plan()
+        elif self._plan_store.accepted:
+            self._status.waiting(self._plan_store.accepted.reason)
         adopted = adopted and plan != self._plan  # a later term alone calls for nothing
         changed = before != set(membership.capabilities) or membership.has_misses
         if adopted or changed or not self._settled():

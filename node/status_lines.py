@@ -1,5 +1,6 @@
 """StatusLines: at most ten lines until a node is ready, then its turning points."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,17 +17,26 @@ from swarm.records import Capability
 Say = Callable[[str], None]
 REASON_SHOWN = 300  # characters of a planner's or a worker's words
 SHOWN = 3  # addresses
+WAITING_SECONDS = 30.0  # between two reasons for having no plan, which each newcomer changes
 
 
 class StatusLines:
     """Says each thing once, in the order in which it happens."""
 
-    def __init__(self, say: Say, show_progress: Callable[[float], None], spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        say: Say,
+        show_progress: Callable[[float], None],
+        spec: ModelSpec,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._say = say
+        self._clock = clock
         self.show_progress = show_progress
         self._spec = spec
         self._said: set[str] = set()
         self._waits_for = ""
+        self._waits_since = 0.0
         self._reach: object = None  # what was last said of it, without how many peers say so
         self._weight_bytes: dict[int, float] = {}  # of one weight, by device
 
@@ -83,9 +93,14 @@ class StatusLines:
             self._say(f"asked: `swarm generate` without --join now asks {swarm}, not {before}")
 
     def waiting(self, reason: str) -> None:
-        """Why no plan serves the model: said again when the reason changes."""
-        if reason and reason != self._waits_for:
-            self._waits_for = reason
+        """Why no plan serves the model: said again when the reason has changed, not at every peer.
+
+        To be told again and again: what is not said now is said later, if it is still so.
+        """
+        now = self._clock()
+        is_news = reason not in ("", self._waits_for)
+        if is_news and (not self._waits_for or now - self._waits_since >= WAITING_SECONDS):
+            self._waits_for, self._waits_since = reason, now
             self._say(f"waiting: {printable(reason, REASON_SHOWN)}")
 
     def spare(self, index: int, memory_bytes: int) -> None:

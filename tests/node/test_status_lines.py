@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from node.network.reachability import ReachState, Verdict
-from node.status_lines import StatusLines, name_of, reach_of
+from node.status_lines import WAITING_SECONDS, StatusLines, name_of, reach_of
 from node.worker.messages import Loaded
 from swarm.formatting import bytes_text, short_id
 from swarm.hardware import Device
@@ -22,7 +22,8 @@ class Listener:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.status = StatusLines(self.lines.append, lambda _fraction: None, SPEC)
+        self.now = 0.0
+        self.status = StatusLines(self.lines.append, lambda _: None, SPEC, lambda: self.now)
 
 
 def test_a_start_takes_at_most_ten_lines_and_tells_everything() -> None:
@@ -85,10 +86,21 @@ def test_waiting_is_said_again_when_the_reason_changes_or_is_back() -> None:
     heard = Listener()
     for reason in ("", "1 GB is missing", "1 GB is missing", "90 MB are missing"):
         heard.status.waiting(reason)
+        heard.now += WAITING_SECONDS
     heard.status.assigned(LONE, PLANNER, 1)
     heard.status.waiting("90 MB are missing")
     told = [line for line in heard.lines if not line.startswith("plan")]
     assert told == [f"waiting: {words} missing" for words in ("1 GB is", "90 MB are", "90 MB are")]
+
+
+def test_a_reason_that_each_newcomer_changes_is_said_when_it_has_lasted() -> None:
+    heard = Listener()
+    for missing in range(9, 0, -1):
+        heard.status.waiting(f"{missing} GB are missing")
+    assert heard.lines == ["waiting: 9 GB are missing"]
+    heard.now += WAITING_SECONDS
+    heard.status.waiting("1 GB are missing")
+    assert heard.lines[1:] == ["waiting: 1 GB are missing"]
 
 
 def test_what_was_given_up_on_purpose_is_not_called_lost() -> None:
