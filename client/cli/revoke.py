@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from client.cli.invite import members_of
@@ -94,8 +94,7 @@ class Revoking:
         """Revoke the machine of a peer, or that machine itself; raises BadInput, OSError."""
         register = self._members.register
         there = await self._there()
-        for each in there:  # what they know, so that ours is told with it
-            await self._hear(each)
+        await self._hear(there)  # so that what they know is told with ours
         machine = await self._machine_of(peer, there)
         came_with = register.came_with(machine)
         machines = (machine, *sorted(came_with if with_invite else ()))
@@ -104,7 +103,7 @@ class Revoking:
         for each in machines:
             await asyncio.to_thread(self._members.revoke, each)
         told = register.digest + register.to_bytes()
-        answers = await asyncio.gather(*(self._ask(each, REGISTER, told) for each in there))
+        answers = await self._ask_all(there, REGISTER, told)
         heard = sum(answer is not None for answer in answers)
         stay = () if with_invite else tuple(sorted(came_with))
         return Revoked(machines, heard, stay, tuple(sorted(returned)))
@@ -116,14 +115,15 @@ class Revoking:
         board = self._links.board
         return list({**await board.read(Capability), **await board.read(Relay)})[:TOLD]
 
-    async def _hear(self, peer: str) -> None:
-        """Take what a peer knows of revocations."""
-        known = await self._ask(peer, REGISTER, self._members.register.digest)
-        try:
-            if known:
-                await asyncio.to_thread(self._members.hear_register, known)
-        except RemoteProtocolError as error:
-            logger.info("%s does not say what it knows: %s", peer, error)
+    async def _hear(self, there: Sequence[str]) -> None:
+        """Take what peers know of revocations; one that is gone holds up none of the others."""
+        known = await self._ask_all(there, REGISTER, self._members.register.digest)
+        for peer, register in zip(there, known, strict=True):
+            try:
+                if register:
+                    await asyncio.to_thread(self._members.hear_register, register)
+            except RemoteProtocolError as error:
+                logger.info("%s does not say what it knows: %s", peer, error)
 
     async def _machine_of(self, peer: str, there: Iterable[str]) -> str:
         """Whose node or client a peer is, by the pass that it has shown to us or to somebody."""
@@ -131,8 +131,8 @@ class Revoking:
         machine = members.passes.machine_named(peer)
         if machine or members.register.has_let_in(peer):
             return machine or peer
-        for each in there:
-            found = pass_of(self._known.swarm, await self._ask(each, PASS, peer.encode()) or b"")
+        for shown in await self._ask_all(there, PASS, peer.encode()):
+            found = pass_of(self._known.swarm, shown or b"")
             if found is not None and peer in found.chain.peers[-2:]:
                 members.passes.note(found)
                 return found.machine
@@ -154,6 +154,11 @@ class Revoking:
                     " revoke it.",
                     "Do it on the founder's machine.",
                 )
+
+    async def _ask_all(
+        self, peers: Iterable[str], name: str, payload: bytes
+    ) -> Sequence[bytes | None]:
+        return await asyncio.gather(*(self._ask(peer, name, payload) for peer in peers))
 
     async def _ask(self, peer: str, name: str, payload: bytes) -> bytes | None:
         assert self._links is not None

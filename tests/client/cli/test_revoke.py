@@ -1,5 +1,6 @@
 """`swarm revoke`: a machine is out by the id of any peer of it, whoever has seen that."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.cli.commands import main
+from client.cli.revoke import Revoking
 from client.network import Links
 from swarm.dht.admissions import REGISTER, certify_founder
 from swarm.errors import BadInput, PeerRefused, Unreachable
@@ -203,3 +205,29 @@ def test_the_founders_machine_is_revoked_by_nobody(swarm: Machines) -> None:
     passes.write(passes.take_news())
     with pytest.raises(BadInput, match="this very machine"):
         swarm.revoke(peer)
+
+
+def test_a_peer_that_is_gone_holds_up_none_of_the_others(swarm: Machines) -> None:
+    """Nobody answers before all are asked."""
+
+    async def story() -> None:
+        shown, me = swarm.shown(), peer_named("command")
+        together = asyncio.Barrier(2)
+        for name in ("one", "two"):
+            await swarm.node(name, shown)
+        channel = swarm.world.channel(me)
+        ask = channel.ask
+
+        async def ask_together(peer: str, name: str, payload: bytes, **how: float) -> bytes:
+            await together.wait()
+            return await ask(peer, name, payload, **how)
+
+        channel.ask = ask_together  # type: ignore[method-assign]
+        members = swarm.members()
+        links = Links(swarm.world.board(me), channel, members)
+        known = Invite(("/ip4/127.0.0.1/tcp/1",), swarm.id, "m", "key")
+        async with asyncio.timeout(10):
+            done = await Revoking(known, members, links).revoke(shown.chain.subject)
+        assert done.told == 2
+
+    asyncio.run(story())
