@@ -91,6 +91,7 @@ class Session:
         self._unopened: set[int] = set()  # hops whose OPENED is still to come
         self._held = 0  # leading ids whose rows every stage has
         self._lost: set[str] = set()  # peers of the route that are gone
+        self._leaving: set[str] = set()  # and those that have said that they go
         self._cooldowns = Cooldowns(  # who failed us, or was busy
             self._clock, timeouts.pause_seconds, LONGEST_COOLDOWN_SECONDS, free=1
         )
@@ -197,6 +198,7 @@ class Session:
         self._route = self.last_route = route
         self._route_finder.enter(route)
         self._lost.clear()
+        self._leaving.clear()
         self._inbox.clear()  # what the old route still says does not count
         self.transcript.begin_epoch()
         logger.info("session %s epoch %d over %s", self.id[:8], self._epoch, route.to_wire())
@@ -240,9 +242,9 @@ class Session:
         return route.members.isdisjoint(silent) and self._cooldowns.seconds_left(route.leaders) <= 0
 
     def _silent(self) -> list[str]:
-        """The peers whose OPENED is still to come."""
+        """The peers whose OPENED is still to come; once all are here, those that leave."""
         leaders = self._route.leaders if self._route else ()
-        return [leaders[hop] for hop in sorted(self._unopened)]
+        return [leaders[hop] for hop in sorted(self._unopened)] or sorted(self._leaving)
 
     def _open_for(self, route: Route, hop: int) -> Open:
         is_last = hop == len(route.stages) - 1
@@ -329,6 +331,7 @@ class Session:
     def _prepare_to_move(self, route: Route, peer: str) -> None:
         """Make another route ready beside this one, which may end at any time."""
         self._deadlines.hurry()
+        self._leaving.add(peer)
         leaving = frozenset(place for place in map(place_of, route.stages) if place[0] == peer)
         gone = PeerLost(f"Peer {short_id(peer)} is leaving.", peer=peer)
         self._successor.prepare(leaving, lambda: self._inbox.put(peer, gone))

@@ -492,29 +492,29 @@ def test_a_stage_that_leaves_is_used_until_another_has_computed_the_ids(in_swarm
 
 
 def test_a_stage_that_says_it_leaves_and_falls_silent_costs_no_whole_deadline(
-    in_swarm: Run,
+    in_swarm: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("first", 0, 4)
         leaving = await swarm.stage("leaving", 4, LAYERS)
-        moved_at = 0.0
 
         def move(stage: ScriptedStage, peer: str, message: Message) -> bool:
-            nonlocal moved_at
             if isinstance(message, Step) and message.position == len(PROMPT) + 2:
-                moved_at = asyncio.get_running_loop().time()
                 moved = Moved(message.session, message.epoch)
                 stage.spawn(stage.channel.send(stage.clients[message.session], moved))
                 return True
             return False
 
         leaving.hook = move
+        blamed: list[str] = []
+        monkeypatch.setattr(swarm.route_finder, "failed", lambda them, _: blamed.extend(them))
         patient = replace(QUICK, step_seconds=60.0, moved_seconds=0.1)
         asking = asyncio.create_task(swarm.session(PROMPT, max_tokens=6, timeouts=patient).run())
-        await until(lambda: moved_at > 0)
+        await until(lambda: bool(blamed))  # there is no other stage meanwhile
         await swarm.stage("other", 4, LAYERS, step_seconds=1.0)
         await asking
         assert swarm.notes.tokens == continuation(PROMPT, 6)
+        assert set(blamed) == {leaving.peer}
 
     in_swarm(story)
 
