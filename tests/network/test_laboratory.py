@@ -20,9 +20,9 @@ TALK = Path(__file__).with_name("talk.py")
 TALK_SECONDS = 30.0
 PUBLIC = "11.0.0"
 PORT = 4001
-TRUE_SECONDS = 0.004  # what the fastest echo may be late: less than the delays below differ
+TRUE_SECONDS = 0.002  # what the fastest echo may be late
 TRUE_RATE = 0.1  # a share
-RATE_TIMES = 3  # a busy machine sends late, never early
+TIMES = 3  # that a wire is asked: a busy machine is late and slow, never early or fast
 
 
 @contextmanager
@@ -57,9 +57,12 @@ def round_trip(host: Host, address: str) -> float:
     return float(found[0]) if found else float("inf")
 
 
-def is_told(seconds: float, told: float) -> bool:
-    """Whether an echo took what it was told to take: no less, and hardly more."""
-    return told <= seconds < told + TRUE_SECONDS
+def is_as_told(host: Host, address: str, told: float) -> bool:
+    """Whether echoes take what they are told to take: none less, and the fastest hardly more."""
+    found = [round_trip(host, address)]
+    while found[-1] >= told + TRUE_SECONDS and len(found) < TIMES:
+        found.append(round_trip(host, address))
+    return told <= min(found) < told + TRUE_SECONDS
 
 
 def two_on(lab: Laboratory, wire: Wire) -> tuple[Host, Host]:
@@ -80,11 +83,11 @@ ONE, TWO = f"{PUBLIC}.1", f"{PUBLIC}.2"
 def test_a_wire_is_as_far_as_it_is_told_while_it_runs(lab: Laboratory, wire: Wire) -> None:
     one, two = two_on(lab, wire)
     with answering(two):
-        assert round_trip(one, TWO) < TRUE_SECONDS
+        assert is_as_told(one, TWO, 0.0)
         wire.between(ONE, TWO, delay_seconds=0.02)
-        assert is_told(round_trip(one, TWO), 0.04)
+        assert is_as_told(one, TWO, 0.04)
         wire.one_way(ONE, TWO, 0.005)
-        assert is_told(round_trip(one, TWO), 0.025)
+        assert is_as_told(one, TWO, 0.025)
 
 
 @pytest.mark.parametrize("mbit", [5, 20, 100])
@@ -92,7 +95,7 @@ def test_a_wire_is_as_slow_as_it_is_told(lab: Laboratory, wire: Wire, mbit: int)
     one, two = two_on(lab, wire)
     wire.between(ONE, TWO, delay_seconds=0.01, bytes_per_second=mbit * MBIT)
     with answering(two):
-        rates = (float(said_by(one, "rate", TWO, PORT)[0]) / MBIT for _ in range(RATE_TIMES))
+        rates = (float(said_by(one, "rate", TWO, PORT)[0]) / MBIT for _ in range(TIMES))
         assert any(rate == pytest.approx(mbit, rel=TRUE_RATE) for rate in rates)
 
 
@@ -114,7 +117,7 @@ def test_a_cut_one_way_leaves_the_way_back(lab: Laboratory, wire: Wire) -> None:
         assert round_trip(one, TWO) == float("inf")
         assert wire.carried(ONE, TWO).carried_bytes > before
         wire.heal()
-        assert round_trip(one, TWO) < TRUE_SECONDS
+        assert is_as_told(one, TWO, 0.0)
 
 
 def test_halves_that_part_come_together_again(lab: Laboratory, wire: Wire) -> None:
@@ -123,10 +126,10 @@ def test_halves_that_part_come_together_again(lab: Laboratory, wire: Wire) -> No
     three = lab.attach(third, wire, 3)
     with answering(two):
         wire.part([ONE, TWO], [three])
-        assert round_trip(one, TWO) < TRUE_SECONDS
+        assert is_as_told(one, TWO, 0.0)
         assert round_trip(third, TWO) == float("inf")
         wire.heal()
-        assert round_trip(third, TWO) < TRUE_SECONDS
+        assert is_as_told(third, TWO, 0.0)
 
 
 def behind(lab: Laboratory, home: Home, name: str) -> Host:
@@ -144,8 +147,8 @@ def test_a_home_is_reached_from_nowhere_and_reaches_everybody(lab: Laboratory, w
     assert one.addresses == two.addresses
     wire.between(left.address, public, delay_seconds=0.01)
     with answering(outside), answering(two):
-        assert is_told(round_trip(one, public), 0.02)
-        assert round_trip(two, public) < TRUE_SECONDS
+        assert is_as_told(one, public, 0.02)
+        assert is_as_told(two, public, 0.0)
         assert round_trip(outside, right.address) == float("inf")
         assert round_trip(one, right.address) == float("inf")
 
@@ -155,7 +158,7 @@ def test_hosts_of_one_home_reach_each_other(lab: Laboratory, wire: Wire) -> None
     one, two = behind(lab, home, "one"), lab.host("two")
     address = lab.attach(two, home.network, 3)
     with answering(two):
-        assert round_trip(one, address) < TRUE_SECONDS
+        assert is_as_told(one, address, 0.0)
 
 
 @pytest.mark.parametrize("ports", list(Ports))
@@ -182,7 +185,7 @@ def test_a_router_that_is_cut_lets_nothing_through_until_it_is_mended(
             home.cut(**ways)
             assert round_trip(inside, public) == float("inf")
             home.mend()
-            assert round_trip(inside, public) < TRUE_SECONDS
+            assert is_as_told(inside, public, 0.0)
 
 
 def test_a_router_that_forgets_ends_what_went_through_it(lab: Laboratory, wire: Wire) -> None:
@@ -200,7 +203,7 @@ def test_a_router_that_forgets_ends_what_went_through_it(lab: Laboratory, wire: 
                     home.forget()
                 still, _ = talk.communicate("again\n", timeout=TALK_SECONDS)
                 assert still == ("false\n" if forgets else "true\n")
-        assert round_trip(inside, public) < TRUE_SECONDS
+        assert is_as_told(inside, public, 0.0)
 
 
 def test_what_a_laboratory_started_ends_with_it() -> None:
