@@ -18,11 +18,9 @@ from statistics import median
 from time import perf_counter
 
 import psutil
-import torch
 import uvloop
-from transformers import AutoModelForCausalLM
 
-from benchmarks.models import model_folder, prompt_ids
+from benchmarks.models import model_folder, prompt_ids, references
 from benchmarks.report import Gate, Report
 from client.async_client import Client
 from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec
@@ -72,20 +70,8 @@ class Tally:
     pauses: list[Pause] = field(default_factory=list)
 
 
-def references(folder: Path) -> dict[int, list[int]]:
-    """The greedy continuation of each prompt, by transformers alone."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = {}
-    for seed in range(PROMPTS):
-        ids = torch.tensor([prompt_ids(PROMPT, seed)])
-        options = {"max_new_tokens": NEW, "do_sample": False}
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-        found[seed] = [int(each) for each in whole[0, PROMPT:]]
-    return found
-
-
-class Troupe:
-    """Nodes that are hurt and started again."""
+class Cluster:
+    """Nodes that fail and are started again."""
 
     def __init__(self, nodes: DemoNodes) -> None:
         self._nodes = nodes
@@ -150,8 +136,8 @@ def _is_ours(pid: int) -> bool:
 class Chaos:
     """One run: streams without end, and faults one after the other."""
 
-    def __init__(self, troupe: Troupe, client: Client, expected: dict[int, list[int]]) -> None:
-        self._troupe, self._client, self._expected = troupe, client, expected
+    def __init__(self, cluster: Cluster, client: Client, expected: dict[int, list[int]]) -> None:
+        self._cluster, self._client, self._expected = cluster, client, expected
         self.tally = Tally()
         self._fault: Fault | None = None
 
@@ -178,10 +164,12 @@ class Chaos:
             pause = Pause(gaps.fault.kind, gaps.longest, generation.replays > 0)
             self.tally.pauses.append(pause)
 
-    async def hurt(self, seed: int, kinds: Sequence[str], every: float, until: float) -> None:
+    async def inject_faults(
+        self, seed: int, kinds: Sequence[str], every: float, until: float
+    ) -> None:
         """One fault after the other, each when all nodes are ready again."""
         chance = random.Random(seed)
-        deeds = {
+        faults = {
             "kill": self._kill,
             "kill worker": self._kill_worker,
             "stall": self._stall,
@@ -189,31 +177,31 @@ class Chaos:
         }
         while perf_counter() < until:
             await asyncio.sleep(every)
-            await self._troupe.until_ready()
+            await self._cluster.until_ready()
             kind = chance.choice(kinds)
-            victim = chance.choice(sorted(self._troupe.there))
-            self._troupe.family(victim)
+            victim = chance.choice(sorted(self._cluster.there))
+            self._cluster.family(victim)
             self._fault = Fault(kind, perf_counter())
-            await deeds[kind](victim)
+            await faults[kind](victim)
 
     async def _kill(self, name: str) -> None:
-        self._troupe.there[name].process.kill()
-        await self._troupe.start(name)
+        self._cluster.there[name].process.kill()
+        await self._cluster.start(name)
 
     async def _kill_worker(self, name: str) -> None:
-        self._troupe.worker(name).kill()
+        self._cluster.worker(name).kill()
 
     async def _stall(self, name: str) -> None:
-        process = self._troupe.there[name].process
+        process = self._cluster.there[name].process
         process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(STALL_SECONDS)
         process.send_signal(signal.SIGCONT)
 
     async def _leave(self, name: str) -> None:
-        process = self._troupe.there[name].process
+        process = self._cluster.there[name].process
         process.send_signal(signal.SIGTERM)
         await process.wait()
-        await self._troupe.start(name)
+        await self._cluster.start(name)
 
 
 @dataclass
@@ -237,15 +225,15 @@ class _Gaps:
 
 
 @asynccontextmanager
-async def open_troupe() -> AsyncIterator[tuple[Troupe, Client]]:
+async def open_cluster() -> AsyncIterator[tuple[Cluster, Client]]:
     """Hold the nodes and a client."""
     with tempfile.TemporaryDirectory() as state:
         async with DemoNodes(Path(state), lambda _name, _line: None) as nodes:
-            troupe = Troupe(nodes)
-            invite = await troupe.begin()
-            await troupe.until_ready()
+            cluster = Cluster(nodes)
+            invite = await cluster.begin()
+            await cluster.until_ready()
             async with Client(invite, state=Path(state)) as client:
-                yield troupe, client
+                yield cluster, client
             nodes.running = [each for each in nodes.running if each.process.returncode is None]
 
 
@@ -259,16 +247,16 @@ async def sessions_held(invite: str) -> int:
 async def run(arguments: argparse.Namespace, report: Report) -> None:
     """The whole run."""
     folder = model_folder(BUILT_IN, Path())
-    expected = await asyncio.to_thread(references, folder)
-    async with open_troupe() as (troupe, client):
-        chaos = Chaos(troupe, client, expected)
+    expected = await asyncio.to_thread(references, folder, PROMPTS, PROMPT, NEW)
+    async with open_cluster() as (cluster, client):
+        chaos = Chaos(cluster, client, expected)
         until = perf_counter() + arguments.seconds
-        hurting = chaos.hurt(arguments.seed, arguments.kinds, arguments.every, until)
+        injecting = chaos.inject_faults(arguments.seed, arguments.kinds, arguments.every, until)
         streams = (chaos.stream(number, until) for number in range(arguments.clients))
-        await asyncio.gather(hurting, *streams)
-        await troupe.until_ready()
+        await asyncio.gather(injecting, *streams)
+        await cluster.until_ready()
         await asyncio.sleep(Advert.TTL_SECONDS / 3)  # adverts say how many sessions there are
-        held, left = await sessions_held(troupe.invite), troupe.left_over()
+        held, left = await sessions_held(cluster.invite), cluster.left_over()
     tell(report, chaos.tally)
     report.add("left", "sessions", held, "", Gate(0))
     report.add("left", "processes of ended nodes", len(left), "", Gate(0))

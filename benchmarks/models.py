@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from swarm.checkpoint.folder import find_model
 from swarm.model_spec import BUILT_IN
@@ -61,6 +61,18 @@ def prompt_ids(count: int, seed: int = 0) -> list[int]:
     """Ids that every model knows."""
     generator = torch.Generator().manual_seed(seed)
     return [int(each) for each in torch.randint(3, 256, (count,), generator=generator)]
+
+
+def references(folder: Path, prompts: int, count: int, tokens: int) -> dict[int, list[int]]:
+    """The greedy continuations of `prompt_ids(count, seed)` for so many seeds, by transformers."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = {}
+    for seed in range(prompts):
+        ids = torch.tensor([prompt_ids(count, seed)])
+        mask = torch.ones_like(ids)
+        whole = model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
+        found[seed] = [int(each) for each in whole[0, count:]]
+    return found
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

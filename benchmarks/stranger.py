@@ -16,11 +16,9 @@ from time import perf_counter
 from typing import Any
 
 import psutil
-import torch
 import uvloop
-from transformers import AutoModelForCausalLM
 
-from benchmarks.models import model_folder, prompt_ids
+from benchmarks.models import model_folder, prompt_ids, references
 from benchmarks.report import Gate, Report, ratio_of
 from benchmarks.small_swarm import SmallSwarm, small_swarm
 from swarm.checkpoint.folder import read_spec
@@ -51,18 +49,6 @@ class Tally:
     wrong: int = 0
     failed: int = 0
     answers: int = 0
-
-
-def references(folder: Path) -> dict[int, list[int]]:
-    """The greedy continuation of each client's prompt, by transformers alone."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = {}
-    for seed in range(CLIENTS):
-        ids = torch.tensor([prompt_ids(PROMPT, seed)])
-        mask = torch.ones_like(ids)
-        whole = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False)
-        found[seed] = whole[0, PROMPT:].tolist()
-    return found
 
 
 async def ask_on(swarm: SmallSwarm, expected: dict[int, list[int]], end: float) -> Tally:
@@ -115,7 +101,7 @@ class Rounds:
 
 async def run_rounds(swarm: SmallSwarm, folder: Path, options: argparse.Namespace) -> Rounds:
     """Stranger and burner in turns, the second with the share of a core that the first took."""
-    expected, rounds = references(folder), Rounds()
+    expected, rounds = references(folder, CLIENTS, PROMPT, NEW), Rounds()
     invite = await swarm.members[0].invite()
     await ask_on(swarm, expected, perf_counter() + 3)
     seconds = options.seconds / options.rounds
