@@ -12,6 +12,7 @@ import msgpack
 
 from node.worker.messages import Rank
 from swarm.errors import PeerLost, RemoteProtocolError
+from swarm.p2p.addresses import CIRCUIT
 
 PORTS = 65536
 CERTIFICATE_CAP = 4096  # bytes
@@ -111,7 +112,7 @@ def group_host(listened: str) -> str:
 
 def hosts_in(multiaddrs: Iterable[str]) -> tuple[str, ...]:
     """The IPv4 addresses and names of multiaddrs, once each; those of relays are not the peer's."""
-    parts = [each.split("/") for each in multiaddrs if "/p2p-circuit" not in each]
+    parts = [each.split("/") for each in multiaddrs if CIRCUIT not in each]
     hosts = [words[2] for words in parts if len(words) > 2 and words[1] in DIALABLE]
     return tuple(dict.fromkeys(filter(_is_host, hosts)))
 

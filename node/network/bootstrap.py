@@ -19,9 +19,9 @@ from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
 from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.addresses import dialable, own_multiaddrs
+from swarm.p2p.addresses import CIRCUIT, dialable, own_multiaddrs
 from swarm.p2p.channel import StreamChannel
-from swarm.p2p.p2p_daemon import CIRCUIT, P2PDaemon
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.p2pd_process import Network
 from swarm.p2p.relays import is_probably_private, relays_among
 from swarm.records import Capability, Manifest

@@ -18,7 +18,7 @@ from hivemind.dht.protocol import ValidationError
 from swarm.errors import BadInput, Unreachable
 from swarm.invites import peer_of_address
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.addresses import readable
+from swarm.p2p.addresses import CIRCUIT, readable
 from swarm.p2p.p2p_daemon import P2PDaemon
 
 PAUSES_SECONDS = (5.0, 15.0, 45.0, 120.0, 300.0)  # between tries; the last one from then on
@@ -59,7 +59,7 @@ class Attempt:
     is_stranger: bool = False  # who answers is no peer of this swarm, or our key is wrong
 
     def __str__(self) -> str:
-        direct, circuit, _ = self.address.partition("/p2p-circuit")
+        direct, circuit, _ = self.address.partition(CIRCUIT)
         return f"{readable(direct)}{' as a relay' if circuit else ''} {self.problem}"
 
 

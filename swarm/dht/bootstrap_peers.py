@@ -2,13 +2,12 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from swarm.p2p.addresses import home_of, is_loopback_at, is_private
+from swarm.p2p.addresses import CIRCUIT, by_peer, home_of, is_loopback_at, is_private, peer_part
 from swarm.records import Capability, Relay
 
 PEERS = 4  # named in an invite: three beside its maker's own
 RELAYS = 2
 ADDRESSES = 3  # of each
-CIRCUIT = "/p2p-circuit"  # in an address through a relay
 
 
 def bootstrap_addresses(
@@ -24,15 +23,15 @@ def bootstrap_addresses(
     first; relays fill what places are left, and then peers that are remembered. Private addresses
     are those of our own home networks, unless there is nothing else.
     """
-    ours = {address.rpartition("/p2p/")[2] for address in own}
+    ours = set(by_peer(own))
     there = {peer: seen for peer, seen in capabilities.items() if peer not in ours}
     found = [tuple(own)]
     found += [_at(peer, there[peer].addresses) for peer in _steadiest(there)]
     found += [(address,) for address in relay_addresses(relays)]
-    found += _by_peer(remembered)
+    found += map(tuple, by_peer(remembered).values())
     known: dict[str, tuple[str, ...]] = {}
     for each in filter(None, found):
-        known.setdefault(_peer_of(each), _far(each))
+        known.setdefault(peer_part(each[0]), _far(each))
     useful = [_useful(each, homes) for each in known.values()]
     chosen = list(filter(None, useful)) or list(known.values())
     return tuple(address for each in chosen[:PEERS] for address in _best(each))
@@ -43,7 +42,7 @@ def relay_addresses(relays: Mapping[str, Relay], remembered: Iterable[str] = ())
     running = {peer: relay for peer, relay in relays.items() if not relay.leaving}
     oldest = sorted(running, key=lambda peer: (running[peer].since, peer))
     known = [_best(_at(peer, running[peer].addresses))[:1] for peer in oldest]
-    known += [each[:1] for each in _by_peer(remembered) if _peer_of(each) not in running]
+    known += [(at[0],) for peer, at in by_peer(remembered).items() if peer not in running]
     return tuple(address for each in known for address in each)[:RELAYS]
 
 
@@ -68,18 +67,6 @@ def _steadiest(capabilities: Mapping[str, Capability]) -> list[str]:
         homes[home] = homes.get(home, 0) + 1
         ranked.append((not there[peer].reachable, homes[home], len(ranked), peer))
     return [peer for *_, peer in sorted(ranked)]
-
-
-def _by_peer(addresses: Iterable[str]) -> list[tuple[str, ...]]:
-    """The addresses of each peer, in the order in which peers are named."""
-    found: dict[str, list[str]] = {}
-    for address in addresses:
-        found.setdefault(address.rpartition("/p2p/")[2], []).append(address)
-    return [tuple(each) for each in found.values()]
-
-
-def _peer_of(addresses: Sequence[str]) -> str:
-    return addresses[0].rpartition("/p2p/")[2]
 
 
 def _useful(addresses: Iterable[str], homes: Container[str]) -> tuple[str, ...]:

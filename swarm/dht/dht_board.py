@@ -23,7 +23,8 @@ from swarm.dht.record_validator import SwarmValidator
 from swarm.dht.replicas import Replicas
 from swarm.errors import LocalProtocolError, Unreachable
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.p2p_daemon import CIRCUIT, P2PDaemon
+from swarm.p2p.addresses import CIRCUIT
+from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.records import Capability, Record, Relay, record_of_map, record_to_list
 from swarm.task_set import TaskSet
 from swarm.trust.identity import Identity

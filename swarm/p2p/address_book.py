@@ -22,6 +22,7 @@ from pathlib import Path
 
 from swarm.errors import BadInvite
 from swarm.invites import peer_of_address
+from swarm.p2p.addresses import by_peer
 from swarm.state_folder import make_private_folder, write_private
 
 FOLDER = "peers"  # in the state folder
@@ -192,10 +193,8 @@ class AddressBook:
 def _ranked(sightings: Mapping[str, Sighting]) -> list[tuple[str, list[str]]]:
     """Peers and their addresses, those met most lately first; no more than the caps."""
     order = sorted(sightings, key=lambda each: (-sightings[each].met, -sightings[each].told, each))
-    peers: dict[str, list[str]] = {}
-    for address in order:
-        peers.setdefault(address.rpartition("/p2p/")[2], []).append(address)
-    return [(peer, found[:ADDRESSES_CAP]) for peer, found in list(peers.items())[:PEERS_CAP]]
+    peers = list(by_peer(order).items())[:PEERS_CAP]
+    return [(peer, found[:ADDRESSES_CAP]) for peer, found in peers]
 
 
 def _merged(one: Mapping[str, Sighting], other: Mapping[str, Sighting]) -> Sightings:

@@ -18,6 +18,7 @@ PRIVATE_4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 PRIVATE_6 = ("fc00::/7", "fe80::/10")
 THIS_LINK = ("169.254.0.0/16", "127.0.0.0/8", "::1/128")
 PRIVATE = tuple(map(ipaddress.ip_network, (*PRIVATE_4, *PRIVATE_6, *THIS_LINK)))
+CIRCUIT = "/p2p-circuit"  # behind a relay's multiaddr: the way to a peer through it
 PORT_TRIES = 20  # to find a port that is free in both families
 HOME_BITS = {4: 24, 6: 64}  # of an address: machines with equal ones share a network
 FORM = "Write it like 203.0.113.7:4001, node.example.org:4001 or [2001:db8::7]:4001."
@@ -212,3 +213,16 @@ def _kind_of(host: str) -> str:
         return f"ip{ipaddress.ip_address(host).version}"
     except ValueError:
         return "dns4"
+
+
+def by_peer(addresses: Iterable[str]) -> dict[str, list[str]]:
+    """Multiaddrs by the peer id at their ends, in the order in which peers are named."""
+    found: dict[str, list[str]] = {}
+    for address in addresses:
+        found.setdefault(peer_part(address), []).append(address)
+    return found
+
+
+def peer_part(address: str) -> str:
+    """What stands behind the last /p2p/ of a multiaddr, unchecked; all of it if there is none."""
+    return address.rpartition("/p2p/")[2]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgpack
 
 from swarm.errors import PeerRefused, RemoteProtocolError
-from swarm.p2p.addresses import is_private, tcp_multiaddr
+from swarm.p2p.addresses import CIRCUIT, is_private, tcp_multiaddr
 from swarm.p2p.channel import Channel
 from swarm.p2p.rate_limit import Budget
 
@@ -105,7 +105,7 @@ def ports_of(payload: bytes) -> tuple[int, ...]:
 
 def hosts_of(multiaddrs: Iterable[str]) -> tuple[str, ...]:
     """The IP addresses at the other ends of connections; those of relays are not the peer's."""
-    parts = [each.split("/") for each in multiaddrs if "/p2p-circuit" not in each]
+    parts = [each.split("/") for each in multiaddrs if CIRCUIT not in each]
     hosts = [words[2] for words in parts if len(words) > 2 and words[1] in ("ip4", "ip6")]
     return tuple(dict.fromkeys(filter(_is_host, hosts)))[:HOSTS_CAP]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from swarm.hardware import DIRECT, PUNCHED, RELAYED
-from swarm.p2p.addresses import is_private
+from swarm.p2p.addresses import CIRCUIT, is_private
 from swarm.records import Capability, Relay
 
 OBSERVERS = 4  # public hosts that libp2p wants to have seen our address before it believes in it
@@ -11,14 +11,14 @@ OBSERVERS = 4  # public hosts that libp2p wants to have seen our address before 
 
 def is_direct(addresses: Iterable[str]) -> bool:
     """Whether one of the open connections to a peer is not through a relay."""
-    return any("/p2p-circuit" not in each for each in addresses)
+    return any(CIRCUIT not in each for each in addresses)
 
 
 def kind_of(addresses: Sequence[str], *, are_both_private: bool) -> str:
     """How a connected peer is reached; between two routers only a punched hole is direct."""
     if not is_direct(addresses):
         return RELAYED
-    direct = [each for each in addresses if "/p2p-circuit" not in each]
+    direct = [each for each in addresses if CIRCUIT not in each]
     is_outside = all(not is_private(each) for each in direct)
     return PUNCHED if are_both_private and is_outside else DIRECT
 
@@ -29,7 +29,7 @@ def observers_among(connected: Mapping[str, Sequence[str]]) -> int:
         each.split("/")[2]
         for addresses in connected.values()
         for each in addresses
-        if "/p2p-circuit" not in each and not is_private(each)
+        if CIRCUIT not in each and not is_private(each)
     }
     return len(hosts)
 

@@ -19,6 +19,7 @@ from hivemind.proto import p2pd_pb2
 
 from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmError, Unreachable
 from swarm.invites import peer_of_address
+from swarm.p2p.addresses import CIRCUIT
 from swarm.p2p.p2pd_process import (
     Network,
     last_line,
@@ -38,7 +39,6 @@ PEERS_REMEMBERED = 1024
 UNFOUND = ("routing: not found", "failed to find any peer", "no addresses", "no good addresses")
 SEARCHES, SEARCH_SECONDS = 4, 0.25  # further looks for a peer that nobody knows, and between them
 READ_LIMIT_BYTES = 1024 * 1024  # of a stream, before p2pd has to wait
-CIRCUIT = "/p2p-circuit"  # behind a relay's multiaddr: the way to a peer through it
 CID_OF_PEER = bytes.fromhex("a5032801720024")  # /p2p, 40 bytes, CIDv1 of an Ed25519 key
 PEER_ALONE = bytes.fromhex("a503260024")  # /p2p, 38 bytes
 
@@ -101,7 +101,7 @@ class P2PDaemon:
         """The multiaddrs for an invite: direct ones, each with our peer id; empty for a client."""
         _, found = await _in_time(self.p2p._client.identify())
         shown = map(str, found)  # hivemind's own call takes every fault for "does not listen"
-        return tuple(f"{each}/p2p/{self.peer}" for each in shown if "p2p-circuit" not in each)
+        return tuple(f"{each}/p2p/{self.peer}" for each in shown if CIRCUIT not in each)
 
     async def relays(self) -> tuple[str, ...]:
         """The multiaddrs, with /p2p/<id>, of the relays at which we say we hold a place.
@@ -109,7 +109,7 @@ class P2PDaemon:
         Whether they still keep it they do not say: see `is_reached_through`.
         """
         _, found = await _in_time(self.p2p._client.identify())
-        shown = [str(each).partition("/p2p-circuit") for each in found]
+        shown = [str(each).partition(CIRCUIT) for each in found]
         return tuple(dict.fromkeys(relay for relay, circuit, _ in shown if circuit))
 
     async def is_reached_through(self, relay: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from swarm.invites import peer_of_address
-from swarm.p2p.addresses import is_private
+from swarm.p2p.addresses import CIRCUIT, is_private
 from swarm.p2p.tcp_probe import tcp_problem
 from swarm.records import Capability, Relay
 
@@ -37,7 +37,7 @@ def relays_among(
     named = [f"{address.partition('/p2p/')[0]}/p2p/{peer}" for peer, address in found]
     chosen: dict[str, str] = {}
     for address in (*named, *known):
-        if not is_private(address) and "/p2p-circuit" not in address:
+        if not is_private(address) and CIRCUIT not in address:
             chosen.setdefault(peer_of_address(address), address)
     return tuple(chosen.values())[:RELAYS_CAP]
 
