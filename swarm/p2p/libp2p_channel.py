@@ -10,7 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -20,9 +20,9 @@ from swarm.errors import (
     LocalProtocolError,
     PeerError,
     PeerLost,
-    PeerRefused,
     RemoteProtocolError,
 )
+from swarm.p2p.admission import PASS, Admission
 from swarm.p2p.channel import (
     ANSWER_CAP,
     OnLost,
@@ -39,7 +39,8 @@ from swarm.p2p.link_kinds import is_direct
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.peer_connection import PINGS, PeerConnection, PendingDisconnects
 from swarm.p2p.raw_streams import RawStreams
-from swarm.p2p.rpc import INTRODUCE, Rpc
+from swarm.p2p.rpc import Rpc
+from swarm.p2p.stream_moves import FOLLOW_SECONDS, StreamMoves
 from swarm.p2p.unproved_streams import UnprovedStreams
 from swarm.task_set import TaskSet
 from swarm.trust.identity import public_key_of
@@ -51,13 +52,10 @@ from swarm.wire.rules import FailCode
 PING_SECONDS = 2.0
 HELLO_SECONDS = 5.0  # for the proof at the start of a stream
 CLOSE_SECONDS = 1.0
-MOVE_SECONDS = 5.0  # for a stream that follows another one to open
-FOLLOW_SECONDS = 10.0  # and for the frames before its own to arrive
 STREAM_CAP = 512  # incoming streams of proved peers: each is an open file
 UNPROVED_CAP, UNPROVED_OF_A_PEER = 64, 2
 QUIET_SECONDS = 60.0  # without data, after which its sessions are over, and a stream may give way
 BAD_FRAMES_CAP = 32  # of one stream, before it is closed
-PASS = "pass"  # the question for what a peer has shown
 HEARD = Pong(0)  # "your data arrives", when nobody pinged
 
 logger = logging.getLogger(__name__)
@@ -83,14 +81,14 @@ class LibP2PChannel:
         self._disconnects = PendingDisconnects(
             lambda peer: self._tasks.create("a disconnect", daemon.disconnect(peer))
         )
-        self._moving: set[str] = set()  # peers to whom frames are about to leave a relay
+        self._admission = Admission(daemon.door, self._ask_at_first)
+        self._moves = StreamMoves(self._follower_to, self._begin, self._tasks)
         self._followed: set[str] = set()  # peers of whom a stream waits for the end of another one
         self._unproved = UnprovedStreams(UNPROVED_CAP, UNPROVED_OF_A_PEER)
         self._listening = asyncio.Event()
         self._on_message: OnMessage = lambda peer, message: None
         self._on_lost: OnLost = lambda peer, reason: None
         self._closed = False
-        self._introduced: set[str] = set()  # peers that know whose client we are
         self._on_rate: OnRate = lambda peer, bytes_per_second: None
         self._on_share: OnRate = lambda peer, bytes_per_second: None
         self.before_stream: Callable[[str], Awaitable[None]] = _at_once
@@ -103,7 +101,7 @@ class LibP2PChannel:
         """Serve the streams of a swarm on a running p2pd; holds tasks until closed."""
         self = cls(daemon, swarm, key, ping_seconds)
         if self._door.members:
-            self.answer(PASS, self._show_pass)
+            self.answer(PASS, self._admission.answer_pass)
         await self.reopen()
         self._tasks.create("the channel's beat", self._beat())
         return self
@@ -227,13 +225,8 @@ class LibP2PChannel:
 
     def leave_relay(self, peer: str) -> None:
         """Let frames to a peer go on over a direct connection, if they go through a relay now."""
-        connection = self._connections.get(peer)
-        if connection is None or connection.stream is None or not connection.moves:
-            return
-        if connection.stream.is_relayed and peer not in self._moving:
-            self._moving.add(peer)
-            task = self._tasks.create("leaving a relay", self._leave_relay(peer, connection.stream))
-            task.add_done_callback(lambda _: self._moving.discard(peer))
+        if connection := self._connections.get(peer):
+            self._moves.start(peer, connection)
 
     def is_quiet(self, peer: str) -> bool:
         """Whether frames have come and gone so long ago that every session has ended."""
@@ -260,11 +253,8 @@ class LibP2PChannel:
     @contextmanager
     def _connection_to(self, peer: str) -> Iterator[PeerConnection]:
         connection = self._connections.setdefault(_known_form(peer), PeerConnection())
-        connection.users += 1
-        try:
+        with connection.in_use():
             yield connection
-        finally:
-            connection.users -= 1
 
     async def _open_stream_to(self, peer: str, connection: PeerConnection) -> FrameStream:
         await self._require_admitted(peer)
@@ -280,66 +270,26 @@ class LibP2PChannel:
         writer.write(self._hello_to(peer))
         return FrameStream(reader, writer, is_relayed=not is_direct([address]))
 
+    async def _follower_to(self, peer: str) -> FrameStream:
+        await self._require_admitted(peer)
+        return await self._stream_over(peer, self._followers)
+
+    async def _ask_at_first(self, peer: str, name: str, payload: bytes) -> bytes:
+        """Ask what is settled before anything else is asked."""
+        return await self._rpc.ask(peer, name, payload, self._hello_to(peer))
+
     def _begin(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         connection.open(stream)
         self._tasks.create("hearing pongs", self._hear_pongs(peer, connection, stream))
-
-    async def _leave_relay(self, peer: str, before: FrameStream) -> None:
-        """Let frames go over another stream, which begins when all of this one have arrived."""
-        with self._connection_to(peer) as connection:
-            try:
-                async with asyncio.timeout(MOVE_SECONDS):
-                    await asyncio.wait([await connection.ask_pong(before)])
-                    await self._follow_with(peer, connection, before)
-            except PeerRefused:  # it is of a version that has no such streams
-                connection.moves = False
-            except (PeerError, TimeoutError, *STREAM_ERRORS) as error:
-                logger.debug("the stream to %s stays at its relay: %s", peer, error)
-        if connection.stream is not before:
-            await before.wait_for_end(FOLLOW_SECONDS)
-
-    async def _follow_with(
-        self, peer: str, connection: PeerConnection, before: FrameStream
-    ) -> None:
-        await self._require_admitted(peer)
-        stream = await self._stream_over(peer, self._followers)
-        with ExitStack() as undo:
-            undo.callback(stream.abort)
-            async with connection.lock:
-                if connection.stream is before and before.is_free and not stream.is_relayed:
-                    stream.begin_behind(before)
-                    self._begin(peer, connection, stream)
-                    undo.pop_all()
-                    logger.info("frames to %s go over a direct connection from now on", peer)
 
     def _hello_to(self, peer: str) -> bytes:
         return hello_of(self._proof(self.peer, peer), self._door)
 
     async def _require_admitted(self, peer: str) -> None:
-        """Let a peer of whom we know no pass show it first; raises PeerRefused, PeerLost."""
-        problem = self._door.problem_with(peer)
-        if not problem:
+        """Return if we may speak with a peer; raises PeerRefused, PeerLost."""
+        if not self._door.problem_with(peer):
             await self._disconnects.finish(peer)
-            await self._introduce_ourselves(peer)
-            if self._door.has_to_introduce(peer):
-                shown = await self._rpc.ask(peer, PASS, peer.encode(), self._hello_to(peer))
-                problem = self._door.problem_of(peer, shown)
-        if problem:
-            raise PeerRefused(f"Not asked: {problem}", peer=peer)
-
-    async def _introduce_ourselves(self, peer: str) -> None:
-        """Say once to each peer whose client we are, if the person wants that."""
-        shown = self._door.introduction
-        if not shown or peer in self._introduced:
-            return
-        with suppress(PeerRefused):  # who has no list has no use for it
-            await self._rpc.ask(peer, INTRODUCE, shown, self._hello_to(peer))
-        self._introduced.add(peer)
-
-    async def _show_pass(self, _peer: str, payload: bytes) -> bytes:
-        """Our own, or that of a peer whose pass we have seen."""
-        assert self._door.members is not None
-        return self._door.members.pass_of(payload.decode(errors="replace"))
+        await self._admission.require(peer)
 
     async def _hear_pongs(self, peer: str, connection: PeerConnection, stream: FrameStream) -> None:
         reason = "its stream ended"
@@ -508,7 +458,7 @@ class LibP2PChannel:
         if stream not in streams or self._closed:
             return
         self._incoming.pop(peer, None)
-        self._introduced.discard(peer)  # it may be another process next time
+        self._admission.forget(peer)
         if connection is not None:
             connection.drop_stream()
         for lost in streams:

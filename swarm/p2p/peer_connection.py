@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,6 +32,15 @@ class PeerConnection:
     quiet_beats: int = 0  # without a frame of ours other than a ping
     moves: bool = True  # whether the peer takes a stream that follows another one
     asked: dict[int, "asyncio.Future[None]"] = field(default_factory=dict)  # pongs, by nonce
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the connection from being forgotten, and its frames in line."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     @property
     def is_idle(self) -> bool:

@@ -15,7 +15,7 @@ from swarm.dht.admissions import REGISTER, certify_founder
 from swarm.errors import BadInput, PeerRefused, Unreachable
 from swarm.hardware import Device
 from swarm.invites import Invite
-from swarm.p2p.libp2p_channel import PASS
+from swarm.p2p.admission import PASS
 from swarm.records import Capability
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.identity import Identity, swarm_id
