@@ -6,6 +6,8 @@ READY := .venv/.ready
 SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 # the tests start dozens of Python programs, and each would compile every file again
 unexport PYTHONDONTWRITEBYTECODE
+# a test that hangs fails after `timeout` in pyproject.toml; the slow ones may take longer
+LONG := --timeout 2400
 # a file starts up to five nodes, each as many processes: more files than cores make their starts late
 NODES_SPREAD := $(SPREAD) -n 2
 
@@ -21,13 +23,13 @@ test-nodes: $(READY)  ## swarms of whole nodes as processes of their own, the de
 	$(BIN)/python -m pytest $(NODES_SPREAD) -m "nodes and not slow"
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
-	$(BIN)/python -m pytest $(SPREAD) -m "slow and not network"
+	$(BIN)/python -m pytest $(SPREAD) $(LONG) -m "slow and not network"
 
 test-network: $(READY) tools  ## nodes on hosts of their own, as network namespaces; skipped without root
 	$(BIN)/python -m pytest -rs -m "network and not slow" tests/network
 
 test-network-slow: $(READY) tools  ## the long ones of them: partitions, repeated starts
-	$(BIN)/python -m pytest -rs -m "network and slow" tests/network
+	$(BIN)/python -m pytest -rs $(LONG) -m "network and slow" tests/network
 
 test-versions: $(READY)  ## nodes and clients of the version before beside those of today
 	$(BIN)/python -m pytest --durations 3 tests/whole/test_neighbouring_version.py

@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -82,13 +82,23 @@ class EventLoopThread:
             self._loop.close()
 
     async def _finish(self) -> None:
-        """First let what was started end properly (it frees KV and closes p2pd), then the rest."""
-        await asyncio.gather(*filter(None, self._started), return_exceptions=True)
+        """First let what was started end properly (it frees KV and closes p2pd), then the rest.
+
+        What ends neither by itself nor when it is cancelled holds nobody up.
+        """
+        await _ended(filter(None, self._started))
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        await self._loop.shutdown_asyncgens()
+        await _ended(rest)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._loop.shutdown_asyncgens(), END_SECONDS)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until tasks have ended, but not for ever."""
+    if waited := list(tasks):
+        await asyncio.wait(waited, timeout=END_SECONDS)
 
 
 async def _entered(manager: AbstractAsyncContextManager[T]) -> T:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hung_tests import pytest_runtest_teardown, pytest_timeout_set_timer  # noqa: F401 - hooks
+
 HERE = Path(__file__).parent
 LONGEST_FIRST = (  # files that start nodes: seconds of waiting, which short files fill
     "whole/test_swarm.py",

@@ -1,12 +1,14 @@
 """Coroutines in a thread of their own: results, errors, interrupts, orderly ends."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvloop
 
+from client import event_loop_thread
 from client.event_loop_thread import EventLoopThread
 
 
@@ -49,6 +51,25 @@ def test_leaving_waits_for_what_was_cancelled_to_clean_up() -> None:
         loop_thread.run(asyncio.sleep(0.01))
         future.cancel()
     assert said == ["goodbye"]
+
+
+def test_what_never_ends_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop_thread, "END_SECONDS", 0.01)
+    released = threading.Event()
+
+    async def deaf() -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    try:
+        with EventLoopThread() as loop_thread:
+            future = loop_thread.start(deaf())
+            loop_thread.run(asyncio.sleep(0.01))
+            future.cancel()
+    finally:
+        released.set()
+    assert not loop_thread._thread.is_alive()
 
 
 def test_managers_are_held_open_and_closed() -> None:
