@@ -92,7 +92,8 @@ class EventLoopThread:
             task.cancel()
         await _ended(rest)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._loop.shutdown_asyncgens(), END_SECONDS)
+            async with asyncio.timeout(END_SECONDS):
+                await self._loop.shutdown_asyncgens()
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:

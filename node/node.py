@@ -229,9 +229,8 @@ class Node:
             changing = time.monotonic() < self._changing_until
             await asyncio.sleep(LEAST_SECONDS)
             with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._news.wait(), QUICK_SECONDS if changing else SLOW_SECONDS
-                )
+                async with asyncio.timeout(QUICK_SECONDS if changing else SLOW_SECONDS):
+                    await self._news.wait()
             self._news.clear()
 
     async def _look(self) -> None:

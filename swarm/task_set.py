@@ -9,6 +9,8 @@ from typing import Any, Self, TypeVar
 
 logger = logging.getLogger(__name__)
 
+CANCELS, CANCEL_SECONDS = 3, 5.0  # times that a task is told to end, and for what it puts away
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,7 @@ class TaskSet:
         self, name: str, work: Coroutine[Any, Any, T], *, is_awaited: bool = False
     ) -> "asyncio.Task[T]":
         """Begin to work; a failure is logged, unless whoever awaits the task hears of it."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard if is_awaited else partial(self._reap, name))
         return task
@@ -47,11 +49,19 @@ class TaskSet:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait until it has ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what still runs, and wait until it has ended; returns within seconds.
+
+        Who swallows a cancellation is cancelled again: libraries do, and so does
+        `asyncio.wait_for` up to Python 3.11, where what it waits for comes at the same moment.
+        """
+        waiting = set(self._tasks)
+        for _ in range(CANCELS):
+            for task in waiting:
+                task.cancel()
+            if waiting:
+                _, waiting = await asyncio.wait(waiting, timeout=CANCEL_SECONDS)
+        for task in waiting:
+            logger.error("%s does not end, and is left alone", task.get_name())
 
     def _reap(self, name: str, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

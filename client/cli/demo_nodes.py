@@ -138,7 +138,8 @@ async def _stop(node: DemoNode) -> str:
         process.send_signal(signal.SIGINT)
     asked = perf_counter()
     try:
-        await asyncio.wait_for(process.wait(), KILL_SECONDS)
+        async with asyncio.timeout(KILL_SECONDS):
+            await process.wait()
     except TimeoutError:
         process.kill()
     code = await process.wait()

@@ -186,7 +186,8 @@ class RelayPeer:
             self._change.clear()
             pause = PUBLISH_SECONDS if await self._has_published() else RETRY_SECONDS
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._change.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._change.wait()
 
     async def watch(self) -> None:
         """Find out whether others reach us; never ends."""

@@ -123,7 +123,8 @@ class StageServer:
                 opened = session.message
                 self._outbox.send(session.client, Moved(opened.session, opened.epoch))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._sessions.until_none_on(device), seconds)
+            async with asyncio.timeout(seconds):
+                await self._sessions.until_none_on(device)
         if self._stages.get(device) is stage:  # else it was lost meanwhile
             self.retire(device, FailCode.LEAVING)
 

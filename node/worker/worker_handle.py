@@ -128,7 +128,8 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         try:
-            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+            async with asyncio.timeout(END_SECONDS):
+                await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -169,12 +170,13 @@ class WorkerProcess:
     async def _ask(self, order: Message, kind: type[Message], seconds: float) -> Message:
         if self.ended.is_set():
             raise EngineError("The worker process has ended.")
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         question = kind, getattr(order, "group", "")
         self._waiting[question] = future
         self.order(order)
         try:
-            return await asyncio.wait_for(future, seconds)
+            async with asyncio.timeout(seconds):
+                return await future
         except TimeoutError as error:
             raise Deadline(f"The worker did not answer within {seconds:.0f} s.") from error
         finally:

@@ -164,11 +164,13 @@ class DhtBoard:
         """Leave the DHT; returns within seconds even if the daemon hangs."""
         await self._tasks.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._write_book(), BOOK_CLOSE_SECONDS)
+            async with asyncio.timeout(BOOK_CLOSE_SECONDS):
+                await self._write_book()
         self._end_node()
         if not self._daemon.ended.is_set():  # hivemind would wait for a dead daemon
             with suppress(TimeoutError, OSError, asyncio.IncompleteReadError):
-                await asyncio.wait_for(self._node.shutdown(), CLOSE_SECONDS)
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._node.shutdown()
 
     def _end_node(self) -> None:
         if self._node.cache_refresh_task is not None:
@@ -328,6 +330,7 @@ def _record_of(kind: type[R], values: object) -> R:
 
 async def _in_time(call: Awaitable[T]) -> T:
     try:
-        return await asyncio.wait_for(call, CALL_SECONDS)
+        async with asyncio.timeout(CALL_SECONDS):
+            return await call
     except TimeoutError as error:
         raise Unreachable("The swarm's peers do not answer.", "Check the network.") from error

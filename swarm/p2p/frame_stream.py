@@ -117,7 +117,8 @@ class FrameStream:
         self._coalescer.flush()
         self._writer.close()
         try:
-            await asyncio.wait_for(self._writer.wait_closed(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._writer.wait_closed()
         except (TimeoutError, *STREAM_ERRORS):
             self.abort()
 

@@ -307,6 +307,7 @@ def _dialing_problem(text: str) -> str:
 
 async def _in_time(awaitable: Any) -> Any:
     try:
-        return await asyncio.wait_for(awaitable, CONTROL_SECONDS)
+        async with asyncio.timeout(CONTROL_SECONDS):
+            return await awaitable
     except TimeoutError as error:
         raise Unreachable("The own p2pd does not answer.", "Restart the program.") from error

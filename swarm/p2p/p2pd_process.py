@@ -138,7 +138,8 @@ async def _start(network: Network, path: str) -> P2P:
 async def shut_down(p2p: P2P) -> None:
     """End a p2pd; returns within seconds even if it hangs."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(p2p.shutdown(), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await p2p.shutdown()
 
 
 def _options_of(network: Network) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
+from swarm import task_set
 from swarm.task_set import TaskSet
 
 
@@ -61,6 +63,50 @@ def test_what_still_runs_at_the_end_is_cancelled_and_has_ended_then(
 
     asyncio.run(story())
     assert caplog.text == ""
+
+
+def test_who_swallows_a_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(task_set, "CANCEL_SECONDS", 0.01)
+
+    async def swallow() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        async with TaskSet() as tasks:
+            swallowing = tasks.create("swallowing", swallow())
+            await tasks.wait(0.0)
+        assert swallowing.cancelled()
+
+    asyncio.run(asyncio.wait_for(story(), 10))
+    assert caplog.text == ""
+
+
+def test_who_does_not_end_at_all_is_named_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(task_set, "CANCEL_SECONDS", 0.01)
+
+    async def story() -> None:
+        released = asyncio.Event()
+
+        async def deaf() -> None:
+            while not released.is_set():
+                with suppress(asyncio.CancelledError):
+                    await released.wait()
+
+        async with TaskSet() as tasks:
+            task = tasks.create("tending device 0", deaf())
+            await tasks.wait(0.0)
+        assert not task.done()
+        released.set()
+        await task
+
+    asyncio.run(asyncio.wait_for(story(), 10))
+    assert "tending device 0 does not end" in caplog.text
 
 
 def test_a_set_whose_tasks_end_by_themselves_is_waited_for() -> None:

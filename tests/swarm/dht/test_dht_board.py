@@ -287,6 +287,7 @@ def test_a_lonely_board_goes_back_to_the_peers_it_knows(
             del table[uid]
         assert lonely.neighbours == 0
         await eventually(has_peers)
-        assert host.id in await lonely.read(Capability) or await lonely.read(Manifest)
+        await host.own_board().publish(MANIFEST)
+        assert host.id in await lonely.read(Manifest)
 
     swarm.run(story())
