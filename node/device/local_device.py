@@ -145,19 +145,30 @@ class LocalDevice:
     async def _do(self, duty: ShardDuty) -> None:
         match duty:
             case Drop():
-                if self.shard_state and self.shard_state.ready:
-                    self._dropped_at = time.monotonic()
-                await self.leave()
-                self.worker.order(
-                    Unload(keep=self._context.plan_store.assignment_of(self.id) is not None)
-                )
-                self._forget()
+                await self._drop()
             case Lead(assignment=assignment):
                 await self._lead(assignment)
             case Keep():
                 return
 
     # ------------------------------------------------------------------ leaving
+
+    async def _drop(self) -> None:
+        """Give up the shard, unless the plan wants it again once its sessions have moved."""
+        state = self.shard_state
+        await self.leave()
+        if state and state is self.shard_state and self._is_wanted_again(state):
+            self._serve(state)
+            return
+        if state and state.ready:
+            self._dropped_at = time.monotonic()
+        self.worker.order(Unload(keep=self._context.plan_store.assignment_of(self.id) is not None))
+        self._forget()
+
+    def _is_wanted_again(self, state: ShardState) -> bool:
+        """Whether a plan has given us back what we drain; a group of several has ended by then."""
+        is_whole = state.ready and state.assignment.leads
+        return is_whole and not isinstance(next_shard_duty(self._facts()), Drop)
 
     async def leave(self) -> None:
         """Serve nobody any more, once those that need our shard have moved, or for long enough."""
@@ -266,9 +277,13 @@ class LocalDevice:
         shard_state.since = time.monotonic()
         self.loaded = loaded
         self._failures = self._alike = 0
-        if not shard_state.assignment.leads:
+        self._serve(shard_state)
+
+    def _serve(self, shard_state: ShardState) -> None:
+        """Take sessions, if this device leads its stage."""
+        loaded, stage = self.loaded, shard_state.assignment.stage
+        if loaded is None or not shard_state.assignment.leads:
             return
-        stage = shard_state.assignment.stage
         led = LedStage(
             worker=self.worker,
             start=stage.start,

@@ -43,9 +43,12 @@ ALIKE = 3  # failures for the same cause, from which on the pauses double, up to
 
 
 def next_shard_duty(facts: ShardFacts) -> ShardDuty:
-    """What to do with a device now; followers wait for their leader to call."""
+    """What to do with a device now; followers wait for their leader to call.
+
+    What is ready is given up for another part only: beside a plan that has none it goes on serving.
+    """
     if facts.held and facts.held != facts.assigned:
-        return Keep() if facts.protected and facts.ready else Drop()
+        return Keep() if facts.ready and (facts.protected or facts.assigned is None) else Drop()
     if facts.held and not facts.ready and facts.now - facts.since > LOAD_SECONDS:
         return Drop()
     if facts.held or facts.assigned is None or not facts.assigned.leads:

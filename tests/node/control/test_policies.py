@@ -231,13 +231,21 @@ def test_a_leader_gathers_its_group_and_a_follower_waits_to_be_called() -> None:
     assert next_shard_duty(IDLE) == Keep()
 
 
-@pytest.mark.parametrize("ready", [True, False])
-@pytest.mark.parametrize("assigned", [None, OTHER, FOLLOWS])
-def test_a_shard_that_the_plan_no_longer_wants_is_dropped_first(
+@pytest.mark.parametrize(
+    ("assigned", "ready"), [(None, False), (OTHER, False), (OTHER, True), (FOLLOWS, True)]
+)
+def test_a_shard_is_dropped_before_another_is_loaded_and_a_load_that_no_plan_wants(
     assigned: Assignment | None, ready: bool
 ) -> None:
     facts = replace(IDLE, held=LEADS, assigned=assigned, ready=ready)
     assert next_shard_duty(facts) == Drop()
+
+
+@pytest.mark.parametrize("held", [LEADS, FOLLOWS])
+def test_a_shard_that_serves_is_kept_beside_a_plan_that_has_nothing_else_for_its_device(
+    held: Assignment,
+) -> None:
+    assert next_shard_duty(replace(IDLE, held=held, ready=True)) == Keep()
 
 
 @pytest.mark.parametrize("assigned", [None, OTHER, FOLLOWS])

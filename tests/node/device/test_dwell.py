@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DWELL_SECONDS, LocalDevice
+from node.serving.stage_server import LedStage
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
 from swarm.plan import Assignment, Pipeline, Shard, Stage
@@ -22,6 +24,20 @@ ME, ANNA = peer_named("me"), peer_named("anna")
 PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]
 
 
+class CountingServer(IdleServer):
+    """Counts how often it began to serve; a test says what happens while it drains."""
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.on_drain: Callable[[], None] = lambda: None
+
+    def serve(self, device: int, stage: LedStage) -> None:
+        self.served += 1
+
+    async def drain(self, device: int) -> None:
+        self.on_drain()
+
+
 class Bench:
     """A device whose worker loads at once, and a plan that a test rewrites."""
 
@@ -29,13 +45,14 @@ class Bench:
         self.plan: Assignment | None = None
         self.serves = True
         self.unloads = 0
+        self.server = CountingServer()
         worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
         plan_store = SimpleNamespace(
             assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
         )
         context: Any = SimpleNamespace(
             channel=SimpleNamespace(peer=ME),
-            server=IdleServer(),
+            server=self.server,
             plan_store=plan_store,
             folder="",
             store=None,
@@ -57,6 +74,19 @@ class Bench:
         if (shard_state := self.device.shard_state) and not shard_state.ready:
             self.device.on_answer(Loaded(shard_state.group, 1, 1, 1, 0.1))
         return self.device.shard_state.assignment if self.device.shard_state else None
+
+
+def test_what_a_plan_gives_back_while_its_sessions_move_away_is_kept_and_served() -> None:
+    async def story() -> None:
+        bench = Bench()
+        await bench.follow(PLANS[0])
+        bench.server.on_drain = lambda: setattr(bench, "plan", PLANS[0])
+        assert await bench.follow(PLANS[1]) == PLANS[0]
+        assert bench.unloads == 0
+        assert bench.server.served == 2  # it had stopped taking sessions
+        assert not bench.device.dropped_lately
+
+    asyncio.run(story())
 
 
 def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPatch) -> None:
