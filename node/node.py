@@ -59,6 +59,7 @@ LEAVE_SECONDS = DRAIN_SECONDS + 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 UNREACHED_SECONDS = 20.0  # for a place at a relay to be found, before its lack is news
+ROUND_SECONDS = 120.0  # of a loop that hangs: it is begun again, and the log says where it was
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -223,7 +224,8 @@ class Node:
     async def _watch(self) -> None:
         while True:
             try:
-                await self._look()
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._look()
             except SwarmError as error:
                 logger.warning("the board is out of reach: %s", error)
             changing = time.monotonic() < self._changing_until
@@ -411,7 +413,8 @@ class Node:
                 manifest = manifest_of(self._served, self._weight_server.digest)
                 if self._config.founds:
                     self._network.manifests.say(manifest, self._network.identity.sign)
-                await self._announcer.publish_due(manifest if self._config.founds else None)
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self._announcer.publish_due(manifest if self._config.founds else None)
             except SwarmError as error:
                 logger.warning("a record was not published: %s", error)
             await asyncio.sleep(RECONCILE_SECONDS)

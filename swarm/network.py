@@ -11,6 +11,7 @@ from pathlib import Path
 from swarm.dht.bootstrap import KnownPeers
 from swarm.dht.dht_board import DhtBoard
 from swarm.errors import SwarmError, Unreachable
+from swarm.p2p.daemon_watchdog import watch_answers
 from swarm.p2p.libp2p_channel import LibP2PChannel
 from swarm.p2p.lobby import Lobby
 from swarm.p2p.p2p_daemon import P2PDaemon, open_p2p
@@ -171,6 +172,7 @@ async def hold_network(
         held = HeldNetwork(identity, listening, daemon, board, channel, lobby, members)
         tasks = await stack.enter_async_context(TaskSet())
         tasks.create("keeping p2pd", held.keep_daemon())
+        tasks.create("watching p2pd", watch_answers(daemon))
         yield held
 
 

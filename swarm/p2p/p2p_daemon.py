@@ -200,17 +200,30 @@ class P2PDaemon:
         wanted = p2pd_pb2.ConnectRequest(
             peer=PeerID.from_base58(peer).to_bytes(), addrs=bare, timeout=DIAL_SECONDS
         )
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=wanted)
+        response = await self._answer_to(request)
+        if response.type == p2pd_pb2.Response.ERROR:
+            raise ControlFailure(response.error.msg)
+
+    async def is_answering(self) -> bool:
+        """Whether the process answers at all; safe to cancel."""
+        try:
+            await self._answer_to(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
+        except DIAL_ERRORS:
+            return False
+        return True
+
+    async def _answer_to(self, request: p2pd_pb2.Request) -> p2pd_pb2.Response:
+        """Ask p2pd over a connection of its own, which is closed whatever happens."""
         path = str(self.p2p.daemon_listen_maddr["unix"])
         reader, writer = await asyncio.open_unix_connection(path)
         try:
-            request = p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=wanted)
             await write_pbmsg(writer, request)
             response = p2pd_pb2.Response()
             await _in_time(read_pbmsg_safe(reader, response))
         finally:
             writer.close()
-        if response.type == p2pd_pb2.Response.ERROR:
-            raise ControlFailure(response.error.msg)
+        return response
 
     async def _open_stream(self, peer: str, protocol: str) -> tuple[RawStream, str]:
         path = str(self.p2p.daemon_listen_maddr["unix"])
@@ -240,6 +253,20 @@ class P2PDaemon:
         except (ControlFailure, OSError, asyncio.IncompleteReadError) as error:
             raise Unreachable("The own p2pd does not answer.") from error
         return {str(p.peer_id): tuple(f"{a}/p2p/{p.peer_id}" for a in p.addrs) for p in peers}
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What its process has computed so far; 0 if it is gone."""
+        with suppress(psutil.Error):
+            times = psutil.Process(self.p2p._child.pid).cpu_times()
+            return float(times.user + times.system)
+        return 0.0
+
+    def kill(self, reason: str) -> None:
+        """End a p2pd that hangs; `ended` is set once it is gone."""
+        logger.error("the own p2pd hangs: %s; it is killed", reason)
+        with suppress(ProcessLookupError):
+            self.p2p._child.kill()
 
     async def close(self) -> None:
         """End the daemon; returns within seconds even if it hangs."""

@@ -64,9 +64,12 @@ async def start_p2pd(identity: Identity, network: Network) -> P2P:
     await asyncio.to_thread(remove_stale_sockets)
     with identity.key_file() as path:
         try:
-            p2p = await _start(network, str(path))
+            async with asyncio.timeout(START_SECONDS + CLOSE_SECONDS):
+                p2p = await _start(network, str(path))
         except P2PDaemonError as error:
             raise _explained(error, network) from error
+        except TimeoutError as error:
+            raise Unreachable("The network daemon p2pd does not answer.", "Try again.") from error
     if (peer := p2p.peer_id.to_base58()) != identity.peer:
         await shut_down(p2p)
         raise BadInput(f"p2pd took our key for {peer} instead of {identity.peer}.")
@@ -136,10 +139,13 @@ async def _start(network: Network, path: str) -> P2P:
 
 
 async def shut_down(p2p: P2P) -> None:
-    """End a p2pd; returns within seconds even if it hangs."""
-    with suppress(TimeoutError):
+    """End a p2pd; returns within seconds even if it hangs: then it is killed."""
+    try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await p2p.shutdown()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            p2p._child.kill()
 
 
 def _options_of(network: Network) -> dict[str, Any]:

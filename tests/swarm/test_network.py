@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from swarm.dht import dht_board
 from swarm.errors import Unreachable
 from swarm.network import HeldNetwork, hold_network
+from swarm.p2p import daemon_watchdog, p2pd_process
 from swarm.p2p.p2pd_process import Network
 from swarm.records import Relay
 from swarm.testing.memory_network import peer_named
@@ -19,6 +21,10 @@ from swarm.wire.messages import Token
 from tests.swarm.conftest import Eventually
 
 SECONDS = 60.0
+# hivemind drops its connections to a p2pd that does not answer, without closing them
+hivemind_drops_connections = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @asynccontextmanager
@@ -117,6 +123,43 @@ def test_a_killed_daemon_is_started_again(eventually: Eventually) -> None:
             await eventually(runs_again)
             assert await one.channel.ask(other.daemon.peer, "name", b"two") == b"it is two"
             assert not other.daemon.given_up.is_set()
+
+    asyncio.run(story())
+
+
+@hivemind_drops_connections
+def test_a_daemon_that_hangs_is_killed_and_started_again(
+    eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_watchdog, "BEAT_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with pair() as (one, other):
+            other.channel.answer("name", named)
+            p2p, addresses = other.daemon.p2p, await other.daemon.addresses()
+            os.kill(p2p._child.pid, signal.SIGSTOP)
+
+            async def runs_again() -> bool:
+                is_done = not other.daemon.ended.is_set() and not other._replacing.locked()
+                return other.daemon.p2p is not p2p and is_done
+
+            await eventually(runs_again)
+            assert await one.channel.ask(other.daemon.peer, "name", b"two") == b"it is two"
+            assert await other.daemon.addresses() == addresses
+
+    asyncio.run(story())
+
+
+@hivemind_drops_connections
+def test_a_daemon_that_hangs_at_the_end_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (p2pd_process, dht_board):
+        monkeypatch.setattr(module, "CLOSE_SECONDS", 0.2)
+
+    async def story() -> None:
+        async with pair() as (_, other):
+            child = other.daemon.p2p._child
+            os.kill(child.pid, signal.SIGSTOP)
+        assert await child.wait() == -signal.SIGKILL
 
     asyncio.run(story())
 
