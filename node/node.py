@@ -4,15 +4,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 
 from node.config import NodeConfig
 from node.control.announcer import Announcer
+from node.control.board_watcher import ROUND_SECONDS, BoardWatcher, Control
 from node.control.certification import Certification
 from node.control.leader_election import LeaderElection
-from node.control.membership import Membership, Standing
+from node.control.membership import Membership
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
@@ -38,8 +38,6 @@ from swarm.network import HeldNetwork
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
-from swarm.p2p.rate_limit import Budget
-from swarm.plan import Plan
 from swarm.records import Capability
 from swarm.task_set import TaskSet
 from swarm.trust.certificates import PlannerTrust
@@ -48,18 +46,12 @@ from swarm.wire.version import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 
-LEAST_SECONDS = 0.2  # however much news there is
-QUICK_SECONDS = 0.4  # between looks at the board while things change
-SLOW_SECONDS = 5.0  # and when they do not
-CHANGING_SECONDS = 20.0
 RECONCILE_SECONDS = 0.2
-NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
 SETTLE_SECONDS = 1.0  # after which a vacancy is one
 LEAVE_SECONDS = DRAIN_SECONDS + 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 UNREACHED_SECONDS = 20.0  # for a place at a relay to be found, before its lack is news
-ROUND_SECONDS = 120.0  # of a loop that hangs: it is begun again, and the log says where it was
 SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
@@ -97,15 +89,9 @@ class Node:
         self._announcer: Announcer | None = None
         self._started_at = time.monotonic()
         self._reached_at = self._started_at
-        self._changing_until = time.monotonic() + CHANGING_SECONDS
-        self._news = asyncio.Event()
-        self._news_budget = Budget(NEWS_PER_SECOND, NEWS_BURST)
-        self._total_news_budget = Budget(4 * NEWS_PER_SECOND, 3 * NEWS_BURST)
         self._shown_groups: dict[int, str] = {}  # the group that was said to be ready, by device
         self._reconciling: dict[int, asyncio.Task[None]] = {}
         self._tasks = TaskSet()
-        self._catching_up = asyncio.Lock()
-        self._caught_up_at = -QUICK_SECONDS
         self._weight_server = WeightServer(channel, served.folder)
         self._reachability: Reachability | None = None
         self._direct_links: DirectLinks | None = None
@@ -120,7 +106,14 @@ class Node:
         dial_back = DialBack(network.process.connected, is_peer_at)
         channel.answer(DIAL_BACK, dial_back.answer)
         channel.answer("group", self._answer_group)
-        channel.answer("news", self._hear_news)
+        control = Control(
+            self._membership,
+            self._certification,
+            self._election,
+            self._planner_loop,
+            self._plan_store,
+        )
+        self._board_watcher = BoardWatcher(control, channel, self)
 
     def _find_ways(self, held: HeldNetwork) -> None:
         """Prepare to find out who reaches us, and to make links direct, over a real network."""
@@ -139,7 +132,7 @@ class Node:
         """Serve with these devices until `stop` is set; raises Unreachable if p2pd dies."""
         self._add_devices(devices)
         loops = {
-            "watching the board": self._watch,
+            "watching the board": self._board_watcher.run,
             "tending the devices": self._reconcile,
             "publishing records": self._publish,
             "measuring links": self._measure,
@@ -221,66 +214,24 @@ class Node:
 
     # ------------------------------------------------------------------ others
 
-    async def _watch(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(ROUND_SECONDS):
-                    await self._look()
-            except SwarmError as error:
-                logger.warning("the board is out of reach: %s", error)
-            changing = time.monotonic() < self._changing_until
-            await asyncio.sleep(LEAST_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(QUICK_SECONDS if changing else SLOW_SECONDS):
-                    await self._news.wait()
-            self._news.clear()
-
-    async def _look(self) -> None:
-        membership = self._membership
-        before = set(membership.capabilities)
-        self._note_standing()
-        await membership.refresh()
-        if self._announcer:
-            membership.note_own(self._announcer.capability)
-        await membership.ask_whether_alive(membership.due(everybody=self._election.holds))
-        await self._see_to_certificates()
-        if await self._election.pursue():
-            if await self._planner_loop.work():
-                await membership.refresh()  # we follow our own plan as soon as others do
-        elif not self._election.holds:
-            self._planner_loop.forget()
-        plan = self._plan
-        adopted = await self._plan_store.adopt_latest(membership)
-        if adopted:
-            await self._show_plan()
-        elif self._plan_store.accepted:
-            self._status.waiting(self._plan_store.accepted.reason)
-        adopted = adopted and plan != self._plan  # a later term alone calls for nothing
-        changed = before != set(membership.capabilities) or membership.has_misses
-        if adopted or changed or not self._settled():
-            self._changing_until = time.monotonic() + CHANGING_SECONDS
-        self._show_planner()
-        self._show_reach()
+    @property
+    def own_capability(self) -> Capability | None:
+        """What we offer, once our devices are known."""
+        return self._announcer.capability if self._announcer else None
 
     @property
-    def _plan(self) -> Plan | None:
-        accepted = self._plan_store.accepted
-        return accepted.plan if accepted else None
+    def asks_for_adverts(self) -> bool:
+        """Whether a device has let a shard go, and wants to know who serves instead."""
+        return any(device.dropped_lately for device in self._devices.values())
 
-    def _note_standing(self) -> None:
-        """Tell the membership what we may do and what we want to know."""
-        membership, certification = self._membership, self._certification
-        membership.verified_term = self._plan_store.term
-        membership.own = Standing(self._plan_store.term, certification.proof)
-        dropped = any(device.dropped_lately for device in self._devices.values())
-        membership.reads_adverts = self._election.holds or certification.certifies or dropped
-
-    async def _see_to_certificates(self) -> None:
-        if self._certification.certifies:
-            plan = self._plan or Plan(())
-            planned = {shard.peer for _, shard in plan.shards()}
-            self._certification.note_service(self._membership, planned)
-        await self._certification.seek(self._membership)
+    def note_look(self, *, adopted: bool) -> None:
+        """Show what a look at the board has brought."""
+        if adopted:
+            self._show_plan()
+        elif self._plan_store.accepted:
+            self._status.waiting(self._plan_store.accepted.reason)
+        self._show_planner()
+        self._show_reach()
 
     def _show_planner(self) -> None:
         """Say when nobody plans for long, and note when somebody does again."""
@@ -294,7 +245,7 @@ class Node:
         """Whether the plan is followed and some device serves: nothing starts, loads or is lost."""
         devices = self._devices.values()
         is_serving = any(device.shard is not None for device in devices)
-        return is_serving and self._settled() and not any(d.worker.ended.is_set() for d in devices)
+        return is_serving and self.is_settled and not any(d.worker.ended.is_set() for d in devices)
 
     def is_generating(self) -> bool:
         """Whether a session is open at a stage that a device of ours leads, or is a rank of."""
@@ -314,11 +265,13 @@ class Node:
         elif now - self._reached_at > UNREACHED_SECONDS:
             self._status.unreached()
 
-    def _settled(self) -> bool:
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is a plan, and no device of ours still loads."""
         held = [device.shard_state for device in self._devices.values()]
         return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)
 
-    async def _show_plan(self) -> None:
+    def _show_plan(self) -> None:
         accepted = self._plan_store.accepted
         assert accepted is not None
         assert self._announcer is not None
@@ -332,15 +285,6 @@ class Node:
                 self._status.assigned(part, accepted.planner, accepted.term)
         self._announcer.publish_soon()  # others learn which term we follow
 
-    async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
-        if self._may_hurry(peer):
-            self._news.set()
-        return b""
-
-    def _may_hurry(self, peer: str) -> bool:
-        """Whether a peer may make us look at the board at once; all together not without end."""
-        return self._news_budget.takes(peer) and self._total_news_budget.takes("all")
-
     async def _answer_group(self, peer: str, payload: bytes) -> bytes:
         request = GroupRequest.from_bytes(payload)
         device = self._devices.get(request.device)
@@ -348,17 +292,9 @@ class Node:
             raise PeerRefused("There is no such device here.")
         if request.word == GroupWord.LEAVE:
             return await device.let_go(peer, request)
-        if not device.expects(peer, request) and self._may_hurry(peer):
-            await self._catch_up()
+        if not device.expects(peer, request) and self._board_watcher.may_hurry(peer):
+            await self._board_watcher.catch_up()
         return await device.called(peer, request)
-
-    async def _catch_up(self) -> None:
-        """Look for a later plan; not at every word of a stranger."""
-        async with self._catching_up:  # who comes meanwhile profits from the same look
-            if time.monotonic() - self._caught_up_at > QUICK_SECONDS:
-                await self._membership.refresh()
-                await self._plan_store.adopt_latest(self._membership)
-                self._caught_up_at = time.monotonic()
 
     # ------------------------------------------------------------------ our own devices
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from node.control.board_watcher import BoardWatcher
 from node.node import Node
 from swarm.election import LEASE_SECONDS
 from swarm.errors import Unreachable
@@ -58,7 +59,7 @@ def test_a_plan_in_plain_words_is_followed_and_its_reason_said(tmp_path: Path) -
         world = MemoryWorld()
         await offer(world, document(reason="too few peers"), 5)
         node = node_of(world, "me", tmp_path, lines)
-        await node._look()
+        await node._board_watcher.look()
 
     run(story)
     assert lines == ["waiting: too few peers"]
@@ -74,7 +75,7 @@ def test_a_plan_with_words_that_no_terminal_can_show_is_not_followed(
         world = MemoryWorld()
         await offer(world, document(reason=reason), 5)
         node = node_of(world, "me", tmp_path, lines)
-        await node._look()
+        await node._board_watcher.look()
         assert node._plan_store.accepted is None
 
     run(story)
@@ -92,13 +93,13 @@ def test_whatever_ends_a_look_the_node_goes_on(
         node = node_of(world, "me", tmp_path, [])
         enough = asyncio.Event()
 
-        async def stumble(_node: Node) -> None:
+        async def stumble(_watcher: BoardWatcher) -> None:
             looks.append(1)
             if len(looks) == 3:
                 enough.set()
             raise RecursionError("of a kind that nobody thought of")
 
-        monkeypatch.setattr(Node, "_look", stumble)
+        monkeypatch.setattr(BoardWatcher, "look", stumble)
         monkeypatch.setattr(Node, "_daemon_given_up", lambda _node: _after(enough))
         with pytest.raises(Unreachable, match="p2pd"):
             await node.run([], asyncio.Event())

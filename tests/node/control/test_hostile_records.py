@@ -214,7 +214,7 @@ async def look_among(crowd: list[Stranger], folder: Path) -> Node:
     node = node_of(world, "me", folder, [], swarm=SWARM, key="")
     node._membership.reads_adverts = True
     for _ in range(2):
-        await node._look()
+        await node._board_watcher.look()
     return node
 
 
@@ -251,7 +251,7 @@ async def plan_among(crowd: list[Stranger], folder: Path) -> None:
     node._membership._vacant_since -= 100.0
     for _ in range(3):
         with contextlib.suppress(SwarmError):  # which the loop expects
-            await node._look()
+            await node._board_watcher.look()
 
 
 @settings(ORDINARY, max_examples=100)

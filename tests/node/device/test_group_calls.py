@@ -4,9 +4,11 @@ import asyncio
 import logging
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from node.control.board_watcher import BoardWatcher
 from node.device.group_request import GroupRequest, GroupWord
 from node.node import Node
 from swarm.errors import PeerRefused
@@ -41,11 +43,12 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
     async def story() -> None:
         node = Node.__new__(Node)
         node._devices = {0: Deaf()}  # type: ignore[dict-item]
-        node._catching_up = asyncio.Lock()
-        node._caught_up_at = -1.0
-        node._may_hurry = anybody  # type: ignore[method-assign]
-        node._membership = SimpleNamespace(refresh=read)  # type: ignore[assignment]
-        node._plan_store = SimpleNamespace(adopt_latest=read)  # type: ignore[assignment]
+        control: Any = SimpleNamespace(
+            membership=SimpleNamespace(refresh=read),
+            plan_store=SimpleNamespace(adopt_latest=read),
+        )
+        node._board_watcher = watcher = BoardWatcher(control, MemoryWorld().channel("me"), node)
+        watcher.may_hurry = anybody  # type: ignore[method-assign]
         for _ in range(10):
             with pytest.raises(PeerRefused):
                 await node._answer_group(STRANGER, REQUEST)

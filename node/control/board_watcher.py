@@ -1,0 +1,161 @@
+"""BoardWatcher: looks at the board again and again - who is there, who plans, which plan counts."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from node.control.certification import Certification
+from node.control.leader_election import LeaderElection
+from node.control.membership import Membership, Standing
+from node.control.plan_store import PlanStore
+from node.control.planner_loop import PlannerLoop
+from swarm.errors import SwarmError
+from swarm.p2p.channel import Channel
+from swarm.p2p.rate_limit import Budget
+from swarm.plan import Plan
+from swarm.records import Capability
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 120.0  # of a loop that hangs: it is begun again, and the log says where it was
+LEAST_SECONDS = 0.2  # however much news there is
+QUICK_SECONDS = 0.4  # between looks at the board while things change
+SLOW_SECONDS = 5.0  # and when they do not
+CHANGING_SECONDS = 20.0
+NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The parts of a node that decide together what it is to serve."""
+
+    membership: Membership
+    certification: Certification
+    election: LeaderElection
+    planner_loop: PlannerLoop
+    plan_store: PlanStore
+
+
+class Onlooker(Protocol):
+    """Whose board is watched: a node, or what stands for one in a simulated swarm."""
+
+    @property
+    def own_capability(self) -> Capability | None:
+        """What it offers, once that is known."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is a plan, and all is loaded that it asks of us."""
+
+    @property
+    def asks_for_adverts(self) -> bool:
+        """Whether it wants to know who serves what, although it does not plan."""
+
+    def note_look(self, *, adopted: bool) -> None:
+        """The board was looked at, and perhaps another plan adopted."""
+
+
+class BoardWatcher:
+    """The loop that keeps a node's view of its swarm, stands for election and follows the plan."""
+
+    def __init__(self, control: Control, channel: Channel, onlooker: Onlooker) -> None:
+        """Answers the question "news" from now on: a peer asks for a look at once."""
+        self._control = control
+        self._onlooker = onlooker
+        self._changing_until = time.monotonic() + CHANGING_SECONDS
+        self._news = asyncio.Event()
+        self._news_budget = Budget(NEWS_PER_SECOND, NEWS_BURST, _now)
+        self._total_news_budget = Budget(4 * NEWS_PER_SECOND, 3 * NEWS_BURST, _now)
+        self._catching_up = asyncio.Lock()
+        self._caught_up_at = -QUICK_SECONDS
+        channel.answer("news", self._hear_news)
+
+    async def run(self) -> None:
+        """Look, quickly while things change, and at once when a peer has news; never ends."""
+        while True:
+            try:
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self.look()
+            except SwarmError as error:
+                logger.warning("the board is out of reach: %s", error)
+            changing = time.monotonic() < self._changing_until
+            await asyncio.sleep(LEAST_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUICK_SECONDS if changing else SLOW_SECONDS):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def look(self) -> None:
+        """See who is there, do our part in the election, and follow the plan; raises SwarmError."""
+        control, membership = self._control, self._control.membership
+        before = set(membership.capabilities)
+        self._note_standing()
+        await membership.refresh()
+        if own := self._onlooker.own_capability:
+            membership.note_own(own)
+        await membership.ask_whether_alive(membership.due(everybody=control.election.holds))
+        await self._see_to_certificates()
+        await self._plan()
+        plan = self._plan_in_force
+        adopted = await control.plan_store.adopt_latest(membership)
+        self._onlooker.note_look(adopted=adopted)
+        adopted = adopted and plan != self._plan_in_force  # a later term alone calls for nothing
+        changed = before != set(membership.capabilities) or membership.has_misses
+        if adopted or changed or not self._onlooker.is_settled:
+            self._changing_until = time.monotonic() + CHANGING_SECONDS
+
+    async def catch_up(self) -> None:
+        """Look for a later plan; not at every word of a stranger."""
+        control = self._control
+        async with self._catching_up:  # who comes meanwhile profits from the same look
+            if time.monotonic() - self._caught_up_at > QUICK_SECONDS:
+                await control.membership.refresh()
+                await control.plan_store.adopt_latest(control.membership)
+                self._caught_up_at = time.monotonic()
+
+    def may_hurry(self, peer: str) -> bool:
+        """Whether a peer may make us look at the board at once; all together not without end."""
+        return self._news_budget.takes(peer) and self._total_news_budget.takes("all")
+
+    async def _plan(self) -> None:
+        """Do our part in the election; plan while we hold the lease."""
+        control = self._control
+        if await control.election.pursue():
+            if await control.planner_loop.work():
+                await control.membership.refresh()  # we follow our own plan as soon as others do
+        elif not control.election.holds:
+            control.planner_loop.forget()
+
+    @property
+    def _plan_in_force(self) -> Plan | None:
+        accepted = self._control.plan_store.accepted
+        return accepted.plan if accepted else None
+
+    def _note_standing(self) -> None:
+        """Tell the membership what we may do and what we want to know."""
+        control, membership = self._control, self._control.membership
+        term = control.plan_store.term
+        membership.verified_term = term
+        membership.own = Standing(term, control.certification.proof)
+        is_watching = control.election.holds or control.certification.certifies
+        membership.reads_adverts = is_watching or self._onlooker.asks_for_adverts
+
+    async def _see_to_certificates(self) -> None:
+        control = self._control
+        if control.certification.certifies:
+            plan = self._plan_in_force or Plan(())
+            planned = {shard.peer for _, shard in plan.shards()}
+            control.certification.note_service(control.membership, planned)
+        await control.certification.seek(control.membership)
+
+    async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
+        if self.may_hurry(peer):
+            self._news.set()
+        return b""
+
+
+def _now() -> float:
+    return time.monotonic()
