@@ -51,6 +51,10 @@ bench: $(READY)  ## short runs of both benchmarks; `python -m benchmarks.swarm` 
 	$(BIN)/python -m benchmarks.engine --quick
 	$(BIN)/python -m benchmarks.swarm --quick
 
+bench-thousand: $(READY)  ## node's control code on virtual time: 1,000 peers for an hour, 50 for a day
+	$(BIN)/python -m benchmarks.thousand --peers 1000 --hours 1
+	$(BIN)/python -m benchmarks.thousand --peers 50 --hours 24 --first-fit
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

@@ -4,20 +4,27 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from node.control.membership import HEARTBEAT_SECONDS, Membership
 from node.control.plan_store import PlanStore
 from node.network.reachability import ReachState
-from node.serving.stage_server import StageServer
 from swarm.dht.board import Board
 from swarm.hardware import RELAYED, Link, assumed_relayed
-from swarm.records import Advert, Capability, Manifest
+from swarm.records import Advert, Capability, Manifest, StageAdvert
 from swarm.trust.network_clock import CLOCK
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
 ADDRESSES_CAP, LINKS_CAP = 8, 8
 RETRY_SECONDS = 1.0  # after an advert that nobody took
 MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
+
+
+class Server(Protocol):
+    """What serves stages: the node's stage server, or what stands for it in a simulated swarm."""
+
+    def adverts(self) -> list[StageAdvert]:
+        """What it has loaded and leads now."""
 
 
 @dataclass(slots=True)
@@ -40,7 +47,7 @@ class Announcer:
         board: Board,
         membership: Membership,
         plan_store: PlanStore,
-        server: StageServer,
+        server: Server,
         capability: Capability,
     ) -> None:
         self._board = board

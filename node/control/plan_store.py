@@ -117,8 +117,12 @@ class PlanStore:
     @property
     def term(self) -> int:
         """The term of the latest plan that this node ever accepted in this swarm."""
-        order = self._fence.order_of(self._swarm)
-        return order.term if order else 0
+        return self.order.term if self.order else 0
+
+    @property
+    def order(self) -> PlanOrder | None:
+        """Which plan that was: persisted before anybody hears of it."""
+        return self._fence.order_of(self._swarm)
 
     def put(self, data: bytes) -> str:
         """Keep a document for others; returns its digest."""
