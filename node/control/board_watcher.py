@@ -99,12 +99,12 @@ class BoardWatcher:
         await membership.ask_whether_alive(membership.due(everybody=control.election.holds))
         await self._see_to_certificates()
         await self._plan()
-        plan = self._plan_in_force
+        plan = control.plan_store.plan
         adopted = await control.plan_store.adopt_latest(membership)
         self._onlooker.note_look(adopted=adopted)
-        adopted = adopted and plan != self._plan_in_force  # a later term alone calls for nothing
+        is_other_plan = plan != control.plan_store.plan  # a later term alone calls for nothing
         changed = before != set(membership.capabilities) or membership.has_misses
-        if adopted or changed or not self._onlooker.is_settled:
+        if is_other_plan or changed or not self._onlooker.is_settled:
             self._changing_until = time.monotonic() + CHANGING_SECONDS
 
     async def catch_up(self) -> None:
@@ -129,11 +129,6 @@ class BoardWatcher:
         elif not control.election.holds:
             control.planner_loop.forget()
 
-    @property
-    def _plan_in_force(self) -> Plan | None:
-        accepted = self._control.plan_store.accepted
-        return accepted.plan if accepted else None
-
     def _note_standing(self) -> None:
         """Tell the membership what we may do and what we want to know."""
         control, membership = self._control, self._control.membership
@@ -146,7 +141,7 @@ class BoardWatcher:
     async def _see_to_certificates(self) -> None:
         control = self._control
         if control.certification.certifies:
-            plan = self._plan_in_force or Plan(())
+            plan = control.plan_store.plan or Plan(())
             planned = {shard.peer for _, shard in plan.shards()}
             control.certification.note_service(control.membership, planned)
         await control.certification.seek(control.membership)

@@ -14,7 +14,7 @@ from swarm.election import PlanOrder, is_credible
 from swarm.errors import BadInput, PeerError, RemoteProtocolError, SwarmError
 from swarm.p2p.channel import Channel
 from swarm.p2p.plan_document import QUESTION, digest_of, fetch_document, read_own
-from swarm.plan import Assignment, Pipeline
+from swarm.plan import Assignment, Pipeline, Plan
 from swarm.records import TERM_CAP, Capability, PlanRef
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,11 @@ class PlanStore:
         """Which plan that was: persisted before anybody hears of it."""
         return self._fence.order_of(self._swarm)
 
+    @property
+    def plan(self) -> Plan | None:
+        """The accepted plan, if its text is known."""
+        return self.accepted.plan if self.accepted else None
+
     def put(self, data: bytes) -> str:
         """Keep a document for others; returns its digest."""
         digest = digest_of(data)
@@ -159,7 +164,7 @@ class PlanStore:
 
     def pipeline_of(self, device: str) -> Pipeline | None:
         """The pipeline of the accepted plan in which one of our devices has a part."""
-        lines = self.accepted.plan.pipelines if self.accepted else ()
+        lines = self.plan.pipelines if self.plan else ()
         for pipeline in lines:
             if any(shard.device == device for s in pipeline.stages for shard in s.shards):
                 return pipeline

@@ -207,7 +207,7 @@ class VirtualSwarm:
         made = self.nodes[name] = VirtualNode(name, node, worker)
         self._names[made.peer] = name
         made.say(host=name)
-        loops = node._watch, node._reconcile, node._publish, lambda: self._measure(node)
+        loops = node._board_watcher.run, node._reconcile, node._publish, lambda: self._measure(node)
         made.tasks = [asyncio.create_task(each()) for each in loops]
         return made
 
@@ -255,7 +255,7 @@ class VirtualSwarm:
 
     def _note_plans(self) -> None:
         for name, made in self.nodes.items():
-            plan = made.node._plan
+            plan = made.node._plan_store.plan
             if made.plans and plan is not None and plan != self._last_plans.get(name):
                 self._last_plans[name] = plan
                 if plan != self._in_force:  # else a new planner goes on with it

@@ -48,7 +48,7 @@ def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("abcd", HALF)
-        first, second = swarm.nodes["a"].node._plan.pipelines  # type: ignore[union-attr]
+        first, second = swarm.nodes["a"].node._plan_store.plan.pipelines  # type: ignore[union-attr]
         names = {made.peer: name for name, made in swarm.nodes.items()}
         victims = [first.stages[0].shards[0].peer, second.stages[1].shards[0].peer]
         began = time.monotonic()
