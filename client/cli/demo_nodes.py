@@ -59,7 +59,7 @@ class DemoNode:
 
     def state(self) -> str:
         """What it does or waits for, in its own words: the last turning point that it told."""
-        told = (line for line in reversed(self.lines) if line.startswith(tuple(MEANING)))
+        told = (line for line in reversed(self.lines) if line.partition(": ")[0] in MEANING)
         line = next(told, "node: it has not begun")
         word, _, rest = line.partition(": ")
         return f"{MEANING[word]}: {rest}"

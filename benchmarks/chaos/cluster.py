@@ -1,0 +1,121 @@
+"""Cluster: nodes that fail and are started again, and what their families leave behind."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+from client.async_client import Client
+from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec
+from client.network import open_links
+from swarm.errors import SwarmError
+from swarm.invites import Invite
+from swarm.records import Advert
+
+SLOWDOWN = 4.0  # so that an answer takes seconds, as with models that people use
+MEMORY_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
+READY_SECONDS = 180.0
+
+
+class Cluster:
+    """Nodes that fail and are started again."""
+
+    def __init__(self, nodes: DemoNodes, state: Path) -> None:
+        self._nodes = nodes
+        self.state = state  # of the client: the host of the invite may be gone
+        self.invite = ""
+        self.there: dict[str, DemoNode] = {}
+        self.families: set[int] = set()
+        self._extra = 0
+
+    async def begin(self, count: int) -> str:
+        """Start the host and the others; returns the invite."""
+        names = [f"node{number}" for number in range(count)]
+        self.there[names[0]] = await self._start(names[0], "--host", "--swarm", "chaos")
+        self.invite = await self.there[names[0]].invite()
+        for name in names[1:]:
+            await self.start(name)
+        return self.invite
+
+    async def start(self, name: str) -> None:
+        """Start a node of this name, which joins again if it was there before."""
+        self.there[name] = await self._start(name, "--join", self.invite)
+
+    async def start_another(self) -> str:
+        """Start a node that was never there before; returns its name."""
+        self._extra += 1
+        name = f"extra{self._extra}"
+        await self.start(name)
+        return name
+
+    async def _start(self, name: str, *how: str) -> DemoNode:
+        return await self._nodes.start(NodeSpec(name, MEMORY_BYTES, SLOWDOWN), *how)
+
+    async def until_ready(self, count: int = 0) -> None:
+        """Wait until so many nodes serve, or all; raises SwarmError with what they say."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while len(self.ready()) < (count or len(self.there)):  # noqa: ASYNC110 - others' lines
+                    await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            states = "; ".join(f"{name} {node.state()}" for name, node in self.there.items())
+            raise SwarmError(f"The nodes are not ready: {states}") from error
+
+    def ready(self) -> list[str]:
+        """The nodes that say they serve."""
+        told = {name: node.state() for name, node in self.there.items()}
+        return sorted(name for name, state in told.items() if state.startswith("is ready"))
+
+    def family(self, name: str) -> list[psutil.Process]:
+        """The processes of a node, itself first."""
+        own = psutil.Process(self.there[name].process.pid)
+        found = [own, *own.children(recursive=True)]
+        self.families |= {each.pid for each in found}
+        return found
+
+    def worker(self, name: str) -> psutil.Process | None:
+        """The process that computes for a node, if there is one: another one may stand by."""
+        workers = [each for each in self.family(name) if "node.worker" in each.cmdline()]
+        return max(workers, key=lambda each: each.memory_info().rss, default=None)
+
+    def daemon(self, name: str) -> psutil.Process:
+        """The p2pd of a node."""
+        return next(each for each in self.family(name) if each.name() == "p2pd")
+
+    def left_over(self) -> list[int]:
+        """Processes of nodes that have ended, which have not."""
+        alive = {each.pid for name in self.there for each in self.family(name)}
+        return [pid for pid in self.families - alive if _is_ours(pid)]
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        words = " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    return "node.worker" in words or "p2pd" in words or "swarm.node" in words
+
+
+@asynccontextmanager
+async def open_cluster(
+    count: int, on_line: Callable[[str, str], None]
+) -> AsyncIterator[tuple[Cluster, Client]]:
+    """Hold the nodes and a client."""
+    with tempfile.TemporaryDirectory() as state:
+        async with DemoNodes(Path(state), on_line) as nodes:
+            cluster = Cluster(nodes, Path(state))
+            invite = await cluster.begin(count)
+            await cluster.until_ready()
+            async with Client(invite, state=Path(state)) as client:
+                yield cluster, client
+            nodes.running = [each for each in nodes.running if each.process.returncode is None]
+
+
+async def sessions_held(cluster: Cluster) -> int:
+    """How many sessions all stages say that they hold."""
+    async with open_links(Invite.parse(cluster.invite), cluster.state) as links:
+        adverts = await links.board.read(Advert)
+    return sum(stage.sessions for each in adverts.values() for stage in each.stages)
