@@ -38,7 +38,7 @@ from swarm.network import HeldNetwork
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
-from swarm.records import Capability
+from swarm.records import Capability, Trouble
 from swarm.task_set import TaskSet
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK
@@ -199,8 +199,16 @@ class Node:
             protocol=PROTOCOL_VERSION,
         )
         self._announcer = Announcer(
-            self._network.board, self._membership, self._plan_store, self._server, capability
+            self._network.board,
+            self._membership,
+            self._plan_store,
+            self._server,
+            capability,
+            troubles=self._troubles,
         )
+
+    def _troubles(self) -> list[Trouble]:
+        return [trouble for each in self._devices.values() if (trouble := each.trouble)]
 
     async def _daemon_given_up(self) -> None:
         await self._network.process.given_up.wait()

@@ -99,8 +99,19 @@ class StageAdvert:
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """A part of the plan that a device of ours could not take up, or has stopped taking up."""
+
+    device: int
+    start: int
+    end: int
+    failures: int  # in a row; 0 if its load has come to a halt
+    cause: str  # in a few words
+
+
+@dataclass(frozen=True, slots=True)
 class Advert(Record):
-    """The stages that a peer leads and serves now: what clients route by."""
+    """The stages that a peer leads and serves now: what clients route by; and what it cannot."""
 
     KEY = "advert"
     TTL_SECONDS = 30.0
@@ -110,6 +121,7 @@ class Advert(Record):
     stages: list[StageAdvert]
     term: int  # of the plan that made the stages
     leaving: bool = False
+    troubles: list[Trouble] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _require_term(self.term)
@@ -164,7 +176,7 @@ class Relay(Record):
 
 
 KINDS: tuple[type[Record], ...] = (Manifest, Capability, Advert, Lease, PlanRef, Relay)
-PARTS = (Device, Link, Member, StageAdvert)
+PARTS = (Device, Link, Member, StageAdvert, Trouble)
 
 
 def record_to_list(record: Record) -> list[Any]:
@@ -198,9 +210,7 @@ def _value_of(hint: Any, value: object) -> object:
         return _float_of(value)
     if typing.get_origin(hint) is list:
         return _list_of(typing.get_args(hint)[0], value)
-    if hint in (Device, Link, Member, StageAdvert) or (
-        isinstance(hint, type) and issubclass(hint, Record)
-    ):
+    if hint in PARTS or (isinstance(hint, type) and issubclass(hint, Record)):
         return _dataclass_of(hint, value)
     if type(value) is not hint:
         raise ValueError(f"{value!r:.40} is not a {hint.__name__}")

@@ -12,11 +12,12 @@ from swarm.formatting import printable, short_id
 from swarm.hardware import DIRECT, PUNCHED, RELAYED, Link, Links, assumed_relayed
 from swarm.invites import Invite, unknown_swarm
 from swarm.p2p.link_kinds import public_hosts_among, why_not_direct
-from swarm.records import Advert, Capability, Lease, Manifest, Relay, StageAdvert
+from swarm.records import Advert, Capability, Lease, Manifest, Relay, StageAdvert, Trouble
 from swarm.state_folder import title_of
 from swarm.trust.network_clock import CLOCK
 
 LONGEST_NAME = 40  # characters of a peer's name in tables
+LONGEST_CAUSE = 120  # characters of what a device says of its trouble
 LOOK_SECONDS = 0.5  # between two looks at an empty board
 
 
@@ -43,6 +44,7 @@ class SwarmStatus:
     planner: str  # "" if nobody holds the lease
     term: int
     relays: Mapping[str, Relay] = field(default_factory=dict)
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)  # by "<peer>/<index>"
 
     def name_of(self, peer: str) -> str:
         """What people call a peer."""
@@ -100,6 +102,7 @@ class SwarmStatus:
             "relays": [{"peer": peer, **asdict(relay)} for peer, relay in self.relays.items()],
             "links": [asdict(link) for link in self.links()],
             "stages": [asdict(stage) for stage in self.stages],
+            "troubles": [{"peer": _peer_of(d), **asdict(t)} for d, t in self.troubles.items()],
         }
 
 
@@ -119,6 +122,7 @@ async def read_status(board: Board, invite: Invite) -> SwarmStatus:
         planner=planner,
         term=leases[planner].term if planner else 0,
         relays={peer: relay for peer, relay in sorted(relays.items()) if not relay.leaving},
+        troubles={f"{p}/{t.device}": t for p, each in adverts.items() for t in each.troubles},
     )
 
 
@@ -150,17 +154,32 @@ def why_idle(status: SwarmStatus, live: LivePlan | None) -> dict[str, str]:
 
 
 def _why_idle(device: str, status: SwarmStatus, live: LivePlan | None) -> str:
-    if device.rpartition("/")[0] in Links.of(status.capabilities).unreached:
+    peer = _peer_of(device)
+    if peer in Links.of(status.capabilities).unreached:
         return "nobody can reach it (no relay)"
+    if trouble := status.troubles.get(device):
+        return _trouble_words(trouble)
     if not status.planner:
         return "no planner is elected yet"
     if live is None:
         return "the planner has made no plan yet"
     if stage := live.plan.stage_of(device):
         return f"it loads layers {stage.start}-{stage.end - 1}"
+    if cause := live.left_out.get(peer):
+        return f"it is left out of the plan for a while: {cause}"
     if live.plan.pipelines:
         return "it is a spare: the plan does not need it"
     return live.reason or "the plan is empty"
+
+
+def _trouble_words(trouble: Trouble) -> str:
+    tries = f" (tried {trouble.failures} times)" if trouble.failures > 1 else ""
+    cause = printable(trouble.cause, LONGEST_CAUSE).rstrip(".")
+    return f"it cannot load layers {trouble.start}-{trouble.end - 1}: {cause}{tries}"
+
+
+def _peer_of(device: str) -> str:
+    return device.rpartition("/")[0]
 
 
 def _pair(one: str, other: str) -> tuple[str, str]:

@@ -49,6 +49,13 @@ class LivePlan:
             raise ValueError("it lacks its term or its planner")
         return cls(Plan.from_json(document.get("plan", {})), term, planner, reason, document)
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Peers that did not do their part, and how, by the planner's word."""
+        told = self.document.get("left_out")
+        pairs = told.items() if isinstance(told, dict) else ()
+        return {peer: cause for peer, cause in pairs if isinstance(cause, str)}
+
     def places(self) -> frozenset[Place]:
         """Leader, first layer and end of every stage that the plan wants served."""
         return frozenset(

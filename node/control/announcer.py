@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -11,11 +11,11 @@ from node.control.plan_store import PlanStore
 from node.network.reachability import ReachState
 from swarm.dht.board import Board
 from swarm.hardware import RELAYED, Link, assumed_relayed
-from swarm.records import Advert, Capability, Manifest, StageAdvert
+from swarm.records import Advert, Capability, Manifest, StageAdvert, Trouble
 from swarm.trust.network_clock import CLOCK
 
 ADVERT_SECONDS = Advert.TTL_SECONDS / 3
-ADDRESSES_CAP, LINKS_CAP = 8, 8
+ADDRESSES_CAP, LINKS_CAP, TROUBLES_CAP = 8, 8, 4
 RETRY_SECONDS = 1.0  # after an advert that nobody took
 MANIFEST_SECONDS = Manifest.TTL_SECONDS / 3
 
@@ -49,11 +49,15 @@ class Announcer:
         plan_store: PlanStore,
         server: Server,
         capability: Capability,
+        *,
+        troubles: Callable[[], list[Trouble]] = list,
     ) -> None:
+        """`troubles` says what parts of the plan our devices fail to take up."""
         self._board = board
         self._membership = membership
         self._plan_store = plan_store
         self._server = server
+        self._troubles = troubles
         self._last = LastPublished()
         self._joined_at = time.monotonic() - (CLOCK.now() - capability.since)
         self._kinds: Mapping[str, str] = {}
@@ -130,14 +134,15 @@ class Announcer:
         await self._membership.tell_news(self._membership.capabilities)
 
     async def _publish_advert(self, now: float) -> None:
-        stages = self._server.adverts()
-        shape = [(stage.start, stage.end, stage.members) for stage in stages]
+        stages, troubles = self._server.adverts(), self._troubles()[:TROUBLES_CAP]
+        shape = [*((stage.start, stage.end, stage.members) for stage in stages), *troubles]
         pause = RETRY_SECONDS if self._last.stages is None else 0.0
         changed = shape != self._last.stages and now - self._last.advert_at >= pause
-        if changed or (stages and now - self._last.advert_at > ADVERT_SECONDS):
+        if changed or (shape and now - self._last.advert_at > ADVERT_SECONDS):
             self._last.advert_at = now
             self._last.stages = None  # until somebody has taken it
-            await self._board.publish(Advert(self.capability.model, stages, self._plan_store.term))
+            model, term = self.capability.model, self._plan_store.term
+            await self._board.publish(Advert(model, stages, term, troubles=troubles))
             self._last.stages = shape
 
     async def _announce_joining(self) -> None:

@@ -1,30 +1,32 @@
 """EligiblePeers: whom the planner plans with - who answers, makes sense, is calm, keeps its word.
 
 Records say what a peer claims. A peer whose record changes again and again is left out until it
-has calmed down, so that it cannot keep the others unplanned; the peers of a stage that is not
-served in time are left out for a while, which doubles each time. After that they are on trial:
-until they have served what they were given, no pipeline that serves is given up for them. A peer
-that nobody can reach, for want of a relay, would break every pipeline that it is a part of.
+has calmed down, so that it cannot keep the others unplanned; who does not serve its part as planned
+(`promises.py`) is left out for a while, which doubles each time. After that it is on trial: until
+it has served what it was given, no pipeline that serves is given up for it. A peer that nobody can
+reach, for want of a relay, would break every pipeline that it is a part of.
 """
 
+import logging
 import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from node.control.membership import Membership
+from node.control.promises import Promises
 from node.network.measuring_schedule import NEIGHBOURS
 from swarm.hardware import Device, Links
-from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
-from swarm.plan import Plan, Stage
-from swarm.records import Advert, Capability
+from swarm.model_spec import ModelSpec
+from swarm.plan import Plan
+from swarm.records import Capability
+
+logger = logging.getLogger(__name__)
 
 RESTLESS_CHANGES = 4  # of one peer within RESTLESS_SECONDS
 RESTLESS_SECONDS = 60.0
 CALMED_SECONDS = 30.0  # without a change, after which a restless peer counts again
-SERVE_SECONDS = 60.0  # for a planned stage to be served, besides reading its weights
-READ_BYTES_PER_SECOND = 8e6  # at least, from wherever the weights come
-OUT_SECONDS = 60.0  # for the peers of a stage that was not served in time, the first time
+OUT_SECONDS = 60.0  # for the peers of a stage that was not served as planned, the first time
 OUT_CAP_SECONDS = 3600.0
 UNREACHED_SECONDS = 30.0  # for a peer that serves to be reached again: a relay may be changing
 # Beyond any device there is: who claims more is not believed.
@@ -36,7 +38,6 @@ WEIGHT_BYTES_LEAST = 0.25
 Snapshot = dict[str, Capability]
 Shape = tuple[tuple[int, float, str], ...]  # of every device: memory, bytes of a weight, dtype
 Standing = tuple[Shape, bool, str]  # and whether it can be dialled, in which home
-Promise = tuple[int, int, tuple[str, ...]]  # a planned stage: layers and devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Choice:
     doubtful: Snapshot
     on_trial: frozenset[str] = frozenset()  # able, but they served nothing since they failed
     unreached: frozenset[str] = frozenset()  # neither: nobody can reach them
+    causes: Mapping[str, str] = field(default_factory=dict)  # why the doubtful ones are
 
     @property
     def proven(self) -> Snapshot:
@@ -84,8 +86,9 @@ class Conduct:
 
     shape: Shape | None = None  # None: it was not there
     changes: deque[float] = field(default_factory=lambda: deque(maxlen=RESTLESS_CHANGES))
-    failures: int = 0  # in a row: stages that were not served in time
+    failures: int = 0  # in a row: stages that were not served as planned
     out_until: float = -math.inf
+    cause: str = ""  # of the last failure
     unreached_since: float | None = None
 
     def note(self, shape: Shape | None, now: float) -> None:
@@ -122,13 +125,12 @@ class EligiblePeers:
     """What the planner has seen of every peer while it planned."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+        self._promises = Promises(spec)
         self._conduct: dict[str, Conduct] = {}
-        self._missing_since: dict[Promise, float] = {}
 
     def choose(self, membership: Membership, plan: Plan | None, now: float) -> Choice:
         """Whom to plan with at monotonic second `now`, given the plan in force."""
-        self._note_promises(plan, membership.adverts, now)
+        self._note_promises(plan, membership, now)
         there = {p: c for p, c in membership.present.items() if makes_sense(c)}
         self._note_changes(there, now)
         unreached = self._unreached(there, plan, now)
@@ -139,7 +141,9 @@ class EligiblePeers:
         }
         able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}
         on_trial = frozenset(peer for peer in able if self._conduct[peer].failures)
-        return Choice(able, {p: c for p, c in calm.items() if p not in able}, on_trial, unreached)
+        doubtful = {p: c for p, c in calm.items() if p not in able}
+        causes = {peer: self._conduct[peer].cause for peer in doubtful}
+        return Choice(able, doubtful, on_trial, unreached, causes)
 
     def _unreached(self, there: Snapshot, plan: Plan | None, now: float) -> frozenset[str]:
         """Peers that nobody can reach; who has a part in the plan gets a while to mend that."""
@@ -158,41 +162,22 @@ class EligiblePeers:
             conduct.note(shape_of(there[peer]) if peer in there else None, now)
         self._conduct = {p: c for p, c in self._conduct.items() if not c.is_forgettable(now)}
 
-    def _note_promises(self, plan: Plan | None, adverts: Mapping[str, Advert], now: float) -> None:
-        """Hold what leaders advertise against what the plan in force gave them."""
-        planned = (
-            [stage for pipeline in plan.pipelines for stage in pipeline.stages] if plan else []
-        )
-        served = {
-            (stage.start, stage.end, tuple(f"{m.peer}/{m.device}" for m in stage.members))
-            for peer, advert in adverts.items()
-            for stage in advert.stages
-            if stage.members[0].peer == peer and not advert.leaving
-        }
-        promises = {_promise_of(stage): stage for stage in planned}
-        self._missing_since = {
-            promise: self._missing_since.get(promise, now)
-            for promise in promises
-            if promise not in served
-        }
-        for promise, since in self._missing_since.items():
-            if now - since > self._patience(promises[promise]):
-                self._missing_since[promise] = now
-                self._put_out(promises[promise], now)
-        for promise in promises.keys() & served:
-            for shard in promises[promise].shards:
-                self._conduct.setdefault(shard.peer, Conduct()).failures = 0
-
-    def _patience(self, stage: Stage) -> float:
-        size = stage.layers * self._spec.layer_parameters * BYTES_PER_VALUE
-        return SERVE_SECONDS + size / READ_BYTES_PER_SECOND
-
-    def _put_out(self, stage: Stage, now: float) -> None:
-        for peer in {shard.peer for shard in stage.shards}:
+    def _note_promises(self, plan: Plan | None, membership: Membership, now: float) -> None:
+        """Leave out who breaks what the plan in force gave it, and forgive who keeps it."""
+        adverts = membership.adverts
+        for broken in self._promises.broken(plan, membership.present, adverts, now):
+            for peer in broken.peers:
+                self._put_out(peer, broken.cause, now)
+        for peer in self._promises.keepers:
             conduct = self._conduct.setdefault(peer, Conduct())
-            pause = min(OUT_SECONDS * 2.0**conduct.failures, OUT_CAP_SECONDS)
-            conduct.out_until = now + pause
-            conduct.failures = min(conduct.failures + 1, 16)
+            conduct.failures, conduct.cause = 0, ""
+
+    def _put_out(self, peer: str, cause: str, now: float) -> None:
+        conduct = self._conduct.setdefault(peer, Conduct())
+        pause = min(OUT_SECONDS * 2.0**conduct.failures, OUT_CAP_SECONDS)
+        conduct.out_until, conduct.cause = now + pause, cause
+        conduct.failures = min(conduct.failures + 1, 16)
+        logger.warning("peer %s is left out for %.0f s: %s", peer, pause, cause)
 
 
 def shape_of(capability: Capability) -> Shape:
@@ -213,7 +198,3 @@ def _is_plausible(device: Device) -> bool:
         and device.memory_bytes <= MEMORY_CAP
         and device.weight_bytes >= WEIGHT_BYTES_LEAST
     )
-
-
-def _promise_of(stage: Stage) -> Promise:
-    return stage.start, stage.end, tuple(shard.device for shard in stage.shards)

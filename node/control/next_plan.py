@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from planner.best_plan import best_plan
@@ -25,6 +25,7 @@ SEARCH_SECONDS = 5.0
 WORD_CAP = 128  # characters of an id or name in a plan document
 SHUT_SHOWN = 3  # peers in a reason
 REASON_CAP = 500  # characters of the reason why there is no plan
+LEFT_OUT_CAP = 64  # peers whose failures a plan tells of
 PIPELINES_CAP = 4096
 SHARDS_CAP = 8192  # devices in one plan
 
@@ -39,8 +40,9 @@ class PlanDocument:
     model: str  # digest
     objective: str = "latency"
     reason: str = ""  # why there is no pipeline, if there is none
+    left_out: Mapping[str, str] = field(default_factory=dict)  # peers that failed, and how
 
-    _NAMES: ClassVar = ("term", "planner", "model", "objective", "reason")
+    _NAMES: ClassVar = ("term", "planner", "model", "objective", "reason", "left_out")
 
     def __post_init__(self) -> None:
         if type(self.term) is not int or not 0 <= self.term <= TERM_CAP:
@@ -50,8 +52,11 @@ class PlanDocument:
             (self.model, WORD_CAP),
             (self.objective, WORD_CAP),
             (self.reason, REASON_CAP),
+            *((word, WORD_CAP) for pair in self.left_out.items() for word in pair),
         ):
             _require_readable(word, cap)
+        if len(self.left_out) > LEFT_OUT_CAP:
+            raise ValueError(f"a plan names at most {LEFT_OUT_CAP} peers that are left out")
         _require_bounded(self.plan)
         for _, shard in self.plan.shards():
             _require_readable(shard.device, WORD_CAP)
@@ -67,6 +72,7 @@ class PlanDocument:
             "model": self.model,
             "objective": self.objective,
             "reason": self.reason,
+            "left_out": dict(self.left_out),
         }
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from node.control.election_policy import RENEW_SECONDS
 from node.control.eligible_peers import Choice, EligiblePeers, Standing
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership
-from node.control.next_plan import REASON_CAP, PlanDocument, next_plan
+from node.control.next_plan import LEFT_OUT_CAP, REASON_CAP, PlanDocument, next_plan
 from node.control.plan_store import PlanStore
 from swarm.dht.board import Board
 from swarm.errors import BadInput
@@ -132,7 +133,7 @@ class PlannerLoop:
         accepted = self._plan_store.accepted
         if followed > reference.term and accepted and accepted.planner == self._membership.me:
             logger.info("others follow term %d, ours is %d", followed, reference.term)
-            await self._announce(accepted.plan, accepted.reason)
+            await self._announce(accepted.plan, accepted.reason, accepted.left_out)
             return True
         await self._publish(reference)
         return False
@@ -155,7 +156,7 @@ class PlannerLoop:
             return False
         if accepted and (plan, reason) == (accepted.plan, accepted.reason) and self._reference:
             return False
-        await self._announce(plan, reason)
+        await self._announce(plan, reason, dict(islice(choice.causes.items(), LEFT_OUT_CAP)))
         self._reconsider_at = time.monotonic() + DWELL_SECONDS
         return True
 
@@ -187,12 +188,14 @@ class PlannerLoop:
                 await self._election.pursue()
             return search.result()
 
-    async def _announce(self, plan: Plan, reason: str) -> None:
+    async def _announce(self, plan: Plan, reason: str, left_out: Mapping[str, str]) -> None:
         self._plan_store.require_disk()
         trusted = self._membership.trusted_term
         term = await self._election.raise_term(self._membership.followed_term)
         me, rank = self._membership.me, self._election.rank
-        document = PlanDocument(plan, term, me, self._spec.digest, reason=reason[:REASON_CAP])
+        document = PlanDocument(
+            plan, term, me, self._spec.digest, reason=reason[:REASON_CAP], left_out=left_out
+        )
         reference = self._plan_store.propose(document, rank, common_term=trusted)
         self._election.note_success()
         pipelines = len(plan.pipelines)

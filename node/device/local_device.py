@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline, Shard
-from swarm.records import Member
+from swarm.records import Member, Trouble
 from swarm.wire.messages import Message
 from swarm.wire.rules import FailCode
 
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 RESTART_SECONDS = 2.0
 STEADY_SECONDS = 60.0  # served alone for so long: its loss is no sign that it cannot be loaded
 ANSWER_SECONDS = 1.0  # for a leader's answer, besides the time that its sessions take to move
+STALLED_SECONDS = 15.0  # without progress, and the worker computes nothing: others hear of it
+STALLED_WORDS = "its load has come to a halt"
+TROUBLE_CAP = 100  # characters of a cause that others are told
+FOLDERS = re.compile(r"(?<![^\s'\"(])(/[^\s/:'\"]+)*/(?=[^\s/])")
 DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
 
 
@@ -91,6 +96,8 @@ class LocalDevice:
         self._failures = self._alike = 0
         self._was_steady = False  # the shard that was lost last
         self._cause = ""  # of the last failure
+        self._failed: Assignment | None = None  # the part that failed
+        self._failed_loads = 0  # in a row: an accident to what was ready is none
         self._dropped_at = -math.inf  # a ready shard, because a plan said so
         self._lock = asyncio.Lock()
 
@@ -276,7 +283,7 @@ class LocalDevice:
         shard_state.ready, shard_state.fraction = True, 1.0
         shard_state.since = time.monotonic()
         self.loaded = loaded
-        self._failures = self._alike = 0
+        self._failures = self._alike = self._failed_loads = 0
         self._serve(shard_state)
 
     def _serve(self, shard_state: ShardState) -> None:
@@ -322,6 +329,9 @@ class LocalDevice:
     def _lose(self, cause: str, alike: int = 1) -> None:
         """Give up the shard; a group that does not form is tried again as if for a new cause."""
         self._failures += 1
+        if self.shard_state and not self.shard_state.ready:
+            self._failed = self.shard_state.assignment
+            self._failed_loads += 1
         self._was_steady = self.shard_state is not None and self.shard_state.is_steady
         self._cause, self._alike = cause, alike
         self._context.server.retire(self.index, FailCode.STAGE_LOST)
@@ -344,6 +354,25 @@ class LocalDevice:
     def failure(self) -> str:
         """Why its last shard was lost; empty if it was given up for another plan."""
         return self._cause if self._failures else ""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The part that it fails to take up, or whose load has come to a halt, and why."""
+        state = self.shard_state
+        if state and not state.ready and self._has_stalled(state):
+            return self._trouble_with(state.assignment, 0, STALLED_WORDS)
+        if self._failed is None or not self._failed_loads:
+            return None
+        return self._trouble_with(self._failed, self._failed_loads, self._cause)
+
+    def _has_stalled(self, state: ShardState) -> bool:
+        is_late = time.monotonic() - state.since > STALLED_SECONDS
+        return is_late and self.worker.is_stalled
+
+    def _trouble_with(self, part: Assignment, failures: int, cause: str) -> Trouble:
+        """For all to read: of the paths of this machine only the last names are told."""
+        words = FOLDERS.sub("", cause)[:TROUBLE_CAP]
+        return Trouble(self.index, part.stage.start, part.stage.end, failures, words)
 
     @property
     def fetched(self) -> str:

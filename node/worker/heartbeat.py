@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 3  # without an answer: nobody is sent there any more
 HUNG_BEATS = 8  # without an answer, nor any computing: given up
+STALLED_BEATS = 10  # in one step that computes nothing: others are told if it loads
 STUCK_BEATS = 45  # in one step that computes nothing: longer than it may wait for another rank
 COMPUTING_SHARE = 0.01  # of a core: this thread alone takes less
 ANSWER = struct.Struct("!dd")  # seconds in the step that runs, seconds of CPU
@@ -59,6 +60,11 @@ class Heartbeat:
     def is_silent(self) -> bool:
         """Whether the worker has missed too many beats to be sent anything."""
         return self._missed >= SILENT_BEATS
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether nothing is computed in a step that runs, as far as we hear."""
+        return self.is_silent or self._stuck >= STALLED_BEATS
 
     def close(self) -> None:
         """Ask no more."""

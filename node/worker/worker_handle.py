@@ -96,6 +96,11 @@ class WorkerProcess:
         """Whether it has given no sign for seconds, so that nobody should be sent to it."""
         return self._heartbeat is not None and self._heartbeat.is_silent
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether it computes nothing although it should."""
+        return self._heartbeat is not None and self._heartbeat.is_stalled
+
     async def describe(self, folder: Path, name: str) -> ModelSpec:
         """Return the dimensions of a complete model; raises BadModel, Deadline, EngineError.
 

@@ -36,7 +36,7 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
 class ScriptedWorker(WorkerProcess):
     """Stands for a worker process: keeps the orders; a test says what it answers."""
 
-    is_behind = is_silent = False
+    is_behind = is_silent = is_stalled = False
 
     def __init__(self) -> None:
         self.orders: list[Message] = []

@@ -95,7 +95,7 @@ async def _at_once(work: Callable[..., Any], *arguments: Any, **named: Any) -> A
 class ClockworkWorker(WorkerProcess):
     """Stands for a worker: loads in so many seconds, or fails as a test wants."""
 
-    is_behind = is_silent = False
+    is_behind = is_silent = is_stalled = False
 
     def __init__(self, note: Callable[[str, str], None]) -> None:
         self._heard: list[OnAnswer] = []
@@ -121,10 +121,9 @@ class ClockworkWorker(WorkerProcess):
             case Unload():
                 self._note("unload", "")
 
-    def lose(self, cause: str) -> None:
-        """Lose the shard, and fail to load any from now on."""
-        self.cause = cause
-        self._say(Broken("", cause))
+    def lose(self) -> None:
+        """Lose the shard; what comes of the next loads is as a test has said."""
+        self._say(Broken("", "its worker was killed"))
 
     async def restart(self) -> None:
         """Live again."""

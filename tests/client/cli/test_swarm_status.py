@@ -32,7 +32,16 @@ from swarm.errors import BadInvite, NoRoute
 from swarm.hardware import DIRECT, PUNCHED, RELAYED, Device, Link, assumed_relayed
 from swarm.invites import Invite
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import Advert, Capability, Lease, Member, PlanRef, Relay, StageAdvert
+from swarm.records import (
+    Advert,
+    Capability,
+    Lease,
+    Member,
+    PlanRef,
+    Relay,
+    StageAdvert,
+    Trouble,
+)
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import founder_proof
 from swarm.trust.identity import Identity, swarm_id
@@ -262,6 +271,43 @@ def test_each_idle_device_has_its_reason(planner: str, live: LivePlan | None, wh
     stage = StageAdvert(0, 6, [Member(ONE, 0, 2, 1)], 0.002, 512, 1)
     status = SwarmStatus("s", "m", {ONE: known, TWO: known}, (stage,), planner, 3)
     assert why_idle(status, live) == {f"{TWO}/0": why}
+
+
+CUT_OFF = "model.safetensors is cut off"
+TROUBLE = Trouble(0, 0, 6, 3, f"{CUT_OFF}.\n")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "left_out", "why"),
+    [
+        (TROUBLE, None, rf"it cannot load layers 0-5: {CUT_OFF}.\n (tried 3 times)"),
+        (replace(TROUBLE, failures=1, cause="no room"), None, "it cannot load layers 0-5: no room"),
+        (None, {TWO: "too slow"}, "it is left out of the plan for a while: too slow"),
+        (None, {TWO: 3}, "it is a spare: the plan does not need it"),
+        (None, [TWO], "it is a spare: the plan does not need it"),
+    ],
+)
+def test_a_device_that_does_not_do_its_part_is_named_with_the_cause(
+    trouble: Trouble | None, left_out: object, why: str
+) -> None:
+    known = Capability("m", [DEVICE], [], "host", True, 0.0)
+    stage = StageAdvert(0, 6, [Member(ONE, 0, 2, 1)], 0.002, 512, 1)
+    adverts = {ONE: Advert("m", [stage], 3), TWO: Advert("m", [], 3)}
+    if trouble:
+        adverts[TWO] = replace(adverts[TWO], troubles=[trouble])
+    live = replace(plan_over(f"{ONE}/0"), document={"left_out": left_out})
+
+    async def story() -> None:
+        world = MemoryWorld()
+        for peer, advert in adverts.items():
+            await world.board(peer).publish(known)
+            await world.board(peer).publish(advert)
+        status = replace(await read_status(world.board(ME), INVITE), planner=ONE)
+        assert why_idle(status, live) == {f"{TWO}/0": why}
+        told = status.to_json()["troubles"]
+        assert [each["peer"] for each in told] == ([TWO] if trouble else [])
+
+    asyncio.run(story())
 
 
 def test_the_places_of_a_plan_are_those_of_whoever_leads_a_stage() -> None:

@@ -10,7 +10,7 @@ from node.control.membership import Membership
 from node.control.plan_store import PlanStore
 from swarm.errors import Unreachable
 from swarm.hardware import PUNCHED, RELAYED, Device, Link
-from swarm.records import PENDING, Advert, Capability, Manifest, Record
+from swarm.records import PENDING, Advert, Capability, Manifest, Record, Trouble
 from swarm.testing.memory_network import peer_named
 from tests.node.memberships import MEMBERS
 from tests.node.stands import DIGEST, MIDDLE, Stand
@@ -43,6 +43,26 @@ def test_a_withdrawn_stage_is_withdrawn_again_until_somebody_takes_it(
         monkeypatch.setattr(board, "publish", publish)
         await announcer.publish_due(None)
         assert (await board.read(Advert))[MIDDLE].stages == []
+
+    asyncio.run(story())
+
+
+def test_what_a_device_fails_to_take_up_is_told_and_taken_back(tmp_path: Path) -> None:
+    async def story() -> None:
+        stand = Stand()
+        stand.server.retire(0)
+        board = stand.world.board(MIDDLE)
+        membership = Membership("swarm", DIGEST, board, stand.channel, MEMBERS)
+        plan_store = PlanStore("swarm", tmp_path, stand.channel)
+        troubles = [Trouble(0, 3, 5, 1, "it is cut off")]
+        announcer = Announcer(
+            board, membership, plan_store, stand.server, CAPABILITY, troubles=lambda: troubles[:]
+        )
+        await announcer.publish_due(None)
+        assert (await board.read(Advert))[MIDDLE].troubles == troubles
+        troubles.clear()
+        await announcer.publish_due(None)
+        assert (await board.read(Advert))[MIDDLE].troubles == []
 
     asyncio.run(story())
 

@@ -12,11 +12,11 @@ from node.control.eligible_peers import (
     CALMED_SECONDS,
     OUT_SECONDS,
     RESTLESS_CHANGES,
-    SERVE_SECONDS,
     UNREACHED_SECONDS,
     Choice,
     EligiblePeers,
 )
+from node.control.promises import SERVE_SECONDS
 from swarm.hardware import Link
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Member, StageAdvert
@@ -102,7 +102,7 @@ def test_the_peers_of_a_stage_that_is_not_served_in_time_are_out_for_a_growing_w
         began = watch.now
         if pause > 2 * SERVE_SECONDS:
             break
-        served = watch.eligible_peers._missing_since
+        served = watch.eligible_peers._promises._missing_since
         served.clear()  # as after a plan without it
         seen: Any = SimpleNamespace(present=PEERS, adverts=SERVED)
         while "anna" not in watch.eligible_peers.choose(seen, None, watch.now).able:
