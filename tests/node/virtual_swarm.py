@@ -5,17 +5,12 @@ Hours pass in seconds: whenever nothing is ready to run, the time jumps to what 
 
 import asyncio
 import math
-import selectors
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
-from node.control import next_plan
 from node.device.local_device import LocalDevice
 from node.device.open_devices import MeasuredDevice
 from node.node import Node
@@ -24,7 +19,7 @@ from node.worker.worker_handle import OnAnswer, WorkerProcess
 from swarm.hardware import Device, Link
 from swarm.plan import Plan
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from swarm.trust.network_clock import CLOCK
+from swarm.testing.virtual_time import VirtualLoop, run_virtually
 from swarm.wire.messages import Message
 from tests.node.memberships import LAYER_BYTES
 from tests.node.nodes import node_of
@@ -34,32 +29,6 @@ SPEED = 1e9  # bytes a second
 MEASURED_SECONDS = 1.0  # between looks at a node's links
 LINKS = 8  # that a node tells of
 NEVER = math.inf
-
-
-class VirtualTime:
-    """Monotonic seconds that jump ahead to whatever is due."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        """The seconds so far."""
-        return self.seconds
-
-
-class JumpingSelector(selectors.SelectSelector):
-    """Waits for nothing: time passes instead."""
-
-    def __init__(self, clock: VirtualTime) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; if nothing is, so much time has passed."""
-        ready = super().select(0)
-        if not ready and timeout:
-            self._clock.seconds += timeout
-        return ready
 
 
 class RunningTime:
@@ -74,22 +43,9 @@ class RunningTime:
         asyncio.get_running_loop().call_later(seconds, call)
 
 
-def run_virtually(
-    monkeypatch: pytest.MonkeyPatch, story: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    """Run a story on virtual time; searches for plans take none of it."""
-    clock = VirtualTime()
-    monkeypatch.setattr(next_plan, "time", SimpleNamespace(monotonic=time.monotonic))
-    monkeypatch.setattr(time, "monotonic", clock.monotonic)
-    monkeypatch.setattr(CLOCK, "now", lambda: 1e9 + clock.seconds)
-    monkeypatch.setattr(asyncio, "to_thread", _at_once)
-    loop_factory = lambda: asyncio.SelectorEventLoop(JumpingSelector(clock))  # noqa: E731
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(story())
-
-
-async def _at_once(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    return work(*arguments, **named)
+def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a story on virtual time."""
+    run_virtually(VirtualLoop(), story())
 
 
 class ClockworkWorker(WorkerProcess):
@@ -160,6 +116,11 @@ class VirtualNode:
         return self.node._devices[0]
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan that it follows."""
+        return self.node._plan_store.plan
+
+    @property
     def plans(self) -> bool:
         """Whether it holds the planner's lease."""
         return self.node._election.holds
@@ -206,7 +167,8 @@ class VirtualSwarm:
         made = self.nodes[name] = VirtualNode(name, node, worker)
         self._names[made.peer] = name
         made.say(host=name)
-        loops = node._board_watcher.run, node._reconcile, node._publish, lambda: self._measure(node)
+        watch = node._board_watcher.run
+        loops = watch, node._reconcile, node._publish, lambda: self._measure(node)
         made.tasks = [asyncio.create_task(each()) for each in loops]
         return made
 
@@ -254,7 +216,7 @@ class VirtualSwarm:
 
     def _note_plans(self) -> None:
         for name, made in self.nodes.items():
-            plan = made.node._plan_store.plan
+            plan = made.plan
             if made.plans and plan is not None and plan != self._last_plans.get(name):
                 self._last_plans[name] = plan
                 if plan != self._in_force:  # else a new planner goes on with it

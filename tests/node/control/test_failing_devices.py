@@ -13,7 +13,7 @@ from tests.node.virtual_swarm import (
     ClockworkWorker,
     VirtualNode,
     VirtualSwarm,
-    run_virtually,
+    run,
 )
 
 WITHIN_SECONDS = 30.0
@@ -59,7 +59,7 @@ def cause_told_of(made: VirtualNode, swarm: VirtualSwarm) -> str:
 
 @pytest.mark.parametrize("spoil", KINDS)
 def test_the_part_of_a_device_that_fails_goes_to_the_spare(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[ClockworkWorker], None]
+    tmp_path: Path, spoil: Callable[[ClockworkWorker], None]
 ) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
@@ -79,11 +79,11 @@ def test_the_part_of_a_device_that_fails_goes_to_the_spare(
         assert swarm.served() == LAYERS
         assert len(swarm.since(began, "plan")) == 1
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
 def test_a_device_that_fails_is_asked_ever_more_rarely_while_there_is_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
@@ -100,12 +100,10 @@ def test_a_device_that_fails_is_asked_ever_more_rarely_while_there_is_nobody_els
         await swarm.watch(600.0)
         assert swarm.served() == LAYERS
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
-def test_a_device_that_works_again_is_used_where_another_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_works_again_is_used_where_another_is_lost(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("abc", HALF)
@@ -122,4 +120,4 @@ def test_a_device_that_works_again_is_used_where_another_is_lost(
         assert swarm.served() == LAYERS
         assert failing.device.trouble is None
 
-    run_virtually(monkeypatch, story)
+    run(story)

@@ -4,19 +4,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.node.memberships import SPEC
-from tests.node.virtual_swarm import SPEED, VirtualSwarm, run_virtually
+from tests.node.virtual_swarm import SPEED, VirtualSwarm, run
 
 HALF, WHOLE = 6.0, 12.0  # layers of memory: half of the model with KV, and all of it
 LAYERS = set(range(SPEC.layers))
 SETTLED_SECONDS = 45.0
 
 
-def test_each_loss_and_return_changes_the_plan_once_and_drops_no_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_loss_and_return_changes_the_plan_once_and_drops_no_shard(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("abcd", HALF)
@@ -39,16 +35,14 @@ def test_each_loss_and_return_changes_the_plan_once_and_drops_no_shard(
         assert len(swarm.since(began, "plan")) == 1
         assert not swarm.since(0.0, "unload")
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
-def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("abcd", HALF)
-        first, second = swarm.nodes["a"].node._plan_store.plan.pipelines  # type: ignore[union-attr]
+        first, second = swarm.nodes["a"].plan.pipelines  # type: ignore[union-attr]
         names = {made.peer: name for name, made in swarm.nodes.items()}
         victims = [first.stages[0].shards[0].peer, second.stages[1].shards[0].peer]
         began = time.monotonic()
@@ -60,12 +54,10 @@ def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(
         assert not swarm.since(began, "load")
         assert not swarm.since(began, "unload")
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
-def test_what_is_left_of_the_only_pipeline_waits_for_the_rest_to_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_of_the_only_pipeline_waits_for_the_rest_to_come_back(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("ab", HALF)
@@ -79,12 +71,10 @@ def test_what_is_left_of_the_only_pipeline_waits_for_the_rest_to_come_back(
         assert [each.name for each in swarm.since(began, "load")] == [victim]
         assert not swarm.since(0.0, "unload")
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
-def test_a_node_that_is_back_before_it_was_missed_changes_no_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_is_back_before_it_was_missed_changes_no_plan(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
         await swarm.begin("ab", HALF)
@@ -99,11 +89,11 @@ def test_a_node_that_is_back_before_it_was_missed_changes_no_plan(
         await swarm.watch(SETTLED_SECONDS)
         assert not swarm.since(began, "plan")
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
 def test_reachability_that_comes_and_goes_and_figures_that_waver_change_no_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
@@ -121,11 +111,11 @@ def test_reachability_that_comes_and_goes_and_figures_that_waver_change_no_plan(
         assert not swarm.since(began, "plan")
         assert not swarm.since(began, "unload")
 
-    run_virtually(monkeypatch, story)
+    run(story)
 
 
 def test_a_peer_that_answers_others_but_not_the_planner_costs_nobody_a_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
@@ -140,4 +130,4 @@ def test_a_peer_that_answers_others_but_not_the_planner_costs_nobody_a_shard(
         assert not swarm.since(0.0, "unload")
         assert sum(made.plans for made in swarm.nodes.values()) == 1
 
-    run_virtually(monkeypatch, story)
+    run(story)
