@@ -18,14 +18,13 @@ from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
 from node.device.shard_policy import Drop, Lead, ShardFacts, next_shard_duty
-from node.supervisor import supervise
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import SwarmError
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
 from swarm.plan import Assignment
 from swarm.records import Capability, Lease, Member, PlanRef, Record, StageAdvert
-from swarm.task_set import TaskSet
+from swarm.task_set import TaskSet, supervise
 from swarm.testing import virtual_time
 from swarm.testing.simulated_network import SimulatedBoard, SimulatedLine, SimulatedNetwork
 from swarm.trust.certificates import PlannerTrust

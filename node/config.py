@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarm.commands.command_line import Parser
+from swarm.commands.command_line import Parser, duration_of
 from swarm.errors import BadInput
 from swarm.hardware import WIDEST, WIDTHS, bytes_of
 from swarm.model_spec import BUILT_IN
@@ -60,6 +60,8 @@ class NodeConfig:
     banned: tuple[str, ...] = ()  # peers that we do not speak with
     allowed: tuple[str, ...] = ()  # if there are any: the only ones that we speak with
     state: Path = Path()
+    pause_while: str = ""  # a shell command; while it succeeds the node pauses
+    idle_seconds: float = 0.0  # that nobody has been at work here before the node runs; 0 = runs
 
     def __post_init__(self) -> None:
         if not 1 <= self.slowdown <= 1000:
@@ -106,6 +108,7 @@ def parser(program: str = PROGRAM) -> Parser:
     _add_swarm(made)
     _add_devices(made)
     _add_network(made)
+    _add_pauses(made)
     made.add_argument("--state", type=Path, metavar="FOLDER", help="keys, terms, last invite")
     return made
 
@@ -201,6 +204,24 @@ def _add_network(made: Parser) -> None:
     _add_lists(made)
 
 
+def _add_pauses(made: Parser) -> None:
+    """When this machine's devices are not for others (besides `swarm pause`, and SIGUSR1)."""
+    made.add_argument(
+        "--pause-while",
+        default="",
+        metavar="COMMAND",
+        help="pause while this shell command, run every few seconds, succeeds: 'pgrep -x game'",
+    )
+    made.add_argument(
+        *("--only-when-idle",),
+        type=duration_of,
+        default=0.0,
+        metavar="TIME",
+        help="run only when nobody has used keyboard or mouse for so long, like 10m: by terminals"
+        " and by the desktop's idle hint (Linux)",
+    )
+
+
 def _add_lists(made: Parser) -> None:
     """With whom this node speaks."""
     made.add_argument(
@@ -250,6 +271,8 @@ def read_config(arguments: Sequence[str], program: str = PROGRAM) -> NodeConfig:
         banned=tuple(peer_id(peer, "--ban ") for peer in given.ban),
         allowed=tuple(peer_id(peer, "--allow ") for peer in given.allow),
         state=given.state or state_folder(os.environ),
+        pause_while=given.pause_while,
+        idle_seconds=given.only_when_idle,
     )
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -21,11 +22,15 @@ from node.device.open_devices import detected_devices, measured_devices, open_wo
 from node.network.bootstrap import NodeNetwork, invite_of, open_network
 from node.network.reachability import find_relays
 from node.node import Node
+from node.owner.control_server import open_control
+from node.owner.orders import Orders
+from node.owner.owner_control import OwnerControl
+from node.owner.pause_rules import rules_of
+from node.owner.pauses import Pauses
 from node.probe import memory_words
 from node.served_model import ServedModel, find_served_once_joined, manifest_of, read_founded
 from node.serving.stage_server import DRAIN_SECONDS
 from node.status_lines import StatusLines, reach_of
-from node.supervisor import supervise
 from node.worker.standby_handle import CALM_SECONDS, StandbyWorker
 from swarm.commands.command_line import say_error
 from swarm.errors import SwarmError
@@ -33,12 +38,13 @@ from swarm.formatting import accept_any_text, log_printably, printable
 from swarm.p2p.addresses import is_enclosed
 from swarm.records import Manifest
 from swarm.state_folder import remember_model
-from swarm.task_set import TaskSet
+from swarm.task_set import TaskSet, supervise
 
 logger = logging.getLogger(__name__)
 
 FILES = 65536
 ENDING = (signal.SIGINT, signal.SIGTERM)
+PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2
 LONGEST_LINE = 1 << 16  # characters: invites are long
 LEAVE_SECONDS = DRAIN_SECONDS + 4.5  # from the signal to the end, whatever happens
 T = TypeVar("T")
@@ -80,8 +86,7 @@ async def live(
     """Be a node until SIGINT or SIGTERM; raises SwarmError."""
     stop = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(hear_loop)
-    for number in ENDING:
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stop)
+    pauses = hear_signals(stop)
     invite_of(config)  # refused before anything is opened
     detected = await asyncio.to_thread(detected_devices, config)  # refused before we join
     async with AsyncExitStack() as stack:
@@ -107,6 +112,9 @@ async def live(
         status = StatusLines(terminal.say, terminal.show_progress, served.spec)
         introduce(config, network, status)
         node = Node(config, served, network, status)
+        control = OwnerControl(pauses, node, standby.close, status, rules_of(config))
+        orders = Orders(control, node, network.board, partial(_stop, stop))
+        await stack.enter_async_context(open_control(network.folder, orders.carry_out))
         measuring = measured_devices(config, served, detected, workers)
         devices = await unless_stopped(measuring, stop)
         if devices is None:
@@ -116,7 +124,18 @@ async def live(
             status.offer(each.device, memory_words(each.device, *limits))
         keep = supervise("keeping a standby worker", partial(standby.keep, node.is_calm))
         tasks.create("keeping a standby worker", keep)
+        tasks.create("hearing the owner", supervise("hearing the owner", control.run))
         await node.run(devices, stop)
+
+
+def hear_signals(stop: asyncio.Event) -> Pauses:
+    """End by SIGINT and SIGTERM, pause by SIGUSR1 and resume by SIGUSR2, from now on."""
+    loop, pauses = asyncio.get_running_loop(), Pauses()
+    for number in ENDING:
+        loop.add_signal_handler(number, _stop, stop)
+    loop.add_signal_handler(PAUSE, lambda: pauses.pause(time.monotonic()))
+    loop.add_signal_handler(RESUME, pauses.resume)
+    return pauses
 
 
 def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> None:
@@ -155,7 +174,7 @@ def main(config: NodeConfig) -> int:
     log_printably()
     accept_any_text()
     _raise_file_limit()
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: signal.getsignal(number) for number in (*ENDING, PAUSE, RESUME)}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(config, Terminal()))

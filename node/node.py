@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from node.config import NodeConfig
 from node.control.announcer import Announcer
@@ -20,6 +21,7 @@ from node.device.endpoint import Reach, group_host
 from node.device.group_request import GroupRequest, GroupWord
 from node.device.local_device import DeviceContext, LocalDevice
 from node.device.open_devices import MeasuredDevice
+from node.device.own_devices import OwnDevices
 from node.network.bootstrap import NodeNetwork
 from node.network.direct_links import DirectLinks
 from node.network.link_monitor import LinkMonitor
@@ -30,16 +32,15 @@ from node.serving.activation_format import ActivationFormat
 from node.serving.stage_server import DRAIN_SECONDS, StageServer
 from node.serving.weight_server import WeightServer
 from node.status_lines import StatusLines
-from node.supervisor import supervise
 from swarm.checkpoint.folder_check import FolderCheck
-from swarm.errors import PeerRefused, SwarmError, Unreachable
+from swarm.errors import SwarmError, Unreachable
 from swarm.hardware import Links
 from swarm.network import HeldNetwork
 from swarm.p2p.dial_back import QUESTION as DIAL_BACK
 from swarm.p2p.dial_back import DialBack
 from swarm.p2p.identity_probe import is_peer_at
 from swarm.records import Capability, Trouble
-from swarm.task_set import TaskSet
+from swarm.task_set import TaskSet, supervise
 from swarm.trust.certificates import PlannerTrust
 from swarm.trust.network_clock import CLOCK
 from swarm.wire.version import PROTOCOL_VERSION
@@ -52,7 +53,6 @@ LEAVE_SECONDS = DRAIN_SECONDS + 1.5
 REPORT_SECONDS = 60.0
 VACANT_SECONDS = 60.0  # without a planner, after which the node says so
 UNREACHED_SECONDS = 20.0  # for a place at a relay to be found, before its lack is news
-SPARE_SECONDS = 15.0  # for the planner to plan with a newcomer
 
 
 class Node:
@@ -85,12 +85,9 @@ class Node:
         self._planner_loop = PlannerLoop(
             served.spec, board, self._membership, self._election, self._plan_store
         )
-        self._devices: dict[int, LocalDevice] = {}
+        self._devices = OwnDevices(self._plan_store, status)
         self._announcer: Announcer | None = None
-        self._started_at = time.monotonic()
-        self._reached_at = self._started_at
-        self._shown_groups: dict[int, str] = {}  # the group that was said to be ready, by device
-        self._reconciling: dict[int, asyncio.Task[None]] = {}
+        self._reached_at = time.monotonic()
         self._tasks = TaskSet()
         self._weight_server = WeightServer(channel, served.folder)
         self._reachability: Reachability | None = None
@@ -158,6 +155,7 @@ class Node:
                     task.result()
         finally:
             await self._tasks.close()
+            await self._devices.stop_tending()
             await self._leave()
 
     def _add_devices(self, devices: list[MeasuredDevice]) -> None:
@@ -185,7 +183,7 @@ class Node:
             own = LocalDevice(context, device.index, budget, each.worker)
             each.worker.listen(own.on_answer)
             each.worker.listen(partial(self._server.on_answer, device.index))
-            self._devices[device.index] = own
+            self._devices.by_index[device.index] = own
         capability = Capability(
             model=self._served.spec.digest,
             devices=[each.device for each in devices],
@@ -208,7 +206,7 @@ class Node:
         )
 
     def _troubles(self) -> list[Trouble]:
-        return [trouble for each in self._devices.values() if (trouble := each.trouble)]
+        return self._devices.troubles
 
     async def _daemon_given_up(self) -> None:
         await self._network.process.given_up.wait()
@@ -230,7 +228,7 @@ class Node:
     @property
     def asks_for_adverts(self) -> bool:
         """Whether a device has let a shard go, and wants to know who serves instead."""
-        return any(device.dropped_lately for device in self._devices.values())
+        return self._devices.dropped_lately
 
     def note_look(self, *, adopted: bool) -> None:
         """Show what a look at the board has brought."""
@@ -251,15 +249,11 @@ class Node:
 
     def is_calm(self) -> bool:
         """Whether the plan is followed and some device serves: nothing starts, loads or is lost."""
-        devices = self._devices.values()
-        is_serving = any(device.shard is not None for device in devices)
-        return is_serving and self.is_settled and not any(d.worker.ended.is_set() for d in devices)
+        return self._devices.is_serving and self.is_settled
 
     def is_generating(self) -> bool:
         """Whether a session is open at a stage that a device of ours leads, or is a rank of."""
-        return self._server.sessions > 0 or any(
-            device.follows_sessions for device in self._devices.values()
-        )
+        return self._server.sessions > 0 or self._devices.follows_sessions
 
     def _show_reach(self) -> None:
         """Say when nobody can reach us, so that no plan has a part for us.
@@ -276,8 +270,7 @@ class Node:
     @property
     def is_settled(self) -> bool:
         """Whether there is a plan, and no device of ours still loads."""
-        held = [device.shard_state for device in self._devices.values()]
-        return self._plan_store.accepted is not None and all(h is None or h.ready for h in held)
+        return self._plan_store.accepted is not None and self._devices.is_settled
 
     def _show_plan(self) -> None:
         accepted = self._plan_store.accepted
@@ -286,18 +279,12 @@ class Node:
         if accepted.reason:
             self._status.waiting(accepted.reason)
             return
-        for device in self._devices.values():
-            part = self._plan_store.assignment_of(device.id)
-            shard_state = device.shard_state
-            if part is not None and (shard_state is None or shard_state.assignment != part):
-                self._status.assigned(part, accepted.planner, accepted.term)
+        self._devices.show_parts(accepted.planner, accepted.term)
         self._announcer.publish_soon()  # others learn which term we follow
 
     async def _answer_group(self, peer: str, payload: bytes) -> bytes:
         request = GroupRequest.from_bytes(payload)
-        device = self._devices.get(request.device)
-        if device is None:
-            raise PeerRefused("There is no such device here.")
+        device = self._devices.require(request.device)
         if request.word == GroupWord.LEAVE:
             return await device.let_go(peer, request)
         if not device.expects(peer, request) and self._board_watcher.may_hurry(peer):
@@ -307,46 +294,34 @@ class Node:
     # ------------------------------------------------------------------ our own devices
 
     async def _reconcile(self) -> None:
-        reconciling = self._reconciling
         while True:
-            for index, device in self._devices.items():
-                if index not in reconciling or reconciling[index].done():
-                    name = f"tending device {index}"
-                    reconciling[index] = self._tasks.create(name, device.reconcile())
-                self._show_load(device, self._shown_groups)
+            self._devices.tend()
             self._server.free_idle()
             await asyncio.sleep(RECONCILE_SECONDS)
 
-    def _show_load(self, device: LocalDevice, shown: dict[int, str]) -> None:
-        shard_state = device.shard_state
-        if shard_state is None:
-            if shown.pop(device.index, ""):
-                self._show_end(device)
-            elif self._is_spare(device):
-                self._status.spare(device.index, device.memory_bytes)
-        elif not shard_state.ready:
-            if not device.weight_fetch.is_busy:
-                self._status.show_progress(shard_state.fraction)
-        elif device.loaded and shown.get(device.index) != shard_state.group:
-            shown[device.index] = shard_state.group
-            self._status.show_progress(1.0)
-            self._status.ready(shard_state.assignment, device.loaded, device.fetched)
+    async def pause(self) -> None:
+        """Give the devices back to their owner, and stay a member: sessions go on elsewhere."""
+        assert self._announcer is not None
+        self._announcer.note_pause(is_paused=True)
+        await self._devices.pause()
 
-    def _show_end(self, device: LocalDevice) -> None:
-        """Say why a shard is gone: it broke, or the plan has no part for it; else it moves on."""
-        if device.failure:
-            self._status.lost(device.index, device.failure)
-        elif self._plan_store.assignment_of(device.id) is None:
-            accepted = self._plan_store.accepted
-            self._status.released(device.index, accepted.reason if accepted else "")
+    def resume(self) -> None:
+        """Offer the devices again."""
+        assert self._announcer is not None
+        self._devices.resume()
+        self._announcer.note_pause(is_paused=False)
 
-    def _is_spare(self, device: LocalDevice) -> bool:
-        """Whether a plan that knows of this device has no part for it."""
+    def facts(self) -> dict[str, Any]:
+        """What this node is and does now, in plain values."""
         accepted = self._plan_store.accepted
-        if accepted is None or accepted.reason or self._announcer is None:
-            return False
-        known = time.monotonic() - self._started_at > SPARE_SECONDS
-        return known and self._plan_store.assignment_of(device.id) is None
+        return {
+            "peer": self._network.channel.peer,
+            "name": self._config.name,
+            "swarm": self._network.invite.swarm,
+            "sessions": self._server.sessions,
+            "devices": self._devices.facts(),
+            "plan": accepted.to_bytes() if accepted else b"",
+        }
 
     # ------------------------------------------------------------------ the board
 
@@ -414,7 +389,7 @@ class Node:
     # ------------------------------------------------------------------ the end
 
     async def _leave(self) -> None:
-        devices = self._devices.values()
+        devices = self._devices.by_index.values()
         ends = [end for each in devices for end in (each.leave(), each.weight_fetch.close())]
         last_words = [self._server.close(), self._election.resign(), *ends]
         if self._announcer:

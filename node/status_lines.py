@@ -172,6 +172,16 @@ class StatusLines:
         why = f": {printable(reason, REASON_SHOWN)}" if reason else ", the plan has no part for it"
         self._say(f"released: device {index} no longer holds layers{why}")
 
+    def paused(self, why: str) -> None:
+        """The owner wants the devices."""
+        self._waits_for = ""
+        self._said.discard("spare")
+        self._say(f"paused: {why}; no device is in use, the node stays a member")
+
+    def resumed(self) -> None:
+        """The owner lets the devices serve again."""
+        self._say("resumed: the devices are offered to the swarm again")
+
     def served(self, words: str) -> None:
         """What the last minute, or hour, was worth."""
         self._say(f"served: {words}")

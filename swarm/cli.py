@@ -15,6 +15,9 @@ from swarm.node import run_node
 COMMANDS = {
     "demo": "four unlike nodes on this machine: join, plan, generate, compare",
     "node": "share this machine's devices (--host starts a swarm, --join INVITE joins one)",
+    "pause": "give this machine's devices back to you; the node stays a member (--for 2h)",
+    "resume": "let the node on this machine serve again",
+    "leave": "let the node on this machine leave its swarm, and end",
     "relay": "carry connections to nodes behind routers; a machine with a public address, no model",
     "generate": "ask a swarm once",
     "chat": "talk with a swarm",

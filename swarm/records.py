@@ -65,6 +65,7 @@ class Capability(Record):
     relays: list[str] = field(default_factory=list)  # multiaddrs with /p2p/<id> that hold a place
     local: list[str] = field(default_factory=list)  # multiaddrs inside its home, for its neighbours
     home: str = ""  # equal for peers behind one router; says nothing else about it
+    paused: bool = False  # its owner has taken the devices back for a while: it offers none
 
     def __post_init__(self) -> None:
         _require_term(self.term)

@@ -1,8 +1,8 @@
-"""TaskSet: the tasks of one owner: none fails unheard, and none outlives it."""
+"""TaskSet: the tasks of one owner: none fails unheard, and none outlives it; endless loops."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 logger = logging.getLogger(__name__)
 
 CANCELS, CANCEL_SECONDS = 3, 5.0  # times that a task is told to end, and for what it puts away
-
+PAUSE_SECONDS = 1.0  # before a loop that failed goes on
 T = TypeVar("T")
 
 
@@ -67,3 +67,18 @@ class TaskSet:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("%s failed", name, exc_info=error)
+
+
+async def supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run an endless loop, and begin it again after a pause whenever an exception ends it.
+
+    Holds nothing open; only cancellation passes, and the return of a loop that is done.
+    """
+    while True:
+        try:
+            await loop()
+        except Exception:  # an island: one slip of ours or of a stranger's must not end the node
+            logger.exception("%s failed; it goes on in %.0f s", name, PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            return

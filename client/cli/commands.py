@@ -12,6 +12,11 @@ from swarm.errors import BadInput
 from swarm.state_folder import own_environment, state_folder
 
 GENERATED_TOKENS = 64
+ORDERS = {  # of which the node on this machine hears
+    "pause": "give this machine's devices back to you",
+    "resume": "let the node on this machine serve again",
+    "leave": "let the node on this machine leave its swarm, and end",
+}
 INVITED_SECONDS = 7 * 86400.0
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
@@ -21,6 +26,8 @@ def main(arguments: Sequence[str], draw: Callable[..., str], connect: Connect | 
     given = parser().parse_args(arguments)
     state = given.state or state_folder(own_environment())
     try:
+        if given.command in ORDERS:
+            return _give_order(given, state)
         return _run(
             given, draw, connect or partial(open_links, state=state, introduce=given.introduce)
         )
@@ -54,6 +61,14 @@ def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect) 
     return run(given, Terminal(), connect)
 
 
+def _give_order(given: argparse.Namespace, state: Path) -> int:
+    """Speak with the node on this machine: nothing of a network is loaded."""
+    from client.cli.orders import run_order
+    from client.cli.terminal import Terminal
+
+    return run_order(given, Terminal(), state)
+
+
 def parser() -> Parser:
     """The command line of all commands here."""
     made = Parser(prog="swarm")
@@ -81,6 +96,8 @@ def parser() -> Parser:
     )
     for each in commands.choices.values():
         _add_swarm(each)
+    for name, what in ORDERS.items():
+        _add_order(commands.add_parser(name, help=what))
     return made
 
 
@@ -103,6 +120,21 @@ def _add_invite(made: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long it holds, like 12h or 30d (default: 7d)",
     )
+
+
+def _add_order(made: argparse.ArgumentParser) -> None:
+    if made.prog.endswith("pause"):
+        made.add_argument(
+            *("--for",),
+            dest="seconds",
+            type=duration_of,
+            metavar="TIME",
+            help="resume by itself after so long, like 90m or 2h",
+        )
+    made.add_argument(
+        "--node", default="", metavar="NAME", help="which one, if several run: node-2"
+    )
+    made.add_argument("--state", type=Path, metavar="FOLDER", help="the node's, if it has its own")
 
 
 def _add_swarm(made: argparse.ArgumentParser) -> None:

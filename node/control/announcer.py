@@ -63,8 +63,16 @@ class Announcer:
         self._kinds: Mapping[str, str] = {}
         self._measured: dict[str, Link] = {}
         self._addresses = tuple(capability.addresses)
+        self._devices = capability.devices
         self.capability = capability
         membership.note_own(capability)
+
+    def note_pause(self, *, is_paused: bool) -> None:
+        """The owner takes the devices back, or gives them again: say so soon, and tell others."""
+        devices = [] if is_paused else self._devices
+        self.capability = replace(self.capability, devices=devices, paused=is_paused)
+        self._last.joined = False
+        self.publish_soon()
 
     def note_links(self, links: Sequence[Link]) -> None:
         """Our links were measured: say so soon."""

@@ -131,7 +131,7 @@ class EligiblePeers:
     def choose(self, membership: Membership, plan: Plan | None, now: float) -> Choice:
         """Whom to plan with at monotonic second `now`, given the plan in force."""
         self._note_promises(plan, membership, now)
-        there = {p: c for p, c in membership.present.items() if makes_sense(c)}
+        there = {p: c for p, c in membership.present.items() if not c.paused and makes_sense(c)}
         self._note_changes(there, now)
         unreached = self._unreached(there, plan, now)
         calm = {

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import accumulate
 
 import msgpack
@@ -40,6 +41,16 @@ STALLED_WORDS = "its load has come to a halt"
 TROUBLE_CAP = 100  # characters of a cause that others are told
 FOLDERS = re.compile(r"(?<![^\s'\"(])(/[^\s/:'\"]+)*/(?=[^\s/])")
 DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
+YIELD_SECONDS = 1.0  # that an owner who wants the device back waits for sessions to move
+YIELD_END_SECONDS = 0.3  # and for the worker to end by itself: memory is free within 2 s
+
+
+class Presence(Enum):
+    """Whether the owner of a device lets it serve."""
+
+    ON = auto()
+    LEAVING = auto()  # sessions move away from it
+    OFF = auto()  # it has no worker, and holds no memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class LocalDevice:
         self.id = f"{context.channel.peer}/{index}"
         self.memory_bytes = memory_bytes
         self.worker = worker
+        self.presence = Presence.ON
         self.shard_state: ShardState | None = None
         self.loaded: Loaded | None = None
         self.weight_fetch = WeightFetch(worker, context.store, self._go_on)
@@ -106,7 +118,11 @@ class LocalDevice:
     async def reconcile(self) -> None:
         """Do what the accepted plan asks of this device now."""
         async with self._lock:
-            if self.worker.ended.is_set():
+            if self.presence is Presence.OFF:
+                await self._stay_off()
+            elif self.presence is Presence.LEAVING:
+                return
+            elif self.worker.ended.is_set():
                 await self._restart()
             else:
                 await self._do(next_shard_duty(self._facts()))
@@ -177,15 +193,17 @@ class LocalDevice:
         is_whole = state.ready and state.assignment.leads
         return is_whole and not isinstance(next_shard_duty(self._facts()), Drop)
 
-    async def leave(self) -> None:
+    async def leave(
+        self, seconds: float = DRAIN_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         """Serve nobody any more, once those that need our shard have moved, or for long enough."""
         state = self.shard_state
         if state is None or not state.ready or state.assignment.leads:
-            await self._context.server.drain(self.index)
+            await self._context.server.drain(self.index, seconds)
             return
         try:
-            seconds = DRAIN_SECONDS + ANSWER_SECONDS
-            await self._rendezvous.say_leaving(state.assignment, state.group, seconds)
+            timeout = seconds + answer_seconds
+            await self._rendezvous.say_leaving(state.assignment, state.group, timeout)
         except SwarmError as error:  # it leaves at the same time, or is of an earlier version
             logger.info("the leader of our group does not let us go: %s", error)
 
@@ -204,6 +222,32 @@ class LocalDevice:
                 self._forget()
         return bytes(msgpack.packb({}))
 
+    # ------------------------------------------------------------------ what the owner wants
+
+    async def pause(self) -> None:
+        """Give all memory back: sessions are told to move, and soon after the worker ends."""
+        self.presence = Presence.LEAVING
+        await self.leave(YIELD_SECONDS, answer_seconds=0.0)
+        if self.presence is Presence.LEAVING:  # else it was resumed meanwhile
+            self.presence = Presence.OFF
+            await self._end_worker()
+
+    def resume(self) -> None:
+        """Serve again: the next duty starts a worker, and no earlier failure delays it."""
+        self.presence = Presence.ON
+        self._restarted_at = 0.0
+        self._failures = self._alike = 0
+
+    async def _stay_off(self) -> None:
+        """End what a duty that was on the way has begun all the same."""
+        if self.shard_state is not None or not self.worker.ended.is_set():
+            await self._end_worker()
+
+    async def _end_worker(self) -> None:
+        await self.worker.close(YIELD_END_SECONDS)
+        self._context.server.retire(self.index, FailCode.LEAVING)
+        self._forget()
+
     # ------------------------------------------------------------------ leading
 
     async def _lead(self, assignment: Assignment) -> None:
@@ -215,7 +259,7 @@ class LocalDevice:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
             self._lose(f"its group was not formed: {error}")
             return
-        self._load(ranks)
+        self._load(group, ranks)
 
     def _begin(self, assignment: Assignment, group: str) -> ShardState:
         line = self._context.plan_store.pipeline_of(self.id)
@@ -226,6 +270,8 @@ class LocalDevice:
     async def called(self, peer: str, request: GroupRequest) -> bytes:
         """Answer the leader of our stage; raises PeerRefused if the plan says otherwise."""
         async with self._lock:
+            if self.presence is not Presence.ON:
+                raise PeerRefused("The owner of this device has paused it.")
             assignment = self._assignment_for(peer, request)
             if request.word == GroupWord.PREPARE:
                 await self._make_way(assignment)
@@ -234,7 +280,7 @@ class LocalDevice:
             if self.shard_state is None or self.shard_state.group != request.group:
                 raise PeerRefused("This group is not the one that we prepared.")
             endpoints = request.require_endpoints(len(assignment.stage.shards))
-            self._load(await self._rendezvous.ranks(assignment, endpoints))
+            self._load(request.group, await self._rendezvous.ranks(assignment, endpoints))
             return bytes(msgpack.packb({}))
 
     def expects(self, peer: str, request: GroupRequest) -> bool:
@@ -280,6 +326,8 @@ class LocalDevice:
             self.shard_state.since = time.monotonic()
 
     def _ready(self, shard_state: ShardState, loaded: Loaded) -> None:
+        if self.presence is not Presence.ON:
+            return
         shard_state.ready, shard_state.fraction = True, 1.0
         shard_state.since = time.monotonic()
         self.loaded = loaded
@@ -302,8 +350,9 @@ class LocalDevice:
         )
         self._context.server.serve(self.index, led)
 
-    def _load(self, ranks: Sequence[Rank]) -> None:
-        assert self.shard_state is not None
+    def _load(self, group: str, ranks: Sequence[Rank]) -> None:
+        if self.shard_state is None or self.shard_state.group != group:
+            return  # its owner has paused the device while the group was gathered
         stage, rank = self.shard_state.assignment.stage, self.shard_state.assignment.rank
         spec = {
             "folder": self._context.folder,
@@ -380,6 +429,18 @@ class LocalDevice:
         count = self.weight_fetch.fetched_bytes
         store = self._context.store
         return f", {bytes_text(count)} fetched from {store.source.name}" if count and store else ""
+
+    @property
+    def words(self) -> str:
+        """What it does now, as its owner reads it."""
+        if self.presence is not Presence.ON:
+            return "paused"
+        state = self.shard_state
+        if state is None:
+            return "nothing"
+        stage = state.assignment.stage
+        doing = "serves" if state.ready else f"loads ({state.fraction:.0%})"
+        return f"{doing} layers {stage.start}-{stage.end - 1}"
 
     @property
     def shard(self) -> Shard | None:

@@ -21,7 +21,6 @@ import uvloop
 from node.config import NodeConfig, announced_at, listened_at
 from node.network.bootstrap import NodeNetwork, daemon_network, open_identity, open_network
 from node.network.reachability import Reachability, ReachState, find_relays
-from node.supervisor import supervise
 from swarm.commands.command_line import Parser
 from swarm.errors import SwarmError, Unreachable
 from swarm.formatting import accept_any_text, short_id
@@ -32,7 +31,7 @@ from swarm.p2p.identity_probe import is_peer_at
 from swarm.p2p.p2p_daemon import open_p2p
 from swarm.records import Capability, Relay
 from swarm.state_folder import state_folder
-from swarm.task_set import TaskSet
+from swarm.task_set import TaskSet, supervise
 from swarm.trust.network_clock import CLOCK
 
 PUBLISH_SECONDS = Relay.TTL_SECONDS / 4

@@ -124,7 +124,7 @@ class WorkerProcess:
         assert isinstance(answer, Prepared)
         return answer
 
-    async def close(self) -> None:
+    async def close(self, end_seconds: float = END_SECONDS) -> None:
         """End the process: it exits when its socket closes, and is killed if it does not."""
         self._closing = True
         self._coalescer.flush()
@@ -133,13 +133,15 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         try:
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(end_seconds):
                 await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
         self._protocol.ended.cancel()
+        if not self.ended.is_set():
+            self._lose(EOFError("it was told to end"))
         self._stop_heartbeat()
         await self._tasks.close()
 

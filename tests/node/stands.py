@@ -63,7 +63,7 @@ class IdleServer:
     def retire(self, device: int, code: str = "") -> None:
         """End none."""
 
-    async def drain(self, device: int) -> None:
+    async def drain(self, device: int, seconds: float = 0.0) -> None:
         """Wait for none."""
 
 

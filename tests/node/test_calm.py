@@ -34,7 +34,7 @@ def device(shard_state: Any, *, has_ended: bool = False) -> Any:
 def test_a_node_that_serves_is_calm_even_if_the_plan_has_no_part_for_another_device(
     node: Node,
 ) -> None:
-    node._devices = {0: device(SERVED), 1: device(None)}
+    node._devices.by_index = {0: device(SERVED), 1: device(None)}
     assert node.is_calm()
 
 
@@ -44,11 +44,11 @@ def test_a_node_that_serves_is_calm_even_if_the_plan_has_no_part_for_another_dev
     ids=["no device yet", "nothing to serve", "a shard loads", "a worker is lost"],
 )
 def test_it_is_not_while_there_is_something_to_do(node: Node, others: list[Any]) -> None:
-    node._devices = dict(enumerate(others))
+    node._devices.by_index = dict(enumerate(others))
     assert not node.is_calm()
 
 
 def test_it_is_not_before_there_is_a_plan(node: Node) -> None:
-    node._devices = {0: device(SERVED)}
+    node._devices.by_index = {0: device(SERVED)}
     node._plan_store = _any(accepted=None)
     assert not node.is_calm()

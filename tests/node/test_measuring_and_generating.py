@@ -56,7 +56,7 @@ def test_a_rank_is_not_measured_while_sessions_are_open_in_its_group(tmp_path: P
         world = MemoryWorld()
         node = node_of(world, "me", tmp_path, [])
         probe = neighbours_probe(world, tmp_path)
-        node._devices[0] = device = rank_of_a_group()
+        node._devices.by_index[0] = device = rank_of_a_group()
         device.on_answer(Following("g", 2))
         assert not await is_measured(probe, ME)
         assert not await is_measured(node._link_monitor._probe, OTHER)

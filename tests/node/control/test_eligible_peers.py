@@ -63,6 +63,16 @@ def test_everybody_who_serves_or_is_new_counts() -> None:
     assert Watch().look() == Choice(PEERS, {})
 
 
+def test_who_has_paused_is_lost_to_plans_and_counts_again_when_he_resumes() -> None:
+    watch = Watch()
+    paused = replace(PEERS["bert"], devices=[], paused=True)
+    assert set(watch.look().able) == set(PEERS)
+    choice = watch.look(PEERS | {"bert": paused})
+    assert set(choice.able) == {"anna", "carl"}
+    assert not choice.doubtful
+    assert set(watch.look(after=60.0).able) == set(PEERS)
+
+
 def test_a_peer_that_changes_again_and_again_is_left_out_until_it_is_calm() -> None:
     watch = Watch()
     for number in range(RESTLESS_CHANGES - 1):

@@ -85,7 +85,7 @@ def test_a_plan_with_words_that_no_terminal_can_show_is_not_followed(
 def test_whatever_ends_a_look_the_node_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("node.supervisor.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("swarm.task_set.PAUSE_SECONDS", 0.0)
     looks: list[int] = []
 
     async def story() -> None:

@@ -272,6 +272,6 @@ def test_the_worker_is_told_the_dtype_of_its_stage(dtype: str) -> None:
     stage = replace(PAIR, dtype=dtype)
     device, worker = device_of(stage, 1)
     device.shard_state = ShardState(Assignment(stage, 1), "g", 0.0)
-    device._load([])
+    device._load("g", [])
     spec = _spec_of(worker.last(Load))
     assert (spec.dtype, spec.rank, spec.kv_bounds) == (dtype, 1, (0, 4, 8))

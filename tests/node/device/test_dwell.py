@@ -34,7 +34,7 @@ class CountingServer(IdleServer):
     def serve(self, device: int, stage: LedStage) -> None:
         self.served += 1
 
-    async def drain(self, device: int) -> None:
+    async def drain(self, device: int, seconds: float = 0.0) -> None:
         self.on_drain()
 
 

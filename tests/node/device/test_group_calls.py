@@ -10,6 +10,7 @@ import pytest
 
 from node.control.board_watcher import BoardWatcher
 from node.device.group_request import GroupRequest, GroupWord
+from node.device.own_devices import OwnDevices
 from node.node import Node
 from swarm.errors import PeerRefused
 from swarm.task_set import TaskSet
@@ -42,7 +43,7 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
 
     async def story() -> None:
         node = Node.__new__(Node)
-        node._devices = {0: Deaf()}  # type: ignore[dict-item]
+        node._devices = SimpleNamespace(require=lambda _index: Deaf())  # type: ignore[assignment]
         control: Any = SimpleNamespace(
             membership=SimpleNamespace(refresh=read),
             plan_store=SimpleNamespace(adopt_latest=read),
@@ -58,15 +59,16 @@ def test_a_flood_of_group_requests_reads_the_board_once() -> None:
 
 
 def test_a_device_that_cannot_be_tended_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble() -> None:
         raise KeyError("a bug")
 
     async def story() -> None:
         node = node_of(MemoryWorld(), "me", tmp_path, [])
-        node._devices = {0: SimpleNamespace(reconcile=stumble)}  # type: ignore[dict-item]
-        node._show_load = lambda *_: None  # type: ignore[method-assign]
+        devices = node._devices
+        devices.by_index = {0: SimpleNamespace(reconcile=stumble)}  # type: ignore[dict-item]
+        monkeypatch.setattr(OwnDevices, "_show_load", lambda *_: None)
         async with asyncio.timeout(5), TaskSet() as tasks:
             tasks.create("tending the devices", node._reconcile())
             await until(lambda: caplog.records)

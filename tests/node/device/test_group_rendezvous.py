@@ -128,7 +128,7 @@ class Draining(IdleServer):
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     moved: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def drain(self, device: int) -> None:
+    async def drain(self, device: int, seconds: float = 0.0) -> None:
         self.begun.set()
         await self.moved.wait()
 

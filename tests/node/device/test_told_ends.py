@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.device.local_device import STEADY_SECONDS, LocalDevice
+from node.device.local_device import STEADY_SECONDS, LocalDevice, Presence
 from node.device.shard_policy import ALIKE
 from node.worker.messages import Broken, Loaded, Prepared
 from swarm.errors import Deadline
@@ -38,15 +38,17 @@ def test_the_end_of_a_shard_is_told_as_what_it_is(
 ) -> None:
     lines: list[str] = []
     node = node_of(MemoryWorld(), "me", tmp_path, lines)
-    node._plan_store = SimpleNamespace(  # type: ignore[assignment]
+    node._devices._plan_store = SimpleNamespace(  # type: ignore[assignment]
         assignment_of=lambda _id: "a part" if assigned else None,
         accepted=SimpleNamespace(reason=reason),
     )
-    device: Any = SimpleNamespace(index=0, id="me/0", shard_state=None, failure=failure)
-    ready = {0: "group"}
-    node._show_load(device, ready)
+    device: Any = SimpleNamespace(
+        index=0, id="me/0", shard_state=None, failure=failure, presence=Presence.ON
+    )
+    node._devices._shown_groups = {0: "group"}
+    node._devices._show_load(device)
     assert lines == ([told] if told else [])
-    assert ready == {}
+    assert node._devices._shown_groups == {}
 
 
 def device_that_leads(shards: int) -> LocalDevice:

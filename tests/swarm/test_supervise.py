@@ -5,13 +5,13 @@ import logging
 
 import pytest
 
-from node.supervisor import supervise
+from swarm.task_set import supervise
 
 
 def test_a_loop_that_fails_is_logged_with_its_cause_and_goes_on(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.supervisor.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("swarm.task_set.PAUSE_SECONDS", 0.0)
     rounds: list[int] = []
 
     async def stumble() -> None:
