@@ -236,7 +236,7 @@ class LocalDevice:
         """Serve again: the next duty starts a worker, and no earlier failure delays it."""
         self.presence = Presence.ON
         self._restarted_at = 0.0
-        self._failures = self._alike = 0
+        self._failures = self._alike = self._failed_loads = 0
 
     async def _stay_off(self) -> None:
         """End what a duty that was on the way has begun all the same."""

@@ -113,7 +113,7 @@ class VirtualNode:
 
     @property
     def device(self) -> LocalDevice:
-        return self.node._devices[0]
+        return self.node._devices.by_index[0]
 
     @property
     def plan(self) -> Plan | None:
@@ -181,7 +181,7 @@ class VirtualSwarm:
     def kill(self, name: str) -> None:
         """It ends without a word."""
         made = self.nodes.pop(name)
-        for task in (*made.tasks, *made.node._reconciling.values()):
+        for task in (*made.tasks, *made.node._devices._reconciling.values()):
             task.cancel()
         self.world.kill(made.peer)
 
