@@ -1,10 +1,11 @@
 """EligiblePeers: whom the planner plans with - who answers, makes sense, is calm, keeps its word.
 
 Records say what a peer claims. A peer whose record changes again and again is left out until it
-has calmed down, so that it cannot keep the others unplanned; who does not serve its part as planned
-(`promises.py`) is left out for a while, which doubles each time. After that it is on trial: until
-it has served what it was given, no pipeline that serves is given up for it. A peer that nobody can
-reach, for want of a relay, would break every pipeline that it is a part of.
+has been still for a while, so that it cannot keep the others unplanned; who does not serve its part
+as planned (`promises.py`) is left out for a while, which doubles each time. After that it is on
+trial: until it has served what it was given, no pipeline that serves is given up for it; nor for
+who was restless lately. A peer that nobody can reach, for want of a relay, would break every
+pipeline that it is a part of.
 """
 
 import logging
@@ -14,18 +15,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from node.control.membership import Membership
+from node.control.next_plan import reserves_of
 from node.control.promises import Promises
 from node.network.measuring_schedule import NEIGHBOURS
 from swarm.hardware import Device, Links
 from swarm.model_spec import ModelSpec
-from swarm.plan import Plan
+from swarm.plan import Plan, Stage
 from swarm.records import Capability
 
 logger = logging.getLogger(__name__)
 
 RESTLESS_CHANGES = 4  # of one peer within RESTLESS_SECONDS
 RESTLESS_SECONDS = 60.0
-CALMED_SECONDS = 30.0  # without a change, after which a restless peer counts again
+STILL_SECONDS = 5.0  # without a change, after which a restless peer gets what others leave idle
+CALMED_SECONDS = 30.0  # and after which it counts like any other
 OUT_SECONDS = 60.0  # for the peers of a stage that was not served as planned, the first time
 OUT_CAP_SECONDS = 3600.0
 UNREACHED_SECONDS = 30.0  # for a peer that serves to be reached again: a relay may be changing
@@ -46,13 +49,14 @@ class Choice:
 
     able: Snapshot
     doubtful: Snapshot
-    on_trial: frozenset[str] = frozenset()  # able, but they served nothing since they failed
+    on_trial: frozenset[str] = frozenset()  # able, but they failed or were restless lately
     unreached: frozenset[str] = frozenset()  # neither: nobody can reach them
     causes: Mapping[str, str] = field(default_factory=dict)  # why the doubtful ones are
+    reserves: tuple[Stage, ...] = ()  # stages that able peers serve beside the plan
 
     @property
     def proven(self) -> Snapshot:
-        """Those who have not failed, or have served since."""
+        """Those who have not failed, or have served since, and were not restless lately."""
         return {peer: each for peer, each in self.able.items() if peer not in self.on_trial}
 
     @property
@@ -108,9 +112,9 @@ class Conduct:
         """Whether nobody has been able to reach it for so long."""
         return self.unreached_since is not None and now - self.unreached_since >= patience
 
-    def is_restless(self, now: float) -> bool:
-        """Whether it has changed too often lately, and has not calmed down since."""
-        if len(self.changes) < RESTLESS_CHANGES or now - self.changes[-1] >= CALMED_SECONDS:
+    def is_restless(self, now: float, calm_seconds: float) -> bool:
+        """Whether it has changed too often lately, and has not been calm for so long since."""
+        if len(self.changes) < RESTLESS_CHANGES or now - self.changes[-1] >= calm_seconds:
             return False
         return self.changes[-1] - self.changes[0] < RESTLESS_SECONDS
 
@@ -125,6 +129,7 @@ class EligiblePeers:
     """What the planner has seen of every peer while it planned."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
         self._promises = Promises(spec)
         self._conduct: dict[str, Conduct] = {}
 
@@ -137,13 +142,18 @@ class EligiblePeers:
         calm = {
             peer: capability
             for peer, capability in there.items()
-            if peer not in unreached and not self._conduct[peer].is_restless(now)
+            if peer not in unreached and not self._conduct[peer].is_restless(now, STILL_SECONDS)
         }
         able = {p: c for p, c in calm.items() if now >= self._conduct[p].out_until}
-        on_trial = frozenset(peer for peer in able if self._conduct[peer].failures)
+        on_trial = frozenset(peer for peer in able if self._is_on_trial(peer, now))
         doubtful = {p: c for p, c in calm.items() if p not in able}
         causes = {peer: self._conduct[peer].cause for peer in doubtful}
-        return Choice(able, doubtful, on_trial, unreached, causes)
+        reserves = reserves_of(self._spec, membership.adverts.values(), able, plan)
+        return Choice(able, doubtful, on_trial, unreached, causes, reserves)
+
+    def _is_on_trial(self, peer: str, now: float) -> bool:
+        conduct = self._conduct[peer]
+        return conduct.failures > 0 or conduct.is_restless(now, CALMED_SECONDS)
 
     def _unreached(self, there: Snapshot, plan: Plan | None, now: float) -> frozenset[str]:
         """Peers that nobody can reach; who has a part in the plan gets a while to mend that."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
 from planner.live_problem import as_float32, live_problem, with_dtypes, without_mixed_stages
 from planner.problem import Problem
+from planner.replanning.migration import Holdings
 from planner.replanning.replan import replan
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
@@ -18,7 +19,7 @@ from swarm.formatting import printable, short_id
 from swarm.hardware import WIDEST, WIDTHS, Device
 from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import TERM_CAP, Capability
+from swarm.records import TERM_CAP, Advert, Capability
 from swarm.wire.messages import ROUTE_CAP
 
 SEARCH_SECONDS = 5.0
@@ -112,18 +113,23 @@ def next_plan(
     current: Plan | None,
     *,
     may_move: bool = True,
+    reserves: Sequence[Stage] = (),
 ) -> tuple[Plan, str]:
     """The plan for these peers, and a reason if it is empty.
+
+    `reserves` are stages that peers serve beside the plan in force.
 
     Whole pipelines stay and broken ones are repaired; with `may_move` a plan that is better by
     10 % net of loading may replace them. Devices in no pipeline form further ones. Devices of
     unlike dtypes share a stage, in float32, only if there is no plan without such stages.
     """
-    kept = without_mixed_stages(current, capabilities) if current else None
-    plan, reason = _plan_of(spec, capabilities, kept, may_move=may_move)
+    kept = without_mixed_stages(current, capabilities) if current else Plan(())
+    held = Holdings(kept, tuple(reserves))
+    plan, reason = _plan_of(spec, capabilities, held, may_move=may_move)
     devices = (device for capability in capabilities.values() for device in capability.devices)
     if not plan.pipelines and any(device.dtype != WIDEST for device in devices):
-        plan, _ = _plan_of(spec, as_float32(capabilities), current, may_move=may_move)
+        held = Holdings(current or Plan(()))
+        plan, _ = _plan_of(spec, as_float32(capabilities), held, may_move=may_move)
     if not plan.pipelines:
         return plan, _reason_of_refused_group(spec, capabilities) or reason
     return with_dtypes(plan, capabilities), ""
@@ -132,7 +138,7 @@ def next_plan(
 def _plan_of(
     spec: ModelSpec,
     capabilities: Mapping[str, Capability],
-    current: Plan | None,
+    held: Holdings,
     *,
     may_move: bool,
 ) -> tuple[Plan, str]:
@@ -143,19 +149,41 @@ def _plan_of(
 
     problem = problem_of(spec, capabilities)
     try:
-        base = _base_of(problem, current, stop, may_move=may_move)
+        base = _base_of(problem, held, stop, may_move=may_move)
     except DoesNotFit as error:
-        base = Plan(tuple(p for p in current.pipelines if _is_whole(p, problem)) if current else ())
+        base = Plan(_whole_of(held.plan, problem))
         if not base.pipelines:
             return _with_shared_ends(problem, stop, str(error))
+    return Plan((*base.pipelines, *_added(spec, capabilities, base, held, stop))), ""
+
+
+def _added(
+    spec: ModelSpec,
+    capabilities: Mapping[str, Capability],
+    base: Plan,
+    held: Holdings,
+    stop: StopRule,
+) -> tuple[Pipeline, ...]:
+    """Further pipelines of the devices that the base leaves idle; nothing if they are spares.
+
+    What they hold of pipelines that are given up, or broken, is used where that is as good.
+    """
     used = {shard.device for _, shard in base.shards()}
     idle = {peer: _without(peer, capability, used) for peer, capability in capabilities.items()}
     if not any(capability.devices for capability in idle.values()):
-        return base, ""
-    with suppress(DoesNotFit):  # then the idle devices are spares
-        added = best_plan(problem_of(spec, idle), stop)
-        return Plan((*base.pipelines, *added.pipelines)), ""
-    return base, ""
+        return ()
+    gone = (p for p in held.plan.pipelines if not used & devices_of(*p.stages))
+    free = tuple(stage for stage in held.reserves if not used & devices_of(stage))
+    with suppress(DoesNotFit):
+        return _made_of(problem_of(spec, idle), Holdings(Plan(tuple(gone)), free), stop).pipelines
+    return ()
+
+
+def _made_of(problem: Problem, held: Holdings, stop: StopRule) -> Plan:
+    """A plan around what devices hold, or from nothing if that is nothing; raises DoesNotFit."""
+    if problem.devices and (held.plan.pipelines or held.reserves):
+        return replan(problem, held, stop).plan
+    return best_plan(problem, stop)
 
 
 def _reason_of_refused_group(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> str:
@@ -164,7 +192,7 @@ def _reason_of_refused_group(spec: ModelSpec, capabilities: Mapping[str, Capabil
     if not shut:
         return ""
     opened = {peer: replace(each, reachable=True) for peer, each in capabilities.items()}
-    if not _plan_of(spec, opened, None, may_move=False)[0].pipelines:
+    if not _plan_of(spec, opened, Holdings(Plan(())), may_move=False)[0].pipelines:
         return ""
     names = ", ".join(short_id(printable(peer)) for peer in shut[:SHUT_SHOWN])
     return (
@@ -174,13 +202,22 @@ def _reason_of_refused_group(spec: ModelSpec, capabilities: Mapping[str, Capabil
     )
 
 
-def _base_of(problem: Problem, current: Plan | None, stop: StopRule, *, may_move: bool) -> Plan:
-    if current is None or not current.pipelines or not problem.devices:
-        return best_plan(problem, stop)
-    whole = all(_is_whole(pipeline, problem) for pipeline in current.pipelines)
-    if whole and not may_move:
-        return current
-    return replan(problem, current, stop).plan
+def _base_of(problem: Problem, held: Holdings, stop: StopRule, *, may_move: bool) -> Plan:
+    """What the plan is built around: whole pipelines stay, unless all are whole and may move.
+
+    Of several pipelines the quickest stays even then, so that somebody serves while others load.
+    """
+    whole = _whole_of(held.plan, problem)
+    if whole and (not may_move or len(whole) < len(held.plan.pipelines)):
+        return Plan(whole)
+    moved = _made_of(problem, held, stop)
+    if len(whole) < 2 or set(moved.pipelines) & set(whole):
+        return moved
+    return Plan((min(whole, key=CostModel(problem).latency),))
+
+
+def _whole_of(plan: Plan, problem: Problem) -> tuple[Pipeline, ...]:
+    return tuple(pipeline for pipeline in plan.pipelines if _is_whole(pipeline, problem))
 
 
 def _with_shared_ends(problem: Problem, stop: StopRule, reason: str) -> tuple[Plan, str]:
@@ -229,6 +266,24 @@ def _least_bytes(stage: Stage, shard: Shard, device: Device, spec: ModelSpec) ->
     return stage.layers * (attention + mlp) * device.weight_bytes
 
 
+def reserves_of(
+    spec: ModelSpec, adverts: Iterable[Advert], able: Collection[str], plan: Plan | None
+) -> tuple[Stage, ...]:
+    """Stages that able peers serve beside the plan: what is left of earlier plans, or was free."""
+    taken = {shard.device for _, shard in plan.shards()} if plan else set()
+    found: list[Stage] = []
+    for advert in adverts:
+        for each in advert.stages:
+            shards = tuple(Shard(f"{m.peer}/{m.device}", m.kv, m.mlp) for m in each.members)
+            stage = Stage(each.start, each.end, shards)
+            is_ours = each.end <= spec.layers and {shard.peer for shard in shards} <= set(able)
+            is_free = not taken & devices_of(stage)
+            if is_ours and is_free and _is_full(stage, spec):
+                taken |= devices_of(stage)
+                found.append(stage)
+    return tuple(found)
+
+
 def _is_full(stage: Stage, spec: ModelSpec) -> bool:
     held = sum(s.kv for s in stage.shards), sum(s.mlp for s in stage.shards)
     return not stage.holders and held == (spec.kv_heads, spec.mlp_blocks)
@@ -252,6 +307,11 @@ def _is_whole(pipeline: Pipeline, problem: Problem) -> bool:
     there = problem.index_of
     is_here = all(shard.device in there for stage in pipeline.stages for shard in stage.shards)
     return is_here and CostModel(problem).room(pipeline) >= 1
+
+
+def devices_of(*stages: Stage) -> set[str]:
+    """Every device that has a part in these stages."""
+    return {shard.device for stage in stages for shard in stage.shards}
 
 
 def _without(peer: str, capability: Capability, used: set[str]) -> Capability:

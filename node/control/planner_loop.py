@@ -216,14 +216,18 @@ def best_plan(
 
     Peers on trial get what is left beside a plan without them, if there is one.
     """
+    reserves = choice.reserves
     if choice.on_trial:
-        safe, _ = next_plan(spec, choice.proven, current, may_move=may_move)
+        proven = tuple(s for s in reserves if {m.peer for m in s.shards} <= choice.proven.keys())
+        safe, _ = next_plan(spec, choice.proven, current, may_move=may_move, reserves=proven)
         if safe.pipelines:
             current, may_move = safe, False
-    plan, reason = next_plan(spec, choice.able, current, may_move=may_move)
+    plan, reason = next_plan(spec, choice.able, current, may_move=may_move, reserves=reserves)
     if not plan.pipelines and choice.doubtful:
         everybody = choice.able | choice.doubtful
-        plan, reason = next_plan(spec, everybody, current, may_move=may_move)
+        plan, reason = next_plan(
+            spec, everybody, current, may_move=may_move, reserves=choice.reserves
+        )
     return plan, reason if plan.pipelines else f"{reason}{_unreached_words(choice.unreached)}"
 
 

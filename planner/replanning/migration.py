@@ -1,7 +1,7 @@
 """moved_bytes: what every device must load to get from one plan to another."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,22 @@ from swarm.plan import Pipeline, Plan, Shard, Stage
 Interval = tuple[float, float]
 
 
-def moved_bytes(problem: Problem, old: Plan, new: Plan) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What devices hold: the plan in force, and stages that they serve beside it."""
+
+    plan: Plan
+    reserves: tuple[Stage, ...] = ()
+
+    def shards(self) -> Iterator[tuple[Stage, Shard]]:
+        """Every shard with its stage."""
+        yield from self.plan.shards()
+        for stage in self.reserves:
+            for shard in stage.shards:
+                yield stage, shard
+
+
+def moved_bytes(problem: Problem, old: Plan | Holdings, new: Plan) -> dict[str, float]:
     """Weight bytes that each device of the new plan lacks; devices that lack none are left out."""
     before = {shard.device: stage for stage, shard in old.shards()}
     stages = dict.fromkeys(stage for stage, _ in new.shards())
@@ -55,7 +70,7 @@ def load_seconds(problem: Problem, moved: dict[str, float]) -> float:
     return max((size / rates[device] for device, size in moved.items()), default=0.0)
 
 
-def with_least_loading(problem: Problem, old: Plan, new: Plan) -> Plan:
+def with_least_loading(problem: Problem, old: Plan | Holdings, new: Plan) -> Plan:
     """The new plan with equal devices of one machine exchanged so that least is loaded."""
     from scipy.optimize import linear_sum_assignment  # loaded late: help needs it not
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from planner.cost.criterion import latency_criterion
 from planner.replanning.layer_assignment import SurvivingStage, pipelines_over
-from planner.replanning.migration import lacking_bytes
+from planner.replanning.migration import Holdings, lacking_bytes
 from planner.search.group_pool import GroupPool, value_of
 from planner.search.tensor_split import StageMembers, best_split
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -26,8 +26,9 @@ class BrokenPlan:
     spares: tuple[int, ...]
 
 
-def broken_plan(pool: GroupPool, current: Plan) -> BrokenPlan:
-    """Sort the plan's pipelines into whole ones and broken ones."""
+def broken_plan(pool: GroupPool, held: Holdings) -> BrokenPlan:
+    """Sort the plan's pipelines into whole ones and broken ones; to these belong the reserves."""
+    current = held.plan
     here = set(pool.problem.index_of)
     whole, broken = list[Pipeline](), list[tuple[Stage, ...]]()
     for pipeline in current.pipelines:
@@ -36,14 +37,15 @@ def broken_plan(pool: GroupPool, current: Plan) -> BrokenPlan:
             whole.append(pipeline)
         else:
             broken.append(pipeline.stages)
-    used = {shard.device for _, shard in current.shards()}
+    broken += [(stage,) for stage in held.reserves]
+    used = {shard.device for _, shard in held.shards()}
     spares = [n for n in pool.devices if pool.problem.devices[n].id not in used]
     return BrokenPlan(tuple(whole), tuple(broken), tuple(spares))
 
 
-def repairs(pool: GroupPool, current: Plan, objective: str) -> Iterator[Plan]:
+def repairs(pool: GroupPool, held: Holdings, objective: str) -> Iterator[Plan]:
     """Plans that keep every whole pipeline; what they load is left to the caller to judge."""
-    broken = broken_plan(pool, current)
+    broken = broken_plan(pool, held)
     if broken.whole:
         yield Plan(broken.whole)
     for is_replaced in (True, False) if broken.spares else (False,):

@@ -14,7 +14,7 @@ from planner.bounds.latency_bound import latency_bound
 from planner.cost.cost_model import CostModel
 from planner.cost.feasibility import needed_bytes
 from planner.problem import Problem
-from planner.replanning.migration import load_seconds, moved_bytes, with_least_loading
+from planner.replanning.migration import Holdings, load_seconds, moved_bytes, with_least_loading
 from planner.replanning.repair import repairs
 from planner.search.baselines import plan_value
 from planner.search.group_pool import GroupPool, value_of
@@ -43,7 +43,7 @@ class ReplanResult:
 
 def replan(
     problem: Problem,
-    current: Plan,
+    current: Plan | Holdings,
     stop: StopRule,
     seed: int = 0,
     *,
@@ -52,21 +52,24 @@ def replan(
 ) -> ReplanResult:
     """The best next plan for the problem as it is now, given the plan in force.
 
+    With `Holdings` devices of no pipeline hold stages, too: using them costs no loading.
     Value counts net of loading over the plan's expected life; fewer layers that hang on one
     short-lived peer win; of repairs about equal in value the one that moves least is taken, and a
     full search must gain a tenth, net of loading. Raises DoesNotFit if nothing fits.
     """
     pool = GroupPool(problem, CostModel(problem), params=params)
-    made = repairs(pool, current, _objective(problem))
-    best = _least_moving(pool, [_evaluation(pool, current, plan, repaired=True) for plan in made])
+    held = current if isinstance(current, Holdings) else Holdings(current)
+    plans = repairs(pool, held, _objective(problem))
+    made = [_evaluation(pool, held, plan, repaired=True) for plan in plans]
+    best = _least_moving(pool, made)
     if best is not None and (not search or stop(-best.value)):
         return best
     if best is not None:
-        best = _with_idle_devices(pool, current, best, stop, seed)
+        best = _best_with_idle_devices(pool, held, made, stop, seed)
         if _cannot_gain(pool, best):
             return best
     try:
-        found = _evaluation(pool, current, best_plan(problem, stop, seed, params), repaired=False)
+        found = _evaluation(pool, held, best_plan(problem, stop, seed, params), repaired=False)
     except DoesNotFit:
         if best is None:
             raise
@@ -86,8 +89,19 @@ def _least_moving(pool: GroupPool, made: Sequence[ReplanResult]) -> ReplanResult
     return min(near, key=lambda one: (one.moved_bytes, -one.net_value), default=None)
 
 
+def _best_with_idle_devices(
+    pool: GroupPool, held: Holdings, made: Sequence[ReplanResult], stop: StopRule, seed: int
+) -> ReplanResult:
+    """The best plan, its idle devices used, or what comes of the one that moves least."""
+    least = min((one for one in made if one.value), key=lambda one: one.moved_bytes)
+    grown = _with_idle_devices(pool, held, least, stop, seed)
+    best = _least_moving(pool, [*made, grown])
+    assert best is not None  # one works: the least moving one
+    return best if best is grown else _with_idle_devices(pool, held, best, stop, seed)
+
+
 def _with_idle_devices(
-    pool: GroupPool, current: Plan, best: ReplanResult, stop: StopRule, seed: int
+    pool: GroupPool, held: Holdings, best: ReplanResult, stop: StopRule, seed: int
 ) -> ReplanResult:
     """The plan with further pipelines of the devices that it leaves idle, if they are worth it."""
     idle = without(pool, best.plan.pipelines)
@@ -96,7 +110,7 @@ def _with_idle_devices(
     search = latency_plan if _objective(pool.problem) == "latency" else throughput_plan
     more = search(idle, stop, seed).pipelines
     plan = Plan((*best.plan.pipelines, *more))
-    grown = _evaluation(pool, current, plan, repaired=True)
+    grown = _evaluation(pool, held, plan, repaired=True)
     return grown if more and _beats(pool, grown, best) else best
 
 
@@ -118,10 +132,10 @@ def _beats(pool: GroupPool, one: ReplanResult, best: ReplanResult) -> bool:
     return gains or (more and one.net_value >= best.net_value * (1 - params.no_loss))
 
 
-def _evaluation(pool: GroupPool, current: Plan, plan: Plan, *, repaired: bool) -> ReplanResult:
+def _evaluation(pool: GroupPool, held: Holdings, plan: Plan, *, repaired: bool) -> ReplanResult:
     problem = pool.problem
-    plan = with_least_loading(problem, current, plan)
-    moved = moved_bytes(problem, current, plan)
+    plan = with_least_loading(problem, held, plan)
+    moved = moved_bytes(problem, held, plan)
     kept = [_kept_share(pool, moved, pipeline) for pipeline in plan.pipelines]
     values = [value_of(pool.cost, p, _objective(problem)) for p in plan.pipelines]
     net = [value * share for value, share in zip(values, kept, strict=True)]

@@ -12,6 +12,7 @@ from node.control.eligible_peers import (
     CALMED_SECONDS,
     OUT_SECONDS,
     RESTLESS_CHANGES,
+    STILL_SECONDS,
     UNREACHED_SECONDS,
     Choice,
     EligiblePeers,
@@ -82,8 +83,11 @@ def test_a_peer_that_changes_again_and_again_is_left_out_until_it_is_calm() -> N
         assert choice.able.keys() == {"anna", "bert"}
         assert not choice.doubtful
     last = with_memory(39)
-    assert "carl" not in watch.look(last, after=CALMED_SECONDS - 2).able
-    assert "carl" in watch.look(last, after=3.0).able
+    assert "carl" not in watch.look(last, after=STILL_SECONDS - 1).able
+    still = watch.look(last, after=2.0)
+    assert "carl" in still.able
+    assert "carl" in still.on_trial  # so that no serving pipeline is given up for it
+    assert not watch.look(last, after=CALMED_SECONDS).on_trial
 
 
 def test_a_peer_that_comes_and_goes_is_left_out_too() -> None:

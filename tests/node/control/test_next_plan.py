@@ -13,13 +13,14 @@ from node.control.next_plan import (
     WORD_CAP,
     PlanDocument,
     next_plan,
+    reserves_of,
 )
 from planner.cost.cost_model import CostModel
 from planner.live_problem import live_problem
 from swarm.model_spec import BYTES_PER_VALUE, PLANNED_TOKENS
 from swarm.p2p.plan_document import digest_of
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import TERM_CAP, Capability
+from swarm.records import TERM_CAP, Advert, Capability, Member, StageAdvert
 from tests.node.memberships import LAYER_BYTES, SPEC, WHOLE, capability_of
 
 WHOLE_ON_A = Plan((Pipeline((Stage(0, 8, (Shard("a/0", 8, 8),)),)),))
@@ -90,6 +91,61 @@ def test_a_pipeline_that_lost_a_peer_is_repaired_with_those_that_are_left() -> N
     assert repaired.pipelines[0].layers == SPEC.layers
     assert lost not in {device.partition("/")[0] for device in devices_of(repaired)}
     assert is_feasible(repaired, peers)
+
+
+def test_a_pipeline_that_serves_is_not_taken_apart_for_what_is_left_of_another() -> None:
+    """Nobody would serve while both loaded, however much faster that is afterwards."""
+    halves = [f"half {number}" for number in range(2)]
+    peers = {"whole": capability_of(WHOLE, speed=1e8)}
+    peers |= {name: capability_of(6 * LAYER_BYTES, speed=4e9) for name in halves}
+    before, _ = next_plan(SPEC, peers, None)
+    assert len(before.pipelines) == 2
+    del peers["half 0"]
+    for may_move in (True, False):
+        after, _ = next_plan(SPEC, peers, before, may_move=may_move)
+        assert [devices_of(Plan((line,))) for line in after.pipelines] == [{"whole/0"}]
+
+
+def test_of_several_pipelines_one_stays_whatever_is_better() -> None:
+    shard = {name: (Shard(f"{name}/0", 8, 8),) for name in "abcd"}
+    slow = [
+        Pipeline((Stage(0, 7, shard[a]), Stage(7, 8, shard[b])))
+        for a, b in (("a", "b"), ("c", "d"))
+    ]
+    peers = {name: capability_of(WHOLE, speed=1e7) for name in "ac"}
+    peers |= {name: capability_of(WHOLE, speed=4e9) for name in "bd"}
+    plan, _ = next_plan(SPEC, peers, Plan(tuple(slow)))
+    assert plan != Plan(tuple(slow))
+    assert set(slow) & set(plan.pipelines)
+
+
+def test_what_peers_serve_beside_the_plan_is_used_where_a_stage_is_lost() -> None:
+    def stage(start: int, end: int, name: str) -> Stage:
+        return Stage(start, end, (Shard(f"{name}/0", 8, 8),))
+
+    peers = {name: capability_of(6 * LAYER_BYTES, host=name) for name in "abcd"}
+    before = Plan((Pipeline((stage(0, 4, "a"), stage(4, 8, "gone"))),))
+    reserve = stage(4, 8, "c")
+    plan, _ = next_plan(SPEC, peers, before, reserves=[reserve], may_move=False)
+    assert Pipeline((stage(0, 4, "a"), reserve)) in plan.pipelines
+    empty, _ = next_plan(SPEC, peers, Plan(()), reserves=[stage(0, 4, "b"), reserve])
+    assert Pipeline((stage(0, 4, "b"), reserve)) in empty.pipelines
+
+
+def test_only_whole_stages_of_able_peers_beside_the_plan_are_reserves() -> None:
+    def advert(start: int, end: int, *members: Member) -> Advert:
+        return Advert(SPEC.digest, [StageAdvert(start, end, list(members), 0.1, 9, 0)], 1)
+
+    adverts = [
+        advert(0, 8, Member("a", 0, 8, 8)),  # as planned
+        advert(0, 4, Member("b", 0, 8, 8)),
+        advert(4, 8, Member("b", 0, 8, 8)),  # of the same device
+        advert(4, 8, Member("c", 0, 4, 8)),  # not all of it
+        advert(4, 9, Member("c", 0, 8, 8)),
+        advert(0, 4, Member("nobody", 0, 8, 8)),
+    ]
+    found = reserves_of(SPEC, adverts, {"a", "b", "c"}, WHOLE_ON_A)
+    assert found == (Stage(0, 4, (Shard("b/0", 8, 8),)),)
 
 
 def test_too_little_memory_says_how_many_bytes_are_missing() -> None:

@@ -57,6 +57,41 @@ def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(tmp_pat
     run(story)
 
 
+def test_a_whole_pipeline_serves_on_while_what_is_left_of_another_has_no_use(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        swarm = VirtualSwarm(tmp_path)
+        await swarm.join("a", WHOLE)
+        await swarm.begin("bc", HALF)
+        began = time.monotonic()
+        await swarm.leave(next(name for name in "bc" if name != swarm.planner))
+        while time.monotonic() - began < SETTLED_SECONDS:
+            assert swarm.served() == LAYERS
+            await swarm.watch(0.5)
+        assert len(swarm.since(began, "plan")) == 1
+        assert not swarm.since(began, "unload")
+
+    run(story)
+
+
+def test_a_node_that_is_restarted_again_and_again_is_used_within_seconds(tmp_path: Path) -> None:
+    async def story() -> None:
+        swarm = VirtualSwarm(tmp_path)
+        await swarm.begin("abc", WHOLE)
+        victim = next(name for name in swarm.nodes if name != swarm.planner)
+        for _ in range(3):
+            swarm.kill(victim)
+            await swarm.watch(8.0)
+            came = time.monotonic()
+            back = await swarm.join(victim, WHOLE)
+            while back.device.shard is None:
+                await swarm.watch(0.5)
+                assert time.monotonic() - came < 20.0
+
+    run(story)
+
+
 def test_what_is_left_of_the_only_pipeline_waits_for_the_rest_to_come_back(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)

@@ -9,7 +9,7 @@ from planner.cli.options import changed_file
 from planner.cost.cost_model import CostModel
 from planner.instance.cluster_file import read_file, read_instance
 from planner.problem import Problem
-from planner.replanning.migration import least_moved_bytes, moved_bytes
+from planner.replanning.migration import Holdings, least_moved_bytes, moved_bytes
 from planner.replanning.repair import repairs
 from planner.replanning.replan import replan
 from planner.search.group_pool import GroupPool
@@ -74,7 +74,7 @@ def test_a_spare_takes_over_the_shard_of_a_lost_neighbour(cluster_file: Path) ->
     current = Plan((Pipeline((Stage(0, 70, shards), Stage(70, 80, rest))),))
     assert CostModel(before).reasons(current) == []
     after = problem_of(cluster_file, "latency", ["is-0/7"])
-    made = repairs(GroupPool(after, CostModel(after)), current, "latency")
+    made = repairs(GroupPool(after, CostModel(after)), Holdings(current), "latency")
     moved = min((moved_bytes(after, current, plan) for plan in made), key=lambda m: sum(m.values()))
     assert moved.keys() == {"is-0/0"}
     assert sum(moved.values()) == pytest.approx(least_moved_bytes(after, current, 1))
@@ -107,7 +107,7 @@ def test_no_repair_loads_less_than_the_layers_that_lost_their_holders(cluster_fi
     current = chains(problem_of(cluster_file, "throughput"))
     gone = [*ids("is-0", 4, 4), *ids("nv-0", 5, 3)]
     after = problem_of(cluster_file, "throughput", gone)
-    made = list(repairs(GroupPool(after, CostModel(after)), current, "throughput"))
+    made = list(repairs(GroupPool(after, CostModel(after)), Holdings(current), "throughput"))
     assert made
     for plan in made:
         moved = sum(moved_bytes(after, current, plan).values())
