@@ -6,6 +6,7 @@ from dataclasses import dataclass
 TIMEOUT_SECONDS = 60.0  # of a request without progress, unless somebody says otherwise
 Clock = Callable[[], float]
 MOST_DOUBLINGS = 6
+OPEN_ROUND_TRIPS = 3  # of a far peer: a connection, and the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ class Deadlines:
         self._token_at = now
         return took
 
-    def open_seconds(self) -> float:
-        """How long to wait for an OPENED while there is another peer to ask."""
-        return self._timeouts.open_seconds * 2.0 ** min(self.replays, MOST_DOUBLINGS)
+    def open_seconds(self, round_trip_seconds: float) -> float:
+        """How long to wait for an OPENED, over such a way, while there is another peer to ask."""
+        least = max(self._timeouts.open_seconds, OPEN_ROUND_TRIPS * round_trip_seconds)
+        return least * 2.0 ** min(self.replays, MOST_DOUBLINGS)
 
     def wait_seconds(self) -> float:
         """How much longer to wait for the answer that is due; 0 or less: too late."""

@@ -224,13 +224,18 @@ class Session:
 
     async def _await_opened(self) -> None:
         """Wait for every OPENED; a peer that keeps silent is left early if there is another."""
-        patient_until = self._clock() + self._deadlines.open_seconds()
+        since, may_leave = self._clock(), True
         while self._unopened:
-            await self._handle_next(until=patient_until)
-            if self._unopened and self._clock() >= patient_until:
+            await self._handle_next(until=since + self._open_seconds() if may_leave else math.inf)
+            if may_leave and self._unopened and self._clock() >= since + self._open_seconds():
                 if await self._has_other_way():
                     raise self._too_late()
-                patient_until = math.inf
+                may_leave = False
+
+    def _open_seconds(self) -> float:
+        """How patient to be: what a way takes is known once something has passed over it."""
+        ways = map(self._channel.round_trip_seconds, self._silent())
+        return self._deadlines.open_seconds(max((way or 0.0 for way in ways), default=0.0))
 
     async def _has_other_way(self) -> bool:
         """Whether some route avoids the peers that have not answered our OPEN."""

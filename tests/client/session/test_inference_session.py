@@ -770,6 +770,20 @@ def test_a_slow_stage_is_awaited_where_there_is_no_other(in_swarm: Run) -> None:
     in_swarm(story)
 
 
+def test_a_far_stage_has_three_round_trips_before_another_is_asked(in_swarm: Run) -> None:
+    async def story(swarm: ScriptedSwarm) -> None:
+        await swarm.stage("far", 0, LAYERS)
+        await swarm.stage("near", 0, LAYERS, step_seconds=1.0)
+        for link in ("far", "client"), ("client", "far"):
+            swarm.world.link(*map(peer_named, link)).delay_seconds = 0.1
+        timeouts = Timeouts(step_seconds=60, open_seconds=0.05, pause_seconds=0.02)
+        session = swarm.session(PROMPT, timeouts=timeouts, max_tokens=3)
+        await session.run()
+        assert session.replays == 0
+
+    in_swarm(story)
+
+
 def test_who_blames_others_again_and_again_is_left_himself(in_swarm: Run) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         liar = await swarm.stage("liar", 0, 4)
