@@ -108,9 +108,20 @@ class SwarmStatus:
 
 async def read_status(board: Board, invite: Invite) -> SwarmStatus:
     """Read the board at once; raises Unreachable."""
-    capabilities, adverts, leases, relays = await asyncio.gather(
+    found = await asyncio.gather(
         board.read(Capability), board.read(Advert), board.read(Lease), board.read(Relay)
     )
+    return status_of(invite, *found)
+
+
+def status_of(
+    invite: Invite,
+    capabilities: Mapping[str, Capability],
+    adverts: Mapping[str, Advert],
+    leases: Mapping[str, Lease],
+    relays: Mapping[str, Relay],
+) -> SwarmStatus:
+    """What these records say, each by its peer."""
     holders = lease_holders(leases, trust_of(invite), CLOCK.now())
     planner = next(iter(holders), "")
     stages = [stage for advert in adverts.values() for stage in advert.stages]

@@ -35,9 +35,16 @@ def show_peers(terminal: Terminal, status: SwarmStatus) -> None:
         for peer, capability in status.capabilities.items()
         for device in capability.devices
     ]
+    paused = [
+        (status.name_of(peer) if capability.name else UNNAMED, short_id(peer))
+        + ("-",) * 5
+        + (printable(ways[peer], LONGEST_WAY), "paused by its owner")
+        for peer, capability in status.capabilities.items()
+        if capability.paused
+    ]
     terminal.table(
         ("name", "peer", "device", "memory", "dtype", "decode", "prefill", "reached", "serves"),
-        rows,
+        rows + paused,
     )
 
 
