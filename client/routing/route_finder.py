@@ -17,6 +17,7 @@ from swarm.records import Advert, Capability, Manifest, StageAdvert
 
 FRESH_SECONDS = 1.0  # adverts younger than this are taken as they are
 LINKS_SECONDS = 30.0
+PLACES_SECONDS = 3.0  # between reads of the plan for stages that are not in it
 AT_ONCE_STAGES = 500  # a route over more of them is looked for beside the event loop
 PLAN_SECONDS = 1.0  # to wait for the plan: routes are found without it, too
 SPREAD = 0.25  # routes that cost up to so much more than the cheapest are taken as often
@@ -54,6 +55,7 @@ class RouteFinder:
         self._chance = chance or Random()
         self._places = places
         self._planned: frozenset[Place] = frozenset()
+        self._offered_then: frozenset[Place] = frozenset()  # when the plan was read
         self._reading = asyncio.Lock()  # many sessions that start together read once
 
     @property
@@ -111,16 +113,31 @@ class RouteFinder:
         now = self._clock()
         adverts = await self._board.read(Advert)
         is_old = self._links_at < now - LINKS_SECONDS or self._alone_since < math.inf
-        if is_old or not adverts.keys() <= self._peers:  # a newcomer: learn where it is
+        offered = self._offered(adverts.values())
+        if is_old or not adverts.keys() <= self._peers or self._has_changed(offered, now):
             capabilities, self._planned = await asyncio.gather(
                 self._board.read(Capability), self._read_places(adverts.values())
             )
             self._hops = HopTimes.of(capabilities)
             self._links_at, self._peers = now, {*capabilities, *adverts}
+            self._offered_then = offered
             self._alone_since = math.inf if capabilities else min(self._alone_since, now)
         self._adverts = {peer: advert for peer, advert in adverts.items() if _is_own(peer, advert)}
         self._usual = usual_layer_seconds(self._adverts.values(), self._spec.digest)
         self._read_at = now
+
+    def _offered(self, adverts: Iterable[Advert]) -> frozenset[Place]:
+        """The stages of our model on offer."""
+        ours = (each for each in adverts if each.model == self._spec.digest)
+        return frozenset(place_of(stage) for each in ours for stage in each.stages)
+
+    def _has_changed(self, offered: frozenset[Place], now: float) -> bool:
+        """Whether a stage is served that was not when we read the plan: it may be of a later one.
+
+        A newcomer is always looked up; who changes his stages again and again is not, at once.
+        """
+        is_early = now - self._links_at < PLACES_SECONDS
+        return not (is_early or offered <= self._offered_then | self._planned)
 
     async def _read_places(self, adverts: Iterable[Advert]) -> frozenset[Place]:
         """The stages of the plan that counts, if there is a choice and the plan is soon there."""

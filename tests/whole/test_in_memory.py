@@ -138,6 +138,19 @@ def test_a_killed_stage_costs_one_replay_and_no_token(victim: str, sampled: bool
     run(story)
 
 
+def test_two_pipelines_that_each_lost_a_stage_serve_from_their_other_halves() -> None:
+    async def story(swarm: MemorySwarm, asking: Client) -> None:
+        async def kill_both() -> None:
+            for victim in ("a last", "b first"):
+                swarm.world.kill(swarm.stages.pop(victim).peer)
+
+        generation = await generate_with(asking, 5, kill_both)
+        assert list(generation.token_ids) == reference(sampled=False)
+        assert generation.replays == 1
+
+    run(story)
+
+
 @pytest.mark.parametrize("victim", ["a first", "a last"])
 def test_a_stage_that_leaves_hands_its_sessions_over(victim: str) -> None:
     async def story(swarm: MemorySwarm, asking: Client) -> None:
