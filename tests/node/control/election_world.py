@@ -5,7 +5,7 @@ set of later-expiry-wins replicas that lose reads and writes, the channel knows 
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -53,6 +53,8 @@ class World:
     kills_planner: bool = False  # once others have its plan and it has not yet noted that itself
     news: set[str] = field(default_factory=set)  # peers that were told to look at once
     offered: dict[tuple[int, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    deaf: set[tuple[str, str]] = field(default_factory=set)  # sender and receiver, one way only
+    told: list[tuple[Record, str, float]] = field(default_factory=list)  # all that was published
 
     def time(self) -> float:
         """The wall clock of the node whose step it is."""
@@ -63,10 +65,30 @@ class World:
         return self.now
 
     def reaches(self, one: str, other: str) -> bool:
-        """Whether two live nodes can talk."""
-        both = (self.nodes.get(one), self.nodes.get(other))
+        """Whether two live nodes can talk: ask and be answered."""
+        return self.hears(one, other) and self.hears(other, one)
+
+    def hears(self, sender: str, receiver: str) -> bool:
+        """Whether what one live node sends reaches another."""
+        both = (self.nodes.get(sender), self.nodes.get(receiver))
         up = all(node is not None and node.is_up for node in both)
-        return up and self.sides.get(one, 0) == self.sides.get(other, 0)
+        is_apart = self.sides.get(sender, 0) != self.sides.get(receiver, 0)
+        return up and not is_apart and (sender, receiver) not in self.deaf
+
+    def replay(self, records: int) -> None:
+        """Bring old records once more, each to some node, as a late or evil replica does."""
+        for record, peer, expiration in self.draw.choices(self.told, k=records * bool(self.told)):
+            node = self.draw.choice(list(self.nodes.values()))
+            node.board.take((type(record), peer), record, expiration)
+
+    def forge(self, term: int) -> None:
+        """Let a stranger, who answers nothing, claim lease and plan everywhere."""
+        stranger = peer_named(f"stranger {self.draw.random()}")
+        until = EPOCH + self.now + LEASE_SECONDS
+        records = Lease(term, until), PlanRef(term, 0, "f" * 64, 100), capability_since(0.0, term)
+        for node in self.nodes.values():
+            for record in records:
+                node.board.take((type(record), stranger), record, until)
 
     def is_lost(self) -> bool:
         """Whether one read or write of one replica fails."""
@@ -120,9 +142,10 @@ class Replica:
         ttl = kind.TTL_SECONDS if ttl_seconds is None else ttl_seconds
         expiration = max(world.time() + ttl, self._last[kind] + 0.001)
         self._last[kind] = expiration
+        world.told.append((record, self.peer, expiration))
         for node in world.nodes.values():
             own = node is self._node
-            if own or (world.reaches(self.peer, node.peer) and not world.is_lost()):
+            if own or (world.hears(self.peer, node.peer) and not world.is_lost()):
                 node.board.take((kind, self.peer), record, expiration)
 
     def take(self, key: tuple[type[Record], str], record: Record, expiration: float) -> None:
@@ -232,6 +255,7 @@ class Node:
         self._spoken_at = -HEARTBEAT_SECONDS
         self._confirmed_at: float | None = None  # our own account of the last lease
         self._held = False
+        self._had_plan = False
 
     async def step(self) -> None:
         """One look at the board, as a node does it."""
@@ -281,6 +305,9 @@ class Node:
 
     def check(self) -> None:
         """What must be true after every step."""
+        if self.plan_store.accepted is None and self._had_plan:
+            raise Broken(f"L4: {self.name} gave up its plan")
+        self._had_plan = self.plan_store.accepted is not None
         order = TermFence(self.folder).order_of(SWARM)
         if order is not None and (not self.orders or order != self.orders[-1]):
             if self.orders and not order > self.orders[-1]:
@@ -289,6 +316,8 @@ class Node:
         accepted = self.plan_store.accepted
         if accepted is None:
             return
+        if accepted.planner not in self._world.nodes:
+            raise Broken(f"S7: {self.name} follows {accepted.planner}, who is no member")
         digest = digest_of(accepted.to_bytes())
         if (accepted.term, digest) not in {(each.term, each.digest) for each in self.orders}:
             raise Broken(f"S1: {self.name} follows a plan that was not persisted")
@@ -301,6 +330,10 @@ class Node:
         """What must be true when something is published."""
         if isinstance(record, PlanRef):
             self._check_lease("publishes a plan")
+        elif isinstance(record, Advert) and record.stages:
+            order = TermFence(self.folder).order_of(SWARM)
+            if order is None or record.term > order.term:
+                raise Broken(f"S3: {self.name} serves a plan of term {record.term} unpersisted")
         elif isinstance(record, Lease):
             if self._held:
                 self._check_lease("renews its lease")
@@ -313,9 +346,11 @@ class Node:
             raise Broken(f"S6: {self.name} {what} at {self._world.now}, confirmed at {since}")
 
     def _capability(self) -> Capability:
-        device = Device(0, "cpu", "cpu", 1, 1.0, 1.0)
-        made = Capability(SPEC.digest, [device], [], "host", True, self._since)
-        return replace(made, term=self.plan_store.term)
+        return capability_since(self._since, self.plan_store.term)
 
 
-Fault = Callable[[World], Awaitable[None]]
+def capability_since(since: float, term: int) -> Capability:
+    """What every node offers."""
+    device = Device(0, "cpu", "cpu", 1, 1.0, 1.0)
+    made = Capability(SPEC.digest, [device], [], "host", True, since)
+    return replace(made, term=term)

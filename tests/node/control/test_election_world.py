@@ -1,7 +1,13 @@
-"""Elections and plans in a simulated world: what must never happen, and what must in the end."""
+"""Elections and plans in a simulated world: what must never happen, and what must in the end.
+
+After every step: S1 fencing, S2 one vote, S3 a plan persisted before it is served, S6 lease
+honesty, S7 no plan of a stranger, L4 no plan given up; after calm: L1 one planner and one plan,
+L2 a successor, L3 everybody planned with. With a guard taken out a drawn day must break.
+S5 and S8 are the device's part (`device/test_shard_policy.py`), S4 is the client's.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -11,12 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.control.plan_store import TermFence
+from node.control.next_plan import PlanDocument
+from node.control.plan_store import PlanStore, TermFence
 from swarm.election import LEASE_SECONDS, PlanOrder
-from swarm.records import Capability
+from swarm.records import Capability, PlanRef
 from swarm.testing.memory_network import peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.control.election_world import LOOK_SECONDS, SWARM, Node, World
+from tests.node.control.election_world import LOOK_SECONDS, SWARM, Broken, Node, World
 
 NAMES = ("anna", "bert", "carl", "dora", "emil")
 PEERS = tuple(map(peer_named, NAMES))
@@ -31,7 +38,12 @@ events = st.one_of(
     st.tuples(st.just("part"), st.integers(1, 2 ** len(NAMES) - 2), st.just(0.0)),
     st.tuples(st.just("heal"), numbers, st.just(0.0)),
     st.tuples(st.just("lose"), numbers, st.sampled_from([0.0, 0.3, 0.7])),
+    st.tuples(st.just("depose"), numbers, st.just(0.0)),
     st.tuples(st.just("die of a plan"), numbers, st.just(0.0)),
+    st.tuples(st.just("lose its disk"), numbers, st.floats(-1.5, 1.5)),
+    st.tuples(st.just("deafen"), st.integers(1, 2 ** len(NAMES) - 2), st.just(0.0)),
+    st.tuples(st.just("replay"), st.integers(1, 30), st.just(0.0)),
+    st.tuples(st.just("forge"), st.sampled_from([1, 5, 60, 1000, 2**40]), st.just(0.0)),
     st.tuples(st.just("plan slowly"), numbers, st.floats(5.0, 40.0)),
 )
 Event = tuple[str, int, float]
@@ -47,7 +59,9 @@ class Simulation:
         for name in ("leader_election", "membership"):
             patch.setattr(f"node.control.{name}.CLOCK", SimpleNamespace(now=self.world.time))
         patch.setattr("node.control.planner_loop.next_plan", self.world.next_plan)
+        self.peers = list(PEERS)  # who has which number; another one after its disk was lost
         self.due = dict.fromkeys(PEERS, 0.0)
+        self.forgets = False  # whether a restart forgets what was voted for
 
     @property
     def up(self) -> list[Node]:
@@ -58,12 +72,22 @@ class Simulation:
         return [node for node in self.up if node.acts]
 
     def join(self, number: int, skew: float) -> None:
-        node = self.world.nodes.get(PEERS[number])
+        node = self.world.nodes.get(self.peers[number])
         if node is None:
             Node(self.world, NAMES[number], skew)
         elif not node.is_up:
             node.skew = skew
+            if self.forgets:
+                (node.folder / "accepted.json").unlink(missing_ok=True)
             node.start()
+
+    def lose_disk(self, number: int, skew: float) -> None:
+        """Begin again without a state folder: as somebody else, for that is where the key lies."""
+        if before := self.world.nodes.get(self.peers[number]):
+            before.is_up = False
+        fresh = Node(self.world, f"{NAMES[number]}{self.world.now}", skew)
+        self.peers[number] = fresh.peer
+        self.due[fresh.peer] = self.world.now
 
     async def pass_seconds(self, seconds: float) -> None:
         """Let every node look again and again, each in its own rhythm."""
@@ -80,33 +104,54 @@ class Simulation:
 
     async def happen(self, event: Event) -> None:
         kind, number, amount = event
+        if kind == "wait":
+            await self.pass_seconds(amount)
+        self._befall_a_node(kind, number % len(PEERS), amount)
+        self._befall_the_network(kind, number, amount)
+        await self.pass_seconds(1.0)
+
+    def _befall_a_node(self, kind: str, number: int, amount: float) -> None:
         world = self.world
-        node = world.nodes.get(PEERS[number % len(PEERS)])
+        node = world.nodes.get(self.peers[number])
         match kind:
-            case "wait":
-                await self.pass_seconds(amount)
             case "pause" if node:
                 node.paused_until = world.now + amount
             case "kill" if node:
                 node.is_up = False
             case "restart":
                 self.join(number, amount)
-            case "part":
-                world.sides = {peer: number >> at & 1 for at, peer in enumerate(PEERS)}
-            case "heal":
-                world.sides = {}
-            case "lose":
-                world.loss = amount
+            case "lose its disk":
+                self.lose_disk(number, amount)
+            case "depose":
+                for holder in [each for each in self.up if each.election.holds]:
+                    holder.is_up = False
             case "die of a plan":
                 world.kills_planner = True
             case "plan slowly":
                 world.slow_plan = amount
-        await self.pass_seconds(1.0)
+
+    def _befall_the_network(self, kind: str, number: int, amount: float) -> None:
+        world = self.world
+        sides = {peer: number >> at & 1 for at, peer in enumerate(self.peers)}
+        match kind:
+            case "part":
+                world.sides = sides
+            case "deafen":
+                world.deaf = {(a, b) for a in sides for b in sides if sides[a] > sides[b]}
+            case "heal":
+                world.sides, world.deaf = {}, set()
+            case "lose":
+                world.loss = amount
+            case "replay":
+                world.replay(number)
+            case "forge":
+                world.forge(number)
 
     async def calm_down(self) -> None:
         """End every fault and give the world the time that it needs."""
         world = self.world
         world.sides, world.loss, world.slow_plan, world.kills_planner = {}, 0.0, 0.0, False
+        world.deaf = set()
         for node in world.nodes.values():
             node.paused_until = min(node.paused_until, world.now)
         await self.pass_seconds(CALM_SECONDS)
@@ -134,11 +179,109 @@ def assert_one_planner_and_one_plan(simulation: Simulation) -> None:
     assert planned == {node.peer for node in up}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**16), st.lists(events, max_size=14))
 def test_plans_only_grow_later_and_one_planner_is_left_whatever_happens(
     seed: int, events: list[Event]
 ) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        simulation = Simulation(Path(folder), seed, patch)
+        asyncio.run(live_through(simulation, events))
+        assert_one_planner_and_one_plan(simulation)
+
+
+def drawn_day(draw: Random) -> Iterator[Event]:
+    """Again and again somebody is cut off, whoever plans dies of it, and all come back."""
+    for _ in range(3):
+        if draw.random() < 0.5:
+            yield "depose", 0, 0.0
+        yield "die of a plan", 0, 0.0
+        yield "wait", 0, draw.uniform(10.0, 30.0)
+        yield draw.choice(["part", "deafen"]), 1 << draw.randrange(len(NAMES)), 0.0
+        yield from (("restart", number, draw.uniform(-1.5, 1.5)) for number in range(5))
+        yield "replay", 20, 0.0
+        yield "pause", draw.randrange(5), draw.uniform(1.0, 3 * LEASE_SECONDS)
+        yield "wait", 0, draw.uniform(5.0, 30.0)
+        yield "heal", 0, 0.0
+        yield "wait", 0, draw.uniform(1.0, 10.0)
+
+
+def live_through_seeds(patch: pytest.MonkeyPatch, seeds: range, *, forgets: bool = False) -> None:
+    """Some drawn days, until one of them breaks an invariant."""
+    for seed in seeds:
+        with TemporaryDirectory() as folder:
+            simulation = Simulation(Path(folder), seed, patch)
+            simulation.forgets = forgets
+            asyncio.run(live_through(simulation, list(drawn_day(Random(seed)))))
+
+
+SEEDS = range(20)
+
+
+def test_drawn_days_break_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    live_through_seeds(monkeypatch, SEEDS[:3])
+
+
+def test_without_fencing_a_drawn_day_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(self: TermFence, swarm: str, order: PlanOrder, *, common_term: int = 0) -> bool:
+        self._orders = {swarm: order}
+        self._write(self._orders)
+        return True
+
+    monkeypatch.setattr(TermFence, "accept", accept)
+    monkeypatch.setattr(PlanStore, "_is_wanted", lambda self, order: order != self._taken)
+    with pytest.raises(Broken, match=r"S[12]"):
+        live_through_seeds(monkeypatch, SEEDS)
+
+
+def test_without_the_persisted_term_a_drawn_day_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Broken, match=r"S[12]"):
+        live_through_seeds(monkeypatch, SEEDS, forgets=True)
+
+
+def test_without_a_vote_before_a_plan_is_told_a_drawn_day_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def propose(
+        self: PlanStore, document: PlanDocument, rank: int, *, common_term: int = 0
+    ) -> PlanRef:
+        data = document.to_bytes()
+        return PlanRef(document.term, rank, self.put(data), len(data))
+
+    monkeypatch.setattr(PlanStore, "propose", propose)
+    with pytest.raises(Broken, match=r"S[12]"):
+        live_through_seeds(monkeypatch, SEEDS)
+
+
+def test_with_a_lease_that_never_ends_a_drawn_day_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("leader_election", "election_policy"):
+        monkeypatch.setattr(f"node.control.{name}.may_act", lambda *_: True)
+    with pytest.raises(Broken, match="S6"):
+        live_through_seeds(monkeypatch, SEEDS)
+
+
+@pytest.mark.slow
+def test_many_drawn_days_break_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    live_through_seeds(monkeypatch, range(1000, 1200))
+
+
+def test_without_the_gate_of_the_vote_a_drawn_day_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepts = TermFence.accept
+
+    def accept(self: TermFence, swarm: str, order: PlanOrder, *, common_term: int = 0) -> bool:
+        accepts(self, swarm, order, common_term=common_term)
+        return True  # and follows it, whatever the fence says
+
+    monkeypatch.setattr(TermFence, "accept", accept)
+    monkeypatch.setattr(PlanStore, "_is_wanted", lambda self, order: order != self._taken)
+    with pytest.raises(Broken, match=r"S[13]"):
+        live_through_seeds(monkeypatch, SEEDS)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**16), st.lists(events, max_size=40))
+def test_plans_only_grow_later_through_long_days(seed: int, events: list[Event]) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         simulation = Simulation(Path(folder), seed, patch)
         asyncio.run(live_through(simulation, events))
