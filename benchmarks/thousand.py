@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
 
 from benchmarks.first_fit import first_fit
 from benchmarks.report import Gate, Report, cpu_seconds_of
 from benchmarks.simulated_peer import SWARM, Setting, SimulatedPeer
-from node.control.next_plan import next_plan
+from node.control.next_plan import PlanDocument, next_plan
 from swarm.dht.board import plain_key
 from swarm.dht.record_validator import SwarmValidator
 from swarm.hardware import Device
@@ -178,7 +179,11 @@ def simulated(
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         swarm = Swarm(Setting(SimulatedNetwork(), SPEC, Path(folder)), random.Random(seed))
-        with patch("node.control.planner_loop.next_plan", search):
+        read_once = lru_cache(8)(PlanDocument.of_bytes)  # all would read the same bytes
+        with (
+            patch("node.control.planner_loop.next_plan", search),
+            patch.object(PlanDocument, "of_bytes", read_once),
+        ):
             run_virtually(loop, live(swarm, peers, hours))
     return swarm, loop
 

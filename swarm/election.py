@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import total_ordering
+from functools import lru_cache, total_ordering
 
 from swarm.records import Capability, Lease, PlanRef
 from swarm.trust.certificates import PlannerTrust
@@ -12,9 +12,11 @@ ERA_SECONDS = 3600.0  # after which the order of peers is drawn anew
 LEASE_SECONDS = 15.0
 SKEW_SECONDS = 3.0  # clocks may differ by this much
 TERM_JUMP = 64  # a term further above the verified one than this is neither believed nor kept
+WEIGHTS_REMEMBERED = 4096  # of peers, which are ranked again and again
 COMMON_TERM_CAP = 2**32  # who was away for long catches up with the others as far as this
 
 
+@lru_cache(WEIGHTS_REMEMBERED)
 def weight_of(swarm: str, era: int, peer: str) -> bytes:
     """The peer's weight in an era: SHA-256 over swarm, era and peer id."""
     return hashlib.sha256(f"{swarm}\0{era}\0{peer}".encode()).digest()

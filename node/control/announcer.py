@@ -139,7 +139,7 @@ class Announcer:
             self._board.publish(gone),
             self._board.publish(replace(self.capability, leaving=True)),
         )
-        await self._membership.tell_news(self._membership.capabilities)
+        await self._membership.tell_some()
 
     async def _publish_advert(self, now: float) -> None:
         stages, troubles = self._server.adverts(), self._troubles()[:TROUBLES_CAP]
@@ -154,7 +154,6 @@ class Announcer:
             self._last.stages = shape
 
     async def _announce_joining(self) -> None:
-        others = list(self._membership.capabilities)
-        if not self._last.joined and len(others) > 1:
+        if not self._last.joined and len(self._membership.capabilities) > 1:
             self._last.joined = True
-            await self._membership.tell_news(others)
+            await self._membership.tell_some()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from node.control.certification import Certification
+from node.control.failure_detector import crowding
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership, Standing
 from node.control.plan_store import PlanStore
@@ -84,9 +85,14 @@ class BoardWatcher:
             changing = time.monotonic() < self._changing_until
             await asyncio.sleep(LEAST_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(QUICK_SECONDS if changing else SLOW_SECONDS):
+                async with asyncio.timeout(self._pause(changing=changing)):
                     await self._news.wait()
             self._news.clear()
+
+    def _pause(self, *, changing: bool) -> float:
+        """Between looks: in a crowd something changes all the time, and news come unasked."""
+        quick = QUICK_SECONDS * crowding(len(self._control.membership.known))
+        return min(quick, SLOW_SECONDS) if changing else SLOW_SECONDS
 
     async def look(self) -> None:
         """See who is there, do our part in the election, and follow the plan; raises SwarmError."""

@@ -7,15 +7,26 @@ ranked and planned for, so that records of nobody delay nothing.
 import asyncio
 import logging
 import math
+import random
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import msgpack
 
 from node.control.election_policy import Holder
+from node.control.failure_detector import (
+    ASKED_AT_ONCE,
+    CROWD,
+    LATELY_SECONDS,
+    MISSES,
+    Contact,
+    asked_by_planner,
+    asked_by_standby,
+)
 from swarm.dht.board import Board
 from swarm.election import (
     COMMON_TERM_CAP,
@@ -26,6 +37,7 @@ from swarm.election import (
     covered_plan,
     is_credible,
     rank,
+    weight_of,
 )
 from swarm.errors import PeerError, RemoteProtocolError
 from swarm.hardware import Links
@@ -40,36 +52,13 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 ALIVE_SECONDS = 2.0  # between questions to a peer that matters, and for its answer
-MISSES = 2  # unanswered questions in a row that make a peer lost
-AGAIN_SECONDS = 5.0  # between questions to a lost peer whose record is still there, at first
-AGAIN_CAP_SECONDS = 600.0  # and after many that it did not answer
-LATELY_SECONDS = 30.0  # an answer of that age still shows that a peer is there
-POLL_SECONDS = 4.0  # between questions to peers that might plan one day
-SELDOM_SECONDS = 60.0  # between questions to peers that may not plan, for a standby
-ASKED_AT_ONCE = 16  # peers in one look besides those that matter
-ASKED_BY_PLANNER = 128
 ABSENT_SECONDS = 20.0  # a record may be missing on the board for so long while its peer answers
-
-
-@dataclass(slots=True)
-class Contact:
-    """What our own questions to a peer brought; times are monotonic."""
-
-    misses: int = 0  # in a row
-    asked_at: float = -math.inf
-    heard_at: float = -math.inf
-    term: int = 0  # of the plan that it says it follows
-    proof: bytes = b""  # that it may plan
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it failed to answer too often."""
-        return self.misses >= MISSES
-
-    def is_due(self, now: float) -> bool:
-        """Whether a peer that does not answer is asked again: ever later, once it is lost."""
-        pause = AGAIN_SECONDS * 2.0 ** min(self.misses - MISSES, 10) if self.is_lost else 0.0
-        return now - self.asked_at > min(pause, AGAIN_CAP_SECONDS)
+VIEW_SECONDS = 1.0  # a view holds for so long, unless something changes
+# In a crowd the board is not read as a whole at every look: so long for each peer on it.
+STANDBY_READ_SECONDS, PLANNER_READ_SECONDS = 0.01, 0.004
+READ_CAP_SECONDS = 15.0  # less than ABSENT_SECONDS
+ASKED_TOGETHER = 64  # questions under way at a time
+TOLD_BY_NEWCOMER = 64  # peers that hear of who comes and goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +85,16 @@ class Standing:
         return cls()
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What follows from records and answers, worked out once for all who ask within a look."""
+
+    capabilities: dict[str, Capability]  # of who has not left and answers
+    present: dict[str, Capability]  # of these, who has answered lately, and ourselves
+    ranking: list[str]
+    common_term: int  # that at least half of those follow who may plan
+
+
 class Membership:
     """The node's view of the swarm; refreshed by its owner, asked by everybody."""
 
@@ -117,6 +116,10 @@ class Membership:
         self._renewed_at: dict[str, float] = {}  # when a lease was first seen as it is
         self._strange: set[int] = set()  # versions of the protocol that we told of
         self._vacant_since = _now()
+        self._read_at = -math.inf  # when all capabilities were read last
+        self._changes = 0  # of what the ranking depends on
+        self._view: tuple[object, View] | None = None  # and what it depends on
+        self._asking = asyncio.Semaphore(ASKED_TOGETHER)
         self.own = Standing()
         self.own_lease: Lease | None = None  # while we hold it
         self.verified_term = 0  # of the latest plan that we accepted
@@ -128,16 +131,12 @@ class Membership:
     @property
     def capabilities(self) -> Mapping[str, Capability]:
         """Every peer of our model that has not left and answers when asked."""
-        return {
-            peer: capability
-            for peer, capability in self._capabilities.items()
-            if not capability.leaving and self.answers(peer)
-        }
+        return self.view.capabilities
 
     @property
     def present(self) -> Mapping[str, Capability]:
         """Of these peers, those that have answered us lately, and ourselves."""
-        return {p: c for p, c in self.capabilities.items() if p == self.me or self.has_heard(p)}
+        return self.view.present
 
     @property
     def known(self) -> Mapping[str, Capability]:
@@ -152,8 +151,9 @@ class Membership:
     @property
     def has_misses(self) -> bool:
         """Whether a peer that we still count has just failed to answer."""
-        there = [p for p, c in self._capabilities.items() if not c.leaving and p in self._contacts]
-        return any(0 < self._contacts[peer].misses < MISSES for peer in there)
+        missed = [p for p, c in self._contacts.items() if 0 < c.misses < MISSES]
+        there = (self._capabilities.get(peer) for peer in missed)
+        return any(capability and not capability.leaving for capability in there)
 
     def answers(self, peer: str) -> bool:
         """Whether a peer has not failed to answer too often."""
@@ -163,13 +163,11 @@ class Membership:
     def has_heard(self, peer: str) -> bool:
         """Whether a peer has answered a question of ours lately."""
         contact = self._contacts.get(peer)
-        if contact is None or contact.is_lost:
-            return False
-        return _now() - contact.heard_at < LATELY_SECONDS
+        return contact is not None and contact.is_heard(_now())
 
     def may_plan(self, peer: str) -> bool:
         """Whether a peer has shown that it may plan in this swarm."""
-        if peer == self.me:
+        if peer == self.me or self._trust.is_private:  # where no proof is asked for
             return self._trust.accepts(peer, self.own.proof)
         contact, lease = self._contacts.get(peer), self._leases.get(peer)
         proofs = [contact.proof if contact else b"", lease.proof if lease else b""]
@@ -188,6 +186,29 @@ class Membership:
             (stage.shards[0].peer, stage.start, stage.end) in served for stage in pipeline.stages
         )
 
+    @property
+    def view(self) -> View:
+        """What the others make of all this, until something changes."""
+        era = int(CLOCK.now() // ERA_SECONDS)
+        facts = self._changes, _now() // VIEW_SECONDS, era, self.own
+        if self._view is None or self._view[0] != facts:
+            self._view = facts, self._viewed(era)
+        return self._view[1]
+
+    def _viewed(self, era: int) -> View:
+        contacts, oldest = self._contacts, _now() - LATELY_SECONDS
+        lost = {peer for peer, contact in contacts.items() if contact.is_lost}
+        heard = {p: c for p, c in contacts.items() if c.heard_at > oldest and p not in lost}
+        records = self._capabilities.items()
+        there = {peer: each for peer, each in records if not each.leaving and peer not in lost}
+        present = {peer: there[peer] for peer in {*heard, self.me} if peer in there}
+        planners = set(filter(self.may_plan, {*heard, self.me}))
+        able = {peer: c for peer, c in present.items() if peer in planners}
+        names = candidates(CLOCK.now(), able, HEARTBEAT_SECONDS)
+        followed = sorted(c.term for p, c in heard.items() if c.term and p in planners)
+        common = followed[(len(followed) - 1) // 2] if followed else 0
+        return View(there, present, rank(self._swarm, era, names), common)
+
     # ------------------------------------------------------------------ who plans
 
     @property
@@ -200,10 +221,7 @@ class Membership:
 
         Only peers that answered us lately and may plan.
         """
-        now = CLOCK.now()
-        able = {peer: c for peer, c in self.present.items() if self.may_plan(peer)}
-        names = candidates(now, able, HEARTBEAT_SECONDS)
-        return rank(self._swarm, int(now // ERA_SECONDS), names)
+        return self.view.ranking
 
     def holders(self) -> tuple[Holder, ...]:
         """Live leases of other peers that may plan and answered us lately."""
@@ -237,13 +255,7 @@ class Membership:
         Who was away for long catches up with the peers that may plan, answer, and have a plan: the
         term that at least half of them follow, but never so far that no later one could travel.
         """
-        followed = sorted(
-            contact.term
-            for peer, contact in self._contacts.items()
-            if contact.term and self.has_heard(peer) and self.may_plan(peer)
-        )
-        common = followed[(len(followed) - 1) // 2] if followed else 0
-        return max(self.verified_term, min(common, COMMON_TERM_CAP))
+        return max(self.verified_term, min(self.view.common_term, COMMON_TERM_CAP))
 
     @property
     def term(self) -> int:
@@ -283,10 +295,32 @@ class Membership:
     # ------------------------------------------------------------------ looking
 
     async def refresh(self) -> None:
-        """Read the board afresh."""
-        capabilities, leases, plans = await asyncio.gather(
-            self._board.read(Capability), self._board.read(Lease), self._board.read(PlanRef)
+        """Read leases and plans afresh; in a crowd the records of all peers only now and then."""
+        reads_all = _now() - self._read_at >= self._read_pause
+        leases, plans, _ = await asyncio.gather(
+            self._board.read(Lease),
+            self._board.read(PlanRef),
+            self._read_peers() if reads_all else asyncio.sleep(0),
         )
+        self._note_renewals(leases)
+        proofs = [{peer: each.proof for peer, each in of.items()} for of in (leases, self._leases)]
+        self._changes += reads_all or proofs[0] != proofs[1]
+        self._leases, self._plans = leases, plans
+        self._forget_who_left()
+        self._note_vacancy()
+
+    def read_soon(self) -> None:
+        """Read the records of all peers at the next look: a plan speaks of one that we missed."""
+        self._read_at = -math.inf
+
+    @property
+    def _read_pause(self) -> float:
+        peers = len(self._capabilities)
+        each = PLANNER_READ_SECONDS if self.own_lease else STANDBY_READ_SECONDS
+        return min(each * peers, READ_CAP_SECONDS) if peers > CROWD else 0.0
+
+    async def _read_peers(self) -> None:
+        capabilities = await self._board.read(Capability)
         if self.reads_adverts:
             self._adverts = {
                 peer: advert
@@ -296,16 +330,15 @@ class Membership:
         same = {p: c for p, c in capabilities.items() if c.model == self._digest}
         same = {p: c for p, c in same.items() if self._speaks_alike(p, c)}
         now = _now()
+        self._read_at = now
         self._seen_at |= dict.fromkeys(same, now)
         absent = self._capabilities.keys() - capabilities.keys()
         same |= {peer: self._capabilities[peer] for peer in absent if self._stays(peer)}
-        self._note_renewals(leases)
-        self._capabilities, self._leases, self._plans = same, leases, plans
-        self._forget_who_left()
-        self._note_vacancy()
+        self._capabilities = same
 
     def note_own(self, capability: Capability) -> None:
         """Our own capability, known before the board has it."""
+        self._changes += self._capabilities.get(self.me) != capability
         self._capabilities[self.me] = capability
         self._seen_at[self.me] = _now()
 
@@ -315,24 +348,17 @@ class Membership:
         Holders of leases, and some candidates; with `everybody` all peers that are not lost, and
         not only those that might plan. Strangers that never answered wait for their turn.
         """
-        now = _now()
+        now, era = _now(), int(CLOCK.now() // ERA_SECONDS)
         able_holders = (p for p in self._leases if p in self._capabilities and self.may_plan(p))
         holders = list(islice(able_holders, ASKED_AT_ONCE))  # of whom no stranger takes a place
-        there = {
-            peer: self._contacts.get(peer, Contact())
-            for peer, capability in self._capabilities.items()
-            if peer != self.me and not capability.leaving
-        }
-        met = [p for p, c in there.items() if c.heard_at > -math.inf and not c.is_lost]
-        unmet = [p for p, c in there.items() if p not in met and c.is_due(now)]
-        if not everybody:
-            era = int(CLOCK.now() // ERA_SECONDS)
-            able = rank(self._swarm, era, (p for p in met if self.may_plan(p)))[:ASKED_AT_ONCE]
-            unmet += [p for p in met if now - there[p].asked_at > SELDOM_SECONDS]
-            met = [p for p in able if now - there[p].asked_at > POLL_SECONDS]
-        unmet.sort(key=lambda peer: there[peer].asked_at)
-        most = ASKED_BY_PLANNER if everybody else ASKED_AT_ONCE
-        return list(dict.fromkeys([*holders, *met, *unmet[:most]]))
+        there = [p for p, c in self._capabilities.items() if p != self.me and not c.leaving]
+
+        if everybody:
+            asked = asked_by_planner(there, self._contacts, now)
+        else:
+            weight = partial(weight_of, self._swarm, era)
+            asked = asked_by_standby(there, self._contacts, now, self.may_plan, weight)
+        return list(dict.fromkeys([*holders, *asked]))
 
     async def ask_whether_alive(self, peers: Iterable[str]) -> None:
         """Ask these peers whether they are there; two misses in a row make a peer lost."""
@@ -343,12 +369,29 @@ class Membership:
         """Let these peers look at the board at once; those that do not answer find out later."""
         await asyncio.gather(*(self._tell(peer) for peer in peers if peer != self.me))
 
+    async def tell_some(self) -> None:
+        """Let who plans, and some others, know that we come or go: in a crowd not everybody."""
+        others = [peer for peer in self.capabilities if peer != self.me]
+        holders = [peer for peer in self._leases if peer in others]
+        some = random.sample(others, min(TOLD_BY_NEWCOMER, len(others)))
+        await self.tell_news({*holders[:TOLD_BY_NEWCOMER], *some})
+
     async def _tell(self, peer: str) -> None:
+        async with self._asking:
+            await self._tell_one(peer)
+
+    async def _tell_one(self, peer: str) -> None:
         with suppress(PeerError, RemoteProtocolError):
             await self._channel.ask(peer, "news", b"", timeout_seconds=ALIVE_SECONDS)
 
     async def _ask(self, peer: str) -> None:
-        contact = self._contacts.setdefault(peer, Contact())
+        async with self._asking:
+            contact = self._contacts.setdefault(peer, Contact())
+            before = _matters(contact)
+            await self._ask_one(peer, contact)
+            self._changes += before != _matters(contact)
+
+    async def _ask_one(self, peer: str, contact: Contact) -> None:
         is_early = contact.is_lost and not contact.is_due(_now())  # who holds a lease always is
         contact.asked_at = _now()
         try:
@@ -390,14 +433,21 @@ class Membership:
 
     def _forget_who_left(self) -> None:
         """Keep nothing of peers that are not on the board any more."""
+        self._renewed_at = {p: at for p, at in self._renewed_at.items() if p in self._leases}
         here = self._capabilities.keys() | self._leases.keys()
+        if here >= self._contacts.keys() | self._seen_at.keys():
+            return
         self._contacts = {p: c for p, c in self._contacts.items() if p in here}
         self._seen_at = {p: at for p, at in self._seen_at.items() if p in here}
-        self._renewed_at = {p: at for p, at in self._renewed_at.items() if p in self._leases}
 
     def _note_vacancy(self) -> None:
         if self.holders():
             self._vacant_since = _now()
+
+
+def _matters(contact: Contact) -> tuple[object, ...]:
+    """What a view depends on."""
+    return contact.is_lost, contact.is_heard(_now()), contact.term, contact.proof
 
 
 def _holder(peer: str, lease: Lease, ranking: list[str]) -> Holder:

@@ -111,6 +111,8 @@ class PlanStore:
         self._channel = channel
         self._copies: dict[str, bytes] = {}
         self._taken: PlanOrder | None = None  # of the accepted document
+        self._parts_of: PlanDocument | None = None  # the plan of which these are
+        self._parts: dict[str, Assignment | None] = {}
         self.accepted: PlanDocument | None = None
         channel.answer(QUESTION, self._answer)
 
@@ -155,9 +157,14 @@ class PlanStore:
 
     def assignment_of(self, device: str) -> Assignment | None:
         """The part of one of our devices in the accepted plan."""
-        if self.accepted is None:
-            return None
-        stage = self.accepted.plan.stage_of(device)
+        if self._parts_of is not self.accepted:
+            self._parts_of, self._parts = self.accepted, {}
+        if device not in self._parts:  # a device is asked for five times a second
+            self._parts[device] = self._found_part(device)
+        return self._parts[device]
+
+    def _found_part(self, device: str) -> Assignment | None:
+        stage = self.plan.stage_of(device) if self.plan else None
         if stage is None:
             return None
         return Assignment(stage, [shard.device for shard in stage.shards].index(device))
@@ -228,6 +235,7 @@ class PlanStore:
             return False
         if problem := self._problem_of(document, membership.known):
             self._refuse(planner, reference, problem)
+            membership.read_soon()  # it may be our view that is old
             return False
         order, trusted = _order_of(reference), membership.trusted_term
         is_known = self._is_known_by_name(order)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from node.control.election_policy import JITTER_SECONDS, RENEW_SECONDS, SETTLE_SECONDS
+from node.control.failure_detector import LATELY_SECONDS
 from node.control.leader_election import AWAY_SECONDS, LeaderElection
-from node.control.membership import LATELY_SECONDS
 from swarm.election import ERA_SECONDS, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.errors import SwarmError, Unreachable
 from swarm.records import Lease, Record

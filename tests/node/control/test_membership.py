@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -10,20 +11,22 @@ import msgpack
 import pytest
 
 from node.control.election_policy import Holder
+from node.control.failure_detector import AGAIN_SECONDS, ASKED_AT_ONCE, MISSES
 from node.control.membership import (
     ABSENT_SECONDS,
-    AGAIN_SECONDS,
-    ASKED_AT_ONCE,
     HEARTBEAT_SECONDS,
-    MISSES,
+    TOLD_BY_NEWCOMER,
+    Membership,
     Standing,
 )
+from swarm.dht.board import R
 from swarm.election import COMMON_TERM_CAP, LEASE_SECONDS, SKEW_SECONDS, TERM_JUMP
 from swarm.hardware import Link
+from swarm.p2p.channel import RpcHandler
 from swarm.records import TERM_CAP, Capability, Lease, PlanRef, Record
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.trust.certificates import PlannerTrust
-from tests.node.memberships import SWARM, capability_of, look, membership_of
+from tests.node.memberships import MEMBERS, SPEC, SWARM, capability_of, look, membership_of
 
 ME, ANNA, BERT = (peer_named(name) for name in ("me", "anna", "bert"))
 
@@ -543,3 +546,77 @@ def test_news_reach_those_that_answer_and_wait_for_nobody(in_street: Run) -> Non
         assert heard == [ME]
 
     in_street(story)
+
+
+class CountedBoard:
+    """A board that counts how often each kind is read."""
+
+    def __init__(self, world: MemoryWorld, peer: str) -> None:
+        self.peer = peer
+        self.reads: Counter[str] = Counter()
+        self._board = world.board(peer)
+
+    async def publish(self, record: Record, *, ttl_seconds: float | None = None) -> None:
+        await self._board.publish(record, ttl_seconds=ttl_seconds)
+
+    async def read(self, kind: type[R], *, latest: bool = True) -> dict[str, R]:
+        self.reads[kind.KEY] += 1
+        return await self._board.read(kind, latest=latest)
+
+    async def close(self) -> None:
+        await self._board.close()
+
+
+async def crowded(world: MemoryWorld, peers: int) -> None:
+    for number in range(peers):
+        await world.board(peer_named(f"peer {number}")).publish(capability_of())
+
+
+@pytest.mark.parametrize(("peers", "reads"), [(10, 20), (400, 5)])
+def test_a_crowd_is_not_read_as_a_whole_at_every_look(
+    peers: int, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = time.monotonic()
+    monkeypatch.setattr("node.control.membership._now", lambda: seconds)
+
+    async def story() -> None:
+        nonlocal seconds
+        world = MemoryWorld()
+        await crowded(world, peers)
+        board = CountedBoard(world, ME)
+        own = Membership(SWARM, SPEC.digest, board, world.channel(ME), MEMBERS)
+        for _ in range(20):
+            await own.refresh()
+            seconds += 1.0
+        assert board.reads == {"capability": reads, "planner": 20, "plan": 20}
+        own.read_soon()
+        await own.refresh()
+        assert board.reads["capability"] == reads + 1
+
+    asyncio.run(story())
+
+
+def test_who_joins_a_crowd_tells_who_plans_and_some_others() -> None:
+    async def story() -> None:
+        world, told = MemoryWorld(), set[str]()
+        await crowded(world, 3 * TOLD_BY_NEWCOMER)
+
+        def listener(peer: str) -> RpcHandler:
+            async def hear(_asker: str, _payload: bytes) -> bytes:
+                told.add(peer)
+                return b""
+
+            return hear
+
+        for number in range(3 * TOLD_BY_NEWCOMER):
+            peer = peer_named(f"peer {number}")
+            world.channel(peer).answer("news", listener(peer))
+        planner = peer_named("peer 7")
+        await world.board(planner).publish(lease(1))
+        own = membership_of(world, "me")
+        await own.refresh()
+        await own.tell_some()
+        assert planner in told
+        assert TOLD_BY_NEWCOMER <= len(told) <= TOLD_BY_NEWCOMER + 1
+
+    asyncio.run(story())

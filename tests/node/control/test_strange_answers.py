@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from node.control.membership import MISSES, Membership
+from node.control.failure_detector import MISSES
+from node.control.membership import Membership
 from node.network.link_questions import measure_by_questions
 from swarm.errors import RemoteProtocolError
 from swarm.hardware import Device
