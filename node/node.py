@@ -13,6 +13,7 @@ from node.control.announcer import Announcer
 from node.control.board_watcher import ROUND_SECONDS, BoardWatcher, Control
 from node.control.certification import Certification
 from node.control.leader_election import LeaderElection
+from node.control.local_rule import LocalRule
 from node.control.membership import Membership
 from node.control.next_plan import problem_with
 from node.control.plan_store import PlanStore
@@ -109,6 +110,7 @@ class Node:
             self._election,
             self._planner_loop,
             self._plan_store,
+            LocalRule(swarm, served.spec, self._membership, self._plan_store),
         )
         self._board_watcher = BoardWatcher(control, channel, self)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from node.control.certification import Certification
 from node.control.failure_detector import crowding
 from node.control.leader_election import LeaderElection
+from node.control.local_rule import LocalRule
 from node.control.membership import Membership, Standing
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
@@ -26,6 +27,7 @@ LEAST_SECONDS = 0.2  # however much news there is
 QUICK_SECONDS = 0.4  # between looks at the board while things change
 SLOW_SECONDS = 5.0  # and when they do not
 CHANGING_SECONDS = 20.0
+VACANT_SECONDS = 10.0  # without a planner, after which it matters to everybody who serves what
 NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
 
 
@@ -38,6 +40,7 @@ class Control:
     election: LeaderElection
     planner_loop: PlannerLoop
     plan_store: PlanStore
+    local_rule: LocalRule | None = None  # of whoever has devices
 
 
 class Onlooker(Protocol):
@@ -107,6 +110,7 @@ class BoardWatcher:
         await self._plan()
         plan = control.plan_store.plan
         adopted = await control.plan_store.adopt_latest(membership)
+        self._follow_local_rule()
         self._onlooker.note_look(adopted=adopted)
         is_other_plan = plan != control.plan_store.plan  # a later term alone calls for nothing
         changed = before != set(membership.capabilities) or membership.has_misses
@@ -135,13 +139,21 @@ class BoardWatcher:
         elif not control.election.holds:
             control.planner_loop.forget()
 
+    def _follow_local_rule(self) -> None:
+        """Let idle devices take what nobody serves, while nobody plans."""
+        control = self._control
+        if control.local_rule:
+            is_planned = control.election.holds or control.membership.planner is not None
+            control.local_rule.look(self._onlooker.own_capability, is_planned=is_planned)
+
     def _note_standing(self) -> None:
         """Tell the membership what we may do and what we want to know."""
         control, membership = self._control, self._control.membership
         term = control.plan_store.term
         membership.verified_term = term
         membership.own = Standing(term, control.certification.proof)
-        is_watching = control.election.holds or control.certification.certifies
+        is_unplanned = time.monotonic() - membership.vacant_since > VACANT_SECONDS
+        is_watching = control.election.holds or control.certification.certifies or is_unplanned
         membership.reads_adverts = is_watching or self._onlooker.asks_for_adverts
 
     async def _see_to_certificates(self) -> None:

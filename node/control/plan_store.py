@@ -114,6 +114,7 @@ class PlanStore:
         self._parts_of: PlanDocument | None = None  # the plan of which these are
         self._parts: dict[str, Assignment | None] = {}
         self.accepted: PlanDocument | None = None
+        self.own_parts: dict[str, Assignment] = {}  # by device: taken up while nobody plans
         channel.answer(QUESTION, self._answer)
 
     @property
@@ -156,12 +157,12 @@ class PlanStore:
         return reference
 
     def assignment_of(self, device: str) -> Assignment | None:
-        """The part of one of our devices in the accepted plan."""
+        """The part of one of our devices in the accepted plan, or what it took up without one."""
         if self._parts_of is not self.accepted:
             self._parts_of, self._parts = self.accepted, {}
         if device not in self._parts:  # a device is asked for five times a second
             self._parts[device] = self._found_part(device)
-        return self._parts[device]
+        return self._parts[device] or self.own_parts.get(device)
 
     def _found_part(self, device: str) -> Assignment | None:
         stage = self.plan.stage_of(device) if self.plan else None

@@ -146,8 +146,10 @@ class Happening:
 class VirtualSwarm:
     """Nodes that join, end, and come back; and what happened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, key: str = "secret") -> None:
+        """Without a key the swarm is open: nobody here may plan in it."""
         self.world = MemoryWorld(clock=RunningTime())
+        self._key = key
         self.nodes: dict[str, VirtualNode] = {}
         self.happenings: list[Happening] = []
         self._folder = folder
@@ -159,7 +161,7 @@ class VirtualSwarm:
         """A node begins, with its state of before if it has been here."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
-        node = node_of(self.world, name, folder, [])
+        node = node_of(self.world, name, folder, [], key=self._key)
         node._config = replace(node._config, sessions_bytes=0, founds=False)
         worker = ClockworkWorker(lambda what, which: self._note(name, what, which))
         device = Device(0, "cpu", "cpu", int(layers * LAYER_BYTES), speed, speed * 4)
