@@ -1,6 +1,6 @@
 """first_fit: a planner that searches nothing, where thousands of plans are made in one run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
@@ -10,7 +10,12 @@ Room = dict[str, int]  # layers that a device can hold beside both ends
 
 
 def first_fit(
-    spec: ModelSpec, capabilities: Mapping[str, Capability], current: Plan | None, *, may_move: bool
+    spec: ModelSpec,
+    capabilities: Mapping[str, Capability],
+    current: Plan | None,
+    *,
+    may_move: bool = True,
+    reserves: Sequence[Stage] = (),
 ) -> tuple[Plan, str]:
     """Keep what is whole, mend what is not with the first idle device that fits, chain the rest."""
     room = dict(_rooms(spec, capabilities))

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from benchmarks.first_fit import first_fit
 from benchmarks.report import Gate, Report, cpu_seconds_of
-from benchmarks.simulated_peer import SWARM, Setting, SimulatedPeer
+from benchmarks.simulated_peer import SWARM, Findings, Setting, SimulatedPeer
 from node.control.next_plan import PlanDocument, next_plan
 from swarm.dht.board import plain_key
 from swarm.dht.record_validator import SwarmValidator
@@ -171,6 +171,18 @@ async def live(swarm: Swarm, peers: int, hours: float) -> None:
     await asyncio.gather(*(peer.kill() for peer in swarm.up))
 
 
+class Failures(logging.Handler):
+    """Counts an island that caught something among what must not be."""
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(logging.ERROR)
+        self._findings = findings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note what was logged as an error."""
+        self._findings.broken.append(f"failed: {record.getMessage()}")
+
+
 def simulated(
     peers: int, hours: float, *, seed: int = 0, search: Search = next_plan
 ) -> tuple[Swarm, VirtualLoop]:
@@ -179,12 +191,15 @@ def simulated(
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         swarm = Swarm(Setting(SimulatedNetwork(), SPEC, Path(folder)), random.Random(seed))
+        failures = Failures(swarm.setting.findings)
+        logging.getLogger().addHandler(failures)
         read_once = lru_cache(8)(PlanDocument.of_bytes)  # all would read the same bytes
         with (
             patch("node.control.planner_loop.next_plan", search),
             patch.object(PlanDocument, "of_bytes", read_once),
         ):
             run_virtually(loop, live(swarm, peers, hours))
+        logging.getLogger().removeHandler(failures)
     return swarm, loop
 
 

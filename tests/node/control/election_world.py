@@ -5,7 +5,7 @@ set of later-expiry-wins replicas that lose reads and writes, the channel knows 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -101,6 +101,7 @@ class World:
         _current: Plan | None,
         *,
         may_move: bool,
+        reserves: Sequence[Stage] = (),
     ) -> tuple[Plan, str]:
         """Stands for the search: one stage over everybody; may take long."""
         self.now += self.slow_plan
