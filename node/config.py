@@ -176,7 +176,10 @@ def _add_network(made: Parser) -> None:
         help="address of this machine to listen on, IPv4 or IPv6 (default: all of them)",
     )
     made.add_argument(
-        "--port", type=int, default=0, help="default: a free one, or the one that is announced"
+        "--port",
+        type=int,
+        default=0,
+        help="default: the one of the last time, or that is announced, or a free one",
     )
     made.add_argument(
         *("--announce",),

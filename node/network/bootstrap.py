@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from node.config import NodeConfig
+from node.network.last_port import keep_port, last_port
 from swarm.dht.admissions import Admissions, certify_founder
 from swarm.dht.board import Board
 from swarm.dht.bootstrap import KnownPeers, Say
@@ -19,7 +20,7 @@ from swarm.errors import BadInput, BadInvite, Unreachable
 from swarm.invites import Invite, invite_text
 from swarm.network import Entry, HeldNetwork, hold_network
 from swarm.p2p.address_book import AddressBook
-from swarm.p2p.addresses import CIRCUIT, dialable, own_multiaddrs
+from swarm.p2p.addresses import CIRCUIT, dialable, listening_hosts, own_multiaddrs
 from swarm.p2p.channel import StreamChannel
 from swarm.p2p.p2p_daemon import P2PDaemon
 from swarm.p2p.p2pd_process import Network
@@ -108,6 +109,8 @@ async def open_network(
                 await require_swarm(board, swarm)
 
         network = daemon_network(config, invite)
+        port = network.port or last_port(folder, listening_hosts(network.host))
+        network = replace(network, port=port)
         lists = PeerLists(config.banned, config.allowed, config.state)
         book = await asyncio.to_thread(AddressBook.open, config.state, swarm, identity.peer)
         known = KnownPeers(network.initial_peers, book, say)
@@ -116,6 +119,7 @@ async def open_network(
             certify_founder(swarm, identity, config.state, folder / KEPT_MANIFEST)
         way = Entry(enter, known, lists.problem_with, ticket, config.state)
         held = await stack.enter_async_context(hold_network(identity, network, swarm, key, way))
+        keep_port(folder, held.network.port)
         admissions = await _open_admissions(held, config.state)
         manifests = ManifestKeeper(held.channel, held.board, swarm, path=folder / KEPT_MANIFEST)
         manifests.hand_on()
