@@ -1,6 +1,7 @@
 """Cluster: nodes that fail and are started again, and what their families leave behind."""
 
 import asyncio
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from swarm.records import Advert
 SLOWDOWN = 4.0  # so that an answer takes seconds, as with models that people use
 MEMORY_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
 READY_SECONDS = 180.0
+PLANNED = re.compile(r"^plan: .* by planner (?P<planner>\w+) in its term (?P<term>\d+)")
 
 
 class Cluster:
@@ -68,6 +70,20 @@ class Cluster:
         """The nodes that say they serve."""
         told = {name: node.state() for name, node in self.there.items()}
         return sorted(name for name, state in told.items() if state.startswith("is ready"))
+
+    def terms(self) -> dict[int, str]:
+        """The end of the planner's id by the term of each plan that gave some node another part."""
+        told = (PLANNED.search(line) for node in self._nodes.running for line in node.lines)
+        return {int(each["term"]): each["planner"] for each in told if each}
+
+    def planner(self) -> str | None:
+        """The node that made the last plan, if it is there."""
+        terms = self.terms()
+        mark = f"({terms[max(terms)]})" if terms else "nobody"
+        for name, node in self.there.items():
+            if any(line.startswith("node: ") and mark in line for line in node.lines):
+                return name
+        return None
 
     def family(self, name: str) -> list[psutil.Process]:
         """The processes of a node, itself first."""

@@ -38,6 +38,11 @@ async def _kill(cluster: Cluster, name: str) -> None:
     await cluster.start(name)
 
 
+async def _kill_planner(cluster: Cluster, name: str) -> None:
+    """The same to whoever makes the plans, or to this one while that is nobody."""
+    await _kill(cluster, cluster.planner() or name)
+
+
 async def _kill_worker(cluster: Cluster, name: str) -> None:
     if worker := cluster.worker(name):
         worker.kill()
@@ -87,6 +92,7 @@ async def _replace(cluster: Cluster, name: str) -> None:
 
 FAULTS: dict[str, Befall] = {
     "kill": _kill,
+    "kill planner": _kill_planner,
     "kill worker": _kill_worker,
     "kill p2pd": _kill_p2pd,
     "stall": _stall,
@@ -95,6 +101,9 @@ FAULTS: dict[str, Befall] = {
     "leave": _leave,
     "replace": _replace,
 }
+
+
+COME_AND_GO = [kind for kind in FAULTS if "worker" not in kind]  # each a loss and a return
 
 
 class Schedule:
