@@ -6,7 +6,7 @@ In a crowd everybody asks less often, so that what a peer asks, and what it is a
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
+from itertools import islice
 
 MISSES = 2  # unanswered questions in a row that make a peer lost
 AGAIN_SECONDS = 5.0  # between questions to a lost peer whose record is still there, at first
@@ -75,34 +75,28 @@ def asked_by_planner(there: Sequence[str], contacts: Contacts, now: float) -> li
 
 
 def asked_by_standby(
-    there: Sequence[str],
-    contacts: Contacts,
-    now: float,
-    may_plan: Callable[[str], bool],
-    weight: Callable[[str], bytes],
+    ranked: Sequence[str], contacts: Contacts, now: float, may_plan: Callable[[str], bool]
 ) -> list[str]:
-    """The best in rank of those who answer and may plan; of all others some in turn.
+    """The best of those who answer and may plan; of all others some in turn.
 
-    Whoever was never asked comes first, the best in rank before the others: so that all in a crowd
-    soon agree who is next.
+    `ranked` are all peers, the best in rank first. Whoever was never asked comes before others, in
+    that order: so that all in a crowd soon agree who is next.
     """
-    stretch = crowding(len(there))
+    stretch = crowding(len(ranked))
     poll = min(POLL_SECONDS * stretch, POLL_CAP_SECONDS)
-    met, others, fresh = [], [], []
-    for peer in there:
-        contact = contacts.get(peer)
-        if contact is None:
-            fresh.append(peer)
-        elif contact.is_met:
-            met.append(peer)
-            if now - contact.asked_at > SELDOM_SECONDS:
-                others.append(peer)
-        elif contact.is_due(now):
-            others.append(peer)
-    best = nlargest(BEST_ASKED, filter(may_plan, met), key=weight)
     most = max(1, round(ASKED_AT_ONCE / stretch**2))
-    some = nlargest(most, fresh, key=weight) or _longest_unasked(others, contacts, most)
-    return [*(peer for peer in best if now - contacts[peer].asked_at > poll), *some]
+    able = (p for p in ranked if p in contacts and contacts[p].is_met and may_plan(p))
+    best = [p for p in islice(able, BEST_ASKED) if now - contacts[p].asked_at > poll]
+    some = list(islice((peer for peer in ranked if peer not in contacts), most))
+    return [*best, *(some or _longest_unasked(_due_again(contacts, now), contacts, most))]
+
+
+def _due_again(contacts: Contacts, now: float) -> Iterable[str]:
+    """Who has not been asked for long."""
+    for peer, contact in contacts.items():
+        is_due = contact.is_due(now)
+        if now - contact.asked_at > SELDOM_SECONDS if contact.is_met else is_due:
+            yield peer
 
 
 def _longest_unasked(peers: Iterable[str], contacts: Contacts, most: int) -> list[str]:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import msgpack
@@ -37,7 +36,6 @@ from swarm.election import (
     covered_plan,
     is_credible,
     rank,
-    weight_of,
 )
 from swarm.errors import PeerError, RemoteProtocolError
 from swarm.hardware import Links
@@ -95,6 +93,14 @@ class View:
     common_term: int  # that at least half of those follow who may plan
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Who has a record and is not leaving; and all but ourselves, the best in rank first."""
+
+    staying: dict[str, Capability]
+    others: list[str]
+
+
 class Membership:
     """The node's view of the swarm; refreshed by its owner, asked by everybody."""
 
@@ -118,6 +124,8 @@ class Membership:
         self._vacant_since = _now()
         self._read_at = -math.inf  # when all capabilities were read last
         self._changes = 0  # of what the ranking depends on
+        self._record_changes = 0
+        self._order: tuple[tuple[int, int], Ranked] | None = None
         self._view: tuple[object, View] | None = None  # and what it depends on
         self._asking = asyncio.Semaphore(ASKED_TOGETHER)
         self.own = Standing()
@@ -190,17 +198,25 @@ class Membership:
     def view(self) -> View:
         """What the others make of all this, until something changes."""
         era = int(CLOCK.now() // ERA_SECONDS)
-        facts = self._changes, _now() // VIEW_SECONDS, era, self.own
+        facts = self._changes, self._record_changes, _now() // VIEW_SECONDS, era, self.own
         if self._view is None or self._view[0] != facts:
             self._view = facts, self._viewed(era)
         return self._view[1]
 
+    def _ranked(self, era: int) -> Ranked:
+        """The peers with a record in order of rank, which changes with records and eras alone."""
+        if self._order is None or self._order[0] != (self._record_changes, era):
+            staying = {p: c for p, c in self._capabilities.items() if not c.leaving}
+            others = rank(self._swarm, era, staying.keys() - {self.me})
+            self._order = (self._record_changes, era), Ranked(staying, others)
+        return self._order[1]
+
     def _viewed(self, era: int) -> View:
+        staying = self._ranked(era).staying
         contacts, oldest = self._contacts, _now() - LATELY_SECONDS
         lost = {peer for peer, contact in contacts.items() if contact.is_lost}
         heard = {p: c for p, c in contacts.items() if c.heard_at > oldest and p not in lost}
-        records = self._capabilities.items()
-        there = {peer: each for peer, each in records if not each.leaving and peer not in lost}
+        there = {p: c for p, c in staying.items() if p not in lost} if lost else staying
         present = {peer: there[peer] for peer in {*heard, self.me} if peer in there}
         planners = set(filter(self.may_plan, {*heard, self.me}))
         able = {peer: c for peer, c in present.items() if peer in planners}
@@ -304,9 +320,10 @@ class Membership:
         )
         self._note_renewals(leases)
         proofs = [{peer: each.proof for peer, each in of.items()} for of in (leases, self._leases)]
-        self._changes += reads_all or proofs[0] != proofs[1]
+        self._changes += proofs[0] != proofs[1]
         self._leases, self._plans = leases, plans
-        self._forget_who_left()
+        if reads_all:
+            self._forget_who_left()
         self._note_vacancy()
 
     def read_soon(self) -> None:
@@ -328,17 +345,19 @@ class Membership:
                 if advert.model == self._digest
             }
         same = {p: c for p, c in capabilities.items() if c.model == self._digest}
-        same = {p: c for p, c in same.items() if self._speaks_alike(p, c)}
+        if any(mismatch(protocol) for protocol in {c.protocol for c in same.values()}):
+            same = {p: c for p, c in same.items() if self._speaks_alike(p, c)}
         now = _now()
         self._read_at = now
         self._seen_at |= dict.fromkeys(same, now)
         absent = self._capabilities.keys() - capabilities.keys()
         same |= {peer: self._capabilities[peer] for peer in absent if self._stays(peer)}
+        self._record_changes += same != self._capabilities
         self._capabilities = same
 
     def note_own(self, capability: Capability) -> None:
         """Our own capability, known before the board has it."""
-        self._changes += self._capabilities.get(self.me) != capability
+        self._record_changes += self._capabilities.get(self.me) != capability
         self._capabilities[self.me] = capability
         self._seen_at[self.me] = _now()
 
@@ -351,13 +370,11 @@ class Membership:
         now, era = _now(), int(CLOCK.now() // ERA_SECONDS)
         able_holders = (p for p in self._leases if p in self._capabilities and self.may_plan(p))
         holders = list(islice(able_holders, ASKED_AT_ONCE))  # of whom no stranger takes a place
-        there = [p for p, c in self._capabilities.items() if p != self.me and not c.leaving]
-
+        others = self._ranked(era).others
         if everybody:
-            asked = asked_by_planner(there, self._contacts, now)
+            asked = asked_by_planner(others, self._contacts, now)
         else:
-            weight = partial(weight_of, self._swarm, era)
-            asked = asked_by_standby(there, self._contacts, now, self.may_plan, weight)
+            asked = asked_by_standby(others, self._contacts, now, self.may_plan)
         return list(dict.fromkeys([*holders, *asked]))
 
     async def ask_whether_alive(self, peers: Iterable[str]) -> None:
@@ -435,8 +452,6 @@ class Membership:
         """Keep nothing of peers that are not on the board any more."""
         self._renewed_at = {p: at for p, at in self._renewed_at.items() if p in self._leases}
         here = self._capabilities.keys() | self._leases.keys()
-        if here >= self._contacts.keys() | self._seen_at.keys():
-            return
         self._contacts = {p: c for p, c in self._contacts.items() if p in here}
         self._seen_at = {p: at for p, at in self._seen_at.items() if p in here}
 
