@@ -32,8 +32,7 @@ from swarm.trust.identity import Identity
 from swarm.trust.network_clock import CLOCK
 
 SWARM = "simulated"
-TEND_SECONDS = 1.0
-PUBLISH_SECONDS = 1.0
+PUBLISH_SECONDS = 2.0
 LOAD_SECONDS = 20.0  # of a shard, whatever its size
 
 

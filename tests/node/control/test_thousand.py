@@ -1,5 +1,7 @@
 """The simulation of large swarms (`benchmarks/thousand.py`), with a few peers for some minutes."""
 
+import pytest
+
 from benchmarks.first_fit import first_fit
 from benchmarks.thousand import LAYERS, SPEC, simulated
 from swarm.hardware import Device
@@ -12,6 +14,13 @@ def test_a_small_swarm_keeps_every_invariant_and_serves_through_a_fault_a_minute
     assert sum(swarm.watch.faults.values()) == 3
     assert swarm.watch.covered >= 0.99 * swarm.watch.seconds > 0
     assert loop.now > 300
+
+
+@pytest.mark.slow
+def test_fifty_peers_keep_every_invariant_for_half_an_hour() -> None:
+    swarm, _ = simulated(50, 0.5, seed=1, search=first_fit)
+    assert swarm.setting.findings.broken == []
+    assert swarm.watch.covered >= 0.999 * (swarm.watch.seconds - swarm.watch.short_seconds)
 
 
 def capability(layers: int) -> Capability:
