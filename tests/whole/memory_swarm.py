@@ -82,7 +82,8 @@ class StageHere:
         )
 
     async def serve(self) -> None:
-        """Take sessions, and say so."""
+        """Take sessions, also after a drain, and say so."""
+        self._led.is_draining = False
         self.server.serve(0, self._led)
         await self.advertise()
 
