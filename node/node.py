@@ -178,6 +178,7 @@ class Node:
             host=host,
             reach=reach,
             is_serving=self._membership.is_serving,
+            others=self._membership.served_by_others,
         )
         for each in devices:
             device = each.device
@@ -229,8 +230,8 @@ class Node:
 
     @property
     def asks_for_adverts(self) -> bool:
-        """Whether a device has let a shard go, and wants to know who serves instead."""
-        return self._devices.dropped_lately
+        """Whether a device has let a shard go, or is about to: who serves instead?"""
+        return self._devices.dropped_lately or self._devices.gives_way
 
     def note_look(self, *, adopted: bool) -> None:
         """Show what a look at the board has brought."""

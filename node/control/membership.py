@@ -117,6 +117,7 @@ class Membership:
         self._leases: dict[str, Lease] = {}
         self._plans: dict[str, PlanRef] = {}
         self._adverts: dict[str, Advert] = {}
+        self._adverts_at = -math.inf  # when they were asked for
         self._contacts: dict[str, Contact] = {}
         self._seen_at: dict[str, float] = {}  # when a capability was last on the board
         self._renewed_at: dict[str, float] = {}  # when a lease was first seen as it is
@@ -193,6 +194,13 @@ class Membership:
         return peers <= self.capabilities.keys() and all(
             (stage.shards[0].peer, stage.start, stage.end) in served for stage in pipeline.stages
         )
+
+    def served_by_others(self, since: float) -> list[Advert] | None:
+        """What others serve that are there and stay, if adverts were read since a moment."""
+        if self._adverts_at < since:
+            return None
+        there, adverts = self.capabilities, self._adverts.items()
+        return [a for p, a in adverts if p in there and p != self.me and not a.leaving]
 
     @property
     def view(self) -> View:
@@ -339,11 +347,13 @@ class Membership:
     async def _read_peers(self) -> None:
         capabilities = await self._board.read(Capability)
         if self.reads_adverts:
+            asked_at = _now()
             self._adverts = {
                 peer: advert
                 for peer, advert in (await self._board.read(Advert)).items()
                 if advert.model == self._digest
             }
+            self._adverts_at = asked_at
         same = {p: c for p, c in capabilities.items() if c.model == self._digest}
         if any(mismatch(protocol) for protocol in {c.protocol for c in same.values()}):
             same = {p: c for p, c in same.items() if self._speaks_alike(p, c)}

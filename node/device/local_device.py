@@ -17,6 +17,7 @@ from node.control.plan_store import PlanStore
 from node.device.endpoint import Reach
 from node.device.group_rendezvous import GroupRendezvous
 from node.device.group_request import GroupRequest, GroupWord
+from node.device.make_before_break import is_awaited
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import WeightFetch
 from node.serving.stage_server import DRAIN_SECONDS, LedStage, StageServer
@@ -27,7 +28,7 @@ from swarm.errors import PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline, Shard
-from swarm.records import Member, Trouble
+from swarm.records import Advert, Member, Trouble
 from swarm.wire.messages import Message
 from swarm.wire.rules import FailCode
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 RESTART_SECONDS = 2.0
 STEADY_SECONDS = 60.0  # served alone for so long: its loss is no sign that it cannot be loaded
 ANSWER_SECONDS = 1.0  # for a leader's answer, besides the time that its sessions take to move
+BREAK_SECONDS = 40.0  # for others to load what only we serve, before we give it up all the same
+LOOK_SECONDS = 3.0  # for the board to say what others serve
 STALLED_SECONDS = 15.0  # without progress, and the worker computes nothing: others hear of it
 STALLED_WORDS = "its load has come to a halt"
 TROUBLE_CAP = 100  # characters of a cause that others are told
@@ -66,6 +69,8 @@ class DeviceContext:
     host: str  # where group sockets listen
     reach: Reach
     is_serving: Callable[[Pipeline], bool] = lambda _pipeline: False  # all of it, as we see it
+    # What others serve, as read since a moment; None if it was not read since.
+    others: Callable[[float], list[Advert] | None] = lambda _since: []
 
 
 @dataclass(slots=True)
@@ -111,6 +116,7 @@ class LocalDevice:
         self._failed: Assignment | None = None  # the part that failed
         self._failed_loads = 0  # in a row: an accident to what was ready is none
         self._dropped_at = -math.inf  # a ready shard, because a plan said so
+        self._asked_at: float | None = None  # since when a plan has another part for what serves
         self._lock = asyncio.Lock()
 
     # ------------------------------------------------------------------ the next duty
@@ -139,15 +145,37 @@ class LocalDevice:
 
     def _facts(self) -> ShardFacts:
         shard_state = self.shard_state
+        assigned = self._context.plan_store.assignment_of(self.id)
         return ShardFacts(
             now=time.monotonic(),
-            assigned=self._context.plan_store.assignment_of(self.id),
+            assigned=assigned,
             held=shard_state.assignment if shard_state else None,
             ready=bool(shard_state and shard_state.ready),
             since=shard_state.since if shard_state else self._since,
             failures=self._failures - self._was_steady,
             protected=self._is_protected(),
             alike=self._alike,
+            awaited=self._is_awaited(assigned),
+        )
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether a plan has another part for a device that serves."""
+        return self._asked_at is not None
+
+    def _is_awaited(self, assigned: Assignment | None) -> bool:
+        """Whether others still load what only we serve; they have some time for that."""
+        state = self.shard_state
+        if state is None or not state.ready or assigned in (None, state.assignment):
+            self._asked_at = None
+            return False
+        now = time.monotonic()
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        others, plan = self._context.others(self._asked_at), self._context.plan_store.plan
+        if others is None or plan is None:
+            return now - self._asked_at < LOOK_SECONDS
+        return now - self._asked_at < BREAK_SECONDS and is_awaited(
+            state.assignment.stage, plan, others
         )
 
     @property
@@ -298,7 +326,7 @@ class LocalDevice:
         """Give up what we hold for a new group; raises PeerRefused if it is to be kept."""
         state = self.shard_state
         if state and state.ready and state.assignment != assignment:
-            if self._is_protected():
+            if self._is_protected() or self._is_awaited(assignment):
                 raise PeerRefused("What this device serves is kept for a while longer.")
             self._dropped_at = time.monotonic()
         await self.leave()

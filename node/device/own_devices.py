@@ -47,6 +47,11 @@ class OwnDevices:
         return any(device.follows_sessions for device in self.by_index.values())
 
     @property
+    def gives_way(self) -> bool:
+        """Whether a plan has another part for a device that serves."""
+        return any(device.gives_way for device in self.by_index.values())
+
+    @property
     def dropped_lately(self) -> bool:
         """Whether a plan made a device drop what was ready within the dwell time."""
         return any(device.dropped_lately for device in self.by_index.values())

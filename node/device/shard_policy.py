@@ -17,6 +17,7 @@ class ShardFacts:
     failures: int  # loads in a row that failed
     protected: bool = False  # dropped a ready shard for a plan lately, and this one serves
     alike: int = 0  # of the last failures, those for the very same cause
+    awaited: bool = False  # others still load what only this shard serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def next_shard_duty(facts: ShardFacts) -> ShardDuty:
     What is ready is given up for another part only: beside a plan that has none it goes on serving.
     """
     if facts.held and facts.held != facts.assigned:
-        return Keep() if facts.ready and (facts.protected or facts.assigned is None) else Drop()
+        is_kept = facts.protected or facts.awaited or facts.assigned is None
+        return Keep() if facts.ready and is_kept else Drop()
     if facts.held and not facts.ready and facts.now - facts.since > LOAD_SECONDS:
         return Drop()
     if facts.held or facts.assigned is None or not facts.assigned.leads:

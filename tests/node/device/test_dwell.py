@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from node.device.group_request import GroupRequest, GroupWord
-from node.device.local_device import DWELL_SECONDS, LocalDevice
+from node.device.local_device import BREAK_SECONDS, DWELL_SECONDS, LocalDevice
+from node.device.make_before_break import is_awaited
 from node.serving.stage_server import LedStage
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
-from swarm.plan import Assignment, Pipeline, Shard, Stage
+from swarm.plan import Assignment, Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Member, StageAdvert
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.memberships import SPEC, capability_of, look, membership_of
 from tests.node.stands import IdleServer
 
 ME, ANNA = peer_named("me"), peer_named("anna")
+LATER = Stage(4, 8, (Shard(f"{ME}/0", 8, 8),))
 PLANS = [Assignment(Stage(0, end, (Shard(f"{ME}/0", 8, 8),)), 0) for end in (2, 3, 4, 5)]
 
 
@@ -45,10 +47,14 @@ class Bench:
         self.plan: Assignment | None = None
         self.serves = True
         self.unloads = 0
+        self.whole_plan = Plan(())
+        self.others: list[Advert] | None = []
         self.server = CountingServer()
         worker: Any = SimpleNamespace(ended=asyncio.Event(), order=self._order)
         plan_store = SimpleNamespace(
-            assignment_of=lambda _device: self.plan, pipeline_of=lambda _device: Pipeline(())
+            assignment_of=lambda _device: self.plan,
+            pipeline_of=lambda _device: Pipeline(()),
+            plan=self.whole_plan,
         )
         context: Any = SimpleNamespace(
             channel=SimpleNamespace(peer=ME),
@@ -60,6 +66,7 @@ class Bench:
             host="127.0.0.1",
             reach=None,
             is_serving=lambda _pipeline: self.serves,
+            others=lambda _since: self.others,
         )
         self.device = LocalDevice(context, 0, 1, worker)
 
@@ -87,6 +94,66 @@ def test_what_a_plan_gives_back_while_its_sessions_move_away_is_kept_and_served(
         assert not bench.device.dropped_lately
 
     asyncio.run(story())
+
+
+TAKEN_OVER = Plan(
+    (Pipeline((Stage(0, 4, (Shard(f"{ANNA}/0", 8, 8),)), Stage(4, 8, (Shard(f"{ME}/0", 8, 8),)))),)
+)
+
+
+def served_by(peer: str, start: int, end: int) -> Advert:
+    return Advert(SPEC.digest, [StageAdvert(start, end, [Member(peer, 0, 8, 8)], 0, 0, 0)], 1)
+
+
+def test_layers_that_nobody_else_serves_yet_are_not_dropped_for_another_part() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.device._context.plan_store.plan = TAKEN_OVER  # type: ignore[misc]
+        first, later = (Assignment(stage, 0) for stage in (PLANS[2].stage, LATER))
+        assert await bench.follow(first) == first
+        bench.others = None  # it is not known yet
+        assert await bench.follow(later) == first
+        bench.others = [served_by("bert", 4, 8)]
+        assert await bench.follow(later) == first
+        assert bench.device.gives_way
+        bench.others.append(served_by(ANNA, 0, 4))
+        assert await bench.follow(later) == later
+        assert not bench.device.gives_way
+
+    asyncio.run(story())
+
+
+def test_others_have_some_time_to_load_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.device._context.plan_store.plan = TAKEN_OVER  # type: ignore[misc]
+        first, later = (Assignment(stage, 0) for stage in (PLANS[2].stage, LATER))
+        await bench.follow(first)
+        bench.others = [served_by("bert", 4, 8)]
+        assert await bench.follow(later) == first
+        after = time.monotonic() + BREAK_SECONDS + 1
+        clock = SimpleNamespace(monotonic=lambda: after)
+        monkeypatch.setattr("node.device.local_device.time", clock)
+        assert await bench.follow(later) == later
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("others", "awaited"),
+    [
+        ([(4, 8)], True),
+        ([], False),  # where layers are missing, nobody loses anything
+        ([(0, 4), (4, 8)], False),
+        ([(1, 8)], True),
+    ],
+)
+def test_a_stage_is_awaited_while_all_is_served_and_others_still_load(
+    others: list[tuple[int, int]], awaited: bool
+) -> None:
+    adverts = [served_by("bert", start, end) for start, end in others]
+    assert is_awaited(PLANS[2].stage, TAKEN_OVER, adverts) == awaited
+    assert not is_awaited(PLANS[2].stage, Plan(()), adverts)
 
 
 def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPatch) -> None:
