@@ -87,8 +87,11 @@ def asked_by_standby(
     most = max(1, round(ASKED_AT_ONCE / stretch**2))
     able = (p for p in ranked if p in contacts and contacts[p].is_met and may_plan(p))
     best = [p for p in islice(able, BEST_ASKED) if now - contacts[p].asked_at > poll]
-    some = list(islice((peer for peer in ranked if peer not in contacts), most))
-    return [*best, *(some or _longest_unasked(_due_again(contacts, now), contacts, most))]
+    fresh = list(islice((peer for peer in ranked if peer not in contacts), most))
+    there = frozenset(ranked)
+    due_again = [peer for peer in _due_again(contacts, now) if peer in there]
+    again = _longest_unasked(due_again, contacts, max(1, most - len(fresh)))
+    return [*best, *fresh, *again]
 
 
 def _due_again(contacts: Contacts, now: float) -> Iterable[str]:

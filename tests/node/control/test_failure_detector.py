@@ -87,3 +87,14 @@ def test_a_small_swarm_is_met_in_one_look() -> None:
 def test_a_crowd_stretches_pauses_in_proportion() -> None:
     assert crowding(3) == crowding(CROWD) == 1.0
     assert crowding(10 * CROWD) == 10.0
+
+
+def test_who_was_lost_is_asked_again_while_there_are_still_strangers_in_a_crowd() -> None:
+    there = peers(1000)
+    contacts = {there[500]: Contact(misses=2, asked_at=0.0)}
+    assert there[500] in asked_by_standby(there, contacts, 100.0, anybody)
+
+
+def test_a_peer_that_is_not_there_any_more_is_not_asked() -> None:
+    gone = {"gone": Contact(heard_at=0.0, asked_at=0.0)}
+    assert asked_by_standby(peers(3), gone, 100.0, anybody) == peers(3)
