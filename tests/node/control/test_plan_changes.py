@@ -38,6 +38,29 @@ def test_each_loss_and_return_changes_the_plan_once_and_drops_no_shard(tmp_path:
     run(story)
 
 
+def test_a_planner_killed_every_twenty_seconds_changes_the_plan_once_a_change_at_most(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        swarm = VirtualSwarm(tmp_path)
+        await swarm.join("e", WHOLE)
+        await swarm.begin("abcd", HALF)
+        began, kills = time.monotonic(), 4
+        for _ in range(kills):
+            victim = swarm.planner
+            swarm.kill(victim)
+            await swarm.watch(15.0)
+            assert swarm.served() == LAYERS
+            await swarm.join(victim, WHOLE if victim == "e" else HALF)
+            await swarm.watch(5.0)
+        await swarm.watch(SETTLED_SECONDS)
+        assert len(swarm.since(began, "plan")) <= 2 * kills
+        assert len(swarm.since(began, "load")) <= kills  # each that came back loads its own
+        assert not swarm.since(0.0, "unload")
+
+    run(story)
+
+
 def test_two_pipelines_that_each_lost_a_stage_become_one_of_their_halves(tmp_path: Path) -> None:
     async def story() -> None:
         swarm = VirtualSwarm(tmp_path)
