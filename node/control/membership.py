@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 15.0
 ALIVE_SECONDS = 2.0  # between questions to a peer that matters, and for its answer
 ABSENT_SECONDS = 20.0  # a record may be missing on the board for so long while its peer answers
-VIEW_SECONDS = 1.0  # a view holds for so long, unless something changes
+VIEW_SECONDS = 5.0  # a view holds for so long, unless something changes
 # In a crowd the board is not read as a whole at every look: so long for each peer on it.
 STANDBY_READ_SECONDS, PLANNER_READ_SECONDS = 0.01, 0.004
 READ_CAP_SECONDS = 15.0  # less than ABSENT_SECONDS
