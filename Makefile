@@ -11,7 +11,7 @@ LONG := --timeout 2400
 # a file starts up to five nodes, each as many processes: more files than cores make their starts late
 NODES_SPREAD := $(SPREAD) -n 2
 
-.PHONY: demo test test-nodes test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-nodes chaos test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
@@ -21,6 +21,9 @@ test: $(READY)  ## the ordinary suite
 
 test-nodes: $(READY)  ## swarms of whole nodes as processes of their own, the demo among them
 	$(BIN)/python -m pytest $(NODES_SPREAD) -m "nodes and not slow"
+
+chaos: $(READY)  ## a minute of faults on whole nodes: every answer is checked, nothing may be left behind
+	$(BIN)/python -m benchmarks.chaos --seconds 60 --every 7 --nodes 4 --clients 4
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
 	$(BIN)/python -m pytest $(SPREAD) $(LONG) -m "slow and not network"

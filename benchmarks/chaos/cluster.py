@@ -3,6 +3,7 @@
 import asyncio
 import re
 import tempfile
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 from client.async_client import Client
 from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec
 from client.network import open_links
+from swarm.commands.package_finder import command_of
 from swarm.errors import SwarmError
 from swarm.invites import Invite
 from swarm.records import Advert
@@ -19,6 +21,8 @@ from swarm.records import Advert
 SLOWDOWN = 4.0  # so that an answer takes seconds, as with models that people use
 MEMORY_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
 READY_SECONDS = 180.0
+HOST = "host"
+HOSTING = ("--host", "--swarm", "chaos", "--key", "lantern-harbour-quiet")
 PLANNED = re.compile(r"^plan: .* by planner (?P<planner>\w+) in its term (?P<term>\d+)")
 
 
@@ -29,22 +33,26 @@ class Cluster:
         self._nodes = nodes
         self.state = state  # of the client: the host of the invite may be gone
         self.invite = ""
+        self._invites: dict[str, str] = {}  # of delegates: they may plan and admit, as the host
         self.there: dict[str, DemoNode] = {}
         self.families: set[int] = set()
         self._extra = 0
 
     async def begin(self, count: int) -> str:
         """Start the host and the others; returns the invite."""
-        names = [f"node{number}" for number in range(count)]
-        self.there[names[0]] = await self._start(names[0], "--host", "--swarm", "chaos")
-        self.invite = await self.there[names[0]].invite()
-        for name in names[1:]:
+        await self.start(HOST)
+        self.invite = await self.there[HOST].invite()
+        for number in range(1, count):
+            name = f"node{number}"
+            self._invites[name] = await _delegates_invite(self.state / HOST)
             await self.start(name)
         return self.invite
 
     async def start(self, name: str) -> None:
-        """Start a node of this name, which joins again if it was there before."""
-        self.there[name] = await self._start(name, "--join", self.invite)
+        """Start a node of this name, which comes back if it was there before."""
+        joining = ("--join", self._invites.get(name, self.invite))
+        spec = NodeSpec(name, MEMORY_BYTES, SLOWDOWN)
+        self.there[name] = await self._nodes.start(spec, *(HOSTING if name == HOST else joining))
 
     async def start_another(self) -> str:
         """Start a node that was never there before; returns its name."""
@@ -52,9 +60,6 @@ class Cluster:
         name = f"extra{self._extra}"
         await self.start(name)
         return name
-
-    async def _start(self, name: str, *how: str) -> DemoNode:
-        return await self._nodes.start(NodeSpec(name, MEMORY_BYTES, SLOWDOWN), *how)
 
     async def until_ready(self, count: int = 0) -> None:
         """Wait until so many nodes serve, or all; raises SwarmError with what they say."""
@@ -113,6 +118,14 @@ def _is_ours(pid: int) -> bool:
     except psutil.NoSuchProcess:
         return False
     return "node.worker" in words or "p2pd" in words or "swarm.node" in words
+
+
+async def _delegates_invite(state: Path) -> str:
+    """An invite for one machine that may admit others, too; by the host's own command."""
+    words = ("invite", "--delegate", "--state", str(state))
+    made = await asyncio.create_subprocess_exec(*command_of("swarm"), *words, stdout=PIPE)
+    said, _ = await made.communicate()
+    return said.decode().split()[0]
 
 
 @asynccontextmanager

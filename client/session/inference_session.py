@@ -214,6 +214,8 @@ class Session:
             for hop, leader in enumerate(route.leaders):
                 sends.create("opening a stage", self._post(leader, self._open_for(route, hop)))
             await self._await_opened()
+        ids = len(self.transcript.ids)
+        logger.debug("session %s: %d of %d ids are held", self.id[:8], self._held, ids)
 
     async def _post(self, peer: str, message: Message) -> None:
         """Send beside other work; a failure comes in as if the peer had told it."""

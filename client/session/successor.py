@@ -56,6 +56,8 @@ class Successor:
             await self._warm_up(route)
         except SwarmError as error:
             logger.info("the next route was not warmed up: %s", error)
+        else:
+            logger.debug("the next route is warm")
         when_ready()
 
     async def _route_without(self, leaving: frozenset[Place]) -> Route:
