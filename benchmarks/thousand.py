@@ -7,6 +7,7 @@ counted, and what one costs is measured apart.
 
 import argparse
 import asyncio
+import gc
 import logging
 import random
 import tempfile
@@ -265,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)
+    gc.set_threshold(100_000, 50, 1000)  # millions of objects live on: a fifth of the time at 150
     began, began_computing = time.perf_counter(), time.process_time()
     search = first_fit if options.first_fit else next_plan
     swarm, loop = simulated(options.peers, options.hours, seed=options.seed, search=search)
