@@ -103,9 +103,6 @@ FAULTS: dict[str, Befall] = {
 }
 
 
-COME_AND_GO = [kind for kind in FAULTS if "worker" not in kind]  # each a loss and a return
-
-
 class Schedule:
     """One fault after the other, each on a node that serves, never on the last ones."""
 
