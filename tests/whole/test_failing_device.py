@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 HALF = shard_bytes(SPEC, 4, SPEC.kv_heads, SPEC.mlp_blocks, ends=1) + 400_000  # not a layer more
 WITHIN_SECONDS = 30.0
+CUT_OFF = (
+    f"node.device.local_device: shard of device 0 is lost: {TINY.name}/model.safetensors is cut off"
+)
 TOKENS = 12
 WORKER = command_of("node.worker")[-1]
 
@@ -73,8 +76,9 @@ def test_a_spare_serves_in_place_of_a_node_whose_model_file_is_cut_off(
         assert loop_thread.run(_asked(invite)) == want
 
         cut_off(tmp_path / "cwd failing" / TINY.name)
-        began = time.monotonic()
         kill_worker(failing)
+        failing.line(CUT_OFF)  # its next worker has begun, which takes seconds, and failed
+        began = time.monotonic()
         spare.line("ready: ", WITHIN_SECONDS)
         assert loop_thread.run(_asked(invite)) == want
         assert time.monotonic() - began < WITHIN_SECONDS
