@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from client.generation import Generation
-from client.network import Connect, open_links
+from client.network import Connect, Links, open_links
 from client.request import LocalModel, Options, Question, Request
 from client.routing.live_plan import find_plan, trust_of
 from client.routing.route import Place, Route
@@ -26,6 +26,7 @@ from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
 from swarm.p2p.channel import Channel
 from swarm.state_folder import local_name, own_environment, state_folder
+from swarm.task_set import TaskSet
 from swarm.trust.peer_lists import peer_id
 from swarm.wire.messages import Fail, Message, Moved, SessionMessage
 
@@ -92,29 +93,49 @@ class Client:
         """
         if self._local is None:
             try:
-                self._local = await asyncio.to_thread(
-                    LocalModel.read, self._name, raw_bytes=self._raw_bytes
-                )
+                self._local = await self._read()
             except (BadModel, Unreachable) as error:
                 if self._is_chosen:
                     raise
                 self._local = await self._ask_for_model(error)
         return self._local
 
+    async def _read(self) -> LocalModel:
+        """What this machine has of the model; raises BadModel, Unreachable."""
+        name = self._name
+        return await asyncio.to_thread(LocalModel.read, name, raw_bytes=self._raw_bytes)
+
+    async def _read_if_new(self) -> LocalModel:
+        return self._local or await self._read()
+
     async def _ask_for_model(self, cause: SwarmError) -> LocalModel:
         try:
             async with self._connect(self._invite) as links:
-                keeper = ManifestKeeper(links.channel, links.board, self._invite.swarm)
-                find = keeper.find
-                folder, _ = await open_from_peers(links.channel, links.board, cause, find)
+                return await self._of_peers(links, cause)
         except Unreachable:
             raise cause from None
+
+    async def _of_peers(self, links: Links, cause: SwarmError) -> LocalModel:
+        """The model by its metadata files, which peers have; raises `cause` if none does."""
+        find = ManifestKeeper(links.channel, links.board, self._invite.swarm).find
+        folder, _ = await open_from_peers(links.channel, links.board, cause, find)
         return await asyncio.to_thread(LocalModel.of, folder, self._name, raw_bytes=self._raw_bytes)
 
     async def __aenter__(self) -> Self:
-        local = await self.model()
-        async with AsyncExitStack() as stack:
-            self._links = await stack.enter_async_context(self._connect(self._invite))
+        """Connect, and read the model meanwhile; what is wrong with the model is said first."""
+        async with AsyncExitStack() as stack, TaskSet() as tasks:
+            reading = tasks.create("reading the model", self._read_if_new(), is_awaited=True)
+            try:
+                self._links = await stack.enter_async_context(self._connect(self._invite))
+            except SwarmError:
+                await reading
+                raise
+            try:
+                local = self._local = await reading
+            except (BadModel, Unreachable) as error:
+                if self._is_chosen:
+                    raise
+                local = self._local = await self._of_peers(self._links, error)
             self._route_finder = RouteFinder(
                 self._links.board,
                 local.spec,

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from transformers import AutoTokenizer
-
 from client.text.chat_template import render_bounded
 from swarm.checkpoint.safetensors_headers import read_json
 from swarm.errors import BadInput, BadModel
@@ -164,6 +162,8 @@ def _stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer  # seconds of a core, while the network opens
+
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its parsers raise whatever they like

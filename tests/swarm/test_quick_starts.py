@@ -40,5 +40,7 @@ def test_a_node_leaves_torch_and_transformers_to_its_workers() -> None:
 def test_the_public_names_of_client_are_loaded_when_they_are_asked_for() -> None:
     assert loaded_by("import client; client.Invite, client.NoRoute") == []
     everything = "import client; assert all(getattr(client, name) for name in client.__all__)"
-    assert "torch" in loaded_by(everything)
+    assert not {"torch", "transformers"} & set(loaded_by(everything))  # not before a tokenizer is
+    tokenizer = f"{everything}; client.text.tokenizer._load(None)"
+    assert "transformers" in loaded_by(f"{everything}\ntry: {tokenizer}\nexcept Exception: pass")
     assert loaded_by("import client; assert 'generate' in dir(client)") == []
