@@ -24,7 +24,12 @@ from client.async_client import Client
 from swarm.model_spec import BUILT_IN
 from swarm.records import Advert
 
-PAUSE_GATES = {"kill": (1.0, 4.0), "leave": (None, 0.3), "stall": (None, 8.0)}  # median, p95
+PAUSE_GATES = {  # median and 95th percentile, in seconds
+    "kill": (1.0, 4.0),
+    "leave": (None, 0.3),
+    "pause": (None, 0.3),
+    "stall": (None, 8.0),
+}
 FINISHED_GATE = 0.95
 LOG_FORMAT = "%(relativeCreated)8.0f %(name)s %(message)s"
 

@@ -80,6 +80,14 @@ async def _leave(cluster: Cluster, name: str) -> None:
     await cluster.start(name)
 
 
+async def _pause(cluster: Cluster, name: str) -> None:
+    """The owner wants the devices for a while."""
+    process = cluster.there[name].process
+    process.send_signal(signal.SIGUSR1)
+    await asyncio.sleep(STALL_SECONDS)
+    process.send_signal(signal.SIGUSR2)
+
+
 async def _replace(cluster: Cluster, name: str) -> None:
     """A stranger joins, and when it serves somebody else leaves for good."""
     newcomer = await cluster.start_another()
@@ -99,6 +107,7 @@ FAULTS: dict[str, Befall] = {
     "stall worker": _stall_worker,
     "stall p2pd": _stall_p2pd,
     "leave": _leave,
+    "pause": _pause,
     "replace": _replace,
 }
 

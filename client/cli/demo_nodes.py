@@ -24,6 +24,8 @@ MEANING = {  # of the word that begins a line of a node, for somebody who waits
     "spare": "waits",
     "plan": "loads, or compiles",
     "lost": "begins again",
+    "paused": "is paused",
+    "resumed": "begins again",
     "ready": "is ready",
 }
 OnLine = Callable[[str, str], None]  # name of the node, line

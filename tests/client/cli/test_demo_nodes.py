@@ -26,6 +26,8 @@ class Printed:
         (("waiting: x", "plan: layers 0-3"), "loads, or compiles: layers 0-3"),
         (("plan: x", "ready: layers 0-3"), "is ready: layers 0-3"),
         (("plan: x", "lost: rank 1"), "begins again: rank 1"),
+        (("ready: x", "paused: swarm pause"), "is paused: swarm pause"),
+        (("ready: layers 0-3", "node.node: the board is out of reach"), "is ready: layers 0-3"),
     ],
 )
 def test_the_last_turning_point_says_what_a_node_waits_for(
