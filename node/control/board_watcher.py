@@ -123,8 +123,10 @@ class BoardWatcher:
         async with self._catching_up:  # who comes meanwhile profits from the same look
             if time.monotonic() - self._caught_up_at > QUICK_SECONDS:
                 await control.membership.refresh()
-                await control.plan_store.adopt_latest(control.membership)
+                adopted = await control.plan_store.adopt_latest(control.membership)
                 self._caught_up_at = time.monotonic()
+                if adopted:  # the next look finds nothing new: now is the time to say so
+                    self._onlooker.note_look(adopted=True)
 
     def may_hurry(self, peer: str) -> bool:
         """Whether a peer may make us look at the board at once; all together not without end."""

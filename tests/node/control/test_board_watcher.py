@@ -1,9 +1,13 @@
-"""BoardWatcher: strangers cannot make a node look at the board without end."""
+"""BoardWatcher: what a look brings is told, and strangers cannot make it look without end."""
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from node.control.board_watcher import NEWS_BURST
+import pytest
+
+from node.control.board_watcher import NEWS_BURST, BoardWatcher
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.nodes import node_of
 
@@ -21,3 +25,25 @@ def test_a_stranger_hurries_a_node_a_few_times_and_a_crowd_not_much_more(tmp_pat
         assert NEWS_BURST <= hurried <= 3 * NEWS_BURST + 2
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_plan_that_is_adopted_at_the_call_of_a_leader_is_told_at_once(is_new: bool) -> None:
+    told: list[bool] = []
+
+    async def refresh() -> None:
+        """Nobody else is there."""
+
+    async def adopt_latest(_membership: object) -> bool:
+        return is_new
+
+    async def story() -> None:
+        control: Any = SimpleNamespace(
+            membership=SimpleNamespace(refresh=refresh),
+            plan_store=SimpleNamespace(adopt_latest=adopt_latest),
+        )
+        onlooker: Any = SimpleNamespace(note_look=lambda *, adopted: told.append(adopted))
+        await BoardWatcher(control, MemoryWorld().channel("me"), onlooker).catch_up()
+
+    asyncio.run(story())
+    assert told == ([True] if is_new else [])
