@@ -15,12 +15,13 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks.chaos.cluster import open_cluster, sessions_held
+from benchmarks.chaos.cluster import Cluster, open_cluster, sessions_held
 from benchmarks.chaos.faults import FAULTS, Schedule
 from benchmarks.chaos.streams import ALL, NEW, PROMPT, PROMPTS, Asked, Streams, Tally, answer
 from benchmarks.models import model_folder, references
 from benchmarks.report import Gate, Report
 from client.async_client import Client
+from swarm.errors import SwarmError
 from swarm.model_spec import BUILT_IN
 from swarm.records import Advert
 
@@ -53,7 +54,7 @@ async def run(arguments: argparse.Namespace, report: Report) -> None:
         asking = (streams.run(number, until) for number in range(arguments.clients))
         before = len(cluster.terms())
         await asyncio.gather(schedule.run(arguments.every, until), *asking)
-        await cluster.until_ready()
+        idle = await not_ready(cluster)
         plans = len(cluster.terms()) - before
         await asyncio.sleep(Advert.TTL_SECONDS / 3)  # adverts say how many sessions there are
         held, left = await sessions_held(cluster), cluster.left_over()
@@ -63,8 +64,18 @@ async def run(arguments: argparse.Namespace, report: Report) -> None:
     for kind, count in sorted(schedule.counts.items()):
         report.add(kind, "times", count, "")
     tell(report, streams.tally)
+    report.add("left", "nodes that do not serve", idle, "", Gate(0))
     report.add("left", "sessions", held, "", Gate(0))
     report.add("left", "processes of ended nodes", len(left), "", Gate(0))
+
+
+async def not_ready(cluster: Cluster) -> int:
+    """How many nodes do not serve again after a while."""
+    try:
+        await cluster.until_ready()
+    except SwarmError as error:
+        logging.warning("%s", error)
+    return len(cluster.there) - len(cluster.ready())
 
 
 def _log_line(name: str, line: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import tempfile
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,9 +43,7 @@ class Cluster:
         await self.start(HOST)
         self.invite = await self.there[HOST].invite()
         for number in range(1, count):
-            name = f"node{number}"
-            self._invites[name] = await _delegates_invite(self.state / HOST)
-            await self.start(name)
+            await self._start_new(f"node{number}")
         return self.invite
 
     async def start(self, name: str) -> None:
@@ -58,8 +56,18 @@ class Cluster:
         """Start a node that was never there before; returns its name."""
         self._extra += 1
         name = f"extra{self._extra}"
-        await self.start(name)
+        await self._start_new(name)
         return name
+
+    async def _start_new(self, name: str) -> None:
+        """Start a node with an invite of whoever may admit others and is there."""
+        asked = self.ready() or [HOST]  # at first nobody serves yet
+        for admitting in asked:
+            if invite := await _delegates_invite(self.state / admitting):
+                self._invites[name] = invite
+                await self.start(name)
+                return
+        raise SwarmError(f"None of {', '.join(asked)} makes an invite.")
 
     async def until_ready(self, count: int = 0) -> None:
         """Wait until so many nodes serve, or all; raises SwarmError with what they say."""
@@ -121,11 +129,13 @@ def _is_ours(pid: int) -> bool:
 
 
 async def _delegates_invite(state: Path) -> str:
-    """An invite for one machine that may admit others, too; by the host's own command."""
+    """An invite for one machine that may admit others, too; empty if none is made."""
     words = ("invite", "--delegate", "--state", str(state))
-    made = await asyncio.create_subprocess_exec(*command_of("swarm"), *words, stdout=PIPE)
+    made = await asyncio.create_subprocess_exec(
+        *command_of("swarm"), *words, stdout=PIPE, stderr=DEVNULL
+    )
     said, _ = await made.communicate()
-    return said.decode().split()[0]
+    return said.decode().strip()
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import psutil
 
-from benchmarks.chaos.cluster import Cluster
+from benchmarks.chaos.cluster import READY_SECONDS, Cluster
 from swarm.task_set import TaskSet
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ class Schedule:
                 await asyncio.sleep(every)
                 if len(sound := self._sound()) > SPARED:  # else they have enough to bear
                     tasks.create("a fault", self._befall(self._chance.choice(sound)))
-            await tasks.wait(2 * STALL_SECONDS)
-            await self._cluster.until_ready()
+            await tasks.wait(READY_SECONDS)
 
     def _sound(self) -> list[str]:
         return [name for name in self._cluster.ready() if name not in self._victims]
