@@ -15,13 +15,14 @@ TEARDOWN_SECONDS = 120.0  # pytest-timeout watches a test once only, not what it
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_timeout_set_timer() -> Generator[None, object, object]:
+def pytest_timeout_set_timer(item: pytest.Item) -> Generator[None, object, object]:
     """Print where every task of every loop stands, before the test that takes too long is ended."""
     set_timer = yield
     fail = signal.getsignal(signal.SIGALRM)
 
     def show_and_fail(number: int, frame: FrameType | None) -> None:
         print("Tasks of asyncio:", *map(_place_of, _tasks()), sep="\n  ", file=sys.stderr)  # noqa: T201 - for pytest
+        _end_process_later(item)  # what the failure unwinds, like asyncio.run, may hang again
         assert callable(fail)
         fail(number, frame)
 
@@ -33,12 +34,16 @@ def pytest_timeout_set_timer() -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """End a process whose test does not end; xdist says whose it was and goes on in another."""
-    stderr = item.config.stash[fault_handler_stderr_fd_key]
-    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, file=stderr, exit=True)
+    _end_process_later(item)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _end_process_later(item: pytest.Item) -> None:
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, file=stderr, exit=True)
 
 
 def _tasks() -> list["asyncio.Task[Any]"]:
