@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from swarm.dht.board import keys_to_publish
-from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
-from swarm.p2p.channel import OnLost, OnMessage, RpcHandler
+from swarm.errors import Deadline, PeerLost
 from swarm.records import Record, record_of_map, record_to_list
+from swarm.testing.questions_only import QuestionsOnly
 from swarm.trust.network_clock import CLOCK
-from swarm.wire.messages import Message
 
 R = TypeVar("R", bound=Record)
 Table = dict[str, tuple[Record, float]]  # of one kind: record and expiration by peer
@@ -124,18 +123,13 @@ class SimulatedBoard:
         """Nothing is held open."""
 
 
-class SimulatedLine:
-    """The Channel of one peer, for questions; a restart makes another one."""
+class SimulatedLine(QuestionsOnly):
+    """The Channel of one peer; a restart makes another one."""
 
     def __init__(self, network: SimulatedNetwork, peer: str) -> None:
-        self.peer = peer
+        super().__init__(peer)
         self._network = network
-        self._handlers: dict[str, RpcHandler] = {}
         network.lines[peer] = self
-
-    def answer(self, name: str, handler: RpcHandler) -> None:
-        """Answer the questions called `name`."""
-        self._handlers[name] = handler
 
     async def ask(
         self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
@@ -152,29 +146,6 @@ class SimulatedLine:
         if other is None:
             raise PeerLost("It is not there.", peer=peer)
         return await other.answered(self.peer, name, payload)
-
-    async def answered(self, asker: str, name: str, payload: bytes) -> bytes:
-        """What we answer: called by the asker's line."""
-        handler = self._handlers.get(name)
-        if handler is None:
-            raise PeerRefused(f"Nobody here answers {name!r}.", peer=self.peer)
-        try:
-            return await handler(asker, payload)
-        except SwarmError as error:
-            raise PeerRefused(str(error), peer=self.peer) from error
-
-    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
-        """No streams here."""
-
-    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
-        """No streams here."""
-
-    def send_now(self, peer: str, message: Message) -> bool:
-        """No streams here."""
-        return False
-
-    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
-        """No streams here."""
 
     def round_trip_seconds(self, peer: str) -> float | None:
         """Answers take no time: it is counted how many there are."""

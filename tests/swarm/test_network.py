@@ -48,6 +48,12 @@ async def named(_peer: str, payload: bytes) -> bytes:
     return b"it is " + payload
 
 
+async def runs_again(network: HeldNetwork, before: object) -> bool:
+    """Whether another p2pd has taken the place of one, and all is open again."""
+    is_done = not network.daemon.ended.is_set() and not network._replacing.locked()
+    return network.daemon.p2p is not before and is_done
+
+
 def relay(name: str) -> Relay:
     return Relay(addresses=[], since=0.0, name=name)
 
@@ -115,12 +121,7 @@ def test_a_killed_daemon_is_started_again(eventually: Eventually) -> None:
             other.channel.answer("name", named)
             p2p = other.daemon.p2p
             os.kill(p2p._child.pid, signal.SIGKILL)
-
-            async def runs_again() -> bool:
-                is_done = not other.daemon.ended.is_set() and not other._replacing.locked()
-                return other.daemon.p2p is not p2p and is_done
-
-            await eventually(runs_again)
+            await eventually(lambda: runs_again(other, p2p))
             assert await one.channel.ask(other.daemon.peer, "name", b"two") == b"it is two"
             assert not other.daemon.given_up.is_set()
 
@@ -138,12 +139,7 @@ def test_a_daemon_that_hangs_is_killed_and_started_again(
             other.channel.answer("name", named)
             p2p, addresses = other.daemon.p2p, await other.daemon.addresses()
             os.kill(p2p._child.pid, signal.SIGSTOP)
-
-            async def runs_again() -> bool:
-                is_done = not other.daemon.ended.is_set() and not other._replacing.locked()
-                return other.daemon.p2p is not p2p and is_done
-
-            await eventually(runs_again)
+            await eventually(lambda: runs_again(other, p2p))
             assert await one.channel.ask(other.daemon.peer, "name", b"two") == b"it is two"
             assert await other.daemon.addresses() == addresses
 

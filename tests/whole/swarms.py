@@ -22,6 +22,7 @@ from swarm.trust.tickets import AS_DELEGATE, sell
 START_SECONDS = 150.0  # several nodes import torch at once on a busy machine
 STOP_SECONDS = 5.0  # what the design allows a node to leave
 KILL_SECONDS = 30.0
+COMMAND_SECONDS = 120.0
 MORE_KV = "6MB"  # per device, beside what plans know of
 
 
@@ -208,6 +209,18 @@ def nodes_in(folder: Path) -> Iterator[Nodes]:
         yield nodes
     finally:
         nodes.stop()
+
+
+def swarm(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
+    """A command of the user whose state is there, by `python -m swarm`."""
+    return subprocess.run(
+        [sys.executable, "-m", "swarm", *words, "--state", str(state)],
+        capture_output=True,
+        text=True,
+        env=environment(state.parent),
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
 
 
 def delegates_invite(host: NodeProcess) -> str:

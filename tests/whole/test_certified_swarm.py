@@ -1,17 +1,14 @@
 """A private swarm of real nodes: an invite for one machine, and a machine that is revoked."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from swarm.invites import Invite
 from tests.whole.conftest import SPEC, WHOLE
-from tests.whole.swarms import NodeProcess, Nodes, Part, environment, nodes_in, shard_bytes
+from tests.whole.swarms import NodeProcess, Nodes, Part, nodes_in, shard_bytes, swarm
 
 pytestmark = pytest.mark.nodes
 
@@ -30,18 +27,6 @@ def host(nodes: Nodes) -> NodeProcess:
     host = nodes.start(Part("host", ALL), "--host", "--key")
     host.line("ready:")
     return host
-
-
-def swarm(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
-    """A command of the machine whose state is there."""
-    return subprocess.run(
-        [sys.executable, "-m", "swarm", *words, "--state", str(state)],
-        capture_output=True,
-        text=True,
-        env=environment(state.parent),
-        timeout=120,
-        check=False,
-    )
 
 
 def said_at_the_end(node: NodeProcess) -> str:

@@ -1,12 +1,9 @@
 """Two real nodes: the owner of one takes its devices back in mid-answer, and gives them again."""
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,7 +13,7 @@ from client.event_loop_thread import EventLoopThread
 from swarm.commands.package_finder import command_of
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.reference_model import expected
-from tests.whole.swarms import NodeProcess, Part, environment, nodes_in, shard_bytes, wait_until
+from tests.whole.swarms import NodeProcess, Part, nodes_in, shard_bytes, swarm, wait_until
 
 pytestmark = pytest.mark.nodes
 
@@ -46,18 +43,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         second.line("ready:")
         with loop_thread.hold(client.Client(invite)) as asking:
             yield Pair(first, second, loop_thread, asking)
-
-
-def swarm(*words: str, state: Path) -> subprocess.CompletedProcess[str]:
-    """A command of the user whose node has its state there."""
-    return subprocess.run(
-        [sys.executable, "-m", "swarm", *words, "--state", str(state)],
-        capture_output=True,
-        text=True,
-        env=environment(state.parent),
-        timeout=60,
-        check=False,
-    )
 
 
 def workers_of(node: NodeProcess) -> list[int]:

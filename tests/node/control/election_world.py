@@ -16,15 +16,14 @@ from node.control.membership import HEARTBEAT_SECONDS, Membership, Standing
 from node.control.plan_store import PlanStore, TermFence
 from node.control.planner_loop import PlannerLoop
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
-from swarm.errors import Deadline, PeerLost, PeerRefused, SwarmError
+from swarm.errors import Deadline, PeerLost, SwarmError
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
-from swarm.p2p.channel import OnLost, OnMessage, RpcHandler
 from swarm.p2p.plan_document import digest_of
 from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
-from swarm.wire.messages import Message
+from swarm.testing.questions_only import QuestionsOnly
 from tests.node.memberships import MEMBERS
 
 SWARM = "simulated"
@@ -173,16 +172,12 @@ class Replica:
         """Nothing is held open."""
 
 
-class Line:
+class Line(QuestionsOnly):
     """The channel of one node: questions to whoever can be reached."""
 
     def __init__(self, world: World, peer: str) -> None:
-        self.peer = peer
+        super().__init__(peer)
         self._world = world
-        self.handlers: dict[str, RpcHandler] = {}
-
-    def answer(self, name: str, handler: RpcHandler) -> None:
-        self.handlers[name] = handler
 
     async def ask(
         self, peer: str, name: str, payload: bytes, *, timeout_seconds: float = 5.0
@@ -193,33 +188,7 @@ class Line:
         other = world.nodes[peer]
         if world.now < other.paused_until or world.is_lost():
             raise Deadline("no answer", peer=peer)
-        handler = other.line.handlers.get(name)
-        if handler is None:
-            raise PeerRefused("unknown question", peer=peer)
-        try:
-            return await handler(self.peer, payload)
-        except SwarmError as error:
-            raise PeerRefused(str(error), peer=peer) from error
-
-    def listen(self, on_message: OnMessage, on_lost: OnLost) -> None:
-        """No streams here."""
-
-    async def send(self, peer: str, message: Message, *, timeout_seconds: float = 10.0) -> None:
-        """No streams here."""
-
-    def send_now(self, peer: str, message: Message) -> bool:
-        """No streams here."""
-        return False
-
-    async def confirm(self, peer: str, *, timeout_seconds: float) -> None:
-        """No streams here."""
-
-    def round_trip_seconds(self, peer: str) -> float | None:
-        """Not measured."""
-        return None
-
-    async def close(self) -> None:
-        """Nothing is held open."""
+        return await other.line.answered(self.peer, name, payload)
 
 
 class Node:

@@ -17,7 +17,7 @@ from tests.node.virtual_swarm import (
 )
 
 WITHIN_SECONDS = 30.0
-CUT_OFF = "/home/ada/models/tiny/model.safetensors is cut off"
+CUT_OFF = "/models/tiny/model.safetensors is cut off"
 
 
 def cut_off(worker: ClockworkWorker) -> None:

@@ -10,7 +10,7 @@ from node.worker.messages import Broken, Loaded, Progress
 from swarm.records import Trouble
 from tests.node.device.test_told_ends import device_that_leads
 
-CAUSE = "The file '/home/ada/models/tiny/model.safetensors' is cut off."
+CAUSE = "The file '/models/tiny/model.safetensors' is cut off."
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_what_others_are_told_is_short() -> None:
     ("text", "told"),
     [
         ("/srv/a b", "a b"),
-        ("cannot read (/mnt/x/y.bin): 5 MB/s", "cannot read (y.bin): 5 MB/s"),
+        ("cannot read (/models/y.bin): 5 MB/s", "cannot read (y.bin): 5 MB/s"),
         ("3 GB of 1/2", "3 GB of 1/2"),
     ],
 )
