@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from client.text.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
 from swarm.checkpoint.folder import find_model, read_spec
+from swarm.checkpoint.known_specs import recall_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from swarm.formatting import printable
 from swarm.model_spec import ModelSpec
@@ -69,7 +70,7 @@ class LocalModel:
     @classmethod
     def of(cls, folder: Path, name: str, *, raw_bytes: bool = False) -> "LocalModel":
         """Read the model in a folder; raises BadModel."""
-        spec = read_spec(folder, name)
+        spec = recall_spec(folder, name) or read_spec(folder, name)
         tokenizer = read_tokenizer(folder, spec, raw_bytes=raw_bytes)
         return cls(spec, tokenizer, read_stop_ids(folder))
 

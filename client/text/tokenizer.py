@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from client.text.chat_template import render_bounded
+from client.text.known_tokenizers import recall_tokenizer, remember_tokenizer
 from swarm.checkpoint.safetensors_headers import read_json
 from swarm.errors import BadInput, BadModel
 from swarm.formatting import printable
@@ -39,7 +40,7 @@ class ModelTokenizer:
     """The tokenizer in the model's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._inner: Any = _load(folder)
+        self._inner: Any = _recalled(folder)
         end = self._inner.eos_token_id
         self.end_of_turn: tuple[int, ...] = (end,) if isinstance(end, int) and end >= 0 else ()
         self._cleans = _cleans_up(self._inner)
@@ -159,6 +160,16 @@ def _stop_ids_of(config: Mapping[str, Any]) -> tuple[int, ...]:
         found = config.get("text_config", {}).get("eos_token_id")
     ids = found if isinstance(found, list) else [found]
     return tuple(token for token in ids if isinstance(token, int) and token >= 0)
+
+
+def _recalled(folder: Path) -> Any:
+    """A tokenizer without transformers, if it was read here before; raises BadModel."""
+    if (known := recall_tokenizer(folder, lambda: _load(folder))) is not None:
+        return known
+    loaded = _load(folder)
+    if not _cleans_up(loaded):
+        remember_tokenizer(folder, loaded)
+    return loaded
 
 
 def _load(folder: Path) -> Any:
