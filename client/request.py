@@ -13,6 +13,7 @@ from swarm.formatting import printable
 from swarm.model_spec import ModelSpec
 from swarm.wire.sampling_params import Sampling
 
+LONGEST_ID = 10  # digits
 MESSAGE_FORM = 'Write messages like {"role": "user", "content": "Hello"}.'
 
 
@@ -25,6 +26,9 @@ class Options(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | Mapping[str, float]
     seed: int | None
     stop: str | Sequence[str]
     speculate: int | None
@@ -85,6 +89,7 @@ class LocalModel:
             raise BadInput(cause, "it must be above zero.", option="timeout_seconds")
         self._check_length(question.options.get("max_tokens"))
         sampling = sampling_of(question.options, self._stop_ids_for(question))
+        sampling.check_ids(self.spec.vocab)
         ids = self._ids_of(question.prompt, question.messages)
         total = len(ids) + sampling.max_tokens
         if total > self.spec.context:
@@ -134,7 +139,7 @@ class LocalModel:
 
 def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     """The sampling of named options; raises BadSampling on unknown names and wrong values."""
-    values = dict(options)
+    values = {**options, "logit_bias": _flat_bias(options.get("logit_bias", {}))}
     stop = values.pop("stop", ())
     words = (stop,) if isinstance(stop, str) else stop
     if not isinstance(words, Sequence):
@@ -142,6 +147,19 @@ def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     for word in filter(_is_text, words):
         _text(word, "stop string")
     return Sampling.from_map({**values, "stop": tuple(words), "stop_ids": tuple(stop_ids)})
+
+
+def _flat_bias(biases: object) -> list[object]:
+    """Id, bias, id, bias ... of a mapping, whose ids may be text, as in JSON."""
+    if not isinstance(biases, Mapping):
+        need = "it must be a mapping from token ids to biases."
+        raise BadSampling(f"logit_bias is {biases!r:.40};", need, option="logit_bias")
+    return [value for token, bias in biases.items() for value in (_id_of(token), bias)]
+
+
+def _id_of(token: object) -> object:
+    is_number = isinstance(token, str) and token.isdecimal() and len(token) <= LONGEST_ID
+    return int(token) if isinstance(token, str) and is_number else token
 
 
 def _listed(prompt: object) -> Sequence[int]:

@@ -62,7 +62,7 @@ def prompt_of(given: str | None) -> str:
 
 def options_of(given: argparse.Namespace) -> Options:
     """The sampling options that a command line names."""
-    named = {name: getattr(given, name) for name in Options.__annotations__}
+    named = {name: getattr(given, name, None) for name in Options.__annotations__}
     return cast("Options", {n: value for n, value in named.items() if value is not None})
 
 

@@ -156,6 +156,8 @@ def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None
     made.add_argument("--top-p", type=float, metavar="P")
     made.add_argument("--min-p", type=float, metavar="P")
     made.add_argument("--repetition-penalty", type=float, metavar="R")
+    made.add_argument("--presence-penalty", type=float, metavar="P")
+    made.add_argument("--frequency-penalty", type=float, metavar="F")
     made.add_argument("--seed", type=int, metavar="S")
     made.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
     made.add_argument(

@@ -1,4 +1,7 @@
-"""Chooses the next token of one session: transformers' own processors, in transformers' order."""
+"""Chooses the next token of one session: penalties as vLLM's, then transformers' own processors.
+
+The order: biases, penalties (`score_changes.py`), temperature, top k, top p, min p.
+"""
 
 from collections.abc import Sequence
 from typing import cast
@@ -9,7 +12,6 @@ import torch
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -17,8 +19,11 @@ from transformers import (
 
 from node.engine.prompt_lookup import MOST_DRAFTS, NgramProposer
 from node.engine.random_stream import RandomStream, Walker
+from node.engine.score_changes import ScoreChanges
 from swarm.errors import EngineError
 from swarm.wire.sampling_params import Sampling
+
+NO_IDS = cast("torch.LongTensor", torch.empty((1, 0), dtype=torch.int64))  # none of them looks
 
 
 class Sampler:
@@ -42,6 +47,7 @@ class Sampler:
             raise EngineError("A history has negative ids.")
         self._prompt = len(history) - generated
         self._processors = processors_of(sampling)
+        self._changes = ScoreChanges.of(sampling, self._ids, self._prompt)
         self._random = RandomStream(walker or Walker(), sampling.seed, generated)
         self._proposer = NgramProposer()
 
@@ -88,18 +94,26 @@ class Sampler:
 
     def rollback(self, length: int) -> None:
         """Forget the ids from `length` on; drawn again, they come out the same."""
-        self._known = min(self._known, max(length, self._prompt))
+        known = min(self._known, max(length, self._prompt))
+        if self._changes:
+            self._changes.forget(self._ids[known : self._known])
+        self._known = known
 
     def _append(self, token: int) -> None:
         if self._known == len(self._ids):
             self._ids = np.concatenate([self._ids, np.zeros(len(self._ids) + 64, np.int64)])
         self._ids[self._known] = token
         self._known += 1
+        if self._changes:
+            self._changes.note(token)
 
     def _draw(self, logits: torch.Tensor) -> int:
         scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
+        if self._changes:
+            self._check_ids(scores.shape[-1])
+            self._changes.apply(scores[0].numpy())
         if self._processors:
-            scores = self._processors(self._row(scores.shape[-1]), scores)
+            scores = self._processors(NO_IDS, scores)
         if self._sampling.is_greedy:
             best = int(scores.argmax(-1))
             _check_finite(scores[0, best])
@@ -108,10 +122,9 @@ class Sampler:
         _check_finite(weights.sum())
         return self._random.draw(self._known - self._prompt, weights)
 
-    def _row(self, vocab: int) -> torch.LongTensor:
+    def _check_ids(self, vocab: int) -> None:
         if self._largest >= vocab:
             raise EngineError("A history has ids beyond the vocabulary.")
-        return cast("torch.LongTensor", torch.from_numpy(self._ids[: self._known])[None])
 
     def _finish(self, position: int) -> str:
         if self._ids[position] in self._sampling.stop_ids:
@@ -127,10 +140,8 @@ def _check_finite(value: torch.Tensor) -> None:
 
 
 def processors_of(sampling: Sampling) -> LogitsProcessorList:
-    """The processors of `generate` for the same options, in its order."""
+    """The processors of `generate` behind its penalties for the same options, in its order."""
     chosen = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        chosen.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     if sampling.is_greedy:
         return chosen
     if sampling.temperature != 1:

@@ -122,6 +122,7 @@ class StageRunner:
     def _sampler_of(
         self, sampling: Sampling, history: Sequence[int] | npt.NDArray[np.integer], generated: int
     ) -> Sampler:
+        sampling.check_ids(int(self._config.vocab_size))
         if sampling.seed is not None and 0 < generated <= len(history) and not sampling.is_greedy:
             self._walker.walk(sampling.seed, generated, int(self._config.vocab_size))
         return Sampler(sampling, history, generated, walker=self._walker)

@@ -10,6 +10,9 @@ MOST_STOPS = 16  # stop strings, and stop ids times 16
 LONGEST_STOP = 256  # characters
 MOST_SPECULATED = 15  # ids guessed for one step
 MOST_TOKENS = 1 << 20
+MOST_BIASES = 300  # ids whose scores a request may change
+LARGEST_BIAS = 100.0
+LARGEST_PENALTY = 2.0  # of presence and frequency
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,10 @@ class Sampling:
     top_k: int = 0  # 0 is off
     top_p: float = 1.0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = 1.0  # of ids in prompt or answer: scores are divided by it
+    presence_penalty: float = 0.0  # of ids in the answer: taken off once
+    frequency_penalty: float = 0.0  # and once for each time that they came
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the scores of these ids
     seed: int | None = None  # a replay repeats the same tokens only with a seed
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
@@ -34,6 +40,9 @@ class Sampling:
         _check_number("top_p", self.top_p, 0.0, 1.0, open_below=True)
         _check_number("min_p", self.min_p, 0.0, 1.0)
         _check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_below=True)
+        for name in ("presence_penalty", "frequency_penalty"):
+            _check_number(name, getattr(self, name), -LARGEST_PENALTY, LARGEST_PENALTY)
+        _check_bias(self.logit_bias)
         if self.seed is not None:
             _check_whole("seed", self.seed, 0, (1 << 63) - 1)
         if self.speculate is not None:
@@ -46,9 +55,27 @@ class Sampling:
         """Whether the likeliest token is always taken."""
         return self.temperature == 0
 
+    @property
+    def changes_scores(self) -> bool:
+        """Whether scores of single ids change, so that no other id is surely out of question."""
+        counts = self.presence_penalty or self.frequency_penalty
+        return bool(self.repetition_penalty != 1 or counts or self.logit_bias)
+
+    def check_ids(self, vocab: int) -> None:
+        """Refuse a bias of an id that the vocabulary does not have: raises BadSampling."""
+        for token, _ in self.logit_bias:
+            if token >= vocab:
+                need = f"the ids of this model are below {vocab}."
+                raise BadSampling(f"logit_bias names id {token};", need, option="logit_bias")
+
     def to_map(self) -> dict[str, Any]:
-        """Every option that differs from its default, as values that msgpack carries."""
+        """Every option that differs from its default, as values that msgpack carries.
+
+        Pairs travel as one flat list: a stage takes no list of lists.
+        """
         values = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        if self.logit_bias:
+            values["logit_bias"] = [value for pair in self.logit_bias for value in pair]
         return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
 
     def for_stages(self) -> dict[str, Any]:
@@ -69,6 +96,8 @@ class Sampling:
         plain: dict[str, Any] = {
             n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
         }
+        if "logit_bias" in plain:
+            plain["logit_bias"] = _pairs_of(plain["logit_bias"])
         return cls(**plain)
 
 
@@ -89,6 +118,27 @@ def _check_number(
             f"it must be a number in {bracket}{low:g}, {high:g}].",
             option=name,
         )
+
+
+def _pairs_of(flat: object) -> tuple[tuple[int, float], ...]:
+    """The pairs of a flat list; raises BadSampling."""
+    if not isinstance(flat, tuple) or len(flat) % 2:
+        need = "as a list it must hold id, bias, id, bias and so on."
+        raise BadSampling("logit_bias", need, option="logit_bias")
+    return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _check_bias(pairs: object) -> None:
+    if not isinstance(pairs, tuple) or len(pairs) > MOST_BIASES:
+        need = f"must hold at most {MOST_BIASES} ids."
+        raise BadSampling("logit_bias", need, option="logit_bias")
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise BadSampling("logit_bias", "must hold (id, bias) pairs.", option="logit_bias")
+        _check_whole("logit_bias", pair[0], 0, 1 << 31)
+        _check_number("logit_bias", pair[1], -LARGEST_BIAS, LARGEST_BIAS)
+    if len({token for token, _ in pairs}) < len(pairs):
+        raise BadSampling("logit_bias", "names an id twice.", option="logit_bias")
 
 
 def _check_stops(stops: object) -> None:

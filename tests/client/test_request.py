@@ -28,6 +28,13 @@ def test_a_prompt_becomes_ids_and_options_become_sampling() -> None:
     assert request.capacity == 5 + 9
 
 
+def test_biases_are_taken_by_number_and_by_text_as_in_json() -> None:
+    request = LOCAL.request(question(logit_bias={"5": 1, "299": -2.5}))
+    assert request.sampling.logit_bias == ((5, 1), (299, -2.5))
+    assert LOCAL.request(question(logit_bias={5: 1})).sampling.logit_bias == ((5, 1),)
+    assert LOCAL.request(question(logit_bias={})).sampling.to_map() == {"stop_ids": [2]}
+
+
 def test_ids_may_be_given_instead_of_text() -> None:
     assert LOCAL.request(question([1, 2, 299])).ids == (1, 2, 299)
 
@@ -62,6 +69,15 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers() -> None:
         {"top_k": -1},
         {"min_p": 2},
         {"repetition_penalty": 0},
+        {"presence_penalty": -3},
+        {"frequency_penalty": 3},
+        {"logit_bias": {300: 1.0}},
+        {"logit_bias": {"x": 1.0}},
+        {"logit_bias": {"9" * 5000: 1.0}},
+        {"logit_bias": {5: 101}},
+        {"logit_bias": {5: None}},
+        {"logit_bias": [5, 1.0]},
+        {"logit_bias": None},
         {"seed": -1},
         {"stop": ""},
         {"stop": 5},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from client import Client
+from client import Client, PeerRefused
 from client.event_loop_thread import EventLoopThread
 from tests.whole.conftest import SPEC, WHOLE
 from tests.whole.reference_model import expected
@@ -72,6 +72,22 @@ def test_old_and_new_node_serve_a_client_of_today_together(
         answer = loop_thread.run(asking.generate(STORY, max_tokens=NEW))
     assert list(answer.token_ids) == expected(STORY, NEW)
     assert len(answer.route) == 2
+
+
+def test_an_option_that_is_new_is_obeyed_or_refused_by_name_but_never_ignored(
+    mixed: Mixed, loop_thread: EventLoopThread
+) -> None:
+    with loop_thread.hold(Client(mixed.invite)) as asking:
+        outcome = loop_thread.run(_biased(asking))
+    assert outcome == str((65,) * 4) or "Unknown sampling option 'logit_bias'" in outcome
+
+
+async def _biased(asking: Client) -> str:
+    """The ids of an answer that can be only one, or why it was refused."""
+    try:
+        return str((await asking.generate(STORY, max_tokens=4, logit_bias={65: 100})).token_ids)
+    except PeerRefused as refusal:
+        return str(refusal)
 
 
 def test_a_client_of_the_version_before_gets_the_same_tokens(mixed: Mixed, tmp_path: Path) -> None:

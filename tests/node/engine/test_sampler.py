@@ -67,4 +67,4 @@ def test_unknown_ids_before_the_position_are_an_error() -> None:
 def test_neutral_options_add_no_processor() -> None:
     assert len(processors_of(Sampling(temperature=1.0))) == 0
     every = Sampling(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=1.1)
-    assert len(processors_of(every)) == 5
+    assert len(processors_of(every)) == 4

@@ -8,7 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 
 from node.worker.messages import Compute, Computed, Failed, Release, Reserve
 from node.worker.shard import LoadedShard
@@ -30,7 +35,10 @@ OPTIONS = {
     "top p": SEEDED | {"top_p": 0.8},
     "min p": SEEDED | {"min_p": 0.1},
     "all": EVERY | {"repetition_penalty": 1.2},
+    "presence and frequency": SEEDED | {"presence_penalty": 0.5, "frequency_penalty": 0.3},
+    "bias": GREEDY | {"logit_bias": ((5, 9.0), (7, 8.5)), "presence_penalty": 2.0},
 }
+OWN = ("presence_penalty", "frequency_penalty", "logit_bias")  # transformers has none of them
 LONGEST = 60  # ids
 Guess = Callable[[list[int], list[int]], Sequence[int]]
 
@@ -76,10 +84,26 @@ def _whole_of(items: tuple[tuple[str, Any], ...]) -> list[int]:
         chosen = neutral | chosen | {"do_sample": True}
     else:
         chosen |= {"do_sample": False}
+    if own := {name: chosen.pop(name) for name in list(chosen) if name in OWN}:
+        chosen["logits_processor"] = LogitsProcessorList([Penalties(**own)])
     ids = whole_model().generate(
         torch.tensor([prompt()]), max_new_tokens=LONGEST, eos_token_id=None, **chosen
     )
     return list(ids[0, len(prompt()) :].tolist())
+
+
+class Penalties(LogitsProcessor):
+    """What transformers lacks, by the formulas of the API that it comes from."""
+
+    def __init__(self, **options: Any) -> None:
+        self._sampling = Sampling(**options)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        counts = torch.bincount(input_ids[0, len(prompt()) :], minlength=scores.shape[-1])
+        for token, bias in self._sampling.logit_bias:
+            scores[0, token] += bias
+        scores -= self._sampling.frequency_penalty * counts
+        return scores - self._sampling.presence_penalty * (counts > 0)
 
 
 class Told:
@@ -211,7 +235,9 @@ def test_no_text_is_longer_than_was_asked_for(most: int) -> None:
     assert told.finish == "length"
 
 
-@pytest.mark.parametrize("options", [GREEDY, EVERY], ids=["greedy", "seeded"])
+@pytest.mark.parametrize(
+    "options", [GREEDY, EVERY, OPTIONS["presence and frequency"]], ids=["greedy", "seeded", "own"]
+)
 @pytest.mark.parametrize("kept", [1, 7, 30])
 def test_a_replay_goes_on_with_the_same_tokens(options: dict[str, Any], kept: int) -> None:
     truth = whole(options)

@@ -18,6 +18,11 @@ GOOD = st.builds(
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
     repetition_penalty=st.floats(0, 100, exclude_min=True),
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    logit_bias=st.dictionaries(st.integers(0, 1 << 31), st.floats(-100, 100), max_size=9).map(
+        lambda biases: tuple(biases.items())
+    ),
     seed=st.none() | st.integers(0, (1 << 63) - 1),
     stop=st.lists(st.text(min_size=1, max_size=9), max_size=4).map(tuple),
     stop_ids=st.lists(st.integers(0, 1 << 31), max_size=9).map(tuple),
@@ -51,6 +56,16 @@ def test_defaults_are_greedy_and_travel_as_nothing() -> None:
         ("min_p", -0.1),
         ("min_p", None),
         ("repetition_penalty", 0),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", "often"),
+        ("logit_bias", ((1, 100.5),)),
+        ("logit_bias", ((-1, 1.0),)),
+        ("logit_bias", ((1.0, 1.0),)),
+        ("logit_bias", ((1, 1.0), (1, 2.0))),
+        ("logit_bias", tuple((token, 1.0) for token in range(301))),
+        ("logit_bias", (1,)),
+        ("logit_bias", {1: 1.0}),
         ("seed", -1),
         ("seed", 1 << 63),
         ("stop", "word"),
@@ -75,3 +90,16 @@ def test_unknown_option_is_refused_with_the_known_ones() -> None:
         Sampling.from_map({"warmth": 1})
     with pytest.raises(BadSampling):
         Sampling.from_map({3: 1})  # type: ignore[dict-item]
+
+
+def test_a_bias_travels_as_values_that_a_stage_takes() -> None:
+    sampling = Sampling(logit_bias=((5, 1.5), (7, -100)))
+    assert sampling.to_map() == {"logit_bias": [5, 1.5, 7, -100]}
+    with pytest.raises(BadSampling, match="logit_bias"):
+        Sampling.from_map({"logit_bias": [5, 1.5, 7]})
+
+
+def test_a_bias_of_an_id_that_the_model_lacks_is_refused() -> None:
+    Sampling(logit_bias=((9, 1.0),)).check_ids(10)
+    with pytest.raises(BadSampling, match="logit_bias names id 9"):
+        Sampling(logit_bias=((9, 1.0),)).check_ids(9)

@@ -34,6 +34,9 @@ PROMPT = [5, 9, 33, 4, 71, 12, 5, 9, 33]
 SAMPLINGS = [
     Sampling(),
     Sampling(repetition_penalty=1.7),
+    Sampling(presence_penalty=1.7),
+    Sampling(frequency_penalty=-2.0),
+    Sampling(logit_bias=((3, 1.0), (95, 1.0)), frequency_penalty=0.5),
     Sampling(temperature=0.8, seed=3),
     Sampling(temperature=0.8, top_k=5, seed=3),
     Sampling(temperature=1.3, top_k=5, top_p=0.7, min_p=0.05, seed=3),
