@@ -70,5 +70,5 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "Swarm needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .[gateway]
 	@touch $(READY)

@@ -14,7 +14,7 @@ from client.generation import Generation
 from client.network import Connect, Links, open_links
 from client.request import LocalModel, Options, Question, Request
 from client.routing.live_plan import find_plan, trust_of
-from client.routing.route import Place, Route
+from client.routing.route import Need, Place, Route
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
@@ -193,6 +193,12 @@ class Client:
         """Check a question without any peer, connected or not; raises BadInput, BadModel."""
         local = await self.model()
         return await asyncio.to_thread(local.request, self._within_trust(question))
+
+    async def route(self) -> Route:
+        """A route that a session might take now; raises NoRoute, BadModel, Unreachable."""
+        spec = self._connected().spec
+        need = Need(spec.digest, spec.layers, 1, ends=self._trusted_ends)
+        return await self._route_finder.find(need, fresh=False)
 
     def _within_trust(self, question: Question) -> Question:
         """Between trusted ends nothing is guessed: guesses are ids, and pass all stages."""

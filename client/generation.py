@@ -34,6 +34,7 @@ class Generation:
     drafted: int = 0  # ids that the last stage guessed ahead
     accepted: int = 0  # those of them that came true
     prompt_tokens: int = 0  # ids of the prompt, those of a chat template included
+    cached_tokens: int = 0  # leading ones of them that every stage had computed before
 
     def __str__(self) -> str:
         return self.text
@@ -52,6 +53,7 @@ class Generation:
             "drafted": self.drafted,
             "accepted": self.accepted,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
         }
 
 

@@ -13,6 +13,7 @@ from client.session.inference_session import Session
 from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import Tokenizer
 from swarm.errors import LocalProtocolError
+from swarm.records import StageAdvert
 
 
 class StreamState:
@@ -20,6 +21,7 @@ class StreamState:
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
+        self.session: Session | None = None
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
         self._detokenizer = Detokenizer(tokenizer.text_of, request.sampling.stop, request.ids)
@@ -30,6 +32,7 @@ class StreamState:
 
         Waits for nobody but the session: however slowly the pieces are read, it goes on.
         """
+        self.session = session
         try:
             async with aclosing(session.tokens()) as tokens:
                 async for token in tokens:
@@ -65,6 +68,7 @@ class StreamState:
             drafted=session.drafted,
             accepted=session.accepted,
             prompt_tokens=len(transcript.prompt),
+            cached_tokens=session.cached_tokens,
         )
 
 
@@ -101,6 +105,17 @@ class TokenStream(AsyncIterator[str]):
         async for _ in self:
             pass
         return self.generation
+
+    @property
+    def route(self) -> tuple[StageAdvert, ...]:
+        """The stages that the session has chosen last; none before it has found any."""
+        session = self._state.session
+        return session.last_route.stages if session and session.last_route else ()
+
+    @property
+    def waits_for(self) -> str:
+        """What the session waits for, in words for who waits with it."""
+        return self._state.session.waits_for if self._state.session else "a start"
 
     @property
     def generation(self) -> Generation:

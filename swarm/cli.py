@@ -21,6 +21,7 @@ COMMANDS = {
     "relay": "carry connections to nodes behind routers; a machine with a public address, no model",
     "generate": "ask a swarm once",
     "chat": "talk with a swarm",
+    "serve": "answer other people's clients over HTTP: OpenAI's API and others",
     "status": "who is in a swarm, what they serve, who plans",
     "invite": "a fresh invite to a swarm that this machine is in; --qr shows it for a camera",
     "revoke": "end the membership of a peer's machine in a private swarm",

@@ -17,6 +17,8 @@ ORDERS = {  # of which the node on this machine hears
     "resume": "let the node on this machine serve again",
     "leave": "let the node on this machine leave its swarm, and end",
 }
+HTTP_PORT, MOST_SEQUENCES = 8000, 128
+LOG_LEVELS = ("debug", "info", "warning", "error")
 INVITED_SECONDS = 7 * 86400.0
 TYPED = {"timeout_seconds": "--timeout"}  # options whose name on a command line is another
 
@@ -55,6 +57,10 @@ def _run(given: argparse.Namespace, draw: Callable[..., str], connect: Connect) 
         if given.command == "plan":
             return run_plan(given, Terminal(), connect, draw)
         return run_status(given, Terminal(), connect)
+    if given.command == "serve":
+        from client.cli.serve import run_serve
+
+        return run_serve(given, Terminal(), connect)
     from client.cli.ask import run_chat_command, run_generate
 
     run = run_chat_command if given.command == "chat" else run_generate
@@ -83,6 +89,7 @@ def parser() -> Parser:
     chat = commands.add_parser("chat", help="talk, line by line; Ctrl-D ends")
     chat.add_argument("--system", metavar="TEXT", default="", help="what the model should be")
     _add_sampling(chat, max_tokens=None)
+    _add_server(commands.add_parser("serve", help="answer clients of OpenAI's API and others"))
     for name, what in (("status", "who is there and what they serve"), ("plan", "the plan")):
         look = commands.add_parser(name, help=what)
         look.add_argument("--json", action="store_true", help="one JSON object")
@@ -105,6 +112,44 @@ def _as_typed(error: BadInput) -> BadInput:
     """The same complaint under the option's name on a command line."""
     typed = TYPED.get(error.option, "--" + error.option.replace("_", "-"))
     return BadInput(error.cause.replace(error.option, typed, 1), error.next_step)
+
+
+def _add_server(made: argparse.ArgumentParser) -> None:
+    """The field's own words, as far as there are any: those of vLLM."""
+    _add_model(made)
+    made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen")
+    made.add_argument("--port", type=int, default=HTTP_PORT, metavar="N")
+    made.add_argument(
+        *("--api-key",),
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="what clients must show, one or several; else $SWARM_API_KEY",
+    )
+    made.add_argument("--no-api-key", action="store_true", help="let everybody ask, from anywhere")
+    made.add_argument(
+        *("--served-model-name",),
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what clients call the model; the first name is shown",
+    )
+    made.add_argument("--max-model-len", type=int, metavar="N", help="tokens of prompt and answer")
+    made.add_argument(
+        *("--max-num-seqs",),
+        type=int,
+        default=MOST_SEQUENCES,
+        metavar="N",
+        help=f"answers at once; others wait (default: {MOST_SEQUENCES})",
+    )
+    made.add_argument(
+        *("--allowed-origins",), nargs="+", default=[], metavar="URL", help="web pages that may ask"
+    )
+    made.add_argument(
+        *("--allowed-hosts",), nargs="+", default=[], metavar="NAME", help="names of this server"
+    )
+    made.add_argument("--log-level", choices=LOG_LEVELS, default="info", metavar="LEVEL")
+    _add_timeout(made)
 
 
 def _add_invite(made: argparse.ArgumentParser) -> None:
@@ -148,8 +193,7 @@ def _add_swarm(made: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None:
-    made.add_argument("--model", metavar="NAME", help="this machine's copy, if it has another name")
-    made.add_argument("--raw-bytes", action="store_true", help="bytes are ids, without tokenizer")
+    _add_model(made)
     made.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N")
     made.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
     made.add_argument("--top-k", type=int, metavar="K")
@@ -160,6 +204,14 @@ def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None
     made.add_argument("--frequency-penalty", type=float, metavar="F")
     made.add_argument("--seed", type=int, metavar="S")
     made.add_argument("--stop", action="append", metavar="TEXT", help="may be given repeatedly")
+    made.add_argument("--speculate", type=int, metavar="N", help="ids to guess ahead; 0 is off")
+    _add_timeout(made)
+
+
+def _add_model(made: argparse.ArgumentParser) -> None:
+    """Whose text it is: which model reads it, and who may."""
+    made.add_argument("--model", metavar="NAME", help="this machine's copy, if it has another name")
+    made.add_argument("--raw-bytes", action="store_true", help="bytes are ids, without tokenizer")
     made.add_argument(
         "--trusted-ends",
         action="append",
@@ -167,7 +219,9 @@ def _add_sampling(made: argparse.ArgumentParser, max_tokens: int | None) -> None
         metavar="PEER",
         help="let only this peer (and others named so) see text: serve the first and last layers",
     )
-    made.add_argument("--speculate", type=int, metavar="N", help="ids to guess ahead; 0 is off")
+
+
+def _add_timeout(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         *("--timeout",),
         type=float,

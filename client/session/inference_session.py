@@ -98,12 +98,20 @@ class Session:
         self._tellers: set[str] = set()  # who has blamed another peer
         self._trouble: SwarmError = NoRoute("No peer was found.")
         self._faults: Counter[str] = Counter()  # refusals that time cannot mend, by peer
+        self.cached_tokens = 0  # leading ids of the prompt that all stages of the first route had
         self.drafted = self.accepted = 0  # ids that the last stage guessed, and those it got right
 
     @property
     def replays(self) -> int:
         """How often the session had to start again on another route."""
         return self._deadlines.replays
+
+    @property
+    def waits_for(self) -> str:
+        """What comes next, in words for a person who waits."""
+        if self._route is not None:
+            return "the stages of the route" if self._unopened else "the next token"
+        return f"{'another' if self._epoch else 'a'} route: {self._trouble.cause}"
 
     def receive(self, peer: str, message: Message) -> None:
         """Take a message that names this session, from the channel."""
@@ -214,6 +222,8 @@ class Session:
             for hop, leader in enumerate(route.leaders):
                 sends.create("opening a stage", self._post(leader, self._open_for(route, hop)))
             await self._await_opened()
+        if self._epoch == 1:
+            self.cached_tokens = self._held
         ids = len(self.transcript.ids)
         logger.debug("session %s: %d of %d ids are held", self.id[:8], self._held, ids)
 

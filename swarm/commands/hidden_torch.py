@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 from typing import cast
 
-ASKING = frozenset({"generate", "chat"})  # the commands that need a tokenizer
+ASKING = frozenset({"generate", "chat", "serve"})  # the commands that need a tokenizer
 LAMENT = "PyTorch was not found"
 
 

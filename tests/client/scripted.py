@@ -1,7 +1,7 @@
 """A swarm of scripted stages in memory: they pass ids on and sample by a fixed rule."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +65,7 @@ class ScriptedStage:
         self.board = world.board(self.peer)
         self.heard: list[Message] = []
         self.opened: dict[str, Open] = {}
+        self.samplings: list[Mapping[str, Any]] = []  # as sessions asked for them
         self.ids: dict[str, list[int]] = {}
         self.clients: dict[str, str] = {}
         self.hook: Hook = lambda stage, peer, message: False
@@ -87,6 +88,7 @@ class ScriptedStage:
             case Open():
                 self.clients[message.session] = peer
                 self.opened[message.session] = message
+                self.samplings.append(message.sampling)
                 self.ids[message.session] = []
                 reply = Opened(message.session, message.epoch, message.key, message.stage)
                 self.spawn(self.channel.send(peer, reply))

@@ -22,7 +22,7 @@ def loaded_by(program: str) -> list[str]:
 
 @pytest.mark.parametrize("flag", ["--help", "--bogus"])
 @pytest.mark.parametrize(
-    "command", ["demo", "node", "generate", "chat", "status", "plan", "simulate"]
+    "command", ["demo", "node", "generate", "chat", "serve", "status", "plan", "simulate"]
 )
 def test_help_and_a_wrong_flag_load_nothing_heavy(command: str, flag: str) -> None:
     run = f"from swarm.cli import main\ntry: main([{command!r}, {flag!r}])\nexcept SystemExit: pass"

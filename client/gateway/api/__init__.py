@@ -1,0 +1,1 @@
+"""What each API takes and gives: its routes, its requests checked, its answers written."""

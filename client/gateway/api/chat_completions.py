@@ -1,0 +1,150 @@
+"""`/v1/chat/completions`: what is asked, and how it is answered."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from client.gateway.answering.answer_response import AnswerResponse, Desk
+from client.gateway.answering.figures import timings, usage
+from client.gateway.answering.parts import Finished, Part, Text
+from client.gateway.answering.preparing import Wish, model_named, requests_for
+from client.gateway.answering.writer import DONE, EVENTS, comment, data
+from client.gateway.api.chat_messages import ChatMessages
+from client.gateway.api.checked_body import CheckedBody, SamplingBody, refuse_all
+from client.gateway.http.api_error import ApiError, openai_body
+from client.text.tokenizer import Messages
+
+
+class StreamOptions(CheckedBody):
+    """What a stream tells besides the answer."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
+    include_usage: bool = False
+
+
+class ChatRequest(SamplingBody, ChatMessages):
+    """A chat to go on with."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "user"),
+            *("prompt_cache_retention", "reasoning", "reasoning_effort", "safety_identifier"),
+            *("service_tier", "store", "verbosity"),
+        }
+    )
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    response_format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+
+    def wish(self) -> Wish:
+        """The same as a wish; raises ApiError on what is not supported yet."""
+        refuse_all(self, logprobs=False, top_logprobs=0, tools=[], response_format={"type": "text"})
+        turns: Messages = self.turns()
+        most = self.max_completion_tokens or self.max_tokens
+        return Wish(None, turns, self.options(), most, self.n)
+
+
+class ChatWriter:
+    """One answer as OpenAI's clients read it."""
+
+    media_type = EVENTS
+
+    def __init__(self, model: str, choices: int, *, tells_usage: bool) -> None:
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._model, self._choices, self._tells_usage = model, choices, tells_usage
+        self._created = int(time.time())
+
+    def begin(self) -> bytes:
+        """The role of whoever speaks."""
+        start = {"role": "assistant", "content": ""}
+        return b"".join(self._delta(index, start) for index in range(self._choices))
+
+    def part(self, index: int, part: Part) -> bytes:
+        """A piece of text."""
+        return self._delta(index, {"content": part.text}) if isinstance(part, Text) else b""
+
+    def end(self, index: int, finished: Finished) -> bytes:
+        """Why a choice ended, and what it took."""
+        extra = {"timings": timings(finished.generation)}
+        return self._delta(index, {}, finish_reason(finished), extra)
+
+    def close(self, choices: Sequence[Finished]) -> bytes:
+        """The usage, if it was asked for: some clients trip over chunks without a choice."""
+        told = data(self._chunk([], {"usage": usage(choices)})) if self._tells_usage else b""
+        return told + DONE
+
+    def fail(self, error: ApiError) -> bytes:
+        """An error that every client of OpenAI's raises."""
+        return data(openai_body(error))
+
+    def comment(self, text: str) -> bytes:
+        """A line that clients pass over."""
+        return comment(text)
+
+    def whole(self, choices: Sequence[Finished]) -> dict[str, Any]:
+        """The answer in one piece."""
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._model,
+            "choices": [_choice(index, each) for index, each in enumerate(choices)],
+            "usage": usage(choices),
+            "timings": timings(choices[0].generation),
+        }
+
+    def _delta(
+        self, index: int, delta: dict[str, Any], reason: str | None = None, extra: Any = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return data(self._chunk([choice], extra or {}))
+
+    def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+            **extra,
+        }
+
+
+def finish_reason(finished: Finished) -> str:
+    """Why an answer ended; with calls of tools it never is a mere stop."""
+    if finished.calls and not finished.is_cut:
+        return "tool_calls"
+    return finished.generation.finish_reason
+
+
+def _choice(index: int, finished: Finished) -> dict[str, Any]:
+    message = {"role": "assistant", "content": finished.text, "refusal": None}
+    reason = finish_reason(finished)
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+
+
+def chat_routes(desk: Desk) -> APIRouter:
+    """The routes of this file."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions")
+    async def create(body: ChatRequest, request: Request) -> Response:
+        model = await model_named(desk, body.model)
+        requests = await requests_for(desk, body.wish())
+        writer = ChatWriter(model, body.n, tells_usage=body.stream_options.include_usage)
+        return AnswerResponse(desk, requests, writer, is_streamed=body.stream)
+
+    return router

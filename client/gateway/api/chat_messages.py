@@ -1,0 +1,93 @@
+"""Chat messages as OpenAI's clients send them, made into what a model's template reads."""
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from client.gateway.api.checked_body import CheckedBody
+from client.gateway.http.api_error import bad_request
+
+SYSTEM = ("system", "developer")
+
+
+class ContentPart(CheckedBody):
+    """One part of a message; only text is read."""
+
+    model_config = CheckedBody.model_config | {"extra": "allow"}
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"cache_control", "annotations"})
+    type: str
+    text: str = ""
+    refusal: str = ""
+
+    def plain(self) -> str:
+        """The part's text; raises ApiError if it is something else."""
+        if self.type in ("text", "input_text", "output_text"):
+            return self.text
+        if self.type == "refusal":
+            return self.refusal
+        message = f"A message has a part of type {self.type!r:.40}; only text is read here."
+        raise bad_request(message, "messages", "unsupported_content")
+
+
+class FunctionCall(CheckedBody):
+    """Which function was called, and how."""
+
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class MessageCall(CheckedBody):
+    """A call of a tool in an earlier answer."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"index", "provider_specific_fields"})
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(CheckedBody):
+    """One message; what other servers add to their answers is passed over."""
+
+    IGNORED: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("annotations", "audio", "cache_control", "id", "provider_specific_fields"),
+            *("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks"),
+        }
+    )
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] = ""
+    refusal: str = ""
+    name: str = ""
+    tool_calls: list[MessageCall] = Field(default_factory=list)
+    tool_call_id: str = ""
+
+    def plain(self) -> str:
+        """The text of all parts."""
+        if isinstance(self.content, str):
+            return self.content or self.refusal
+        return "\n".join(part.plain() for part in self.content)
+
+
+class ChatMessages(CheckedBody):
+    """A body that has messages."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+
+    def turns(self) -> list[dict[str, Any]]:
+        """What a template reads: one system message at the start, whatever they were called."""
+        first = list(takewhile(lambda message: message.role in SYSTEM, self.messages))
+        rest = [_turn(message) for message in self.messages[len(first) :]]
+        return [*system_turn(message.plain() for message in first), *rest]
+
+
+def system_turn(texts: Iterable[str]) -> Sequence[dict[str, Any]]:
+    """One system message of several, none if they are empty: most templates know but one."""
+    text = "\n\n".join(filter(None, texts))
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    role = "system" if message.role in SYSTEM else message.role
+    return {"role": role, "content": message.plain()}

@@ -1,0 +1,1 @@
+"""HTTP manners, whatever the API: who may ask, how much, how errors and streams look."""
