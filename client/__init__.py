@@ -24,12 +24,13 @@ from swarm.errors import (
 )
 from swarm.invites import Invite
 from swarm.wire.sampling_params import Sampling
+from swarm.wire.token_logprobs import TokenLogprobs
 
 if TYPE_CHECKING:
     from client.api import Stream, generate, stream
     from client.async_client import Client
     from client.generation import Generation, StageTiming
-    from client.token_stream import TokenStream
+    from client.token_stream import Piece, TokenStream
 
 __all__ = [
     "BadInput",
@@ -46,11 +47,13 @@ __all__ = [
     "PeerLost",
     "PeerMisbehaved",
     "PeerRefused",
+    "Piece",
     "PromptTooLong",
     "Sampling",
     "StageTiming",
     "Stream",
     "SwarmError",
+    "TokenLogprobs",
     "TokenStream",
     "Unreachable",
     "generate",

@@ -6,6 +6,7 @@ from typing import Any
 
 from client.routing.route import Route
 from swarm.records import Member, StageAdvert
+from swarm.wire.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Generation:
     accepted: int = 0  # those of them that came true
     prompt_tokens: int = 0  # ids of the prompt, those of a chat template included
     cached_tokens: int = 0  # leading ones of them that every stage had computed before
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of `token_ids`, if they were asked for
 
     def __str__(self) -> str:
         return self.text
@@ -54,6 +56,7 @@ class Generation:
             "accepted": self.accepted,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
+            "logprobs": [each.to_json() for each in self.logprobs],
         }
 
 

@@ -32,6 +32,8 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     speculate: int | None
+    logprobs: bool
+    top_logprobs: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,9 @@ class LocalModel:
 
 def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     """The sampling of named options; raises BadSampling on unknown names and wrong values."""
-    values = {**options, "logit_bias": _flat_bias(options.get("logit_bias", {}))}
+    values: dict[str, object] = dict(options)
+    values["logit_bias"] = _flat_bias(options.get("logit_bias", {}))
+    values["top_logprobs"] = _top_logprobs(values.pop("logprobs", False), values)
     stop = values.pop("stop", ())
     words = (stop,) if isinstance(stop, str) else stop
     if not isinstance(words, Sequence):
@@ -155,6 +159,20 @@ def _flat_bias(biases: object) -> list[object]:
         need = "it must be a mapping from token ids to biases."
         raise BadSampling(f"logit_bias is {biases!r:.40};", need, option="logit_bias")
     return [value for token, bias in biases.items() for value in (_id_of(token), bias)]
+
+
+def _top_logprobs(are_wanted: object, values: Mapping[str, object]) -> object:
+    """How many likeliest ids are to be told; None if nothing is."""
+    top = values.get("top_logprobs")
+    if type(are_wanted) is not bool:
+        need = "it must be true or false; top_logprobs says how many."
+        raise BadSampling(f"logprobs is {are_wanted!r:.40};", need, option="logprobs")
+    if are_wanted:
+        return 0 if top is None else top
+    if top:
+        need = "it needs logprobs to be true."
+        raise BadSampling(f"top_logprobs is {top!r:.40};", need, option="top_logprobs")
+    return None
 
 
 def _id_of(token: object) -> object:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -10,10 +11,24 @@ from typing import Self
 from client.generation import Generation, Stopwatch
 from client.request import Request
 from client.session.inference_session import Session
+from client.session.transcript import Transcript
 from client.text.detokenizer import Detokenizer
 from client.text.tokenizer import Tokenizer
 from swarm.errors import LocalProtocolError
 from swarm.records import StageAdvert
+from swarm.wire.token_logprobs import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it comes, and the log-probabilities of the tokens that came since the piece before.
+
+    Text may be held back (half a character, or what may become a stop string), so that a token
+    comes with the first piece behind it, wherever its own text is. The last piece may have no text.
+    """
+
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class StreamState:
@@ -22,9 +37,10 @@ class StreamState:
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
         self.session: Session | None = None
-        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()  # None ends them
+        self.pieces: asyncio.Queue[Piece | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
         self._detokenizer = Detokenizer(tokenizer.text_of, request.sampling.stop, request.ids)
+        self._taken = self._told = 0  # tokens read, and those whose log-probabilities are given
         self._stop_ids = frozenset(request.sampling.stop_ids)
 
     async def follow(self, session: Session) -> None:
@@ -36,23 +52,26 @@ class StreamState:
         try:
             async with aclosing(session.tokens()) as tokens:
                 async for token in tokens:
-                    self._take(token)
+                    self._take(token, session.transcript)
                     if self._detokenizer.stopped:
                         session.stop()
-            self._give(self._detokenizer.finish())
+            self._give(self._detokenizer.finish(), session.transcript, is_last=True)
             self.generation = self._generation_of(session)
         finally:
             self.pieces.put_nowait(None)
 
-    def _take(self, token: int) -> None:
+    def _take(self, token: int, transcript: Transcript) -> None:
         """The id that ends an answer is no part of its text, special token or not."""
         self._watch.token(perf_counter())
+        self._taken += 1
         if token not in self._stop_ids:
-            self._give(self._detokenizer.push([token]))
+            self._give(self._detokenizer.push([token]), transcript)
 
-    def _give(self, piece: str) -> None:
-        if piece:
-            self.pieces.put_nowait(piece)
+    def _give(self, text: str, transcript: Transcript, *, is_last: bool = False) -> None:
+        logprobs = tuple(transcript.logprobs[self._told : self._taken])
+        if text or (logprobs and is_last):
+            self._told += len(logprobs)
+            self.pieces.put_nowait(Piece(text, logprobs))
 
     def _generation_of(self, session: Session) -> Generation:
         transcript, route = session.transcript, session.last_route
@@ -69,6 +88,7 @@ class StreamState:
             accepted=session.accepted,
             prompt_tokens=len(transcript.prompt),
             cached_tokens=session.cached_tokens,
+            logprobs=tuple(transcript.logprobs),
         )
 
 
@@ -81,7 +101,13 @@ class TokenStream(AsyncIterator[str]):
         self._task = task
 
     async def __anext__(self) -> str:
-        return await anext(self._pieces)
+        while not (piece := await anext(self._pieces)).text:
+            pass  # log-probabilities alone
+        return piece.text
+
+    def pieces(self) -> AsyncIterator[Piece]:
+        """The same pieces with the log-probabilities of their tokens, in place of plain text."""
+        return self._pieces
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,7 +151,7 @@ class TokenStream(AsyncIterator[str]):
         return self._state.generation
 
 
-async def _pieces(state: StreamState, task: asyncio.Task[None]) -> AsyncGenerator[str, None]:
+async def _pieces(state: StreamState, task: asyncio.Task[None]) -> AsyncGenerator[Piece, None]:
     """Knows nothing of the TokenStream, so that a TokenStream that is dropped ends it."""
     try:
         while (piece := await state.pieces.get()) is not None:

@@ -365,7 +365,8 @@ class Session:
         await self._send(route.leaders[step.stage], step)
 
     def _take(self, route: Route, message: Token) -> None:
-        fresh = self.transcript.add(message.position, message.ids, message.finish)
+        logprobs = self._checks.logprobs_of(message)
+        fresh = self.transcript.add(message.position, message.ids, message.finish, logprobs)
         if not fresh:
             return
         took = self._deadlines.token()

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from client.request import Request
+from swarm.errors import RemoteProtocolError
 from swarm.model_spec import ModelSpec
 from swarm.wire.messages import CHUNK_CAP, HOP_FIGURES, Message, Step, Token
 from swarm.wire.sampling_params import MOST_SPECULATED
+from swarm.wire.token_logprobs import TokenLogprobs, logprobs_of_bytes
 
 LONGEST_HOP_MICROSECONDS = 3_600_000_000
 FINISHES = ("", "stop", "length")
@@ -25,9 +27,18 @@ class FrameChecks:
         """What makes a message of a route with so many stages impossible; "" if nothing does."""
         if isinstance(message, Step):
             return self._fault_of_step(message, stages)
-        if len(message.body):
+        top = self.request.sampling.top_of(self.spec.vocab)
+        if len(message.body) and (top is None or not isinstance(message, Token)):
             return "a body where none belongs"
         return self._fault_of_token(message, stages) if isinstance(message, Token) else ""
+
+    def logprobs_of(self, token: Token) -> tuple[TokenLogprobs, ...]:
+        """The log-probabilities that came with ids, if they were asked for.
+
+        Raises RemoteProtocolError.
+        """
+        top = self.request.sampling.top_of(self.spec.vocab)
+        return () if top is None else logprobs_of_bytes(token.body, token.ids, top, self.spec.vocab)
 
     def _fault_of_step(self, step: Step, stages: int) -> str:
         if step.stage >= stages:
@@ -52,6 +63,10 @@ class FrameChecks:
             return f"{len(token.ids)} ids for {token.drafted} guessed ones"
         if not self._is_possible_finish(token):
             return f"an end ({token.finish[:20]!r}) that it cannot have come to"
+        try:
+            self.logprobs_of(token)
+        except RemoteProtocolError as error:
+            return str(error)
         return _fault_of_hops(token.hops, stages)
 
     def _is_possible_place(self, token: Token) -> bool:

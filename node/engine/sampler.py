@@ -22,6 +22,7 @@ from node.engine.random_stream import RandomStream, Walker
 from node.engine.score_changes import ScoreChanges
 from swarm.errors import EngineError
 from swarm.wire.sampling_params import Sampling
+from swarm.wire.token_logprobs import LEAST_LOGPROB, logprobs_to_bytes
 
 NO_IDS = cast("torch.LongTensor", torch.empty((1, 0), dtype=torch.int64))  # none of them looks
 
@@ -81,6 +82,20 @@ class Sampler:
             if finish or [token] != list(drafts[place : place + 1]):
                 return ids, finish
         return ids, ""
+
+    def logprobs_of(self, logits: torch.Tensor, ids: Sequence[int]) -> bytes:
+        """What the model alone thought of `ids`, each drawn from its row of `logits` [rows, vocab].
+
+        As they travel; nothing for a session that does not want to know.
+        """
+        top = self._sampling.top_of(logits.shape[-1])
+        if top is None:
+            return b""
+        found = logits[: len(ids)].float().log_softmax(-1).clamp(min=LEAST_LOGPROB)
+        own = found.gather(-1, torch.tensor(ids, device=found.device)[:, None])
+        values, likeliest = found.topk(top)
+        told = torch.cat([own, values], -1).cpu().numpy()
+        return logprobs_to_bytes(told, likeliest.cpu().numpy())
 
     def propose_drafts(self, position: int, room: int) -> list[int]:
         """Return drafts of the ids from `position` on, at most `room`, if that is where we are."""

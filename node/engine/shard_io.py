@@ -74,6 +74,7 @@ class StepResult:
     ids: tuple[int, ...] = ()  # one, and one more for each guess that was right
     drafts: tuple[int, ...] = ()  # guesses of what follows them
     finish: str = ""  # "", "stop" or "length"
+    logprobs: bytes = b""  # of `ids`, as they travel, if the session wants them
     error: EngineError | None = field(default=None)
 
     @property

@@ -248,4 +248,10 @@ class StageRunner:
             return StepResult(item.session, error=error)
         end = first + len(ids)
         drafts = [] if finish else sampler.propose_drafts(end, span.table.capacity - end)
-        return StepResult(item.session, ids=tuple(ids), drafts=tuple(drafts), finish=finish)
+        return StepResult(
+            item.session,
+            ids=tuple(ids),
+            drafts=tuple(drafts),
+            finish=finish,
+            logprobs=sampler.logprobs_of(logits, ids),
+        )

@@ -41,7 +41,7 @@ def token_and_ring_step(
     common = (opened.session, opened.epoch, opened.key)
     hops, guessed = hops_of(answer, in_flight), len(in_flight.drafts)
     first = answer.position + answer.tokens - guessed
-    token = Token(*common, first, answer.ids, answer.finish, hops, guessed)
+    token = Token(*common, first, answer.ids, answer.finish, hops, guessed, body=answer.body)
     if answer.finish:
         return token, None
     drafts = _chosen(session, answer, hops, now_seconds)

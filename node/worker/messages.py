@@ -199,7 +199,10 @@ class Compute(Message):
 
 @dataclass(slots=True)
 class Computed(Message):
-    """Worker: hidden rows in the body, or sampled ids; none when none was asked for."""
+    """Worker: hidden rows in the body, or sampled ids; none when none was asked for.
+
+    The body of ids has their log-probabilities, if the session wants them.
+    """
 
     session: str
     position: int

@@ -196,7 +196,7 @@ class LoadedShard:
         if result.error:
             code = FailCode.NO_ROOM if isinstance(result.error, NoRoom) else FailCode.BAD_FRAME
             return Failed(order.session, code, _short(result.error))
-        dtype, body = "", memoryview(b"")
+        dtype, body = "", memoryview(result.logprobs)
         if result.rows is not None:
             dtype, body = rows_to_bytes(result.rows, narrow=order.narrow and self.leads)
         return Computed(

@@ -77,7 +77,10 @@ class Step(SessionMessage):
 
 @dataclass(slots=True)
 class Token(SessionMessage):
-    """Last stage to client: new ids, the first at `position`; `finish` ends the session."""
+    """Last stage to client: new ids, the first at `position`; `finish` ends the session.
+
+    The body has their log-probabilities, if the client asked for them.
+    """
 
     position: int
     ids: list[int]

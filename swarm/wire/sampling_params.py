@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from swarm.errors import BadSampling
+from swarm.wire.token_logprobs import MOST_TOP
 
 MOST_STOPS = 16  # stop strings, and stop ids times 16
 LONGEST_STOP = 256  # characters
@@ -32,6 +33,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     speculate: int | None = None  # most ids to guess ahead; None: as many as pay
+    top_logprobs: int | None = None  # so many likeliest ids are told of each token; None: nothing
 
     def __post_init__(self) -> None:
         _check_whole("max_tokens", self.max_tokens, 1, MOST_TOKENS)
@@ -47,6 +49,8 @@ class Sampling:
             _check_whole("seed", self.seed, 0, (1 << 63) - 1)
         if self.speculate is not None:
             _check_whole("speculate", self.speculate, 0, MOST_SPECULATED)
+        if self.top_logprobs is not None:
+            _check_whole("top_logprobs", self.top_logprobs, 0, MOST_TOP)
         _check_stops(self.stop)
         _check_stop_ids(self.stop_ids)
 
@@ -60,6 +64,15 @@ class Sampling:
         """Whether scores of single ids change, so that no other id is surely out of question."""
         counts = self.presence_penalty or self.frequency_penalty
         return bool(self.repetition_penalty != 1 or counts or self.logit_bias)
+
+    @property
+    def needs_all_scores(self) -> bool:
+        """Whether the scores of a few likeliest ids are too little to draw and tell."""
+        return self.changes_scores or self.top_logprobs is not None
+
+    def top_of(self, vocab: int) -> int | None:
+        """How many likeliest ids are told, in a vocabulary that may have fewer."""
+        return None if self.top_logprobs is None else min(self.top_logprobs, vocab)
 
     def check_ids(self, vocab: int) -> None:
         """Refuse a bias of an id that the vocabulary does not have: raises BadSampling."""

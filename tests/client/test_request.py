@@ -35,6 +35,17 @@ def test_biases_are_taken_by_number_and_by_text_as_in_json() -> None:
     assert LOCAL.request(question(logit_bias={})).sampling.to_map() == {"stop_ids": [2]}
 
 
+def test_log_probabilities_are_asked_for_as_in_openais_api() -> None:
+    wanted: list[dict[str, Any]] = [
+        {},
+        {"logprobs": False},
+        {"logprobs": True},
+        {"logprobs": True, "top_logprobs": 5},
+    ]
+    asked = [LOCAL.request(question(**options)).sampling.top_logprobs for options in wanted]
+    assert asked == [None, None, 0, 5]
+
+
 def test_ids_may_be_given_instead_of_text() -> None:
     assert LOCAL.request(question([1, 2, 299])).ids == (1, 2, 299)
 
@@ -78,6 +89,10 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers() -> None:
         {"logit_bias": {5: None}},
         {"logit_bias": [5, 1.0]},
         {"logit_bias": None},
+        {"logprobs": 3},
+        {"top_logprobs": 3},
+        {"top_logprobs": 21, "logprobs": True},
+        {"top_logprobs": -1, "logprobs": True},
         {"seed": -1},
         {"stop": ""},
         {"stop": 5},

@@ -5,10 +5,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from client import Client, Generation
 from node.worker.messages import Broken
 from tests.whole.memory_swarm import MemorySwarm
+from tests.whole.reference_model import TINY, ids_of
 
 PROMPT = "Once upon a time"
 TOKENS = 24
@@ -64,5 +67,62 @@ def test_guesses_change_no_token(options: dict[str, Any]) -> None:
         whole = await asking.generate(PROMPT, max_tokens=TOKENS, speculate=0, **options)
         guessed = await asking.generate(PROMPT, max_tokens=TOKENS, speculate=8, **options)
         assert guessed.token_ids == whole.token_ids
+
+    run(story)
+
+
+TELLING: dict[str, Any] = SEEDED | {"frequency_penalty": 0.8, "logprobs": True, "top_logprobs": 4}
+
+
+def alone(prompt: list[int], ids: list[int]) -> torch.Tensor:
+    """What the whole model thinks of each next id [ids, vocab], with no option at all."""
+    auto: Any = AutoModelForCausalLM
+    model = auto.from_pretrained(TINY, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([[*prompt, *ids]])).logits[0]
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def check_logprobs(generation: Generation) -> None:
+    """Those of every token are the whole model's own."""
+    told = generation.logprobs
+    assert [each.id for each in told] == list(generation.token_ids)
+    whole = alone(ids_of(PROMPT), list(generation.token_ids))
+    for row, each in zip(whole, told, strict=True):
+        assert each.logprob == pytest.approx(float(row[each.id]), abs=1e-3)
+        assert [token for token, _ in each.top] == row.topk(4).indices.tolist()
+        assert [value for _, value in each.top] == pytest.approx(
+            row.topk(4).values.tolist(), abs=1e-3
+        )
+
+
+@pytest.mark.parametrize("speculate", [0, 8])
+def test_log_probabilities_are_the_models_own_with_and_without_guesses(speculate: int) -> None:
+    async def story(_swarm: MemorySwarm, asking: Client) -> None:
+        generation = await asking.generate(
+            PROMPT, max_tokens=TOKENS, **(TELLING | {"speculate": speculate})
+        )
+        check_logprobs(generation)
+        assert generation.drafted if speculate else not generation.drafted
+
+    run(story)
+
+
+def test_log_probabilities_survive_a_lost_stage_each_told_once() -> None:
+    async def story(swarm: MemorySwarm, asking: Client) -> None:
+        mended = await with_a_loss(swarm, asking, TELLING)
+        assert mended.replays >= 1
+        check_logprobs(mended)
+
+    run(story)
+
+
+def test_a_stream_gives_them_with_its_pieces() -> None:
+    async def story(_swarm: MemorySwarm, asking: Client) -> None:
+        async with asking.stream(PROMPT, max_tokens=TOKENS, **TELLING) as stream:
+            pieces = [piece async for piece in stream.pieces()]
+        assert "".join(piece.text for piece in pieces) == stream.generation.text
+        told = tuple(each for piece in pieces for each in piece.logprobs)
+        assert told == stream.generation.logprobs
 
     run(story)

@@ -3,8 +3,9 @@
 The embedding's rows of other ranks come as zeros, and an all-reduce adds them up: the same bits.
 Each rank computes the logits of its own ids. Rank 0 gets from the others only what its samplers
 need: the best id for greedy choice, the `top_k` best where the session says so, ties of the last
-one included. Penalties and biases change any id's score, and without `top_k` a draw depends on
-the whole distribution: then, or if there are too many ties, all logits are gathered.
+one included. Penalties and biases change any id's score, and log-probabilities or, without
+`top_k`, a draw depend on the whole distribution: then, or if there are too many ties, all logits
+are gathered.
 """
 
 from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ class Vocabulary:
 
 def candidates_of(sampling: Sampling) -> int:
     """How many of the best ids a session's sampler needs to draw exactly; WHOLE for all."""
-    if sampling.changes_scores:
+    if sampling.needs_all_scores:
         return WHOLE
     return 1 if sampling.is_greedy else sampling.top_k
 

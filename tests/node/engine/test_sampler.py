@@ -1,11 +1,14 @@
 """Tokens come out as from transformers, once per position, and end where they should."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from node.engine.sampler import Sampler, processors_of
 from swarm.errors import EngineError
 from swarm.wire.sampling_params import Sampling
+from swarm.wire.token_logprobs import LEAST_LOGPROB, logprobs_of_bytes
 
 SAMPLED = Sampling(max_tokens=5, temperature=0.8, seed=4)
 
@@ -62,6 +65,41 @@ def test_unknown_ids_before_the_position_are_an_error() -> None:
             sampler.next(position, logits_for(0))
     with pytest.raises(EngineError):
         Sampler(Sampling(), [1], 2)
+
+
+def told_of(options: Sampling, logits: torch.Tensor, ids: list[int]) -> Any:
+    body = Sampler(options, [1], 0).logprobs_of(logits, ids)
+    return logprobs_of_bytes(body, ids, options.top_of(logits.shape[-1]) or 0, logits.shape[-1])
+
+
+def test_log_probabilities_are_those_of_the_model_before_any_option() -> None:
+    rows = torch.stack([logits_for(n) for n in range(3)])
+    changed = Sampling(
+        temperature=0.3,
+        top_k=2,
+        repetition_penalty=2.0,
+        logit_bias=((4, 50.0),),
+        top_logprobs=5,
+    )
+    for options in (Sampling(top_logprobs=5), changed):
+        told = told_of(options, rows, [7, 4])
+        for row, each in zip(rows, told, strict=False):
+            whole = row - row.exp().sum().log()
+            assert each.logprob == pytest.approx(float(whole[each.id]), abs=1e-5)
+            best = sorted(range(len(row)), key=lambda token: -row[token])[:5]
+            assert [token for token, _ in each.top] == best
+            assert [value for _, value in each.top] == pytest.approx(whole[best].tolist(), abs=1e-5)
+
+
+def test_log_probabilities_of_small_vocabularies_and_impossible_ids_are_numbers() -> None:
+    row = torch.tensor([[0.0, float("-inf"), 0.0]])
+    (told,) = told_of(Sampling(top_logprobs=20), row, [1])
+    assert told.logprob == LEAST_LOGPROB
+    assert len(told.top) == 3
+
+
+def test_nothing_is_told_to_whoever_does_not_ask() -> None:
+    assert Sampler(SAMPLED, [1], 0).logprobs_of(logits_for(1)[None], [3]) == b""
 
 
 def test_neutral_options_add_no_processor() -> None:

@@ -24,6 +24,7 @@ GOOD = st.builds(
         lambda biases: tuple(biases.items())
     ),
     seed=st.none() | st.integers(0, (1 << 63) - 1),
+    top_logprobs=st.none() | st.integers(0, 20),
     stop=st.lists(st.text(min_size=1, max_size=9), max_size=4).map(tuple),
     stop_ids=st.lists(st.integers(0, 1 << 31), max_size=9).map(tuple),
 )
@@ -66,6 +67,9 @@ def test_defaults_are_greedy_and_travel_as_nothing() -> None:
         ("logit_bias", tuple((token, 1.0) for token in range(301))),
         ("logit_bias", (1,)),
         ("logit_bias", {1: 1.0}),
+        ("top_logprobs", -1),
+        ("top_logprobs", 21),
+        ("top_logprobs", True),
         ("seed", -1),
         ("seed", 1 << 63),
         ("stop", "word"),

@@ -35,6 +35,7 @@ SAMPLINGS = [
     Sampling(),
     Sampling(repetition_penalty=1.7),
     Sampling(presence_penalty=1.7),
+    Sampling(top_logprobs=2),
     Sampling(frequency_penalty=-2.0),
     Sampling(logit_bias=((3, 1.0), (95, 1.0)), frequency_penalty=0.5),
     Sampling(temperature=0.8, seed=3),
