@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from client.text.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
+from client.text.tool_prompt import Tools
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.checkpoint.known_specs import recall_spec
 from swarm.errors import BadInput, BadSampling, PromptTooLong
@@ -44,6 +45,7 @@ class Question:
     messages: Messages | None
     timeout_seconds: float
     options: Options
+    tools: Tools = ()  # that the chat's template tells the model of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class LocalModel:
         self._check_length(question.options.get("max_tokens"))
         sampling = sampling_of(question.options, self._stop_ids_for(question))
         sampling.check_ids(self.spec.vocab)
-        ids = self._ids_of(question.prompt, question.messages)
+        ids = self.ids_of(question.prompt, question.messages, question.tools)
         total = len(ids) + sampling.max_tokens
         if total > self.spec.context:
             raise PromptTooLong(
@@ -118,13 +120,14 @@ class LocalModel:
             return self.stop_ids
         return tuple(dict.fromkeys((*self.stop_ids, *self.tokenizer.end_of_turn)))
 
-    def _ids_of(
-        self, prompt: str | Sequence[int] | None, messages: Messages | None
+    def ids_of(
+        self, prompt: str | Sequence[int] | None, messages: Messages | None, tools: Tools = ()
     ) -> Sequence[int]:
+        """The ids of a prompt or of a chat, however many; raises BadInput. Blocks as `request`."""
         if (prompt is None) == (messages is None):
             raise BadInput("Give either a prompt or messages.", "One of them, not both.")
         if messages is not None:
-            ids: Sequence[int] = self.tokenizer.ids_of_messages(_checked(messages))
+            ids: Sequence[int] = self.tokenizer.ids_of_messages(_checked(messages), tools)
         elif isinstance(prompt, str):
             ids = self.tokenizer.ids_of_text(_text(prompt, "prompt")) if prompt else ()
         else:
@@ -196,7 +199,7 @@ def _checked(messages: object) -> Messages:
     return [_checked_message(message) for message in messages]
 
 
-def _checked_message(message: object) -> Mapping[str, str]:
+def _checked_message(message: object) -> Mapping[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise BadInput("A message lacks its role.", MESSAGE_FORM)
     content = message.get("content")

@@ -58,7 +58,7 @@ class Detokenizer:
         if found:
             self.stopped = True
             return min(found)
-        held = max((_overlap(self._raw, word) for word in self._stop), default=0)
+        held = max((overlap(self._raw, word) for word in self._stop), default=0)
         return len(self._raw) - held
 
     def _give(self, length: int) -> str:
@@ -83,7 +83,7 @@ def _shared(one: str, other: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _overlap(text: str, word: str) -> int:
+def overlap(text: str, word: str) -> int:
     """How many characters at the end of `text` begin `word`."""
     longest = min(len(text), len(word) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(word[:size])), 0)

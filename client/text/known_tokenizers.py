@@ -70,7 +70,7 @@ class KnownTokenizer:
         """The model's; loads transformers, so that who renders it has that by then."""
         return self._whole.chat_template
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **options: bool) -> Any:
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Any:
         """The text of a chat."""
         return self._whole.apply_chat_template(messages, **options)
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from client.text.chat_template import render_bounded
 from client.text.known_tokenizers import recall_tokenizer, remember_tokenizer
+from client.text.tool_prompt import Tools, with_tools_told
 from swarm.checkpoint.safetensors_headers import read_json
 from swarm.errors import BadInput, BadModel
 from swarm.formatting import printable
@@ -16,7 +17,7 @@ from swarm.model_spec import ModelSpec
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 FOREIGN = ("tekken.json",)  # formats that transformers does not read
 BYTES = 256  # ids that stand for a byte each when a model has no tokenizer
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,11 @@ class Tokenizer(Protocol):
     def ids_of_text(self, text: str) -> list[int]:
         """The ids of a prompt; raises BadInput."""
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """The ids of a chat, up to where the assistant is to speak; raises BadInput."""
+
+    def template(self) -> str:
+        """The chat template that is used with tools, "" if there is none."""
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out; unfinished characters end as U+FFFD."""
@@ -55,11 +59,19 @@ class ModelTokenizer:
             )
         return ids
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """The ids of a chat, up to where the assistant is to speak; raises BadInput."""
         if not self._inner.chat_template:
             raise _no_chat()
-        return self._encoded(render_bounded(lambda: self._rendered(messages)), is_whole=True)
+        if tools and "tools" not in self.template():
+            messages, tools = with_tools_told(messages, tools), ()
+        return self._encoded(render_bounded(lambda: self._rendered(messages, tools)), is_whole=True)
+
+    def template(self) -> str:
+        """The chat template that is used with tools, "" if there is none."""
+        found = self._inner.chat_template or ""
+        named = found if isinstance(found, dict) else {"default": found}
+        return str(named.get("tool_use") or named.get("default") or "")
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out; unfinished characters end as U+FFFD."""
@@ -68,9 +80,12 @@ class ModelTokenizer:
         )
         return text
 
-    def _rendered(self, messages: Messages) -> str:
+    def _rendered(self, messages: Messages, tools: Tools) -> str:
         text: str = self._inner.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            [dict(message) for message in messages],
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=True,
         )
         return text
 
@@ -98,9 +113,13 @@ class ByteTokenizer:
         """The bytes of a prompt."""
         return list(text.encode())
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """There is no chat without a template: always raises BadInput."""
         raise _no_chat()
+
+    def template(self) -> str:
+        """None."""
+        return ""
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of those ids that are bytes; unfinished characters end as U+FFFD."""
@@ -119,9 +138,13 @@ class NoTokenizer:
         """Always raises BadModel."""
         raise BadModel(self._cause, "Give ids in place of text, or ask for raw_bytes.")
 
-    def ids_of_messages(self, messages: Messages) -> NoReturn:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> NoReturn:
         """Always raises BadModel."""
         self.ids_of_text("")
+
+    def template(self) -> str:
+        """None."""
+        return ""
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Nothing: what the ids mean is not known here."""

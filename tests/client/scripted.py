@@ -69,6 +69,7 @@ class ScriptedStage:
         self.ids: dict[str, list[int]] = {}
         self.clients: dict[str, str] = {}
         self.hook: Hook = lambda stage, peer, message: False
+        self.written: Sequence[int] = ()  # what it says in place of the rule, if anything
         self.hop_unreachable = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.channel.listen(self.on_message, lambda peer, reason: None)
@@ -110,10 +111,11 @@ class ScriptedStage:
             self._sample(opened, step, ids)
 
     def _sample(self, opened: Open, step: Step, ids: list[int]) -> None:
-        token = next_id(ids)
         sampling = Sampling.from_map(opened.sampling)
         prompt = len(ids_of_bytes(opened.body)) - opened.generated
+        token = self.written[len(ids) - prompt] if self.written else next_id(ids)
         finish = "length" if len(ids) + 1 - prompt >= sampling.max_tokens else ""
+        finish = "stop" if token in sampling.stop_ids else finish
         common = (step.session, step.epoch, step.key)
         hops = [[1000, 2000, 3000] for _ in opened.route]
         self.spawn(

@@ -6,6 +6,7 @@ import pytest
 
 from client.request import LocalModel, Options, Question
 from client.text.tokenizer import ByteTokenizer, Messages
+from client.text.tool_prompt import Tools
 from swarm.errors import BadInput, BadSampling, PromptTooLong
 from tests.client.scripted import SPEC
 
@@ -125,7 +126,7 @@ def test_the_parts_of_a_message_are_joined_if_all_are_text() -> None:
     seen: list[object] = []
 
     class Chatty(ByteTokenizer):
-        def ids_of_messages(self, messages: Messages) -> list[int]:
+        def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
             seen.extend(messages)
             return [1]
 
@@ -181,7 +182,7 @@ class TurnTokenizer(ByteTokenizer):
 
     end_of_turn: tuple[int, ...] = (9, 2)
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
         return [1]
 
 

@@ -8,6 +8,7 @@ from client.gateway.answering.answer_response import Desk
 from client.gateway.http.api_error import ApiError, bad_request
 from client.request import Options, Question, Request
 from client.text.tokenizer import Messages
+from client.text.tool_prompt import Tools
 from swarm.errors import PromptTooLong
 
 MOST_CHOICES = 8
@@ -23,6 +24,7 @@ class Wish:
     options: Options
     max_tokens: int | None  # None: as many as there is room for, up to the gateway's own bound
     count: int = 1
+    tools: Tools = ()
 
 
 async def served_names(desk: Desk) -> tuple[str, ...]:
@@ -56,7 +58,8 @@ async def requests_for(desk: Desk, wish: Wish) -> list[Request]:
     if wish.max_tokens is not None and wish.max_tokens < 1:
         raise bad_request(f"max_tokens is {wish.max_tokens}; it must be at least 1.", "max_tokens")
     least = Options(**{**wish.options, "max_tokens": 1})
-    question = Question(wish.prompt, wish.messages, desk.settings.timeout_seconds, least)
+    seconds = desk.settings.timeout_seconds
+    question = Question(wish.prompt, wish.messages, seconds, least, wish.tools)
     request = await desk.client.request(question)
     room = await context_of(desk) - len(request.ids)
     if room < 1:

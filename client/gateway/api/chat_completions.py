@@ -5,17 +5,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
 from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.figures import timings, usage
-from client.gateway.answering.parts import Finished, Part, Text
+from client.gateway.answering.parts import Finished, Part, Reasoning, Text, ToolCall
 from client.gateway.answering.preparing import Wish, model_named, requests_for
+from client.gateway.answering.readers import reader_for
 from client.gateway.answering.writer import DONE, EVENTS, comment, data
 from client.gateway.api.chat_messages import ChatMessages
 from client.gateway.api.checked_body import CheckedBody, SamplingBody, refuse_all
+from client.gateway.api.tools import ToolBody
 from client.gateway.http.api_error import ApiError, openai_body
 from client.text.tokenizer import Messages
 
@@ -27,12 +29,12 @@ class StreamOptions(CheckedBody):
     include_usage: bool = False
 
 
-class ChatRequest(SamplingBody, ChatMessages):
+class ChatRequest(SamplingBody, ChatMessages, ToolBody):
     """A chat to go on with."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset(
         {
-            *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "user"),
+            *("metadata", "prediction", "prompt_cache_key", "user"),
             *("prompt_cache_retention", "reasoning", "reasoning_effort", "safety_identifier"),
             *("service_tier", "store", "verbosity"),
         }
@@ -46,15 +48,13 @@ class ChatRequest(SamplingBody, ChatMessages):
     logprobs: bool = False
     top_logprobs: int = 0
     response_format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
-    tools: list[dict[str, Any]] = Field(default_factory=list)
-    tool_choice: str | dict[str, Any] = "auto"
 
     def wish(self) -> Wish:
         """The same as a wish; raises ApiError on what is not supported yet."""
-        refuse_all(self, logprobs=False, top_logprobs=0, tools=[], response_format={"type": "text"})
+        refuse_all(self, logprobs=False, top_logprobs=0, response_format={"type": "text"})
         turns: Messages = self.turns()
         most = self.max_completion_tokens or self.max_tokens
-        return Wish(None, turns, self.options(), most, self.n)
+        return Wish(None, turns, self.options(), most, self.n, self.told_tools())
 
 
 class ChatWriter:
@@ -66,6 +66,7 @@ class ChatWriter:
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._model, self._choices, self._tells_usage = model, choices, tells_usage
         self._created = int(time.time())
+        self._calls = [0] * choices  # so far
 
     def begin(self) -> bytes:
         """The role of whoever speaks."""
@@ -73,8 +74,14 @@ class ChatWriter:
         return b"".join(self._delta(index, start) for index in range(self._choices))
 
     def part(self, index: int, part: Part) -> bytes:
-        """A piece of text."""
-        return self._delta(index, {"content": part.text}) if isinstance(part, Text) else b""
+        """A piece of text or of thought, or a whole call."""
+        if isinstance(part, Text):
+            return self._delta(index, {"content": part.text})
+        if isinstance(part, Reasoning):
+            return self._delta(index, {"reasoning_content": part.text})
+        place = {"index": self._calls[index]}
+        self._calls[index] += 1
+        return self._delta(index, {"tool_calls": [place | call_json(part)]})
 
     def end(self, index: int, finished: Finished) -> bytes:
         """Why a choice ended, and what it took."""
@@ -123,6 +130,12 @@ class ChatWriter:
         }
 
 
+def call_json(call: ToolCall) -> dict[str, Any]:
+    """A call of a tool, its arguments as text: some clients cannot read an object."""
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
 def finish_reason(finished: Finished) -> str:
     """Why an answer ended; with calls of tools it never is a mere stop."""
     if finished.calls and not finished.is_cut:
@@ -131,7 +144,11 @@ def finish_reason(finished: Finished) -> str:
 
 
 def _choice(index: int, finished: Finished) -> dict[str, Any]:
-    message = {"role": "assistant", "content": finished.text, "refusal": None}
+    calls = [call_json(call) for call in finished.calls]
+    content = None if calls and not finished.text else finished.text
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    message |= {"reasoning_content": finished.reasoning} if finished.reasoning else {}
+    message |= {"tool_calls": calls} if calls else {}
     reason = finish_reason(finished)
     return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
@@ -141,10 +158,12 @@ def chat_routes(desk: Desk) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions")
-    async def create(body: ChatRequest, request: Request) -> Response:
+    async def create(body: ChatRequest) -> Response:
         model = await model_named(desk, body.model)
-        requests = await requests_for(desk, body.wish())
+        wish = body.wish()
+        requests = await requests_for(desk, wish)
+        reader = await reader_for(desk, wish, requests[0], most_calls=body.most_calls)
         writer = ChatWriter(model, body.n, tells_usage=body.stream_options.include_usage)
-        return AnswerResponse(desk, requests, writer, is_streamed=body.stream)
+        return AnswerResponse(desk, requests, writer, is_streamed=body.stream, make_reader=reader)
 
     return router

@@ -1,6 +1,8 @@
 """Chat messages as OpenAI's clients send them, made into what a model's template reads."""
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, ClassVar, Literal
 
@@ -46,6 +48,10 @@ class MessageCall(CheckedBody):
     type: Literal["function"] = "function"
     function: FunctionCall
 
+    def as_template(self) -> dict[str, Any]:
+        """The call as chat templates read it."""
+        return call_turn(self.id, self.function.name, self.function.arguments)
+
 
 class ChatMessage(CheckedBody):
     """One message; what other servers add to their answers is passed over."""
@@ -82,6 +88,15 @@ class ChatMessages(CheckedBody):
         return [*system_turn(message.plain() for message in first), *rest]
 
 
+def call_turn(call_id: str, name: str, arguments: str | dict[str, Any]) -> dict[str, Any]:
+    """A call as chat templates read it: arguments as an object, if they are one."""
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(arguments or "{}")
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
+
+
 def system_turn(texts: Iterable[str]) -> Sequence[dict[str, Any]]:
     """One system message of several, none if they are empty: most templates know but one."""
     text = "\n\n".join(filter(None, texts))
@@ -90,4 +105,9 @@ def system_turn(texts: Iterable[str]) -> Sequence[dict[str, Any]]:
 
 def _turn(message: ChatMessage) -> dict[str, Any]:
     role = "system" if message.role in SYSTEM else message.role
-    return {"role": role, "content": message.plain()}
+    turn: dict[str, Any] = {"role": role, "content": message.plain()}
+    turn |= {"name": message.name} if message.name else {}
+    turn |= {"tool_call_id": message.tool_call_id} if message.tool_call_id else {}
+    if message.tool_calls:
+        turn["tool_calls"] = [call.as_template() for call in message.tool_calls]
+    return turn

@@ -16,6 +16,7 @@ from client.event_loop_thread import EventLoopThread
 from client.network import Links
 from client.request import LocalModel, Options
 from client.text.tokenizer import ByteTokenizer, Messages
+from client.text.tool_prompt import Tools
 from swarm.errors import BadSampling, NoRoute, PromptTooLong
 from swarm.invites import Invite
 from tests.client.conftest import Story
@@ -27,7 +28,7 @@ INVITE = Invite((), "scripted", "scripted")
 class ChatBytes(ByteTokenizer):
     """Bytes with a chat template as plain as can be."""
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
         return list("".join(f"{m['role'][0]}:{m['content']}\n" for m in messages).encode())
 
 

@@ -16,25 +16,40 @@ from client.gateway.http.settings import GatewaySettings
 from client.gateway.server import listen, make_server
 from client.request import LocalModel
 from client.text.tokenizer import ByteTokenizer, Messages
+from client.text.tool_prompt import Tools
 from tests.client.scripted import LAYERS, SPEC, ScriptedStage, ScriptedSwarm, continuation
 from tests.client.test_async_client import INVITE
 
 Values = dict[str, Any]
 SETTINGS = GatewaySettings(timeout_seconds=0.5, comment_seconds=0.02, patience_seconds=0.05)
 DEADLINE_SECONDS = 10
+STOP_ID = 257
 
 
 class ChatBytes(ByteTokenizer):
     """Bytes, with a chat template as plain as can be."""
 
-    def ids_of_messages(self, messages: Messages) -> list[int]:
-        """Every turn on a line of its own."""
-        return list(chat_text(messages).encode())
+    def __init__(self, shown: str = "") -> None:
+        self._shown = shown  # what the template seems to be
+
+    def template(self) -> str:
+        """What formats are recognised by."""
+        return self._shown
+
+    def ids_of_messages(self, messages: Messages, tools: Tools = ()) -> list[int]:
+        """Tools, then every turn, on lines of their own."""
+        told = f"{json.dumps(tools)}\n" if tools else ""
+        return list((told + chat_text(messages)).encode())
 
 
 def chat_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """What the template makes of a chat."""
-    return "".join(f"{turn['role']}: {turn['content']}\n" for turn in messages) + "assistant: "
+    return "".join(map(_turn_text, messages)) + "assistant: "
+
+
+def _turn_text(turn: Mapping[str, Any]) -> str:
+    more = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    return f"{turn['role']}: {turn['content']}{json.dumps(more) if more else ''}\n"
 
 
 def answer_to(prompt: str, count: int) -> str:
@@ -67,13 +82,14 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(
-    settings: GatewaySettings = SETTINGS, *, layers: int = LAYERS, stop_ids: tuple[int, ...] = ()
+    settings: GatewaySettings = SETTINGS, *, layers: int = LAYERS, says: str = "", shown: str = ""
 ) -> AsyncIterator[Gateway]:
-    """A gateway whose swarm serves so many of the layers."""
+    """A gateway whose swarm serves so many of the layers; `says` and ends, if that is given."""
     swarm = ScriptedSwarm()
     first = await swarm.stage("first", 0, 4)
     last = await swarm.stage("last", 4, LAYERS) if layers == LAYERS else first
-    local = LocalModel(SPEC, ChatBytes(), stop_ids)
+    last.written = [*says.encode(), STOP_ID] if says else ()
+    local = LocalModel(SPEC, ChatBytes(shown), (STOP_ID,))
     async with Client(INVITE, model=local, connect=swarm.connect) as client:
         app = make_app(client, settings)
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
