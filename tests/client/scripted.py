@@ -6,6 +6,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from client.async_client import Client, SessionRouter
 from client.network import Links
 from client.request import LocalModel, Request
@@ -21,6 +23,7 @@ from swarm.testing.memory_network import MemoryWorld, peer_named
 from swarm.wire.messages import Cancel, Close, Message, Open, Opened, Step, Token
 from swarm.wire.sampling_params import Sampling
 from swarm.wire.token_ids import ids_of_bytes, ids_to_bytes
+from swarm.wire.token_logprobs import logprobs_to_bytes
 
 LAYERS = 6
 SPEC = ModelSpec(
@@ -52,6 +55,14 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         ids.append(next_id(ids))
     return ids[len(prompt) :]
+
+
+def scores_of(token: int, top: int | None) -> bytes:
+    """The likelihoods that a scripted stage tells of: its own token, then the ids before it."""
+    if top is None:
+        return b""
+    values = -np.array([[0.5, *(0.5 + at for at in range(top))]], np.float32)
+    return logprobs_to_bytes(values, np.array([[token - at for at in range(top)]]))
 
 
 class ScriptedStage:
@@ -118,11 +129,9 @@ class ScriptedStage:
         finish = "stop" if token in sampling.stop_ids else finish
         common = (step.session, step.epoch, step.key)
         hops = [[1000, 2000, 3000] for _ in opened.route]
-        self.spawn(
-            self.channel.send(
-                self.clients[step.session], Token(*common, len(ids), [token], finish, hops)
-            )
-        )
+        body = scores_of(token, sampling.top_logprobs)
+        told = Token(*common, len(ids), [token], finish, hops, body=body)
+        self.spawn(self.channel.send(self.clients[step.session], told))
         if not finish:
             ring = Step(*common, 0, len(ids), 1, True, "i32", body=ids_to_bytes([token]))
             self.pass_on(opened, ring, 0)

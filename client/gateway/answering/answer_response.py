@@ -13,14 +13,16 @@ from starlette.types import Receive, Scope, Send
 from client.async_client import Client
 from client.gateway.answering.choices import Choices, Event
 from client.gateway.answering.figures import answer_headers, log_line, route_headers
-from client.gateway.answering.parts import Finished, Part, PlainReader, Reader
+from client.gateway.answering.parts import Finished, Part, PlainReader, Reader, Scores
 from client.gateway.answering.writer import Writer
 from client.gateway.http.admission import Admission
 from client.gateway.http.api_error import SERVER_ERROR, ApiError, error_response, failure_of
 from client.gateway.http.json_response import JsonResponse
 from client.gateway.http.request_log import FACTS
 from client.gateway.http.settings import GatewaySettings
+from client.generation import Generation
 from client.request import Request
+from client.token_stream import Piece
 from swarm.errors import SwarmError
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -126,14 +128,21 @@ class AnswerResponse(Response):
     def _take(self, event: Event) -> bytes:
         """Keep what came, and return how the writer says it."""
         index, what = event
-        reader, write = self._readers[index], partial(self._writer.part, index)
-        parts = reader.feed(what) if isinstance(what, str) else reader.finish()
+        parts = self._parts_of(index, what)
         self._parts[index] += parts
+        write = partial(self._writer.part, index)
         said = b"".join(map(write, parts)) if self._is_streamed else b""
-        if isinstance(what, str):
+        if isinstance(what, Piece):
             return said
         finished = self._finished[index] = Finished(tuple(self._parts[index]), what)
         return said + self._writer.end(index, finished) if self._is_streamed else b""
+
+    def _parts_of(self, index: int, what: Piece | Generation) -> list[Part]:
+        reader = self._readers[index]
+        if not isinstance(what, Piece):
+            return reader.finish()
+        scores: list[Part] = [Scores(what.logprobs)] if what.logprobs else []
+        return scores + (reader.feed(what.text) if what.text else [])
 
     def _choices(self) -> list[Finished]:
         return [self._finished[index] for index in sorted(self._finished)]

@@ -8,10 +8,10 @@ from typing import Self
 from client.async_client import Client
 from client.generation import Generation
 from client.request import Request
-from client.token_stream import TokenStream
+from client.token_stream import Piece, TokenStream
 from swarm.records import StageAdvert
 
-Event = tuple[int, str | Generation]  # of which choice; the whole comes last
+Event = tuple[int, Piece | Generation]  # of which choice; the whole comes last
 
 
 class Choices:
@@ -20,7 +20,7 @@ class Choices:
     def __init__(self, client: Client, requests: Sequence[Request]) -> None:
         self._client, self._requests = client, requests
         self._streams: list[TokenStream] = []
-        self._reading: dict[asyncio.Task[str | None], int] = {}
+        self._reading: dict[asyncio.Task[Piece | None], int] = {}
 
     async def __aenter__(self) -> Self:
         self._streams = [self._client.ask(request) for request in self._requests]
@@ -61,7 +61,7 @@ class Choices:
         )
         return [self._event(task) for task in done]
 
-    def _event(self, task: "asyncio.Task[str | None]") -> Event:
+    def _event(self, task: "asyncio.Task[Piece | None]") -> Event:
         index = self._reading.pop(task)
         piece = task.result()
         if piece is None:
@@ -74,8 +74,8 @@ class Choices:
         self._reading[reading] = index
 
 
-async def _next_piece(stream: TokenStream) -> str | None:
+async def _next_piece(stream: TokenStream) -> Piece | None:
     try:
-        return await anext(stream)
+        return await anext(stream.pieces())
     except StopAsyncIteration:
         return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from client.generation import Generation
+from swarm.wire.token_logprobs import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,14 @@ class ToolCall:
     arguments: str  # a JSON object, as text: what every client reads
 
 
-Part = Text | Reasoning | ToolCall
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How likely the model thought the tokens that came; told beside their text, if asked for."""
+
+    tokens: tuple[TokenLogprobs, ...]
+
+
+Part = Text | Reasoning | ToolCall | Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ from starlette.responses import Response
 
 from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.figures import timings, usage
-from client.gateway.answering.parts import Finished, Part, Reasoning, Text, ToolCall
+from client.gateway.answering.parts import Finished, Part, Reasoning, Scores, Text, ToolCall
 from client.gateway.answering.preparing import Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.answering.writer import DONE, EVENTS, comment, data
 from client.gateway.api.chat_messages import ChatMessages
 from client.gateway.api.checked_body import CheckedBody, SamplingBody, refuse_all
+from client.gateway.api.logprobs import chat_logprobs
 from client.gateway.api.tools import ToolBody
 from client.gateway.http.api_error import ApiError, openai_body
-from client.text.tokenizer import Messages
+from client.text.tokenizer import Messages, Tokenizer
 
 
 class StreamOptions(CheckedBody):
@@ -51,10 +52,13 @@ class ChatRequest(SamplingBody, ChatMessages, ToolBody):
 
     def wish(self) -> Wish:
         """The same as a wish; raises ApiError on what is not supported yet."""
-        refuse_all(self, logprobs=False, top_logprobs=0, response_format={"type": "text"})
+        refuse_all(self, response_format={"type": "text"})
         turns: Messages = self.turns()
+        options = self.options()
+        if self.logprobs or self.top_logprobs:
+            options |= {"logprobs": self.logprobs, "top_logprobs": self.top_logprobs}
         most = self.max_completion_tokens or self.max_tokens
-        return Wish(None, turns, self.options(), most, self.n, self.told_tools())
+        return Wish(None, turns, options, most, self.n, self.told_tools())
 
 
 class ChatWriter:
@@ -62,9 +66,12 @@ class ChatWriter:
 
     media_type = EVENTS
 
-    def __init__(self, model: str, choices: int, *, tells_usage: bool) -> None:
+    def __init__(
+        self, model: str, choices: int, tokenizer: Tokenizer, *, tells_usage: bool
+    ) -> None:
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._model, self._choices, self._tells_usage = model, choices, tells_usage
+        self._tokenizer = tokenizer
         self._created = int(time.time())
         self._calls = [0] * choices  # so far
 
@@ -79,6 +86,8 @@ class ChatWriter:
             return self._delta(index, {"content": part.text})
         if isinstance(part, Reasoning):
             return self._delta(index, {"reasoning_content": part.text})
+        if isinstance(part, Scores):
+            return self._delta(index, {}, scores=chat_logprobs(part.tokens, self._tokenizer))
         place = {"index": self._calls[index]}
         self._calls[index] += 1
         return self._delta(index, {"tool_calls": [place | call_json(part)]})
@@ -86,7 +95,7 @@ class ChatWriter:
     def end(self, index: int, finished: Finished) -> bytes:
         """Why a choice ended, and what it took."""
         extra = {"timings": timings(finished.generation)}
-        return self._delta(index, {}, finish_reason(finished), extra)
+        return self._delta(index, {}, reason=finish_reason(finished), extra=extra)
 
     def close(self, choices: Sequence[Finished]) -> bytes:
         """The usage, if it was asked for: some clients trip over chunks without a choice."""
@@ -108,16 +117,33 @@ class ChatWriter:
             "object": "chat.completion",
             "created": self._created,
             "model": self._model,
-            "choices": [_choice(index, each) for index, each in enumerate(choices)],
+            "choices": [self._choice(index, each) for index, each in enumerate(choices)],
             "usage": usage(choices),
             "timings": timings(choices[0].generation),
         }
 
     def _delta(
-        self, index: int, delta: dict[str, Any], reason: str | None = None, extra: Any = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        reason: str | None = None,
+        scores: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": reason}
         return data(self._chunk([choice], extra or {}))
+
+    def _choice(self, index: int, finished: Finished) -> dict[str, Any]:
+        calls = [call_json(call) for call in finished.calls]
+        content = None if calls and not finished.text else finished.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        message |= {"reasoning_content": finished.reasoning} if finished.reasoning else {}
+        message |= {"tool_calls": calls} if calls else {}
+        told = finished.generation.logprobs
+        scores = chat_logprobs(told, self._tokenizer) if told else None
+        reason = finish_reason(finished)
+        return {"index": index, "message": message, "logprobs": scores, "finish_reason": reason}
 
     def _chunk(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -143,16 +169,6 @@ def finish_reason(finished: Finished) -> str:
     return finished.generation.finish_reason
 
 
-def _choice(index: int, finished: Finished) -> dict[str, Any]:
-    calls = [call_json(call) for call in finished.calls]
-    content = None if calls and not finished.text else finished.text
-    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-    message |= {"reasoning_content": finished.reasoning} if finished.reasoning else {}
-    message |= {"tool_calls": calls} if calls else {}
-    reason = finish_reason(finished)
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-
 def chat_routes(desk: Desk) -> APIRouter:
     """The routes of this file."""
     router = APIRouter()
@@ -163,7 +179,9 @@ def chat_routes(desk: Desk) -> APIRouter:
         wish = body.wish()
         requests = await requests_for(desk, wish)
         reader = await reader_for(desk, wish, requests[0], most_calls=body.most_calls)
-        writer = ChatWriter(model, body.n, tells_usage=body.stream_options.include_usage)
+        tokenizer = (await desk.client.model()).tokenizer
+        tells_usage = body.stream_options.include_usage
+        writer = ChatWriter(model, body.n, tokenizer, tells_usage=tells_usage)
         return AnswerResponse(desk, requests, writer, is_streamed=body.stream, make_reader=reader)
 
     return router

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,13 +11,16 @@ from starlette.responses import Response
 
 from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.figures import timings, usage
-from client.gateway.answering.parts import Finished, Part, Text
+from client.gateway.answering.parts import Finished, Part, Scores, Text
 from client.gateway.answering.preparing import Wish, model_named, requests_for
 from client.gateway.answering.writer import DONE, EVENTS, comment, data
 from client.gateway.api.chat_completions import StreamOptions
 from client.gateway.api.checked_body import SamplingBody, refuse_all, unsupported
+from client.gateway.api.logprobs import completion_logprobs
 from client.gateway.http.api_error import ApiError, bad_request, openai_body
 from client.request import Request
+from client.text.tokenizer import Tokenizer
+from swarm.wire.token_logprobs import TokenLogprobs
 
 DEFAULT_TOKENS = 16  # OpenAI's
 MOST_PROMPTS = 32
@@ -50,10 +54,12 @@ class CompletionRequest(SamplingBody):
 
     def wishes(self) -> list[Wish]:
         """A wish for each prompt; raises ApiError on what is not supported."""
-        refuse_all(self, suffix="", logprobs=None, echo=False)
+        refuse_all(self, suffix="", echo=False)
         if self.best_of != 1:
             raise unsupported("best_of")
         options = self.options()
+        if self.logprobs is not None:
+            options |= {"logprobs": True, "top_logprobs": self.logprobs}
         return [Wish(each, None, options, self.max_tokens, self.n) for each in self.prompts()]
 
 
@@ -62,24 +68,33 @@ class CompletionWriter:
 
     media_type = EVENTS
 
-    def __init__(self, model: str, count: int, *, tells_usage: bool) -> None:
+    def __init__(self, model: str, count: int, tokenizer: Tokenizer, *, tells_usage: bool) -> None:
         self._id = f"cmpl-{secrets.token_hex(12)}"
         self._model, self._tells_usage = model, tells_usage
         self._count = count  # choices of each prompt
         self._created = int(time.time())
+        self._tokenizer = tokenizer
+        self._written: Counter[int] = Counter()  # characters of each choice so far
 
     def begin(self) -> bytes:
         """Nothing."""
         return b""
 
     def part(self, index: int, part: Part) -> bytes:
-        """A piece of text."""
-        return self._piece(index, part.text) if isinstance(part, Text) else b""
+        """A piece of text, or what its tokens' likelihoods are."""
+        if isinstance(part, Scores):
+            scores = self._scores(part.tokens, self._written[index])
+            return self._piece(_choice(index, "", scores=scores))
+        if not isinstance(part, Text):
+            return b""
+        self._written[index] += len(part.text)
+        return self._piece(_choice(index, part.text))
 
     def end(self, index: int, finished: Finished) -> bytes:
         """Why a choice ended, and what it took."""
         generation = finished.generation
-        return self._piece(index, "", generation.finish_reason, {"timings": timings(generation)})
+        end = _choice(index, "", generation.finish_reason)
+        return self._piece(end, {"timings": timings(generation)})
 
     def close(self, choices: Sequence[Finished]) -> bytes:
         """The usage, if it was asked for."""
@@ -98,7 +113,12 @@ class CompletionWriter:
     def whole(self, choices: Sequence[Finished]) -> dict[str, Any]:
         """The answer in one piece."""
         shown = [
-            _choice(index, each.text, each.generation.finish_reason)
+            _choice(
+                index,
+                each.text,
+                each.generation.finish_reason,
+                self._scores(each.generation.logprobs) if each.generation.logprobs else None,
+            )
             for index, each in enumerate(choices)
         ]
         extra = {"usage": self._usage(choices), "timings": timings(choices[0].generation)}
@@ -112,8 +132,11 @@ class CompletionWriter:
         summed = {name: sum(one[name] for one in each) for name in names}
         return {**summed, "prompt_tokens_details": {"cached_tokens": cached}}
 
-    def _piece(self, index: int, text: str, reason: str | None = None, extra: Any = None) -> bytes:
-        return data(self._body([_choice(index, text, reason)], extra or {}))
+    def _scores(self, tokens: Sequence[TokenLogprobs], offset: int = 0) -> dict[str, Any]:
+        return completion_logprobs(tokens, self._tokenizer, offset)
+
+    def _piece(self, choice: dict[str, Any], extra: dict[str, Any] | None = None) -> bytes:
+        return data(self._body([choice], extra or {}))
 
     def _body(self, choices: list[dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -126,8 +149,10 @@ class CompletionWriter:
         }
 
 
-def _choice(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _choice(
+    index: int, text: str, reason: str | None = None, scores: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": scores, "finish_reason": reason}
 
 
 def completion_routes(desk: Desk) -> APIRouter:
@@ -140,7 +165,9 @@ def completion_routes(desk: Desk) -> APIRouter:
         requests: list[Request] = []
         for wish in body.wishes():
             requests += await requests_for(desk, wish)
-        writer = CompletionWriter(model, body.n, tells_usage=body.stream_options.include_usage)
+        tokenizer = (await desk.client.model()).tokenizer
+        tells_usage = body.stream_options.include_usage
+        writer = CompletionWriter(model, body.n, tokenizer, tells_usage=tells_usage)
         return AnswerResponse(desk, requests, writer, is_streamed=body.stream)
 
     return router

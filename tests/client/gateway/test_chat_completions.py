@@ -114,7 +114,7 @@ def test_fields_that_change_no_answer_are_passed_over_and_null_means_absent() ->
         ("anything", 1, "anything", "'anything' is not supported"),
         ("functions", [], "functions", "'functions' is not supported"),
         ("logit_bias", {"1": 500}, "logit_bias", "logit_bias"),
-        ("logprobs", True, "logprobs", "not supported yet"),
+        ("top_logprobs", 3, "top_logprobs", "needs logprobs"),
         ("n", 9, "n", "between 1 and 8"),
         ("max_tokens", 0, "max_tokens", "at least 1"),
         ("max_tokens", "many", "max_tokens", "valid integer"),
@@ -173,6 +173,24 @@ def test_how_tokens_are_chosen_reaches_the_stages_as_it_was_asked_for() -> None:
         assert "top_k" not in second
         assert second["temperature"] == 1.0
         assert second["seed"] >= 0
+
+    with_gateway(story)
+
+
+def test_log_probabilities_are_told_whole_and_in_streams() -> None:
+    asked = {**ASKED, "logprobs": True, "top_logprobs": 2}
+
+    async def story(gateway: Gateway) -> None:
+        body = (await gateway.post(PATH, asked)).json()
+        told = body["choices"][0]["logprobs"]["content"]
+        assert "".join(each["token"] for each in told) == SAID
+        assert [each["logprob"] for each in told] == [-0.5] * 5
+        assert told[0]["bytes"] == [ord(SAID[0])]
+        before = chr(ord(SAID[0]) - 1)
+        assert [each["token"] for each in told[0]["top_logprobs"]] == [SAID[0], before]
+        choices = [event["choices"][0] for event in await gateway.events(PATH, asked)]
+        streamed = [each for c in choices if c["logprobs"] for each in c["logprobs"]["content"]]
+        assert streamed == told
 
     with_gateway(story)
 

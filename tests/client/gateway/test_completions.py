@@ -42,6 +42,23 @@ def test_a_stream_has_the_pieces_and_the_end() -> None:
     with_gateway(story)
 
 
+def test_log_probabilities_are_told_with_the_places_of_their_tokens() -> None:
+    asked = {"prompt": "hello", "max_tokens": 3, "logprobs": 1}
+
+    async def story(gateway: Gateway) -> None:
+        told = (await gateway.post(PATH, asked)).json()["choices"][0]["logprobs"]
+        text = answer_to("hello", 3)
+        assert told["tokens"] == list(text)
+        assert told["token_logprobs"] == [-0.5] * 3
+        assert told["top_logprobs"] == [{letter: -0.5} for letter in text]
+        assert told["text_offset"] == [0, 1, 2]
+        choices = [event["choices"][0] for event in await gateway.events(PATH, asked)]
+        offsets = [at for c in choices if c["logprobs"] for at in c["logprobs"]["text_offset"]]
+        assert offsets == [0, 1, 2]
+
+    with_gateway(story)
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
