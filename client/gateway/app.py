@@ -12,6 +12,8 @@ from client.gateway.api.chat_completions import chat_routes
 from client.gateway.api.completions import completion_routes
 from client.gateway.api.health import health_routes
 from client.gateway.api.models import model_routes
+from client.gateway.api.ollama import ollama_routes
+from client.gateway.api.tokens import token_routes
 from client.gateway.http.access import Access
 from client.gateway.http.admission import Admission
 from client.gateway.http.api_error import SERVER_ERROR, ApiError, error_response, failure_of
@@ -22,7 +24,14 @@ from client.gateway.http.validation import problem_of
 from swarm import __version__
 from swarm.errors import SwarmError
 
-ROUTES = (model_routes, chat_routes, completion_routes, health_routes)
+ROUTES = (
+    model_routes,
+    chat_routes,
+    completion_routes,
+    ollama_routes,
+    token_routes,
+    health_routes,
+)
 
 
 def make_app(client: Client, settings: GatewaySettings | None = None) -> ASGIApp:
