@@ -11,8 +11,10 @@ from client.gateway.answering.answer_response import Desk
 from client.gateway.api.chat_completions import chat_routes
 from client.gateway.api.completions import completion_routes
 from client.gateway.api.health import health_routes
+from client.gateway.api.messages import message_routes
 from client.gateway.api.models import model_routes
 from client.gateway.api.ollama import ollama_routes
+from client.gateway.api.responses import response_routes
 from client.gateway.api.tokens import token_routes
 from client.gateway.http.access import Access
 from client.gateway.http.admission import Admission
@@ -28,6 +30,8 @@ ROUTES = (
     model_routes,
     chat_routes,
     completion_routes,
+    response_routes,
+    message_routes,
     ollama_routes,
     token_routes,
     health_routes,
