@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from client.text.tokenizer import Messages, Tokenizer, read_stop_ids, read_tokenizer
+from client.response_format import grammar_of
+from client.text.tokenizer import (
+    ByteTokenizer,
+    Messages,
+    NoTokenizer,
+    Tokenizer,
+    read_stop_ids,
+    read_tokenizer,
+)
 from client.text.tool_prompt import Tools
 from swarm.checkpoint.folder import find_model, read_spec
 from swarm.checkpoint.known_specs import recall_spec
@@ -35,6 +43,8 @@ class Options(TypedDict, total=False):
     speculate: int | None
     logprobs: bool
     top_logprobs: int | None
+    response_format: Mapping[str, Any] | None
+    structured_outputs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,8 @@ class LocalModel:
         self._check_length(question.options.get("max_tokens"))
         sampling = sampling_of(question.options, self._stop_ids_for(question))
         sampling.check_ids(self.spec.vocab)
+        if sampling.grammar and isinstance(self.tokenizer, ByteTokenizer | NoTokenizer):
+            raise BadInput("A format needs the model's own tokenizer.", "Ask for plain text.")
         ids = self.ids_of(question.prompt, question.messages, question.tools)
         total = len(ids) + sampling.max_tokens
         if total > self.spec.context:
@@ -147,6 +159,9 @@ def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     values: dict[str, object] = dict(options)
     values["logit_bias"] = _flat_bias(options.get("logit_bias", {}))
     values["top_logprobs"] = _top_logprobs(values.pop("logprobs", False), values)
+    values["grammar"] = grammar_of(
+        values.pop("response_format", None), values.pop("structured_outputs", None)
+    )
     stop = values.pop("stop", ())
     words = (stop,) if isinstance(stop, str) else stop
     if not isinstance(words, Sequence):

@@ -76,8 +76,9 @@ class FrameChecks:
     def _is_possible_finish(self, token: Token) -> bool:
         if token.finish == "length":
             return token.position + len(token.ids) == self.request.capacity
-        if token.finish == "stop" and not self.request.sampling.stop:
-            return bool(token.ids) and token.ids[-1] in self.request.sampling.stop_ids
+        sampling = self.request.sampling
+        if token.finish == "stop" and not sampling.stop:
+            return bool(token.ids) and bool(sampling.grammar or token.ids[-1] in sampling.stop_ids)
         return token.finish in FINISHES
 
 

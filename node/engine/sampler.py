@@ -1,6 +1,6 @@
 """Chooses the next token of one session: penalties as vLLM's, then transformers' own processors.
 
-The order: biases, penalties (`score_changes.py`), temperature, top k, top p, min p.
+The order: the grammar, biases, penalties (`score_changes.py`), temperature, top k, top p, min p.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from node.engine.grammar import GrammarState
 from node.engine.prompt_lookup import MOST_DRAFTS, NgramProposer
 from node.engine.random_stream import RandomStream, Walker
 from node.engine.score_changes import ScoreChanges
@@ -37,6 +38,7 @@ class Sampler:
         generated: int,
         *,
         walker: Walker | None = None,
+        grammar: GrammarState | None = None,
     ) -> None:
         if not 0 <= generated <= len(history):
             raise EngineError(f"{generated} of {len(history)} ids cannot have been generated.")
@@ -49,6 +51,9 @@ class Sampler:
         self._prompt = len(history) - generated
         self._processors = processors_of(sampling)
         self._changes = ScoreChanges.of(sampling, self._ids, self._prompt)
+        self._grammar = grammar
+        if grammar:
+            grammar.note(self._ids[self._prompt :].tolist())
         self._random = RandomStream(walker or Walker(), sampling.seed, generated)
         self._proposer = NgramProposer()
 
@@ -105,13 +110,16 @@ class Sampler:
         most = min(wanted, left, room)
         if most < 1 or position != self._known:
             return []
-        return self._proposer.propose(self._ids[: self._known], most)
+        found = self._proposer.propose(self._ids[: self._known], most)
+        return self._grammar.drafts(found) if self._grammar else found
 
     def rollback(self, length: int) -> None:
         """Forget the ids from `length` on; drawn again, they come out the same."""
         known = min(self._known, max(length, self._prompt))
         if self._changes:
             self._changes.forget(self._ids[known : self._known])
+        if self._grammar:
+            self._grammar.forget(self._known - known)
         self._known = known
 
     def _append(self, token: int) -> None:
@@ -121,9 +129,13 @@ class Sampler:
         self._known += 1
         if self._changes:
             self._changes.note(token)
+        if self._grammar:
+            self._grammar.note([token])
 
     def _draw(self, logits: torch.Tensor) -> int:
         scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
+        if self._grammar:
+            self._grammar.apply(scores[0])
         if self._changes:
             self._check_ids(scores.shape[-1])
             self._changes.apply(scores[0].numpy())
@@ -143,6 +155,8 @@ class Sampler:
 
     def _finish(self, position: int) -> str:
         if self._ids[position] in self._sampling.stop_ids:
+            return "stop"
+        if self._grammar and position == self._known - 1 and self._grammar.is_over:
             return "stop"
         is_last = position + 1 - self._prompt >= self._sampling.max_tokens
         return "length" if is_last else ""

@@ -10,6 +10,7 @@ import torch
 
 from node.engine.attention.decode_batch import TokenSpan
 from node.engine.forward import Forward
+from node.engine.grammar import GrammarCompiler
 from node.engine.kv_cache.admission import Admission
 from node.engine.kv_cache.prefix_cache import Prompt
 from node.engine.model_loader.layer_reuse import ReusableLayers
@@ -52,6 +53,7 @@ class StageRunner:
         self._walker = Walker()
         if self._stage.has_head:
             is_known()  # compiled now, not in a step
+        self.grammars = GrammarCompiler(spec.folder, int(parts.config.vocab_size))
         self._candidates: dict[str, int] = {}  # candidates that a session draws from
 
     @classmethod
@@ -125,7 +127,8 @@ class StageRunner:
         sampling.check_ids(int(self._config.vocab_size))
         if sampling.seed is not None and 0 < generated <= len(history) and not sampling.is_greedy:
             self._walker.walk(sampling.seed, generated, int(self._config.vocab_size))
-        return Sampler(sampling, history, generated, walker=self._walker)
+        grammar = self.grammars.state_of(sampling)
+        return Sampler(sampling, history, generated, walker=self._walker, grammar=grammar)
 
     def share(self, session: str, prompt: Prompt) -> int:
         """Take over the rows of a new session's prompt that are here; returns how many."""

@@ -22,6 +22,7 @@ from node.engine.parallel.allreduce import Reducer
 from node.engine.shard_io import StageSpec
 from node.worker.answers import described, frame_of, measured, refusals, with_queue
 from node.worker.batching import ChunkSize, DecodeBatcher
+from node.worker.grammar_waits import GrammarWaits
 from node.worker.group_sockets import GroupLink, GroupListener
 from node.worker.heartbeat import answer_beats, end_with_parent
 from node.worker.local_group import join_group
@@ -84,6 +85,7 @@ class Worker:
         self._most_sessions = most_sessions
         self._batcher = DecodeBatcher(1.0)
         self._chunk_size = ChunkSize()
+        self._grammars = GrammarWaits(lambda arrived: self._inbox.put([arrived]))
         self._weight_requests = WeightRequests(self._answer, self._heed)
         self._told = self._heard = 0  # orders about the shard: read off the socket, begun
         self._is_ready = False  # what loads models is imported
@@ -113,13 +115,16 @@ class Worker:
             orders = []
             for order in decoder.feed(data):
                 if isinstance(order, Load | Unload | Prepare):
+                    self._grammars.clear()
                     self._told += 1  # before the look at the link: `_heed` looks after setting it
                     if self._link:
                         self._link.close()  # wakes a rank that follows its leader
                 if isinstance(order, Given):
                     self._weight_requests.given(order)
                     continue
-                orders.append(Arrived(order, time.perf_counter()))
+                arrived = Arrived(order, time.perf_counter())
+                if not self._grammars.holds(arrived):
+                    orders.append(arrived)
             if orders:
                 self._inbox.put(orders)  # what came together is computed together
         os._exit(0)  # the node is gone: nothing here is worth keeping
@@ -216,6 +221,7 @@ class Worker:
             self._shard = self._loaded(order)
             if self._shard.leads:
                 self._answer(self._report(order.group, self._shard.self_test()))
+                self._expect_grammars()
                 return
             self._answer(self._report(order.group, 0.0))
             self._heed()
@@ -256,6 +262,12 @@ class Worker:
         self._chunk_size = ChunkSize()
         place = Place(spec.rank, spec.ranks, int(config.hidden_size))
         return LoadedShard(runner, place, link, self._slowdown)
+
+    def _expect_grammars(self) -> None:
+        """Compile grammars if we sample, unless the node has meanwhile said something else."""
+        assert self._runner is not None
+        if self._runner.is_last and self._told == self._heard:
+            self._grammars.serve(self._runner.grammars)
 
     def _progress(self, group: str, share: float) -> None:
         self._answer(Progress(group, share))

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from swarm.errors import BadSampling
+from swarm.wire.grammars import Grammar, check_grammar
 from swarm.wire.token_logprobs import MOST_TOP
 
 MOST_STOPS = 16  # stop strings, and stop ids times 16
@@ -34,6 +35,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     speculate: int | None = None  # most ids to guess ahead; None: as many as pay
     top_logprobs: int | None = None  # so many likeliest ids are told of each token; None: nothing
+    grammar: Grammar = ()  # that the answer must follow: kind and text
 
     def __post_init__(self) -> None:
         _check_whole("max_tokens", self.max_tokens, 1, MOST_TOKENS)
@@ -51,6 +53,7 @@ class Sampling:
             _check_whole("speculate", self.speculate, 0, MOST_SPECULATED)
         if self.top_logprobs is not None:
             _check_whole("top_logprobs", self.top_logprobs, 0, MOST_TOP)
+        check_grammar(self.grammar)
         _check_stops(self.stop)
         _check_stop_ids(self.stop_ids)
 
@@ -68,7 +71,7 @@ class Sampling:
     @property
     def needs_all_scores(self) -> bool:
         """Whether the scores of a few likeliest ids are too little to draw and tell."""
-        return self.changes_scores or self.top_logprobs is not None
+        return bool(self.changes_scores or self.top_logprobs is not None or self.grammar)
 
     def top_of(self, vocab: int) -> int | None:
         """How many likeliest ids are told, in a vocabulary that may have fewer."""

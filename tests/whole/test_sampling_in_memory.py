@@ -1,14 +1,18 @@
 """Options that depend on what was generated before: real stages in memory, lost in mid-answer."""
 
 import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from client import Client, Generation
+from client import Client, Generation, PeerRefused
+from client.request import Question
 from node.worker.messages import Broken
 from tests.whole.memory_swarm import MemorySwarm
 from tests.whole.reference_model import TINY, ids_of
@@ -39,9 +43,11 @@ def run(story: Story) -> None:
     asyncio.run(whole())
 
 
-async def with_a_loss(swarm: MemorySwarm, asking: Client, options: dict[str, Any]) -> Generation:
+async def with_a_loss(
+    swarm: MemorySwarm, asking: Client, options: dict[str, Any], most: int = TOKENS
+) -> Generation:
     """Lose the last stage in the middle of an answer."""
-    async with asking.stream(PROMPT, max_tokens=TOKENS, **options) as pieces:
+    async with asking.stream(PROMPT, max_tokens=most, **options) as pieces:
         await anext(pieces)
         await anext(pieces)
         swarm.stages["a last"].server.on_answer(0, Broken("", "a test"))
@@ -124,5 +130,57 @@ def test_a_stream_gives_them_with_its_pieces() -> None:
         assert "".join(piece.text for piece in pieces) == stream.generation.text
         told = tuple(each for piece in pieces for each in piece.logprobs)
         assert told == stream.generation.logprobs
+
+    run(story)
+
+
+PEOPLE = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}
+FORMATS: dict[str, dict[str, Any]] = {
+    "schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": PEOPLE}}},
+    "regex": {"structured_outputs": {"regex": "[a-f]{3,9}(-[0-9]{2}){4}"}},
+    "choice": {"structured_outputs": {"choice": ["a long answer", "a longer answer, too"]}},
+    "lark": {"structured_outputs": {"grammar": 'start: "x" ("y" | "z")* "end"'}},
+}
+
+
+def check_format(name: str, text: str) -> None:
+    """The text is whole, and as it was asked for."""
+    if name == "schema":
+        assert sorted(json.loads(text)) == ["age", "name"]
+        return
+    patterns = {"regex": "[a-f]{3,9}(-[0-9]{2}){4}", "lark": "x[yz]*end"}
+    patterns["choice"] = "a long answer|a longer answer, too"
+    assert re.fullmatch(patterns[name], text)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_kept_with_guesses_and_over_lost_stages(name: str) -> None:
+    async def story(swarm: MemorySwarm, asking: Client) -> None:
+        options = SEEDED | FORMATS[name] | {"repetition_penalty": 1.1}
+        whole = await asking.generate(PROMPT, max_tokens=200, speculate=0, **options)
+        check_format(name, whole.text)
+        assert whole.finish_reason == "stop"
+        guessed = await asking.generate(PROMPT, max_tokens=200, speculate=8, **options)
+        assert guessed.token_ids == whole.token_ids
+        mended = await with_a_loss(swarm, asking, options, most=200)
+        assert mended.token_ids == whole.token_ids
+        assert mended.replays >= 1
+
+    run(story)
+
+
+def test_a_grammar_that_no_stage_can_use_is_refused_with_the_reason() -> None:
+    async def story(_swarm: MemorySwarm, asking: Client) -> None:
+        request = await asking.request(Question(PROMPT, None, 20.0, {}))
+        grammar = ("regex", "(")  # what our own check would never let through
+        wrong = replace(request, sampling=replace(request.sampling, grammar=grammar))
+        with pytest.raises(PeerRefused, match="unclosed group"):
+            await asking.ask(wrong).finish()
 
     run(story)

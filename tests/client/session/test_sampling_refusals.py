@@ -28,13 +28,25 @@ def of_the_version_before(stage: ScriptedStage, peer: str, message: Message) -> 
     return True
 
 
-def test_an_option_that_the_last_stage_does_not_know_is_refused_by_name(in_swarm: Run) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", 0.5),
+        ("logit_bias", ((5, 1.0),)),
+        ("top_logprobs", 0),
+        ("grammar", ("regex", "a*")),
+    ],
+)
+def test_an_option_that_the_last_stage_does_not_know_is_refused_by_name(
+    in_swarm: Run, option: str, value: object
+) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("first", 0, 4)
         last = await swarm.stage("last", 4, LAYERS)
         last.hook = of_the_version_before
-        with pytest.raises(PeerRefused, match="'presence_penalty'"):
-            await swarm.session(PROMPT, presence_penalty=0.5, max_tokens=3).run()
+        with pytest.raises(PeerRefused, match=f"Unknown sampling option '{option}'"):
+            await swarm.session(PROMPT, max_tokens=3, **{option: value}).run()
         assert not last.opened
 
     in_swarm(story)

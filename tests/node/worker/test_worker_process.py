@@ -38,6 +38,7 @@ from swarm.wire.sampling_params import Sampling
 from tests.node.stands import until
 from tests.node.worker.shards import BUDGET, FOLDER, lone_shard, reserve, rows_of, spec_of
 from tests.node.worker.shards import generate as generate_here
+from tests.whole.reference_model import text_of
 
 PROMPT = [10, 200, 33, 47, 5, 81]
 SECONDS = 60.0  # a cold import of torch on a busy machine
@@ -98,6 +99,26 @@ def load_order(group: str, budget: int = BUDGET) -> Load:
 
 def pid_of(worker: WorkerProcess) -> int:
     return worker._process.pid
+
+
+def test_it_compiles_grammars_beside_its_work_and_refuses_wrong_ones(
+    run: Run, worker: Worked
+) -> None:
+    async def story() -> None:
+        await worker.ask(load_order("g"), Loaded)
+        sampling = Sampling(max_tokens=8, grammar=("regex", "(yes|no), please"))
+        opened = await worker.ask(reserve("s", PROMPT, sampling=sampling), Reserved)
+        assert (opened.session, opened.code) == ("s", "")
+        drawn = await worker.ask(rows_of("s", 0, PROMPT), Computed)
+        assert text_of(drawn.ids)[0] in "yn"
+        wrong = replace(sampling, grammar=("regex", "("))
+        refused = await worker.ask(reserve("w", PROMPT, sampling=wrong), Reserved)
+        assert (refused.session, refused.code) == ("w", "bad_frame")
+        assert "unclosed group" in refused.reason
+        worker.process.order(Release("s"))
+        worker.process.order(Unload())
+
+    run(story())
 
 
 def test_it_measures_its_device_on_the_models_shapes(run: Run, worker: Worked) -> None:

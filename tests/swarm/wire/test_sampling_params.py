@@ -25,6 +25,8 @@ GOOD = st.builds(
     ),
     seed=st.none() | st.integers(0, (1 << 63) - 1),
     top_logprobs=st.none() | st.integers(0, 20),
+    grammar=st.just(())
+    | st.tuples(st.sampled_from(["json_schema", "regex", "lark"]), st.text("aé{}", min_size=1)),
     stop=st.lists(st.text(min_size=1, max_size=9), max_size=4).map(tuple),
     stop_ids=st.lists(st.integers(0, 1 << 31), max_size=9).map(tuple),
 )
@@ -70,6 +72,13 @@ def test_defaults_are_greedy_and_travel_as_nothing() -> None:
         ("top_logprobs", -1),
         ("top_logprobs", 21),
         ("top_logprobs", True),
+        ("grammar", "a*"),
+        ("grammar", ("regex",)),
+        ("grammar", ("glr", "a*")),
+        ("grammar", ("regex", "")),
+        ("grammar", ("regex", 5)),
+        ("grammar", ("regex", "\ud800")),
+        ("grammar", ("regex", "a" * 40_000)),
         ("seed", -1),
         ("seed", 1 << 63),
         ("stop", "word"),
