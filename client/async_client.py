@@ -1,9 +1,8 @@
 """Client: one connection to a swarm for as many requests at once as you like."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,46 +17,16 @@ from client.routing.route import Need, Place, Route
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import TIMEOUT_SECONDS
 from client.session.inference_session import Session
+from client.session.session_router import SessionRouter, Sessions
 from client.text.tokenizer import Messages
 from client.token_stream import StreamState, TokenStream, end
 from swarm.checkpoint.peer_downloader import open_from_peers
 from swarm.dht.founders_manifest import ManifestKeeper
 from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
-from swarm.p2p.channel import Channel
 from swarm.state_folder import local_name, own_environment, state_folder
 from swarm.task_set import TaskSet
 from swarm.trust.peer_lists import peer_id
-from swarm.wire.messages import Fail, Message, Moved, SessionMessage
-
-logger = logging.getLogger(__name__)
-
-
-class SessionRouter:
-    """Hands what a channel delivers to the session that it is for."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._sessions: dict[str, Session] = {}
-        channel.listen(self._receive, self._lose)
-
-    def add(self, session: Session) -> None:
-        """Deliver to this session from now on."""
-        self._sessions[session.id] = session
-
-    def remove(self, session: Session) -> None:
-        """Deliver no more to it."""
-        self._sessions.pop(session.id, None)
-
-    def _receive(self, peer: str, message: Message) -> None:
-        if isinstance(message, SessionMessage | Fail | Moved):
-            session = self._sessions.get(message.session)
-            if session is not None:
-                session.receive(peer, message)
-
-    def _lose(self, peer: str, reason: str) -> None:
-        logger.info("lost %s: %s", peer, reason)
-        for session in self._sessions.values():
-            session.lose(peer, reason)
 
 
 class Client:
@@ -142,7 +111,8 @@ class Client:
                 places=self._places,
                 trusted_ends=self._trusted_ends,
             )
-            self._router = SessionRouter(self._links.channel)
+            router = SessionRouter(self._links.channel)
+            self._sessions = Sessions(self._links.channel, self._route_finder, router)
             self._stack = stack.pop_all()
         self._is_open = True
         return self
@@ -209,29 +179,11 @@ class Client:
     def ask(self, request: Request) -> TokenStream:
         """Start to answer a question that `request` has checked."""
         state = StreamState(request, self._connected().tokenizer)
-        session = self._session_of(request)
+        session = self._sessions.begin(request)
         task = asyncio.create_task(state.follow(session))
         self._running.add(task)
         task.add_done_callback(lambda _: self._forget(session, task))
         return TokenStream(state, task)
-
-    def _session_of(self, request: Request) -> Session:
-        """A session that hears what is said to it, until it is removed from the router."""
-        finder, channel = self._route_finder, self._links.channel
-        session = Session(channel, finder, request, warm_up=self._warm_up)
-        self._router.add(session)
-        return session
-
-    async def _warm_up(self, request: Request, route: Route) -> None:
-        """Let the stages of a route compute a prompt; raises SwarmError."""
-        session = self._session_of(request)
-        session.prefer(route)
-        try:
-            async with aclosing(session.tokens()) as tokens:
-                async for _ in tokens:
-                    pass
-        finally:
-            self._router.remove(session)
 
     def _connected(self) -> LocalModel:
         """The model of a client that can be asked."""
@@ -242,7 +194,7 @@ class Client:
         return self._local
 
     def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
-        self._router.remove(session)
+        self._sessions.end(session)
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # seen: an answer that nobody reads to its end may fail in peace

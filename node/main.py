@@ -22,9 +22,10 @@ from node.device.open_devices import detected_devices, measured_devices, open_wo
 from node.network.bootstrap import NodeNetwork, invite_of, open_network
 from node.network.reachability import find_relays
 from node.node import Node
-from node.owner.control_server import open_control
+from node.owner.control_server import Answers, open_control
 from node.owner.orders import Orders
 from node.owner.owner_control import OwnerControl
+from node.owner.owner_questions import LoadClient, OwnerQuestions
 from node.owner.pause_rules import rules_of
 from node.owner.pauses import Pauses
 from node.probe import memory_words
@@ -81,9 +82,13 @@ class Terminal:
 
 
 async def live(
-    config: NodeConfig, terminal: Terminal, *, calm_seconds: float = CALM_SECONDS
+    config: NodeConfig,
+    terminal: Terminal,
+    load_client: LoadClient | None = None,
+    *,
+    calm_seconds: float = CALM_SECONDS,
 ) -> None:
-    """Be a node until SIGINT or SIGTERM; raises SwarmError."""
+    """Be a node until SIGINT or SIGTERM, for its owner's questions, too; raises SwarmError."""
     stop = asyncio.Event()
     asyncio.get_running_loop().set_exception_handler(hear_loop)
     pauses = hear_signals(stop)
@@ -114,7 +119,8 @@ async def live(
         node = Node(config, served, network, status)
         control = OwnerControl(pauses, node, standby.close, status, rules_of(config))
         orders = Orders(control, node, network.board, partial(_stop, stop))
-        await stack.enter_async_context(open_control(network.folder, orders.carry_out))
+        asked = hear_questions(orders, network, served, node, load_client)
+        await stack.enter_async_context(open_control(network.folder, orders.carry_out, asked))
         measuring = measured_devices(config, served, detected, workers)
         devices = await unless_stopped(measuring, stop)
         if devices is None:
@@ -136,6 +142,21 @@ def hear_signals(stop: asyncio.Event) -> Pauses:
     loop.add_signal_handler(PAUSE, lambda: pauses.pause(time.monotonic()))
     loop.add_signal_handler(RESUME, pauses.resume)
     return pauses
+
+
+def hear_questions(
+    orders: Orders,
+    network: NodeNetwork,
+    served: ServedModel,
+    node: Node,
+    load_client: LoadClient | None,
+) -> dict[str, Answers]:
+    """Let the owner's programs ask the swarm through this node, if a client can be loaded."""
+    if load_client is None:
+        return {}
+    questions = OwnerQuestions(network.invite.swarm, served, load_client, node.host)
+    orders.add("model", questions.model)
+    return {"generate": questions.generate}
 
 
 def introduce(config: NodeConfig, network: NodeNetwork, status: StatusLines) -> None:
@@ -169,7 +190,7 @@ async def _outcome_of(work: Awaitable[T]) -> T:
     return await work
 
 
-def main(config: NodeConfig) -> int:
+def main(config: NodeConfig, load_client: LoadClient | None = None) -> int:
     """Run a node; returns the exit code, and leaves this process's signals as they were."""
     log_printably()
     accept_any_text()
@@ -177,7 +198,7 @@ def main(config: NodeConfig) -> int:
     before = {number: signal.getsignal(number) for number in (*ENDING, PAUSE, RESUME)}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(live(config, Terminal()))
+            runner.run(live(config, Terminal(), load_client))
     except SwarmError as error:
         say_error(error)
         return error.exit_code

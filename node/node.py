@@ -27,6 +27,7 @@ from node.network.bootstrap import NodeNetwork
 from node.network.direct_links import DirectLinks
 from node.network.link_monitor import LinkMonitor
 from node.network.reachability import Reachability, ReachState
+from node.owner.owner_questions import HostedClient, MakeClient
 from node.probe import machine_id
 from node.served_model import ServedModel, manifest_of
 from node.serving.activation_format import ActivationFormat
@@ -314,16 +315,26 @@ class Node:
         self._devices.resume()
         self._announcer.note_pause(is_paused=False)
 
+    def host(self, make: MakeClient) -> HostedClient:
+        """Let a client share our board and channel: what is for our stages still comes to them."""
+        network = self._network
+        return make(
+            network.board, network.channel, self._served.spec, self._server, self._plan_document
+        )
+
+    def _plan_document(self) -> bytes:
+        accepted = self._plan_store.accepted
+        return accepted.to_bytes() if accepted else b""
+
     def facts(self) -> dict[str, Any]:
         """What this node is and does now, in plain values."""
-        accepted = self._plan_store.accepted
         return {
             "peer": self._network.channel.peer,
             "name": self._config.name,
             "swarm": self._network.invite.swarm,
             "sessions": self._server.sessions,
             "devices": self._devices.facts(),
-            "plan": accepted.to_bytes() if accepted else b"",
+            "plan": self._plan_document(),
         }
 
     # ------------------------------------------------------------------ the board

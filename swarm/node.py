@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from swarm.commands.command_line import carry_out, read_arguments
 from swarm.commands.entry_points import import_package, leave
@@ -22,8 +23,13 @@ def run_node(arguments: Sequence[str], program: str = "python -m swarm.node") ->
     config = import_package("node.config").read_config(arguments, program)
     node = import_package("node.main")
     gc.freeze()  # what is imported stays: looking through it again and again would stall the node
-    code: int = node.main(config)
+    code: int = node.main(config, _load_client)
     return code
+
+
+def _load_client() -> Any:
+    """The client that a node hosts for its owner: loaded when he first asks something."""
+    return import_package("client.hosting").HostedClient
 
 
 if __name__ == "__main__":

@@ -8,23 +8,27 @@ from client.api import answer
 from client.async_client import Client
 from client.cli.chat import Chat, run_chat
 from client.cli.look import invite_of
+from client.cli.own_answer import OwnModel, Pieces, own_model
 from client.cli.terminal import Terminal
 from client.event_loop_thread import EventLoopThread
 from client.network import Connect
 from client.request import Options, Question
 from swarm.errors import BadInput
+from swarm.state_folder import own_environment, state_folder
 
 LONGEST_PROMPT = 1 << 24  # bytes that are piped in
 
 
 def run_generate(given: argparse.Namespace, terminal: Terminal, connect: Connect) -> int:
-    """`swarm generate PROMPT`."""
-    prompt, client = prompt_of(given.prompt), client_of(given, connect)
-    question = Question(prompt, None, given.timeout, options_of(given))
+    """`swarm generate PROMPT`: through the node on this machine, if it can be, else as a client."""
+    question = Question(prompt_of(given.prompt), None, given.timeout, options_of(given))
     is_streamed = terminal.is_terminal and not (given.json or given.no_stream)
-    with EventLoopThread() as loop_thread:
-        shown = terminal.piece if is_streamed else None
-        generation = loop_thread.run(answer(client, question, shown))
+    pieces = Pieces(terminal.piece if is_streamed else None)
+    own = _own_model(given)
+    generation = own and own.answer(question, pieces)
+    if not generation:
+        with EventLoopThread() as loop_thread:
+            generation = loop_thread.run(answer(client_of(given, connect), question, pieces))
     if given.json:
         terminal.json(generation.to_json())
     else:
@@ -33,6 +37,18 @@ def run_generate(given: argparse.Namespace, terminal: Terminal, connect: Connect
             count = len(generation.token_ids)
             terminal.note(f"(cut at {count} tokens; --max-tokens N allows others)")
     return 0
+
+
+def _own_model(given: argparse.Namespace) -> OwnModel | None:
+    """The model by the node on this machine; None if something asks for a client of its own.
+
+    An invite on the command line may be of any swarm, and what --model names may be another copy.
+    Nobody but this client chooses its --trusted-ends, and shows whose it is with --introduce.
+    """
+    if given.join or given.model or given.trusted_ends or given.introduce:
+        return None
+    state, swarm = given.state or state_folder(own_environment()), invite_of(given).swarm
+    return own_model(state, swarm, raw_bytes=given.raw_bytes)
 
 
 def run_chat_command(given: argparse.Namespace, terminal: Terminal, connect: Connect) -> int:

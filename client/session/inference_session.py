@@ -131,6 +131,11 @@ class Session:
             cause = f"Peer {short_id(peer)} was lost: {printable(reason)}"
             self._inbox.put(peer, PeerLost(cause, peer=peer))
 
+    def carries(self, step: Step) -> bool:
+        """Whether a step is to go on to another peer than this one, whose node may lead stages."""
+        leaders = self._route.leaders if self._route else ()
+        return leaders[step.stage : step.stage + 1] not in ((), (self._channel.peer,))
+
     async def tokens(self) -> AsyncGenerator[int, None]:
         """The new ids in order, over as many routes as it takes; raises SwarmError.
 

@@ -1,10 +1,10 @@
-"""Orders: what programs of the owner may ask of his node, by name: pause, resume, leave, status."""
+"""Orders: what programs of the owner may ask of his node, by name: pause, leave, status ..."""
 
 import asyncio
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from node.owner.control_server import LINGERS, Words
@@ -35,12 +35,16 @@ class Orders:
         self._node = node
         self._board = board
         self._leave = leave
-        self._by_name = {
+        self._by_name: dict[str, Callable[[Words], Awaitable[Words]]] = {
             "pause": self._pause,
             "resume": self._resume,
             "leave": self._go,
             "status": self._status,
         }
+
+    def add(self, name: str, carry_out: Callable[[Words], Awaitable[Words]]) -> None:
+        """Know one more order."""
+        self._by_name[name] = carry_out
 
     async def carry_out(self, name: str, words: Words) -> Words:
         """Do what an order says, and return the answer; raises BadInput."""

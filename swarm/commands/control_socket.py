@@ -2,7 +2,9 @@
 
 It lies in the node's folder and belongs to its user alone. One question a connection: four bytes
 of length and a msgpack map `{"order": ..., further words}` one way, `{"answer": ...}` or
-`{"error": [cause, next step]}` the other. Then the connection ends - after `leave`, with the node.
+`{"error": [cause, next step], "kind": ...}` the other. Then the connection ends - after `leave`,
+with the node. Orders that are answered bit by bit have several answers, an empty one every
+`BEAT_SECONDS` while there is nothing else to say; any word of the asker meanwhile means: enough.
 """
 
 import os
@@ -11,22 +13,31 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from swarm import errors
 from swarm.errors import BadInput, SwarmError, Unreachable
 from swarm.state_folder import write_private
 
 SOCKET, POINTER = "control.sock", "control.path"  # in a node's folder; the second names another
 PATH_CAP = 100  # bytes of a socket's path: systems take 103 to 107
 LENGTH = struct.Struct("!I")
-ORDER_CAP, ANSWER_CAP = 1 << 16, 1 << 25  # bytes
+ORDER_CAP, ANSWER_CAP = 1 << 23, 1 << 25  # bytes; an order may bring the ids of a long prompt
 ANSWER_SECONDS = 10.0
+BEAT_SECONDS = 1.0  # between two signs of life of a node that answers bit by bit
+SILENCE_SECONDS = 10.0  # after which such a node is given up
+ENOUGH = {"order": "enough"}
+KINDS: dict[str, type[SwarmError]] = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, SwarmError)
+}
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 NODE_FOLDERS = "node-*"
 
@@ -44,6 +55,18 @@ class LocalNode:
         """Give an order and return what the node answers; raises what it refuses, Unreachable."""
         with self._connected(timeout_seconds) as line:
             return _answer_of(self._ask(line, {"order": order, **words}))
+
+    @contextmanager
+    def ask_for_all(
+        self, order: str, **words: object
+    ) -> Iterator[tuple[Iterator[dict[str, Any]], Callable[[], None]]]:
+        """Give an order that is answered bit by bit: the answers, and how to say that it is enough.
+
+        Leaving the block hangs up. Reading raises what the node refuses, Unreachable.
+        """
+        with self._connected(SILENCE_SECONDS) as line:
+            self._tell(line, {"order": order, **words})
+            yield self._answers(line), lambda: self._tell(line, ENOUGH)
 
     def ask_to_leave(self, timeout_seconds: float) -> bool:
         """Let the node leave; whether it has ended within the time. Raises SwarmError."""
@@ -70,10 +93,31 @@ class LocalNode:
             raise self._silent(error) from error
         return line
 
+    def _answers(self, line: socket.socket) -> Iterator[dict[str, Any]]:
+        """What comes until the node hangs up, signs of life left out."""
+        while (said := self._hear(line)) is not None:
+            if answer := _answer_of(said):
+                yield answer
+
     def _ask(self, line: socket.socket, order: Mapping[str, object]) -> object:
+        self._tell(line, order)
+        if (said := self._hear(line)) is None:
+            raise self._silent(EOFError("it ended the connection"))
+        return said
+
+    def _tell(self, line: socket.socket, order: Mapping[str, object]) -> None:
         try:
             line.sendall(packed(order, ORDER_CAP))
-            (size,) = LENGTH.unpack(_read(line, LENGTH.size))
+        except (OSError, ValueError) as error:
+            raise self._silent(error) from error
+
+    def _hear(self, line: socket.socket) -> object:
+        """What the node says next, or None at the end; raises Unreachable."""
+        try:
+            first = line.recv(1)
+            if not first:
+                return None
+            (size,) = LENGTH.unpack(first + _read(line, LENGTH.size - 1))
             return unpacked(_read(line, min(size, ANSWER_CAP + 1)), ANSWER_CAP)
         except (OSError, EOFError, ValueError) as error:
             raise self._silent(error) from error
@@ -169,6 +213,20 @@ def unpacked(data: bytes, cap: int) -> object:
         raise ValueError(f"the message is not msgpack: {error}") from error
 
 
+def words_of_error(error: SwarmError) -> dict[str, object]:
+    """An error as it travels: what the other side raises is of the same kind."""
+    words: dict[str, object] = {"error": [error.cause, error.next_step]}
+    words["kind"] = type(error).__name__
+    return words | ({"option": error.option} if isinstance(error, BadInput) else {})
+
+
+def _error_of(cause: str, next_step: str, said: Mapping[object, object]) -> SwarmError:
+    kind = KINDS.get(str(said.get("kind")), SwarmError)
+    if issubclass(kind, BadInput):
+        return kind(cause, next_step, option=str(said.get("option", "")))
+    return kind(cause, next_step)
+
+
 def _has_ended(pid: int, seconds: float) -> bool:
     """Whether a process ends within the time; where systems do not tell, it is taken to."""
     if not hasattr(os, "pidfd_open"):
@@ -219,6 +277,6 @@ def _answer_of(said: object) -> dict[str, Any]:
     match said:
         case {"answer": dict(answer)}:
             return answer
-        case {"error": [str(cause), str(next_step)]}:
-            raise SwarmError(cause, next_step)
+        case {"error": [str(cause), str(next_step)], **more}:
+            raise _error_of(cause, next_step, more)
     raise Unreachable("The node's answer makes no sense.", "Is it of another version? Restart it.")

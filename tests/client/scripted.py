@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from client.async_client import Client, SessionRouter
+from client.async_client import Client
 from client.network import Links
 from client.request import LocalModel, Request
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Timeouts
 from client.session.inference_session import Session
+from client.session.session_router import SessionRouter
 from client.text.tokenizer import ByteTokenizer
 from swarm.errors import PeerLost
 from swarm.invites import Invite

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from node.owner import control_server
-from node.owner.control_server import CONNECTIONS, LINGERS, Words, open_control
+from node.owner.control_server import CONNECTIONS, LINGERS, Answers, Words, open_control
 from swarm.commands import control_socket
 from swarm.commands.control_socket import (
     LENGTH,
@@ -27,9 +27,20 @@ from swarm.commands.control_socket import (
     local_nodes,
     packed,
     the_local_node,
+    words_of_error,
 )
-from swarm.errors import BadInput, SwarmError, Unreachable
+from swarm.errors import (
+    BadInput,
+    BadSampling,
+    Deadline,
+    EngineError,
+    NoRoute,
+    PeerLost,
+    SwarmError,
+    Unreachable,
+)
 from swarm.state_folder import make_private_folder
+from swarm.task_set import TaskSet
 
 SECONDS = 20.0
 T = TypeVar("T")
@@ -50,10 +61,12 @@ async def echo(name: str, words: Words) -> Words:
 
 
 @asynccontextmanager
-async def node_in(folder: Path, carry_out: Any = echo) -> AsyncIterator[LocalNode]:
+async def node_in(
+    folder: Path, carry_out: Any = echo, bit_by_bit: Mapping[str, Answers] | None = None
+) -> AsyncIterator[LocalNode]:
     """A node that hears orders in a folder."""
     make_private_folder(folder)
-    async with asyncio.timeout(SECONDS), open_control(folder, carry_out):
+    async with asyncio.timeout(SECONDS), open_control(folder, carry_out, bit_by_bit):
         (node,) = await asyncio.to_thread(local_nodes, folder.parent)
         yield node
 
@@ -274,3 +287,132 @@ def test_which_node_is_meant_is_clear_or_the_error_says_how_to_say_it(tmp_path: 
                     await asyncio.to_thread(the_local_node, tmp_path, "node-3")
 
     run(story())
+
+
+class Telling:
+    """Answers bit by bit, as far as the story lets it."""
+
+    def __init__(self) -> None:
+        self.go_on, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def answers(
+        self, words: Words, enough: asyncio.Event
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            yield {"said": words.get("about", "")}
+            if words.get("about") == "a slip":
+                raise KeyError("a bug")
+            if words.get("about") == "an error":
+                raise BadSampling("top_p is 2;", "it must be smaller.", option="top_p")
+            async with TaskSet() as tasks:
+                waits = [tasks.create("a wait", each.wait()) for each in (enough, self.go_on)]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            yield {"said": "enough" if enough.is_set() else "more"}
+        finally:
+            self.ended.set()
+
+
+def test_an_order_may_be_answered_bit_by_bit_with_signs_of_life_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_server, "BEAT_SECONDS", 0.01)
+
+    async def story() -> None:
+        telling = Telling()
+        beats = []
+        unpack = control_socket.unpacked
+
+        def counted(data: bytes, cap: int) -> object:
+            said = unpack(data, cap)
+            if said == {"answer": {}}:
+                beats.append(said)
+                if len(beats) == 3:
+                    loop.call_soon_threadsafe(telling.go_on.set)
+            return said
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(control_socket, "unpacked", counted)
+        async with node_in(tmp_path / "node-1", bit_by_bit={"tell": telling.answers}) as node:
+
+            def read() -> list[dict[str, Any]]:
+                with node.ask_for_all("tell", about="owls") as (answers, _stop):
+                    return list(answers)
+
+            assert await asyncio.to_thread(read) == [{"said": "owls"}, {"said": "more"}]
+            assert len(beats) >= 3
+            assert telling.ended.is_set()
+
+    run(story())
+
+
+def test_who_asks_may_say_that_it_is_enough_or_hang_up(tmp_path: Path) -> None:
+    async def story() -> None:
+        telling = Telling()
+        async with node_in(tmp_path / "node-1", bit_by_bit={"tell": telling.answers}) as node:
+
+            def stop() -> list[dict[str, Any]]:
+                with node.ask_for_all("tell") as (answers, stop):
+                    return [next(answers), stop() or {}, *answers]
+
+            assert (await asyncio.to_thread(stop))[-1] == {"said": "enough"}
+            telling.ended.clear()
+
+            def hang_up() -> dict[str, Any]:
+                with node.ask_for_all("tell", about="owls") as (answers, _stop):
+                    return next(answers)
+
+            assert await asyncio.to_thread(hang_up) == {"said": "owls"}
+            await telling.ended.wait()
+
+    run(story())
+
+
+def test_what_goes_wrong_bit_by_bit_is_the_last_word_and_keeps_its_kind(tmp_path: Path) -> None:
+    async def story() -> None:
+        telling = Telling()
+        async with node_in(tmp_path / "node-1", bit_by_bit={"tell": telling.answers}) as node:
+
+            def read(about: str) -> list[dict[str, Any]]:
+                with node.ask_for_all("tell", about=about) as (answers, _stop):
+                    return list(answers)
+
+            with pytest.raises(BadSampling, match="top_p is 2; it must be smaller") as caught:
+                await asyncio.to_thread(read, "an error")
+            assert caught.value.option == "top_p"
+            with pytest.raises(SwarmError, match="stumbled"):
+                await asyncio.to_thread(read, "a slip")
+
+    run(story())
+
+
+def test_a_node_that_ends_or_falls_silent_in_mid_answer_is_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_socket, "SILENCE_SECONDS", 0.05)
+
+    async def story() -> None:
+        telling = Telling()
+        async with node_in(tmp_path / "node-1", bit_by_bit={"tell": telling.answers}) as node:
+
+            def read() -> list[dict[str, Any]]:
+                with node.ask_for_all("tell") as (answers, _stop):
+                    return list(answers)
+
+            with pytest.raises(Unreachable, match="does not answer"):
+                await asyncio.to_thread(read)
+
+    run(story())
+
+
+@pytest.mark.parametrize("kind", [BadInput, BadSampling, NoRoute, Deadline, PeerLost, EngineError])
+def test_an_error_arrives_as_what_it_was(kind: type[SwarmError]) -> None:
+    said = msgpack.unpackb(packed(words_of_error(kind("A cause.", "Do this.")), 1000)[4:])
+    with pytest.raises(kind, match=r"^A cause\. Do this\.$") as caught:
+        control_socket._answer_of(said)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("kind", [None, 5, "Exception", "KeyboardInterrupt", "Path", [1]])
+def test_an_error_of_no_known_kind_is_one_all_the_same(kind: object) -> None:
+    with pytest.raises(SwarmError, match=r"A cause\."):
+        control_socket._answer_of({"error": ["A cause.", ""], "kind": kind})
