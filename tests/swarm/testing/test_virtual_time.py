@@ -55,3 +55,18 @@ def test_a_wait_that_no_time_ends_is_said_instead_of_hanging() -> None:
 
     with pytest.raises(RuntimeError, match="no time brings"):
         run_virtually(VirtualLoop(), story())
+
+
+def test_calls_are_made_in_order_of_time_and_those_that_were_cancelled_never() -> None:
+    made: list[int] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        calls = [loop.call_later(5000.0 - at, made.append, at) for at in range(5000)]
+        for call in calls[::2]:
+            call.cancel()
+        assert calls[0].cancelled()
+        await asyncio.sleep(5000.0)
+
+    run_virtually(VirtualLoop(), story())
+    assert made == list(range(4999, 0, -2))
