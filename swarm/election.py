@@ -58,10 +58,11 @@ def candidates(
     is reachable. Where all peers stand behind routers the same goes for all: a planner's words pass
     through relays as well as others.
     """
-    live = {peer: c for peer, c in sorted(capabilities.items()) if not c.leaving}
-    reachable = [peer for peer, c in live.items() if c.reachable] or list(live)
-    settled = [peer for peer in reachable if now - live[peer].since >= 2 * heartbeat_seconds]
-    return settled or reachable
+    live = [(peer, c) for peer, c in capabilities.items() if not c.leaving]
+    reachable = [(peer, c) for peer, c in live if c.reachable] or live
+    youngest = now - 2 * heartbeat_seconds
+    settled = [(peer, c) for peer, c in reachable if c.since <= youngest]
+    return sorted(peer for peer, _ in settled or reachable)
 
 
 def may_act(

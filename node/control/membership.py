@@ -11,7 +11,8 @@ import random
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 import msgpack
@@ -20,9 +21,8 @@ from node.control.election_policy import Holder
 from node.control.failure_detector import (
     ASKED_AT_ONCE,
     CROWD,
-    LATELY_SECONDS,
     MISSES,
-    Contact,
+    Contacts,
     asked_by_planner,
     asked_by_standby,
 )
@@ -56,6 +56,7 @@ VIEW_SECONDS = 5.0  # a view holds for so long, unless something changes
 STANDBY_READ_SECONDS, PLANNER_READ_SECONDS = 0.01, 0.004
 READ_CAP_SECONDS = 15.0  # less than ABSENT_SECONDS
 ASKED_TOGETHER = 64  # questions under way at a time
+STANDINGS_REMEMBERED, REMEMBERED_BYTES = 256, 1024  # of answers, which come again and again
 TOLD_BY_NEWCOMER = 64  # peers that hear of who comes and goes
 
 
@@ -68,19 +69,12 @@ class Standing:
 
     def to_bytes(self) -> bytes:
         """A short msgpack list; later versions append to it."""
-        return bytes(msgpack.packb([self.term, self.proof]))
+        return _packed_standing(self.term, self.proof)
 
     @classmethod
     def of_bytes(cls, data: bytes) -> "Standing":
         """Read a stranger's answer; what makes no sense says nothing."""
-        try:
-            values = msgpack.unpackb(data) if data else []
-        except (ValueError, msgpack.UnpackException):
-            return cls()
-        match values:
-            case [int(term), bytes(proof), *_] if 0 <= term <= TERM_CAP and len(proof) <= PROOF_CAP:
-                return cls(term, proof)
-        return cls()
+        return _read_standing(data) if len(data) < REMEMBERED_BYTES else _standing_of(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +89,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Who has a record and is not leaving; and all but ourselves, the best in rank first."""
+    """Who has a record and is not leaving, with their places in rank; and who else that is."""
 
     staying: dict[str, Capability]
-    others: list[str]
+    places: dict[str, int]
+    others: dict[str, int]  # the same without ourselves, the best first
 
 
 class Membership:
@@ -118,7 +113,7 @@ class Membership:
         self._plans: dict[str, PlanRef] = {}
         self._adverts: dict[str, Advert] = {}
         self._adverts_at = -math.inf  # when they were asked for
-        self._contacts: dict[str, Contact] = {}
+        self._contacts = Contacts()
         self._seen_at: dict[str, float] = {}  # when a capability was last on the board
         self._renewed_at: dict[str, float] = {}  # when a lease was first seen as it is
         self._strange: set[int] = set()  # versions of the protocol that we told of
@@ -128,6 +123,9 @@ class Membership:
         self._record_changes = 0
         self._order: tuple[tuple[int, int], Ranked] | None = None
         self._view: tuple[object, View] | None = None  # and what it depends on
+        self._last_there: (
+            tuple[dict[str, Capability], frozenset[str], dict[str, Capability]] | None
+        ) = None
         self._asking = asyncio.Semaphore(ASKED_TOGETHER)
         self.own = Standing()
         self.own_lease: Lease | None = None  # while we hold it
@@ -160,8 +158,7 @@ class Membership:
     @property
     def has_misses(self) -> bool:
         """Whether a peer that we still count has just failed to answer."""
-        missed = [p for p, c in self._contacts.items() if 0 < c.misses < MISSES]
-        there = (self._capabilities.get(peer) for peer in missed)
+        there = (self._capabilities.get(peer) for peer in self._contacts.missed)
         return any(capability and not capability.leaving for capability in there)
 
     def answers(self, peer: str) -> bool:
@@ -206,32 +203,45 @@ class Membership:
     def view(self) -> View:
         """What the others make of all this, until something changes."""
         era = int(CLOCK.now() // ERA_SECONDS)
-        facts = self._changes, self._record_changes, _now() // VIEW_SECONDS, era, self.own
+        changes = self._changes, self._record_changes, self._contacts.changes
+        facts = changes, _now() // VIEW_SECONDS, era, self.own
         if self._view is None or self._view[0] != facts:
             self._view = facts, self._viewed(era)
         return self._view[1]
 
     def _ranked(self, era: int) -> Ranked:
-        """The peers with a record in order of rank, which changes with records and eras alone."""
-        if self._order is None or self._order[0] != (self._record_changes, era):
+        """The peers with a record in order of rank, which changes with who is there and eras."""
+        order = self._order
+        if order is None or order[0] != (self._record_changes, era):
             staying = {p: c for p, c in self._capabilities.items() if not c.leaving}
-            others = rank(self._swarm, era, staying.keys() - {self.me})
-            self._order = (self._record_changes, era), Ranked(staying, others)
-        return self._order[1]
+            if order and order[0][1] == era and staying.keys() == order[1].places.keys():
+                ranked = replace(order[1], staying=staying)
+            else:
+                places = {p: at for at, p in enumerate(rank(self._swarm, era, staying))}
+                others = {peer: at for peer, at in places.items() if peer != self.me}
+                ranked = Ranked(staying, places, others)
+            order = self._order = (self._record_changes, era), ranked
+        return order[1]
+
+    def _there(self, staying: dict[str, Capability]) -> dict[str, Capability]:
+        """Who of these is not lost; the same object while nothing changes."""
+        lost, last = self._contacts.lost, self._last_there
+        if last is None or last[0] is not staying or last[1] != lost:
+            there = {p: c for p, c in staying.items() if p not in lost} if lost else staying
+            last = self._last_there = staying, lost, there
+        return last[2]
 
     def _viewed(self, era: int) -> View:
-        staying = self._ranked(era).staying
-        contacts, oldest = self._contacts, _now() - LATELY_SECONDS
-        lost = {peer for peer, contact in contacts.items() if contact.is_lost}
-        heard = {p: c for p, c in contacts.items() if c.heard_at > oldest and p not in lost}
-        there = {p: c for p, c in staying.items() if p not in lost} if lost else staying
+        ranked = self._ranked(era)
+        there = self._there(ranked.staying)
+        heard = self._contacts.heard_lately(_now())
         present = {peer: there[peer] for peer in {*heard, self.me} if peer in there}
         planners = set(filter(self.may_plan, {*heard, self.me}))
         able = {peer: c for peer, c in present.items() if peer in planners}
         names = candidates(CLOCK.now(), able, HEARTBEAT_SECONDS)
         followed = sorted(c.term for p, c in heard.items() if c.term and p in planners)
         common = followed[(len(followed) - 1) // 2] if followed else 0
-        return View(there, present, rank(self._swarm, era, names), common)
+        return View(there, present, sorted(names, key=ranked.places.__getitem__), common)
 
     # ------------------------------------------------------------------ who plans
 
@@ -249,12 +259,14 @@ class Membership:
 
     def holders(self) -> tuple[Holder, ...]:
         """Live leases of other peers that may plan and answered us lately."""
-        order = self.ranking()
+        if not self._leases:
+            return ()
+        order, trusted, me = self.ranking(), self.trusted_term, self.me
         return tuple(
             _holder(peer, lease, order)
             for peer, lease in self._leases.items()
-            if peer != self.me and self.has_heard(peer) and self._is_live(peer, lease)
-            if self.may_plan(peer) and is_credible(lease.term, self.trusted_term)
+            if peer != me and self.has_heard(peer) and self._is_live(peer, lease)
+            if is_credible(lease.term, trusted) and self.may_plan(peer)
         )
 
     @property
@@ -291,17 +303,17 @@ class Membership:
 
     def most_follow_later(self, term: int) -> bool:
         """Whether most peers that answer say they follow a later plan than that of a term."""
-        followed = [c.term for p, c in self._contacts.items() if self.has_heard(p)]
+        followed = [c.term for c in self._contacts.heard_lately(_now()).values()]
         return sum(each > term for each in followed) > len(followed) / 2
 
     def followers_of(self, term: int) -> list[str]:
         """The peers that answer and say they follow the plan of this term."""
-        return [p for p, c in self._contacts.items() if c.term == term and self.has_heard(p)]
+        return [p for p, c in self._contacts.heard_lately(_now()).items() if c.term == term]
 
     @property
     def followed_term(self) -> int:
         """The highest term that any peer which answers says it follows; it may be a lie."""
-        return max([c.term for p, c in self._contacts.items() if self.has_heard(p)], default=0)
+        return max((c.term for c in self._contacts.heard_lately(_now()).values()), default=0)
 
     # ------------------------------------------------------------------ links
 
@@ -321,11 +333,11 @@ class Membership:
     async def refresh(self) -> None:
         """Read leases and plans afresh; in a crowd the records of all peers only now and then."""
         reads_all = _now() - self._read_at >= self._read_pause
-        leases, plans, _ = await asyncio.gather(
-            self._board.read(Lease),
-            self._board.read(PlanRef),
-            self._read_peers() if reads_all else asyncio.sleep(0),
-        )
+        reading = self._board.read(Lease), self._board.read(PlanRef)
+        if reads_all:
+            leases, plans, _ = await asyncio.gather(*reading, self._read_peers())
+        else:
+            leases, plans = await asyncio.gather(*reading)
         self._note_renewals(leases)
         proofs = [{peer: each.proof for peer, each in of.items()} for of in (leases, self._leases)]
         self._changes += proofs[0] != proofs[1]
@@ -413,22 +425,20 @@ class Membership:
 
     async def _ask(self, peer: str) -> None:
         async with self._asking:
-            contact = self._contacts.setdefault(peer, Contact())
-            before = _matters(contact)
-            await self._ask_one(peer, contact)
-            self._changes += before != _matters(contact)
+            await self._ask_one(peer)
 
-    async def _ask_one(self, peer: str, contact: Contact) -> None:
-        is_early = contact.is_lost and not contact.is_due(_now())  # who holds a lease always is
-        contact.asked_at = _now()
+    async def _ask_one(self, peer: str) -> None:
+        known, now = self._contacts.get(peer), _now()
+        is_early = known is not None and known.is_lost and not known.is_due(now)  # holds a lease
+        contact = self._contacts.note_question(peer, now)
         try:
             answer = await self._channel.ask(peer, "alive", b"", timeout_seconds=ALIVE_SECONDS)
         except (PeerError, RemoteProtocolError):
-            contact.misses += not is_early
+            if not is_early:
+                self._contacts.note_silence(peer, contact)
             return
         standing = Standing.of_bytes(answer)
-        contact.misses, contact.heard_at = 0, _now()
-        contact.term, contact.proof = standing.term, standing.proof
+        self._contacts.note_answer(peer, contact, standing.term, standing.proof, _now())
 
     async def _say_alive(self, peer: str, _payload: bytes) -> bytes:
         if (contact := self._contacts.get(peer)) and contact.is_lost:
@@ -462,17 +472,32 @@ class Membership:
         """Keep nothing of peers that are not on the board any more."""
         self._renewed_at = {p: at for p, at in self._renewed_at.items() if p in self._leases}
         here = self._capabilities.keys() | self._leases.keys()
-        self._contacts = {p: c for p, c in self._contacts.items() if p in here}
-        self._seen_at = {p: at for p, at in self._seen_at.items() if p in here}
+        self._contacts.forget_others(here)
+        for peer in self._seen_at.keys() - here:
+            del self._seen_at[peer]
 
     def _note_vacancy(self) -> None:
         if self.holders():
             self._vacant_since = _now()
 
 
-def _matters(contact: Contact) -> tuple[object, ...]:
-    """What a view depends on."""
-    return contact.is_lost, contact.is_heard(_now()), contact.term, contact.proof
+def _standing_of(data: bytes) -> Standing:
+    try:
+        values = msgpack.unpackb(data) if data else []
+    except (ValueError, msgpack.UnpackException):
+        return Standing()
+    match values:
+        case [int(term), bytes(proof), *_] if 0 <= term <= TERM_CAP and len(proof) <= PROOF_CAP:
+            return Standing(term, proof)
+    return Standing()
+
+
+_read_standing = lru_cache(STANDINGS_REMEMBERED)(_standing_of)  # peers say the same for minutes
+
+
+@lru_cache(STANDINGS_REMEMBERED)
+def _packed_standing(term: int, proof: bytes) -> bytes:
+    return bytes(msgpack.packb([term, proof]))
 
 
 def _holder(peer: str, lease: Lease, ranking: list[str]) -> Holder:
