@@ -26,7 +26,9 @@ ROUND_SECONDS = 120.0  # of a loop that hangs: it is begun again, and the log sa
 LEAST_SECONDS = 0.2  # however much news there is
 QUICK_SECONDS = 0.4  # between looks at the board while things change
 SLOW_SECONDS = 5.0  # and when they do not
-CHANGING_SECONDS = 20.0
+CHANGING_SECONDS = 12.0  # more than a planner waits for the first change to be the last
+MISSED_SECONDS = 2.0  # of quick looks after somebody did not answer
+NEWS_SECONDS = 2.0  # and after news, which may be quicker than the board
 VACANT_SECONDS = 10.0  # without a planner, after which it matters to everybody who serves what
 NEWS_PER_SECOND, NEWS_BURST = 0.5, 10  # looks at the board that one peer may ask for
 
@@ -100,7 +102,7 @@ class BoardWatcher:
     async def look(self) -> None:
         """See who is there, do our part in the election, and follow the plan; raises SwarmError."""
         control, membership = self._control, self._control.membership
-        before = set(membership.capabilities)
+        before = membership.capabilities.keys()
         self._note_standing()
         await membership.refresh()
         if own := self._onlooker.own_capability:
@@ -113,9 +115,24 @@ class BoardWatcher:
         self._follow_local_rule()
         self._onlooker.note_look(adopted=adopted)
         is_other_plan = plan != control.plan_store.plan  # a later term alone calls for nothing
-        changed = before != set(membership.capabilities) or membership.has_misses
-        if is_other_plan or changed or not self._onlooker.is_settled:
-            self._changing_until = time.monotonic() + CHANGING_SECONDS
+        changed = is_other_plan or before != membership.capabilities.keys()
+        self._note_haste(changed=changed)
+
+    def _note_haste(self, *, changed: bool) -> None:
+        """See whether to look again soon.
+
+        What changes among the others matters to who plans, and to all while nobody does. Whoever
+        serves what it should under a planner hears from that planner.
+        """
+        control = self._control
+        is_led = control.membership.planner is not None and not control.election.holds
+        if not self._onlooker.is_settled or (changed and not is_led):
+            self._look_quickly(CHANGING_SECONDS)
+        elif control.membership.has_misses:
+            self._look_quickly(MISSED_SECONDS)
+
+    def _look_quickly(self, seconds: float) -> None:
+        self._changing_until = max(self._changing_until, time.monotonic() + seconds)
 
     async def catch_up(self) -> None:
         """Look for a later plan; not at every word of a stranger."""
@@ -169,6 +186,7 @@ class BoardWatcher:
     async def _hear_news(self, peer: str, _payload: bytes) -> bytes:
         if self.may_hurry(peer):
             self._news.set()
+            self._look_quickly(NEWS_SECONDS)
         return b""
 
 

@@ -1,13 +1,14 @@
 """BoardWatcher: what a look brings is told, and strangers cannot make it look without end."""
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from node.control.board_watcher import NEWS_BURST, BoardWatcher
+from node.control.board_watcher import NEWS_BURST, NEWS_SECONDS, BoardWatcher
 from swarm.testing.memory_network import MemoryWorld, peer_named
 from tests.node.nodes import node_of
 
@@ -47,3 +48,44 @@ def test_a_plan_that_is_adopted_at_the_call_of_a_leader_is_told_at_once(is_new: 
 
     asyncio.run(story())
     assert told == ([True] if is_new else [])
+
+
+def looks_quickly(
+    *,
+    planner: str | None = "anna",
+    holds: bool = False,
+    is_settled: bool = True,
+    has_misses: bool = False,
+    changed: bool = True,
+) -> bool:
+    """Whether a node that has looked for a while looks again soon after what it saw."""
+    membership = SimpleNamespace(planner=planner, has_misses=has_misses)
+    control: Any = SimpleNamespace(membership=membership, election=SimpleNamespace(holds=holds))
+    onlooker: Any = SimpleNamespace(is_settled=is_settled)
+    watcher = BoardWatcher(control, MemoryWorld().channel("me"), onlooker)
+    watcher._changing_until = 0.0
+    watcher._note_haste(changed=changed)
+    return watcher._changing_until > 0.0
+
+
+def test_a_change_hurries_who_plans_and_all_while_nobody_does() -> None:
+    assert looks_quickly(planner=None)
+    assert looks_quickly(planner=None, holds=True)
+    assert looks_quickly(holds=True)
+    assert not looks_quickly(holds=True, changed=False)
+
+
+def test_who_serves_under_a_planner_waits_for_its_news_but_not_for_a_peer_that_is_silent() -> None:
+    assert not looks_quickly()
+    assert looks_quickly(has_misses=True)
+    assert looks_quickly(is_settled=False, changed=False)
+
+
+def test_news_are_looked_for_again_for_a_moment_since_they_may_outrun_the_board() -> None:
+    async def story() -> None:
+        watcher = BoardWatcher(SimpleNamespace(), MemoryWorld().channel("me"), SimpleNamespace())  # type: ignore[arg-type]
+        watcher._changing_until = 0.0
+        await watcher._hear_news("anna", b"")
+        assert 0.0 < watcher._changing_until - time.monotonic() <= NEWS_SECONDS
+
+    asyncio.run(story())
