@@ -16,10 +16,10 @@ from planner.replanning.replan import replan
 from planner.stop import StopRule
 from swarm.errors import DoesNotFit
 from swarm.formatting import printable, short_id
-from swarm.hardware import WIDEST, WIDTHS, Device
+from swarm.hardware import WIDEST, WIDTHS
 from swarm.model_spec import PLANNED_TOKENS, ModelSpec
 from swarm.plan import Pipeline, Plan, Shard, Stage
-from swarm.records import TERM_CAP, Advert, Capability
+from swarm.records import TERM_CAP, Advert, Capability, StageAdvert
 from swarm.wire.messages import ROUTE_CAP
 
 SEARCH_SECONDS = 5.0
@@ -247,23 +247,21 @@ def problem_with(
     if document.model != spec.digest or any(p.layers != spec.layers for p in plan.pipelines):
         return "it is for another model"
     stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
-    if not all(_is_full(stage, spec) for stage in stages):
+    heads, blocks = spec.kv_heads, spec.mlp_blocks
+    if not all(_is_full(stage, heads, blocks) for stage in stages):
         return "its stages do not hold every head and block once"
     devices = {f"{p}/{d.index}": d for p, c in capabilities.items() for d in c.devices}
+    a_head = spec.attention_parameters / spec.kv_heads
+    a_block = spec.mlp_parameters / spec.mlp_blocks
     for stage, shard in plan.shards():
         device = devices.get(shard.device)
         if device is None:
             return f"nobody knows its device {shard.device}"
-        if _least_bytes(stage, shard, device, spec) > device.memory_bytes:
+        # Weights of the layers that it holds, without ends and KV.
+        parameters = (stage.end - stage.start) * (shard.kv * a_head + shard.mlp * a_block)
+        if parameters * device.weight_bytes > device.memory_bytes:
             return f"its device {shard.device} has too little memory"
     return ""
-
-
-def _least_bytes(stage: Stage, shard: Shard, device: Device, spec: ModelSpec) -> float:
-    """Weights of the layers that a shard holds, without ends and KV."""
-    attention = spec.attention_parameters * shard.kv / spec.kv_heads
-    mlp = spec.mlp_parameters * shard.mlp / spec.mlp_blocks
-    return stage.layers * (attention + mlp) * device.weight_bytes
 
 
 def reserves_of(
@@ -274,19 +272,32 @@ def reserves_of(
     found: list[Stage] = []
     for advert in adverts:
         for each in advert.stages:
-            shards = tuple(Shard(f"{m.peer}/{m.device}", m.kv, m.mlp) for m in each.members)
-            stage = Stage(each.start, each.end, shards)
-            is_ours = each.end <= spec.layers and {shard.peer for shard in shards} <= set(able)
+            stage = _stage_served(each)
+            if stage is None or stage.end > spec.layers:
+                continue
+            is_ours = {shard.peer for shard in stage.shards} <= set(able)
             is_free = not taken & devices_of(stage)
-            if is_ours and is_free and _is_full(stage, spec):
+            if is_ours and is_free and _is_full(stage, spec.kv_heads, spec.mlp_blocks):
                 taken |= devices_of(stage)
                 found.append(stage)
     return tuple(found)
 
 
-def _is_full(stage: Stage, spec: ModelSpec) -> bool:
-    held = sum(s.kv for s in stage.shards), sum(s.mlp for s in stage.shards)
-    return not stage.holders and held == (spec.kv_heads, spec.mlp_blocks)
+def _stage_served(advert: StageAdvert) -> Stage | None:
+    """What a peer says it serves, unless that is nonsense."""
+    members = advert.members
+    try:
+        shards = tuple(Shard(f"{m.peer}/{m.device}", m.kv, m.mlp) for m in members)
+    except ValueError:
+        return None
+    return Stage(advert.start, advert.end, shards)
+
+
+def _is_full(stage: Stage, heads: int, blocks: int) -> bool:
+    for shard in stage.shards:  # thousands of them in a crowd's plan, which everybody checks
+        heads -= shard.kv
+        blocks -= shard.mlp
+    return not stage.holders and heads == blocks == 0
 
 
 def problem_of(spec: ModelSpec, capabilities: Mapping[str, Capability]) -> Problem:

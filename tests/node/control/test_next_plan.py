@@ -284,3 +284,9 @@ def test_a_document_with_a_strange_field_is_read_or_refused(value: object, name:
     assert type(document.term) is int
     assert type(document.planner) is str
     assert type(document.reason) is str
+
+
+@pytest.mark.parametrize(("kv", "mlp"), [(0, 0), (-1, 2)])
+def test_a_stage_of_a_member_that_holds_nothing_is_no_reserve(kv: int, mlp: int) -> None:
+    stage = StageAdvert(0, 1, [Member("a", 0, kv, mlp)], 1.0, 0, 0)
+    assert reserves_of(SPEC, [Advert("d", [stage], 0)], {"a"}, None) == ()
