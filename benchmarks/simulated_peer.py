@@ -14,15 +14,16 @@ from node.control.board_watcher import BoardWatcher, Control
 from node.control.certification import Certification
 from node.control.leader_election import LeaderElection
 from node.control.membership import Membership
-from node.control.next_plan import problem_with
+from node.control.next_plan import PlanDocument, problem_with
 from node.control.plan_store import PlanStore
 from node.control.planner_loop import PlannerLoop
+from node.device.make_before_break import Grip
 from node.device.shard_policy import Drop, Lead, ShardFacts, next_shard_duty
 from swarm.election import LEASE_SECONDS, SKEW_SECONDS, PlanOrder
 from swarm.errors import SwarmError
 from swarm.hardware import Device
 from swarm.model_spec import ModelSpec
-from swarm.plan import Assignment
+from swarm.plan import Assignment, Pipeline, Plan
 from swarm.records import Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.task_set import TaskSet, supervise
 from swarm.testing import virtual_time
@@ -41,7 +42,7 @@ class Findings:
     """What must never be, and what is worth knowing."""
 
     broken: list[str] = field(default_factory=list)
-    votes: dict[tuple[int, int], set[str]] = field(default_factory=dict)  # digests by order
+    votes: dict[tuple[int, str], Plan] = field(default_factory=dict)  # by term and planner
     plans: set[tuple[int, str]] = field(default_factory=set)  # that anybody accepted
     loads: int = 0
     lost_shards: int = 0  # ready ones that were given up for a plan
@@ -84,6 +85,7 @@ class SimulatedPeer:
         self.name = name
         self.identity = Identity.throwaway()
         self.peer = self.identity.peer
+        self._device = f"{self.peer}/0"
         self.device = device
         self.is_up = False
         self._findings = setting.findings
@@ -93,6 +95,7 @@ class SimulatedPeer:
         self._network, self._spec = setting.network, setting.spec
         self._folder = setting.folder / name
         self._orders: list[PlanOrder] = []
+        self._followed: PlanDocument | None = None
         self._tasks = TaskSet()
 
     def start(self) -> None:
@@ -100,6 +103,7 @@ class SimulatedPeer:
         self._folder.mkdir(exist_ok=True)
         self.is_up, self.held, self.is_ready = True, None, False
         self._since, self._failures = -1e9, 0
+        self._line: Pipeline | None = None  # in which it serves
         context = copy_context()
         context.run(virtual_time.SKEW_SECONDS.set, self._skew)
         context.run(self._begin)
@@ -112,6 +116,7 @@ class SimulatedPeer:
         problem = partial(problem_with, spec=self._spec)
         self.plan_store = PlanStore(swarm, self._folder, line, problem_of=problem)
         self.membership = Membership(swarm, self._spec.digest, self.board, line, trust)
+        self._grip = Grip(self.membership.is_serving, self.membership.served_by_others)
         certification = Certification(self.identity, trust, self._folder, line)
         self.election = LeaderElection(self.peer, self.board, self.membership)
         self.planner_loop = PlannerLoop(
@@ -159,8 +164,8 @@ class SimulatedPeer:
 
     @property
     def asks_for_adverts(self) -> bool:
-        """Never, unless it plans."""
-        return False
+        """Whether the device is about to let a shard go, or did lately."""
+        return self._grip.dropped_lately or self._grip.gives_way
 
     @property
     def is_planning(self) -> bool:
@@ -175,44 +180,62 @@ class SimulatedPeer:
         self.tend()
 
     def _check(self) -> None:
+        self._check_vote()
         order = self.plan_store.order
         if order is None or (self._orders and order == self._orders[-1]):
             return
         if self._orders and not order > self._orders[-1]:
             self._findings.broken.append(f"S1: {self.name} took {order} after {self._orders[-1]}")
         self._orders = [*self._orders[-3:], order]
-        votes = self._findings.votes.setdefault((order.term, order.rank), set())
-        votes.add(order.digest)
-        if len(votes) > 1:
-            self._findings.broken.append(f"S2: two plans of term {order.term}, rank {order.rank}")
         self._findings.plans.add((order.term, order.digest))
+
+    def _check_vote(self) -> None:
+        """S2: whatever anybody follows, of one planner and term there is one plan."""
+        accepted = self.plan_store.accepted
+        if accepted is None or accepted is self._followed:
+            return
+        self._followed = accepted
+        votes = self._findings.votes.setdefault((accepted.term, accepted.planner), accepted.plan)
+        if votes is not accepted.plan and votes != accepted.plan:
+            self._findings.broken.append(f"S2: two plans of {accepted.planner}, {accepted.term}")
 
     # ------------------------------------------------------------------ the device
 
     def tend(self) -> None:
         """Do what the node's own policy says to do with the shard."""
-        assigned = self.plan_store.assignment_of(f"{self.peer}/0")
-        facts = ShardFacts(
-            now=time.monotonic(),
-            assigned=assigned,
-            held=self.held,
-            ready=self.is_ready,
-            since=self._since,
-            failures=self._failures,
-        )
-        match next_shard_duty(facts):
+        assigned = self.plan_store.assignment_of(self._device)
+        match next_shard_duty(self._facts(assigned)):
             case Drop():
-                self._findings.lost_shards += self.is_ready
-                self.held, self.is_ready = None, False
+                self._drop()
                 self.tend()
             case Lead(assignment=assignment):
                 self._load(assignment)
             case _ if assigned and self.held is None and not assigned.leads:
                 self._load(assigned)
 
+    def _facts(self, assigned: Assignment | None) -> ShardFacts:
+        serving = self.held if self.is_ready else None
+        return ShardFacts(
+            now=time.monotonic(),
+            assigned=assigned,
+            held=self.held,
+            ready=self.is_ready,
+            since=self._since,
+            failures=self._failures,
+            protected=self._grip.is_protected(self._line if serving else None),
+            awaited=self._grip.is_awaited(serving, assigned, self.plan_store.plan),
+        )
+
+    def _drop(self) -> None:
+        if self.is_ready:
+            self._findings.lost_shards += 1
+            self._grip.note_drop()
+        self.held, self.is_ready = None, False
+
     def _load(self, assignment: Assignment) -> None:
         self._findings.loads += 1
         self.held, self.is_ready, self._since = assignment, False, time.monotonic()
+        self._line = self.plan_store.pipeline_of(self._device)
         loop = asyncio.get_running_loop()
         loop.call_later(LOAD_SECONDS, self._finish_load, assignment, self._since)
 
@@ -232,7 +255,8 @@ class SimulatedPeer:
 
     async def _publish(self) -> None:
         while True:
-            await self._network.wait_out_pause(self.peer)
+            if self._network.is_paused(self.peer):
+                await self._network.wait_out_pause(self.peer)
             with suppress(SwarmError):
                 await self.announcer.publish_due(None)
             await asyncio.sleep(PUBLISH_SECONDS)

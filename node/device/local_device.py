@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import re
 import secrets
 import time
@@ -17,7 +16,7 @@ from node.control.plan_store import PlanStore
 from node.device.endpoint import Reach
 from node.device.group_rendezvous import GroupRendezvous
 from node.device.group_request import GroupRequest, GroupWord
-from node.device.make_before_break import is_awaited
+from node.device.make_before_break import Grip
 from node.device.shard_policy import Drop, Keep, Lead, ShardDuty, ShardFacts, next_shard_duty
 from node.device.weight_fetch import WeightFetch
 from node.serving.stage_server import DRAIN_SECONDS, LedStage, StageServer
@@ -37,13 +36,10 @@ logger = logging.getLogger(__name__)
 RESTART_SECONDS = 2.0
 STEADY_SECONDS = 60.0  # served alone for so long: its loss is no sign that it cannot be loaded
 ANSWER_SECONDS = 1.0  # for a leader's answer, besides the time that its sessions take to move
-BREAK_SECONDS = 40.0  # for others to load what only we serve, before we give it up all the same
-LOOK_SECONDS = 3.0  # for the board to say what others serve
 STALLED_SECONDS = 15.0  # without progress, and the worker computes nothing: others hear of it
 STALLED_WORDS = "its load has come to a halt"
 TROUBLE_CAP = 100  # characters of a cause that others are told
 FOLDERS = re.compile(r"(?<![^\s'\"(])(/[^\s/:'\"]+)*/(?=[^\s/])")
-DWELL_SECONDS = 300.0  # a device drops what is ready and serves for a plan once in that time
 YIELD_SECONDS = 1.0  # that an owner who wants the device back waits for sessions to move
 YIELD_END_SECONDS = 0.3  # and for the worker to end by itself: memory is free within 2 s
 
@@ -115,8 +111,7 @@ class LocalDevice:
         self._cause = ""  # of the last failure
         self._failed: Assignment | None = None  # the part that failed
         self._failed_loads = 0  # in a row: an accident to what was ready is none
-        self._dropped_at = -math.inf  # a ready shard, because a plan said so
-        self._asked_at: float | None = None  # since when a plan has another part for what serves
+        self._grip = Grip(lambda line: context.is_serving(line), lambda at: context.others(at))
         self._lock = asyncio.Lock()
 
     # ------------------------------------------------------------------ the next duty
@@ -161,37 +156,24 @@ class LocalDevice:
     @property
     def gives_way(self) -> bool:
         """Whether a plan has another part for a device that serves."""
-        return self._asked_at is not None
-
-    def _is_awaited(self, assigned: Assignment | None) -> bool:
-        """Whether others still load what only we serve; they have some time for that."""
-        state = self.shard_state
-        if state is None or not state.ready or assigned in (None, state.assignment):
-            self._asked_at = None
-            return False
-        now = time.monotonic()
-        self._asked_at = now if self._asked_at is None else self._asked_at
-        others, plan = self._context.others(self._asked_at), self._context.plan_store.plan
-        if others is None or plan is None:
-            return now - self._asked_at < LOOK_SECONDS
-        return now - self._asked_at < BREAK_SECONDS and is_awaited(
-            state.assignment.stage, plan, others
-        )
+        return self._grip.gives_way
 
     @property
     def dropped_lately(self) -> bool:
         """Whether a plan made us drop what was ready within the dwell time."""
-        return time.monotonic() - self._dropped_at < DWELL_SECONDS
+        return self._grip.dropped_lately
+
+    def _is_awaited(self, assigned: Assignment | None) -> bool:
+        """Whether others still load what only we serve; they have some time for that."""
+        state = self.shard_state
+        serving = state.assignment if state and state.ready else None
+        plan = self._context.plan_store.plan if serving else None
+        return self._grip.is_awaited(serving, assigned, plan)
 
     def _is_protected(self) -> bool:
-        """Whether no plan may take our shard now: one did lately, and all of its pipeline serves.
-
-        Whoever makes plans, a device reloads for them at most once in a dwell time.
-        """
-        if not self.dropped_lately or self.shard_state is None:
-            return False
-        line = self.shard_state.pipeline
-        return self.shard_state.ready and line is not None and self._context.is_serving(line)
+        """Whether no plan may take our shard now."""
+        state = self.shard_state
+        return self._grip.is_protected(state.pipeline if state and state.ready else None)
 
     async def _do(self, duty: ShardDuty) -> None:
         match duty:
@@ -212,7 +194,7 @@ class LocalDevice:
             self._serve(state)
             return
         if state and state.ready:
-            self._dropped_at = time.monotonic()
+            self._grip.note_drop()
         self.worker.order(Unload(keep=self._context.plan_store.assignment_of(self.id) is not None))
         self._forget()
 
@@ -328,7 +310,7 @@ class LocalDevice:
         if state and state.ready and state.assignment != assignment:
             if self._is_protected() or self._is_awaited(assignment):
                 raise PeerRefused("What this device serves is kept for a while longer.")
-            self._dropped_at = time.monotonic()
+            self._grip.note_drop()
         await self.leave()
 
     # ------------------------------------------------------------------ the worker's answers

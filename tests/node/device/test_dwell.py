@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from node.device.group_request import GroupRequest, GroupWord
-from node.device.local_device import BREAK_SECONDS, DWELL_SECONDS, LocalDevice
-from node.device.make_before_break import is_awaited
+from node.device.local_device import LocalDevice
+from node.device.make_before_break import BREAK_SECONDS, DWELL_SECONDS, is_awaited
 from node.serving.stage_server import LedStage
 from node.worker.messages import Loaded, Unload
 from swarm.errors import PeerRefused
@@ -133,7 +133,7 @@ def test_others_have_some_time_to_load_and_no_more(monkeypatch: pytest.MonkeyPat
         assert await bench.follow(later) == first
         after = time.monotonic() + BREAK_SECONDS + 1
         clock = SimpleNamespace(monotonic=lambda: after)
-        monkeypatch.setattr("node.device.local_device.time", clock)
+        monkeypatch.setattr("node.device.make_before_break.time", clock)
         assert await bench.follow(later) == later
 
     asyncio.run(story())
@@ -166,7 +166,7 @@ def test_plan_after_plan_makes_a_device_reload_once(monkeypatch: pytest.MonkeyPa
         assert bench.unloads == 1
         later = time.monotonic() + DWELL_SECONDS + 1
         monkeypatch.setattr(
-            "node.device.local_device.time", SimpleNamespace(monotonic=lambda: later)
+            "node.device.make_before_break.time", SimpleNamespace(monotonic=lambda: later)
         )
         assert await bench.follow(PLANS[3]) == PLANS[3]
 
