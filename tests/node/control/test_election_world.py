@@ -136,6 +136,8 @@ class Simulation:
         match kind:
             case "part":
                 world.sides = sides
+            case "part from the dead":  # they come back where nobody remembers anything
+                world.sides = {node.peer: 1 for node in world.nodes.values() if not node.is_up}
             case "deafen":
                 world.deaf = {(a, b) for a in sides for b in sides if sides[a] > sides[b]}
             case "heal":
@@ -197,7 +199,8 @@ def drawn_day(draw: Random) -> Iterator[Event]:
             yield "depose", 0, 0.0
         yield "die of a plan", 0, 0.0
         yield "wait", 0, draw.uniform(10.0, 30.0)
-        yield draw.choice(["part", "deafen"]), 1 << draw.randrange(len(NAMES)), 0.0
+        fault = draw.choice(["part", "deafen", "part from the dead"])
+        yield fault, 1 << draw.randrange(len(NAMES)), 0.0
         yield from (("restart", number, draw.uniform(-1.5, 1.5)) for number in range(5))
         yield "replay", 20, 0.0
         yield "pause", draw.randrange(5), draw.uniform(1.0, 3 * LEASE_SECONDS)
