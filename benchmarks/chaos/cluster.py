@@ -1,131 +1,218 @@
-"""Cluster: nodes that fail and are started again, and what their families leave behind."""
+"""Cluster: nodes that fail and are started again, and what they say of themselves."""
 
 import asyncio
 import re
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from benchmarks.chaos.ground import Ground, Loopback
+from benchmarks.chaos.remains import Remains, is_daemon, temporary_files_in
 from client.async_client import Client
-from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec
+from client.cli.demo_nodes import DemoNode, DemoNodes, NodeSpec, shard_bytes
 from client.network import open_links
+from swarm.checkpoint.folder import find_model, read_spec
 from swarm.commands.package_finder import command_of
 from swarm.errors import SwarmError
 from swarm.invites import Invite
+from swarm.model_spec import BUILT_IN, BYTES_PER_VALUE
 from swarm.records import Advert
 
 SLOWDOWN = 4.0  # so that an answer takes seconds, as with models that people use
-MEMORY_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
+WHOLE_BYTES = 32_000_000  # the whole of swarm-tiny, and KV for sessions
+HALF_SESSIONS = ("--sessions-memory", "6MB")  # a half's plan knows of one session
 READY_SECONDS = 180.0
 HOST = "host"
-HOSTING = ("--host", "--swarm", "chaos", "--key", "lantern-harbour-quiet")
+KEY = "lantern-harbour-quiet"  # of a private swarm: whoever may admit others may plan, too
+HOSTING = ("--host", "--swarm", "chaos", "--key", KEY)
 PLANNED = re.compile(r"^plan: .* by planner (?P<planner>\w+) in its term (?P<term>\d+)")
+LAYERS = re.compile(r"^plan: layers (?P<layers>[\d-]+)")
+WORKERS = ("node.worker", "node.worker.standby")
 
 
+def half_bytes() -> int:
+    """Memory for half of the layers of swarm-tiny with an end of it, and not for one more."""
+    spec = read_spec(find_model(BUILT_IN), BUILT_IN)
+    layers = shard_bytes(spec, spec.layers // 2, spec.kv_heads, spec.mlp_blocks)
+    return layers + spec.embedding_parameters * BYTES_PER_VALUE
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a node has, and how it is run."""
+
+    memory_bytes: int = WHOLE_BYTES
+    more: tuple[str, ...] = ()
+    command: tuple[str, ...] = command_of("swarm.node")
+
+
+def half() -> Seat:
+    """The seat of a node with half of the layers."""
+    return Seat(half_bytes(), HALF_SESSIONS)
+
+
+@dataclass(slots=True)
 class Cluster:
     """Nodes that fail and are started again."""
 
-    def __init__(self, nodes: DemoNodes, state: Path) -> None:
-        self._nodes = nodes
-        self.state = state  # of the client: the host of the invite may be gone
-        self.invite = ""
-        self._invites: dict[str, str] = {}  # of delegates: they may plan and admit, as the host
-        self.there: dict[str, DemoNode] = {}
-        self.families: set[int] = set()
-        self._extra = 0
+    nodes: DemoNodes
+    state: Path  # of the client: the host of the invite may be gone
+    ground: Ground = field(default_factory=Loopback)
+    invite: str = ""
+    seats: dict[str, Seat] = field(default_factory=dict)
+    there: dict[str, DemoNode] = field(default_factory=dict)
+    remains: Remains = field(default_factory=Remains)
+    _invites: dict[str, str] = field(default_factory=dict)  # of delegates: they admit, as the host
+    _extra: int = 0
 
-    async def begin(self, count: int) -> str:
+    async def begin(self, seats: Mapping[str, Seat]) -> str:
         """Start the host and the others; returns the invite."""
+        self.seats |= seats
         await self.start(HOST)
         self.invite = await self.there[HOST].invite()
-        for number in range(1, count):
-            await self._start_new(f"node{number}")
+        for name in seats:
+            if name != HOST:
+                await self._start_new(name)
         return self.invite
 
     async def start(self, name: str) -> None:
         """Start a node of this name, which comes back if it was there before."""
+        seat = self.seats.get(name, Seat())
         joining = ("--join", self._invites.get(name, self.invite))
-        spec = NodeSpec(name, MEMORY_BYTES, SLOWDOWN)
-        self.there[name] = await self._nodes.start(spec, *(HOSTING if name == HOST else joining))
+        how = HOSTING if name == HOST else joining
+        self.there[name] = await self.nodes.start(
+            NodeSpec(name, seat.memory_bytes, SLOWDOWN),
+            *(*how, *seat.more, *self.ground.options(name)),
+            command=(*self.ground.before(name), *seat.command),
+        )
 
-    async def start_another(self) -> str:
+    async def start_another(self, seat: Seat | None = None, invite: str = "") -> str:
         """Start a node that was never there before; returns its name."""
         self._extra += 1
         name = f"extra{self._extra}"
-        await self._start_new(name)
+        self.seats[name] = seat or Seat()
+        if invite:
+            self._invites[name] = invite
+            await self.start(name)
+        else:
+            await self._start_new(name)
         return name
 
-    async def _start_new(self, name: str) -> None:
-        """Start a node with an invite of whoever may admit others and is there."""
+    async def invite_by_those_there(self) -> str:
+        """An invite of whoever may admit others and serves; raises SwarmError."""
         asked = self.ready() or [HOST]  # at first nobody serves yet
         for admitting in asked:
             if invite := await _delegates_invite(self.state / admitting):
-                self._invites[name] = invite
-                await self.start(name)
-                return
+                return invite
         raise SwarmError(f"None of {', '.join(asked)} makes an invite.")
+
+    async def _start_new(self, name: str) -> None:
+        self._invites[name] = await self.invite_by_those_there()
+        await self.start(name)
 
     async def until_ready(self, count: int = 0) -> None:
         """Wait until so many nodes serve, or all; raises SwarmError with what they say."""
+        await self.until(lambda: len(self.ready()) >= (count or len(self.there)), "ready")
+
+    async def until(
+        self, fact: Callable[[], bool], what: str, seconds: float = READY_SECONDS
+    ) -> None:
+        """Wait for a fact about the nodes; raises SwarmError with what they say."""
         try:
-            async with asyncio.timeout(READY_SECONDS):
-                while len(self.ready()) < (count or len(self.there)):  # noqa: ASYNC110 - others' lines
+            async with asyncio.timeout(seconds):
+                while not fact():  # noqa: ASYNC110 - lines of other processes
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
             states = "; ".join(f"{name} {node.state()}" for name, node in self.there.items())
-            raise SwarmError(f"The nodes are not ready: {states}") from error
+            raise SwarmError(f"The nodes are not {what}: {states}") from error
 
     def ready(self) -> list[str]:
         """The nodes that say they serve."""
+        return self._in_state("is ready")
+
+    def waiting(self) -> list[str]:
+        """The nodes that say they have nothing to do."""
+        return self._in_state("waits")
+
+    def _in_state(self, start: str) -> list[str]:
         told = {name: node.state() for name, node in self.there.items()}
-        return sorted(name for name, state in told.items() if state.startswith("is ready"))
+        return sorted(name for name, state in told.items() if state.startswith(start))
+
+    def layers(self, name: str) -> str:
+        """The layers of the last part that a node was given, as it said; "" if none."""
+        found = [LAYERS.match(line) for line in self.there[name].lines]
+        return next((each["layers"] for each in reversed(found) if each), "")
 
     def terms(self) -> dict[int, str]:
         """The end of the planner's id by the term of each plan that gave some node another part."""
-        told = (PLANNED.search(line) for node in self._nodes.running for line in node.lines)
+        told = (PLANNED.search(line) for node in self.nodes.running for line in node.lines)
         return {int(each["term"]): each["planner"] for each in told if each}
 
     def planner(self) -> str | None:
         """The node that made the last plan, if it is there."""
         terms = self.terms()
         mark = f"({terms[max(terms)]})" if terms else "nobody"
-        for name, node in self.there.items():
-            if any(line.startswith("node: ") and mark in line for line in node.lines):
+        for name in self.there:
+            if mark in self._own_line(name):
                 return name
         return None
 
+    def tail(self, name: str) -> str:
+        """The end of a node's peer id, as it tells it."""
+        return self._own_line(name).partition("(")[2].partition(")")[0]
+
+    def _own_line(self, name: str) -> str:
+        lines = self.there[name].lines
+        return next((line for line in lines if line.startswith("node: ")), "")
+
     def family(self, name: str) -> list[psutil.Process]:
-        """The processes of a node, itself first."""
-        own = psutil.Process(self.there[name].process.pid)
-        found = [own, *own.children(recursive=True)]
-        self.families |= {each.pid for each in found}
+        """The processes of a node, itself first; none if it has ended."""
+        try:
+            own = psutil.Process(self.there[name].process.pid)
+            found = [own, *own.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+        self.remains.note(found)
         return found
 
+    def workers(self, name: str) -> list[psutil.Process]:
+        """The worker of a node and the one that stands by, as far as they are there.
+
+        A worker that stood by keeps its name when it serves: the elder of two serves.
+        """
+        found = [each for each in self.family(name) if {*WORKERS} & {*_words_of(each)}]
+        return sorted(found, key=lambda each: each.create_time())
+
     def worker(self, name: str) -> psutil.Process | None:
-        """The process that computes for a node, if there is one: another one may stand by."""
-        workers = [each for each in self.family(name) if "node.worker" in each.cmdline()]
-        return max(workers, key=lambda each: each.memory_info().rss, default=None)
+        """The process that computes for a node, if there is one."""
+        return next(iter(self.workers(name)), None)
 
     def daemon(self, name: str) -> psutil.Process:
         """The p2pd of a node."""
-        return next(each for each in self.family(name) if each.name() == "p2pd")
+        return next(each for each in self.family(name) if is_daemon(each))
 
-    def left_over(self) -> list[int]:
-        """Processes of nodes that have ended, which have not."""
-        alive = {each.pid for name in self.there for each in self.family(name)}
-        return [pid for pid in self.families - alive if _is_ours(pid)]
+    def note_end(self) -> None:
+        """From now on nodes and client end in order only, and should leave nothing."""
+        self.remains.note(psutil.Process().children(recursive=True))
+        self.remains.note_end()
+
+    async def end(self) -> list[str]:
+        """Let all nodes leave; returns complaints about those that did not do so well."""
+        running = self.nodes.running
+        self.nodes.running = [each for each in running if each.process.returncode is None]
+        return await self.nodes.stop()
 
 
-def _is_ours(pid: int) -> bool:
+def _words_of(process: psutil.Process) -> list[str]:
     try:
-        words = " ".join(psutil.Process(pid).cmdline())
+        return process.cmdline()
     except psutil.NoSuchProcess:
-        return False
-    return "node.worker" in words or "p2pd" in words or "swarm.node" in words
+        return []
 
 
 async def _delegates_invite(state: Path) -> str:
@@ -140,21 +227,30 @@ async def _delegates_invite(state: Path) -> str:
 
 @asynccontextmanager
 async def open_cluster(
-    count: int, on_line: Callable[[str, str], None]
+    seats: Mapping[str, Seat], on_line: Callable[[str, str], None], ground: Ground
 ) -> AsyncIterator[tuple[Cluster, Client]]:
-    """Hold the nodes and a client."""
-    with tempfile.TemporaryDirectory() as state:
-        async with DemoNodes(Path(state), on_line) as nodes:
-            cluster = Cluster(nodes, Path(state))
-            invite = await cluster.begin(count)
+    """Hold nodes that serve, and a client; what they leave behind is noted when they have ended."""
+    with tempfile.TemporaryDirectory() as folder, temporary_files_in(Path(folder, "tmp")) as own:
+        state = Path(folder, "state")
+        async with DemoNodes(state, on_line) as nodes:
+            cluster = Cluster(nodes, state, ground)
+            invite = await cluster.begin(seats)
             await cluster.until_ready()
-            async with Client(invite, state=Path(state)) as client:
+            async with Client(invite, state=state) as client:
                 yield cluster, client
-            nodes.running = [each for each in nodes.running if each.process.returncode is None]
+                cluster.note_end()
+            cluster.remains.complaints = await cluster.end()
+        cluster.remains.look(state, own)
 
 
 async def sessions_held(cluster: Cluster) -> int:
     """How many sessions all stages say that they hold."""
-    async with open_links(Invite.parse(cluster.invite), cluster.state) as links:
-        adverts = await links.board.read(Advert)
+    adverts = await adverts_of(cluster)
     return sum(stage.sessions for each in adverts.values() for stage in each.stages)
+
+
+async def adverts_of(cluster: Cluster) -> Mapping[str, Advert]:
+    """What peers offer, as a newcomer sees it."""
+    invite = await cluster.invite_by_those_there()
+    async with open_links(Invite.parse(invite), cluster.state) as links:
+        return await links.board.read(Advert)

@@ -18,6 +18,7 @@ from swarm.task_set import TaskSet
 logger = logging.getLogger(__name__)
 
 STALL_SECONDS = 10.0
+CUT_SECONDS = 20.0
 SPARED = 2  # nodes that serve beside the victim
 
 
@@ -88,6 +89,15 @@ async def _pause(cluster: Cluster, name: str) -> None:
     process.send_signal(signal.SIGUSR2)
 
 
+async def _cut_off(cluster: Cluster, name: str) -> None:
+    """Nothing from or to its host arrives for a while, and nothing tells so."""
+    cluster.ground.cut(name)
+    try:
+        await asyncio.sleep(CUT_SECONDS)
+    finally:
+        cluster.ground.mend(name)
+
+
 async def _replace(cluster: Cluster, name: str) -> None:
     """A stranger joins, and when it serves somebody else leaves for good."""
     newcomer = await cluster.start_another()
@@ -109,7 +119,9 @@ FAULTS: dict[str, Befall] = {
     "leave": _leave,
     "pause": _pause,
     "replace": _replace,
+    "partition": _cut_off,
 }
+NEEDS_HOSTS = {"partition"}
 
 
 class Schedule:
@@ -123,10 +135,10 @@ class Schedule:
         self.faults: list[Fault] = []
         self.counts: Counter[str] = Counter()
 
-    async def run(self, every: float, until: float) -> None:
-        """Inject faults until it is time, each kind as often as the others, then let all heal."""
+    async def run(self, every: float, over: asyncio.Event) -> None:
+        """Inject faults until it is over, each kind as often as the others, then let all heal."""
         async with TaskSet() as tasks:
-            while perf_counter() < until:
+            while not over.is_set():
                 await asyncio.sleep(every)
                 if len(sound := self._sound()) > SPARED:  # else they have enough to bear
                     tasks.create("a fault", self._befall(self._chance.choice(sound)))

@@ -1,18 +1,21 @@
 """Streams without end, each answer held against what it should be, and its pauses after faults."""
 
+import asyncio
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from benchmarks.chaos.faults import Fault
-from benchmarks.models import prompt_ids
+from benchmarks.models import model_folder, prompt_ids, references
 from client.async_client import Client
 from client.generation import Generation
 from swarm.errors import SwarmError
+from swarm.model_spec import BUILT_IN
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +71,22 @@ class Streams:
         client: Client,
         expected: Mapping[Asked, list[int]],
         faults: Sequence[Fault],
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._client, self._expected, self._faults = client, expected, faults
+        self._timeout_seconds = timeout_seconds
         self.tally = Tally()
 
-    async def run(self, number: int, until: float) -> None:
-        """Ask until it is time."""
+    async def run(self, number: int, over: asyncio.Event) -> None:
+        """Ask until it is over."""
         chance = random.Random(number)
-        while perf_counter() < until:
+        while not over.is_set():
             await self._ask(chance.choice(ALL))
 
     async def _ask(self, asked: Asked) -> None:
         gaps = Gaps(self._faults)
         try:
-            generation = await answer(self._client, asked, gaps.note)
+            generation = await answer(self._client, asked, gaps.note, self._timeout_seconds)
         except SwarmError as error:
             self.tally.failed[f"{type(error).__name__}: {error}"[:100]] += 1
             self.tally.broken += gaps.count > 0
@@ -94,13 +99,28 @@ class Streams:
                 logger.info("%.2f s after %s", pause.seconds, pause.fault)
 
 
-async def answer(client: Client, asked: Asked, on_piece: Callable[[], None]) -> Generation:
+async def answer(
+    client: Client,
+    asked: Asked,
+    on_piece: Callable[[], None],
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Generation:
     """The whole answer to a question; raises SwarmError."""
     prompt = prompt_ids(PROMPT, asked.prompt)
-    async with client.stream(prompt, timeout_seconds=TIMEOUT_SECONDS, **asked.options) as pieces:
+    async with client.stream(prompt, timeout_seconds=timeout_seconds, **asked.options) as pieces:
         async for _ in pieces:
             on_piece()
     return pieces.generation
+
+
+async def expected_answers(client: Client) -> dict[Asked, list[int]]:
+    """What each question should be answered with."""
+    folder = model_folder(BUILT_IN, Path())
+    greedy = await asyncio.to_thread(references, folder, PROMPTS, PROMPT, NEW)
+    sampled = [asked for asked in ALL if asked.is_sampled]
+    answers = await asyncio.gather(*(answer(client, asked, lambda: None) for asked in sampled))
+    found = {asked: greedy[asked.prompt] for asked in ALL if not asked.is_sampled}
+    return found | {a: list(g.token_ids) for a, g in zip(sampled, answers, strict=True)}
 
 
 class Gaps:

@@ -101,12 +101,14 @@ class DemoNodes:
     ) -> None:
         await self.stop()
 
-    async def start(self, spec: NodeSpec, *how: str) -> DemoNode:
-        """Start a node; `how` is --host or --join INVITE."""
+    async def start(
+        self, spec: NodeSpec, *how: str, command: Sequence[str] = command_of("swarm.node")
+    ) -> DemoNode:
+        """Start a node; `how` is --host or --join INVITE, and may say otherwise than the spec."""
         process = await asyncio.create_subprocess_exec(
-            *command_of("swarm.node"),
-            *how,
+            *command,
             *_flags_of(spec, self._folder / spec.name),
+            *how,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,

@@ -128,8 +128,13 @@ def test_halves_that_part_come_together_again(lab: Laboratory, wire: Wire) -> No
         wire.part([ONE, TWO], [three])
         assert is_as_told(one, TWO, 0.0)
         assert round_trip(third, TWO) == float("inf")
-        wire.heal()
+        wire.join([TWO], [three])
         assert is_as_told(third, TWO, 0.0)
+        assert round_trip(third, ONE) == float("inf")
+        assert wire.carried(three, ONE).carried_bytes == 0  # this one is still cut
+        wire.heal()
+        round_trip(third, ONE)
+        assert wire.carried(three, ONE).carried_bytes > 0
 
 
 def behind(lab: Laboratory, home: Home, name: str) -> Host:

@@ -104,10 +104,15 @@ class Wire:
             self.cut_one_way(one, other)
             self.cut_one_way(other, one)
 
+    def join(self, some: Iterable[str], others: Iterable[str]) -> None:
+        """End every cut between two halves."""
+        for one, other in product(list(some), list(others)):
+            self._ask({"source": one, "target": other, "is_cut": False})
+            self._ask({"source": other, "target": one, "is_cut": False})
+
     def heal(self) -> None:
         """End every cut; delays, rates and losses stay."""
-        for source, target in product(self._addresses, repeat=2):
-            self._ask({"source": source, "target": target, "is_cut": False})
+        self.join(self._addresses, self._addresses)
 
     def carried(self, source: str, target: str) -> Carried:
         """What went this way so far."""
