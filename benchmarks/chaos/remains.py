@@ -56,9 +56,9 @@ class Remains:
         """From now on nodes end in order only."""
         self._ending = {pid for pid in self._daemons if _words_of(pid)}
 
-    def look(self, state: Path, temporary: Path) -> None:
+    def look(self, state: Path, temporary: Path, patience_seconds: float = ENDED_SECONDS) -> None:
         """See what is left of all that was noted, in the folders of nodes, and in the last one."""
-        deadline = time.monotonic() + ENDED_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while self._left_processes() and time.monotonic() < deadline:
             time.sleep(0.1)
         self.processes = self._left_processes()
