@@ -81,7 +81,12 @@ def members_of(known: Invite, state: Path | None) -> Machine | None:
 
 
 def ticket_of(machine: Machine, given: argparse.Namespace, expires: float) -> bytes:
-    """What the invite buys a membership with."""
+    """What the invite buys a membership with; raises BadInput if it would buy nothing."""
+    if given.delegate and not machine.holding.may_make_delegates:
+        raise BadInput(
+            "Only the founder's machine makes delegates; this one is a delegate itself.",
+            "Do it there, or leave out --delegate: invites of this machine admit members.",
+        )
     swarm = invite_of(given).swarm
     machines = MachineState(given.state or state_folder(own_environment()))
     made = max(CLOCK.now(), machines.register(swarm).tickets_since + 1)

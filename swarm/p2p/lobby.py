@@ -35,7 +35,7 @@ QUESTION, STANDING, PURPOSE = "redeem", "standing", "lobby"
 ASK_SECONDS = 15.0  # one peer, which may hand it on
 STANDING_SECONDS = 5.0
 CALLS_PER_SECOND = 5  # of one peer
-NO_DELEGATE = "delegate"  # in the words of who knows none
+NOT_NOW = ("No delegate is up", "This delegate cannot write")  # in the words of who might later
 ELSEWHERE = "does not serve"  # in the words of who is in another swarm, or in none
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _trouble_of(trouble: Sequence[PeerError]) -> BadInvite | Unreachable:
     for error in trouble:
         logger.info("no membership from %s: %s", error.peer, error.cause)
     refusals = [error.cause for error in trouble if isinstance(error, PeerRefused)]
-    final = [cause for cause in refusals if NO_DELEGATE not in cause]
+    final = [cause for cause in refusals if not any(words in cause for words in NOT_NOW)]
     final.sort(key=lambda cause: ELSEWHERE in cause)  # what a delegate says of the ticket first
     if final:
         cause = final[0].partition(": ")[2] or final[0]

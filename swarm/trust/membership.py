@@ -36,6 +36,11 @@ class Holding:
         return self.data[0] == len(self.chain.peers) - 1
 
     @property
+    def may_make_delegates(self) -> bool:
+        """Whether whom it certifies may certify others."""
+        return self.is_delegate and self.data[0] < DELEGATES_CAP
+
+    @property
     def rank(self) -> int:
         """How far from the founder; who stands nearer may revoke who stands further."""
         return len(self.chain.peers) - 1

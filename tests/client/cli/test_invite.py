@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,7 +23,9 @@ from swarm.invites import Invite, peer_of_address
 from swarm.p2p.address_book import AddressBook
 from swarm.records import Capability, Relay
 from swarm.testing.memory_network import MemoryWorld, peer_named
-from swarm.trust.identity import Identity
+from swarm.trust.identity import Identity, swarm_id
+from swarm.trust.machine_state import MachineState
+from swarm.trust.membership import certify, found
 
 DEVICE = Device(0, "cpu", "CPU", 10**9, 1e9, 1e9)
 HOST, SECOND, RELAY, ME = (Identity.throwaway().peer for _ in range(4))
@@ -87,6 +90,21 @@ def remembering(state: Path, *addresses: str) -> tuple[str, str]:
         book.note(peer_of_address(each), [each])
     asyncio.run(book.write())
     return "--state", str(state)
+
+
+def test_a_delegate_makes_no_invite_for_another_one(tmp_path: Path) -> None:
+    """Nobody could redeem it."""
+    state, founder = MachineState(tmp_path), Identity.throwaway()
+    swarm, machine, now = swarm_id("forest", founder.peer), state.identity(), time.time()
+    words = ("--state", str(tmp_path), "--join", replace(KNOWN, swarm=swarm).encode())
+    state.keep(swarm, found(swarm, founder, machine, now))
+    assert main(["invite", "--delegate", *words], str, connect) == 0
+    above = Identity.throwaway()
+    issuer = found(swarm, founder, above, now), above
+    state.keep(swarm, certify(swarm, issuer, machine.peer, now, as_delegate=True))
+    assert main(["invite", *words], str, connect) == 0
+    with pytest.raises(BadInput, match="leave out --delegate"):
+        main(["invite", "--delegate", *words], str, connect)
 
 
 def test_remembered_peers_fill_it_up_where_something_listens(

@@ -81,7 +81,9 @@ async def never(_request: bytes) -> bytes:
     ("answer", "kind", "words"),
     [
         (PeerRefused("No delegate is up."), Unreachable, "Neither the founder nor a delegate"),
+        (PeerRefused("This delegate cannot write it."), Unreachable, "Try again when"),
         (PeerRefused("The invite has expired."), BadInvite, "The invite has expired"),
+        (PeerRefused("This delegate cannot do that: 3 steps."), BadInvite, "3 steps"),
     ],
 )
 def test_what_was_refused_is_said_in_words(
