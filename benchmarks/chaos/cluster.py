@@ -7,6 +7,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -104,10 +105,13 @@ class Cluster:
         return name
 
     async def invite_by_those_there(self) -> str:
-        """An invite of whoever may admit others and serves; raises SwarmError."""
+        """An invite of whoever may admit others and serves; raises SwarmError.
+
+        Of the founder it makes one that may admit others, too; else of one whom it made so.
+        """
         asked = self.ready() or [HOST]  # at first nobody serves yet
-        for admitting in asked:
-            if invite := await _delegates_invite(self.state / admitting):
+        for more, admitting in product((("--delegate",), ()), asked):
+            if invite := await _invite_made(self.state / admitting, *more):
                 return invite
         raise SwarmError(f"None of {', '.join(asked)} makes an invite.")
 
@@ -215,9 +219,9 @@ def _words_of(process: psutil.Process) -> list[str]:
         return []
 
 
-async def _delegates_invite(state: Path) -> str:
-    """An invite for one machine that may admit others, too; empty if none is made."""
-    words = ("invite", "--delegate", "--state", str(state))
+async def _invite_made(state: Path, *more: str) -> str:
+    """What `swarm invite` says of a node's state; empty if none is made."""
+    words = ("invite", *more, "--state", str(state))
     made = await asyncio.create_subprocess_exec(
         *command_of("swarm"), *words, stdout=PIPE, stderr=DEVNULL
     )
