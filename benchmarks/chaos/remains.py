@@ -56,13 +56,23 @@ class Remains:
         """From now on nodes end in order only."""
         self._ending = {pid for pid in self._daemons if _words_of(pid)}
 
-    def look(self, state: Path, temporary: Path, patience_seconds: float = ENDED_SECONDS) -> None:
-        """See what is left of all that was noted, in the folders of nodes, and in the last one."""
+    def look(
+        self,
+        state: Path,
+        temporary: Path,
+        ended: Iterable[str] = (),
+        patience_seconds: float = ENDED_SECONDS,
+    ) -> None:
+        """See what is left of all that was noted, in the folders of nodes, and in the last one.
+
+        `ended` are the nodes that ended in order: a killed one removes its socket when it is back.
+        """
         deadline = time.monotonic() + patience_seconds
         while self._left_processes() and time.monotonic() < deadline:
             time.sleep(0.1)
         self.processes = self._left_processes()
-        self.sockets = [str(path) for path in (*self._left_sockets(), *_sockets_in(state))]
+        own = [path for name in ended for path in _sockets_in(state / name)]
+        self.sockets = [str(path) for path in (*self._left_sockets(), *own)]
         self.files = [*_temporaries_in(state), *_strangers_in(temporary)]
 
     def _left_processes(self) -> list[str]:

@@ -121,7 +121,7 @@ async def _lost_for_a_spare(scene: Scene, kind: str, how: signal.Signals) -> Non
     """One of two that hold a half each ends, a third takes its part; it comes back and waits."""
     cluster = scene.cluster
     for _ in range(TIMES):
-        await cluster.until(lambda: bool(cluster.waiting()), "spare")
+        await cluster.until(lambda: bool(cluster.spares()), "spare")
         await asyncio.sleep(SETTLE_SECONDS)
         lost = scene.chance.choice(cluster.ready())
         scene.hurt(kind)
@@ -202,7 +202,7 @@ async def _disk_full(scene: Scene) -> None:
     cluster = scene.cluster
     planner = cluster.planner() or HOST
     term = max(cluster.terms())
-    await cluster.until(lambda: bool(cluster.waiting()), "spare")
+    await cluster.until(lambda: bool(cluster.spares()), "spare")
     node = cluster.family(planner)[0]
     node.rlimit(resource.RLIMIT_FSIZE, (0, node.rlimit(resource.RLIMIT_FSIZE)[1]))
     await asyncio.sleep(SETTLE_SECONDS)
@@ -270,8 +270,24 @@ async def _founder_gone(scene: Scene) -> None:
     report.add("founder again", "serves", perf_counter() - began, "s")
     alone = [line for line in cluster.there[HOST].lines if line.startswith("alone: ")]
     report.add("founder again", "said it was alone", len(alone), "", Gate(0))
-    planners = {str(cluster.terms()[max(cluster.terms())])}
-    report.add("founder again", "planners", len(planners), "", Gate(1))
+    unseen = await _unseen_by_the_founder(scene)
+    report.add("founder again", "nodes that it does not see", unseen, "", Gate(0))
+
+
+async def _unseen_by_the_founder(scene: Scene) -> int:
+    """How many of those that serve nobody sees who enters where the founder says, after a while."""
+    known = await scene.cluster.there[HOST].invite()
+    count = len(scene.cluster.there)
+    seen = 0
+    async with open_links(Invite.parse(known), scene.cluster.state / "stranger") as links:
+
+        async def are_all_there() -> bool:
+            nonlocal seen
+            seen = len(await links.board.read(Advert))
+            return seen >= count
+
+        await scene.seconds_until(are_all_there, Advert.TTL_SECONDS)
+    return count - seen
 
 
 async def _kill_planner(scene: Scene) -> None:

@@ -86,6 +86,11 @@ def test_what_a_node_wrote_half_and_what_it_left_among_temporary_files_counts(
     (temporary / "swarm-0").mkdir()
     made = Path(tempfile.mkdtemp(prefix="swarm-"))
     remains = Remains()
-    remains.look(state, temporary)
+    with socket.socket(socket.AF_UNIX) as own, socket.socket(socket.AF_UNIX) as killed:
+        own.bind(str(state / "node" / "control"))
+        (state / "killed").mkdir()
+        killed.bind(str(state / "killed" / "control"))
+        remains.look(state, temporary, ["node"])
+    assert remains.sockets == [str(state / "node" / "control")]
     assert made.parent == temporary
     assert remains.files == [str(Path(half).relative_to(state)), made.name]
