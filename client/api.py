@@ -75,10 +75,12 @@ async def answer(
 ) -> Generation:
     """Connect, answer one question and leave; refuses bad input before it connects."""
     request = await client.request(question)
+    if show is None:
+        async with client:
+            return await client.complete(request)
     async with client, client.ask(request) as pieces:
         async for piece in pieces:
-            if show is not None:
-                show(piece)
+            show(piece)
         return pieces.generation
 
 

@@ -16,13 +16,12 @@ from client.routing.live_plan import find_plan, trust_of
 from client.routing.route import Need, Place, Route
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import TIMEOUT_SECONDS
-from client.session.inference_session import Session
 from client.session.session_router import SessionRouter, Sessions
 from client.text.tokenizer import Messages
 from client.token_stream import StreamState, TokenStream, end
 from swarm.checkpoint.peer_downloader import open_from_peers
 from swarm.dht.founders_manifest import ManifestKeeper
-from swarm.errors import BadModel, LocalProtocolError, SwarmError, Unreachable
+from swarm.errors import BadInput, BadModel, LocalProtocolError, SwarmError, Unreachable
 from swarm.invites import Invite, choose_invite
 from swarm.state_folder import local_name, own_environment, state_folder
 from swarm.task_set import TaskSet
@@ -145,7 +144,7 @@ class Client:
     ) -> Generation:
         """Generate to the end; raises SwarmError. Cancelling it frees every stage."""
         request = await self.request(Question(prompt, messages, timeout_seconds, options))
-        return await self.ask(request).finish()
+        return await self.complete(request)
 
     def stream(
         self,
@@ -177,13 +176,58 @@ class Client:
         return replace(question, options={**question.options, "speculate": 0})
 
     def ask(self, request: Request) -> TokenStream:
-        """Start to answer a question that `request` has checked."""
-        state = StreamState(request, self._connected().tokenizer)
+        """Start to answer a question that `request` has checked, once."""
+        if request.n != 1:
+            raise BadInput(
+                f"n is {request.n}; a stream is one answer.", "Use generate.", option="n"
+            )
+        return self.ask_together([request])[0]
+
+    def ask_together(self, requests: Sequence[Request]) -> list[TokenStream]:
+        """Start to answer several questions, each once.
+
+        Those with the same prompt begin when the first of them has its first token, on its route:
+        the stages have the prompt's rows then, and compute them once.
+        """
+        leaders: dict[tuple[int, ...], StreamState] = {}
+        streams = []
+        for request in requests:
+            state = StreamState(request, self._connected().tokenizer)
+            leader = None if self._trusted_ends else leaders.setdefault(request.ids, state)
+            work = self._answer(request, state, None if leader is state else leader)
+            task = asyncio.create_task(work)
+            self._running.add(task)
+            task.add_done_callback(partial(self._forget, state))
+            streams.append(TokenStream(state, task))
+        return streams
+
+    async def complete(self, request: Request) -> Generation:
+        """Answer a question that `request` has checked to the end, n times.
+
+        Raises SwarmError of any; then, and if it is cancelled, the others end, too.
+        """
+        streams = self.ask_together(request.choices())
+        try:
+            first, *others = [await stream.finish() for stream in streams]
+        finally:
+            for stream in streams:
+                stream.cancel()
+        return replace(first, others=tuple(others))
+
+    async def _answer(
+        self, request: Request, state: StreamState, leader: StreamState | None
+    ) -> None:
+        """Run one session, behind the first token of the leader if there is one."""
+        if leader:
+            await leader.has_begun.wait()
         session = self._sessions.begin(request)
-        task = asyncio.create_task(state.follow(session))
-        self._running.add(task)
-        task.add_done_callback(lambda _: self._forget(session, task))
-        return TokenStream(state, task)
+        route = leader.session.last_route if leader and leader.session else None
+        if route:
+            session.prefer(route)
+        try:
+            await state.follow(session)
+        finally:
+            self._sessions.end(session)
 
     def _connected(self) -> LocalModel:
         """The model of a client that can be asked."""
@@ -193,8 +237,8 @@ class Client:
             )
         return self._local
 
-    def _forget(self, session: Session, task: "asyncio.Task[None]") -> None:
-        self._sessions.end(session)
+    def _forget(self, state: StreamState, task: "asyncio.Task[None]") -> None:
+        state.close()
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # seen: an answer that nobody reads to its end may fail in peace

@@ -37,9 +37,15 @@ class Generation:
     prompt_tokens: int = 0  # ids of the prompt, those of a chat template included
     cached_tokens: int = 0  # leading ones of them that every stage had computed before
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `token_ids`, if they were asked for
+    others: "tuple[Generation, ...]" = ()  # further answers to the same prompt, if n is above 1
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def choices(self) -> "tuple[Generation, ...]":
+        """All n answers, this one first."""
+        return (self, *self.others)
 
     def to_json(self) -> dict[str, Any]:
         """Every field in plain values; the route as stages with start, end and shards."""
@@ -57,6 +63,7 @@ class Generation:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "logprobs": [each.to_json() for each in self.logprobs],
+            "others": [each.to_json() for each in self.others],
         }
 
 

@@ -1,7 +1,7 @@
 """Request: what a person asked for, checked against the model before any peer is troubled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -22,6 +22,8 @@ from swarm.formatting import printable
 from swarm.model_spec import ModelSpec
 from swarm.wire.sampling_params import Sampling
 
+MOST_CHOICES = 8
+SEEDS = 1 << 63
 LONGEST_ID = 10  # digits
 MESSAGE_FORM = 'Write messages like {"role": "user", "content": "Hello"}.'
 
@@ -41,6 +43,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     speculate: int | None
+    n: int
     logprobs: bool
     top_logprobs: int | None
     response_format: Mapping[str, Any] | None
@@ -65,6 +68,15 @@ class Request:
     ids: tuple[int, ...]
     sampling: Sampling
     timeout_seconds: float
+    n: int = 1  # answers to the same prompt
+
+    def choices(self) -> "list[Request]":
+        """A request for each of the n answers: the seed of each is one more, if there is a seed."""
+        seeds = [
+            None if self.sampling.seed is None else (self.sampling.seed + index) % SEEDS
+            for index in range(self.n)
+        ]
+        return [replace(self, sampling=replace(self.sampling, seed=seed), n=1) for seed in seeds]
 
     @property
     def capacity(self) -> int:
@@ -102,6 +114,7 @@ class LocalModel:
             cause = f"timeout_seconds is {seconds!r:.40};"
             raise BadInput(cause, "it must be above zero.", option="timeout_seconds")
         self._check_length(question.options.get("max_tokens"))
+        _check_n(question.options.get("n", 1))
         sampling = sampling_of(question.options, self._stop_ids_for(question))
         sampling.check_ids(self.spec.vocab)
         if sampling.grammar and isinstance(self.tokenizer, ByteTokenizer | NoTokenizer):
@@ -114,7 +127,7 @@ class LocalModel:
                 f"but the context of {self.spec.name} is {self.spec.context} tokens.",
                 "Shorten the prompt or ask for fewer tokens.",
             )
-        return Request(tuple(ids), sampling, seconds)
+        return Request(tuple(ids), sampling, seconds, question.options.get("n", 1))
 
     def _check_length(self, max_tokens: object) -> None:
         """Refuse an answer that no prompt leaves room for, in the model's own figures."""
@@ -156,7 +169,7 @@ class LocalModel:
 
 def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     """The sampling of named options; raises BadSampling on unknown names and wrong values."""
-    values: dict[str, object] = dict(options)
+    values: dict[str, object] = {name: v for name, v in options.items() if name != "n"}
     values["logit_bias"] = _flat_bias(options.get("logit_bias", {}))
     values["top_logprobs"] = _top_logprobs(values.pop("logprobs", False), values)
     values["grammar"] = grammar_of(
@@ -169,6 +182,12 @@ def sampling_of(options: Options, stop_ids: Sequence[int] = ()) -> Sampling:
     for word in filter(_is_text, words):
         _text(word, "stop string")
     return Sampling.from_map({**values, "stop": tuple(words), "stop_ids": tuple(stop_ids)})
+
+
+def _check_n(n: object) -> None:
+    if type(n) is not int or not 1 <= n <= MOST_CHOICES:
+        need = f"it must be a whole number in [1, {MOST_CHOICES}]."
+        raise BadSampling(f"n is {n!r:.40};", need, option="n")
 
 
 def _flat_bias(biases: object) -> list[object]:

@@ -37,11 +37,17 @@ class StreamState:
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         self.generation: Generation | None = None
         self.session: Session | None = None
+        self.has_begun = asyncio.Event()  # the first token is here, or none will come
         self.pieces: asyncio.Queue[Piece | None] = asyncio.Queue()  # None ends them
         self._watch = Stopwatch(perf_counter())
         self._detokenizer = Detokenizer(tokenizer.text_of, request.sampling.stop, request.ids)
         self._taken = self._told = 0  # tokens read, and those whose log-probabilities are given
         self._stop_ids = frozenset(request.sampling.stop_ids)
+
+    def close(self) -> None:
+        """Nothing comes any more, whether anything came or not."""
+        self.has_begun.set()
+        self.pieces.put_nowait(None)
 
     async def follow(self, session: Session) -> None:
         """Read a session to its end and keep what came of it; raises SwarmError.
@@ -49,21 +55,19 @@ class StreamState:
         Waits for nobody but the session: however slowly the pieces are read, it goes on.
         """
         self.session = session
-        try:
-            async with aclosing(session.tokens()) as tokens:
-                async for token in tokens:
-                    self._take(token, session.transcript)
-                    if self._detokenizer.stopped:
-                        session.stop()
-            self._give(self._detokenizer.finish(), session.transcript, is_last=True)
-            self.generation = self._generation_of(session)
-        finally:
-            self.pieces.put_nowait(None)
+        async with aclosing(session.tokens()) as tokens:
+            async for token in tokens:
+                self._take(token, session.transcript)
+                if self._detokenizer.stopped:
+                    session.stop()
+        self._give(self._detokenizer.finish(), session.transcript, is_last=True)
+        self.generation = self._generation_of(session)
 
     def _take(self, token: int, transcript: Transcript) -> None:
         """The id that ends an answer is no part of its text, special token or not."""
         self._watch.token(perf_counter())
         self._taken += 1
+        self.has_begun.set()
         if token not in self._stop_ids:
             self._give(self._detokenizer.push([token]), transcript)
 
@@ -120,9 +124,13 @@ class TokenStream(AsyncIterator[str]):
     ) -> None:
         await self.aclose()
 
+    def cancel(self) -> None:
+        """Stop generating, and wait for nobody."""
+        end(self._task)
+
     async def aclose(self) -> None:
         """Stop generating, and wait until the stages are told."""
-        end(self._task)
+        self.cancel()
         await asyncio.wait([self._task])
         await self._pieces.aclose()
 

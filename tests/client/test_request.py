@@ -47,6 +47,14 @@ def test_log_probabilities_are_asked_for_as_in_openais_api() -> None:
     assert asked == [None, None, 0, 5]
 
 
+def test_each_of_n_answers_has_the_next_seed() -> None:
+    request = LOCAL.request(question(n=3, seed=(1 << 63) - 2, temperature=1.0))
+    seeds = [each.sampling.seed for each in request.choices()]
+    assert seeds == [(1 << 63) - 2, (1 << 63) - 1, 0]
+    assert {each.n for each in request.choices()} == {1}
+    assert LOCAL.request(question(n=2)).choices() == [LOCAL.request(question())] * 2
+
+
 def test_ids_may_be_given_instead_of_text() -> None:
     assert LOCAL.request(question([1, 2, 299])).ids == (1, 2, 299)
 
@@ -90,6 +98,10 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers() -> None:
         {"logit_bias": {5: None}},
         {"logit_bias": [5, 1.0]},
         {"logit_bias": None},
+        {"n": 0},
+        {"n": 9},
+        {"n": 1.0},
+        {"n": None},
         {"logprobs": 3},
         {"top_logprobs": 3},
         {"top_logprobs": 21, "logprobs": True},

@@ -23,7 +23,7 @@ class Choices:
         self._reading: dict[asyncio.Task[Piece | None], int] = {}
 
     async def __aenter__(self) -> Self:
-        self._streams = [self._client.ask(request) for request in self._requests]
+        self._streams = self._client.ask_together(self._requests)
         for index in range(len(self._streams)):
             self._read(index)
         return self

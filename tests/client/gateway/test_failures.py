@@ -53,7 +53,7 @@ def test_a_stream_that_has_begun_ends_with_an_error_never_as_if_it_were_whole() 
 
 def test_a_bug_of_ours_is_an_error_object_too(caplog: pytest.LogCaptureFixture) -> None:
     async def story(gateway: Gateway) -> None:
-        gateway.client.ask = broken  # type: ignore[method-assign,assignment]
+        gateway.client.ask_together = broken  # type: ignore[method-assign,assignment]
         answer = await gateway.post(PATH, ASKED)
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"

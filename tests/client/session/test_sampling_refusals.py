@@ -1,6 +1,7 @@
 """A stage of the version before refuses an option that it does not know, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -39,14 +40,15 @@ def of_the_version_before(stage: ScriptedStage, peer: str, message: Message) -> 
     ],
 )
 def test_an_option_that_the_last_stage_does_not_know_is_refused_by_name(
-    in_swarm: Run, option: str, value: object
+    in_swarm: Run, option: str, value: Any
 ) -> None:
     async def story(swarm: ScriptedSwarm) -> None:
         await swarm.stage("first", 0, 4)
         last = await swarm.stage("last", 4, LAYERS)
         last.hook = of_the_version_before
+        options: dict[str, Any] = {option: value}
         with pytest.raises(PeerRefused, match=f"Unknown sampling option '{option}'"):
-            await swarm.session(PROMPT, max_tokens=3, **{option: value}).run()
+            await swarm.session(PROMPT, max_tokens=3, **options).run()
         assert not last.opened
 
     in_swarm(story)
