@@ -154,8 +154,13 @@ async def find_status(board: Board, invite: Invite, seconds: float) -> SwarmStat
 
 
 def why_idle(status: SwarmStatus, live: LivePlan | None) -> dict[str, str]:
-    """For each device that serves nothing, by "<peer>/<index>": what it waits for."""
-    serving = {f"{m.peer}/{m.device}" for stage in status.stages for m in stage.members}
+    """For each device that serves nothing, by "<peer>/<index>": what it waits for.
+
+    And for those that serve on while the plan leaves them out.
+    """
+    left_out = live.left_out if live else {}
+    members = [member for stage in status.stages for member in stage.members]
+    serving = {f"{m.peer}/{m.device}" for m in members if m.peer not in left_out}
     devices = (
         f"{peer}/{device.index}"
         for peer, capability in status.capabilities.items()

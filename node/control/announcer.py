@@ -143,7 +143,8 @@ class Announcer:
 
     async def _publish_advert(self, now: float) -> None:
         stages, troubles = self._server.adverts(), self._troubles()[:TROUBLES_CAP]
-        shape = [*((stage.start, stage.end, stage.members) for stage in stages), *troubles]
+        told = ((each.start, each.end, each.members, each.step_seconds) for each in stages)
+        shape = [*told, *troubles]
         pause = RETRY_SECONDS if self._last.stages is None else 0.0
         changed = shape != self._last.stages and now - self._last.advert_at >= pause
         if changed or (shape and now - self._last.advert_at > ADVERT_SECONDS):

@@ -22,6 +22,7 @@ from node.serving.session_table import (
     route_of,
     trouble_with,
 )
+from node.serving.stage_pace import StagePace
 from node.worker.messages import Broken, Compute, Computed, Failed, Release, Reserve, Reserved
 from node.worker.worker_handle import WorkerProcess
 from swarm.errors import RemoteProtocolError
@@ -62,6 +63,7 @@ class LedStage:
     dtype: str = WIDEST  # of the rows that it makes
     is_draining: bool = False  # it takes no more sessions, and serves those that it has
     all_tokens: int = field(init=False)
+    pace: StagePace = field(init=False)
 
     @property
     def is_open(self) -> bool:
@@ -70,6 +72,7 @@ class LedStage:
 
     def __post_init__(self) -> None:
         self.all_tokens = self.free_tokens
+        self.pace = StagePace(self.step_seconds)
 
 
 class StageServer:
@@ -142,7 +145,7 @@ class StageServer:
             start=stage.start,
             end=stage.end,
             members=list(stage.members),
-            step_seconds=stage.step_seconds,
+            step_seconds=stage.pace.step_seconds(_now()),
             free_tokens=stage.free_tokens if sessions else stage.all_tokens,
             sessions=sessions,
         )
@@ -331,6 +334,7 @@ class StageServer:
         match answer:
             case Computed():
                 self._note_free(device, answer.free_tokens)
+                self._note_pace(device, answer)
                 if session := self._sessions.by_name(answer.session, device):
                     self._computed(session, answer)
             case Reserved():
@@ -349,6 +353,10 @@ class StageServer:
     def _note_free(self, device: int, tokens: int) -> None:
         if stage := self._stages.get(device):
             stage.free_tokens = tokens
+
+    def _note_pace(self, device: int, answer: Computed) -> None:
+        if stage := self._stages.get(device):
+            stage.pace.note(answer.tokens, answer.compute_us / 1e6, len(self._sessions), _now())
 
     def _reserved(self, session: StageSession, answer: Reserved) -> None:
         opened = session.message

@@ -79,7 +79,7 @@ class ClockworkWorker(WorkerProcess):
 
     def lose(self) -> None:
         """Lose the shard; what comes of the next loads is as a test has said."""
-        self._say(Broken("", "its worker was killed"))
+        self.say(Broken("", "its worker was killed"))
 
     async def restart(self) -> None:
         """Live again."""
@@ -89,11 +89,12 @@ class ClockworkWorker(WorkerProcess):
         if self.dies:
             self.ended.set()
         if cause := "the worker process ended" if self.dies else self.cause:
-            self._say(Broken(group, cause))
+            self.say(Broken(group, cause))
         else:
-            self._say(Loaded(group, 1, 1, 100_000, self.step_seconds))
+            self.say(Loaded(group, 1, 1, 100_000, self.step_seconds))
 
-    def _say(self, answer: Message) -> None:
+    def say(self, answer: Message) -> None:
+        """Let the node hear something of its worker."""
         for hear in self._heard:
             hear(answer)
 

@@ -310,6 +310,15 @@ def test_a_device_that_does_not_do_its_part_is_named_with_the_cause(
     asyncio.run(story())
 
 
+def test_a_device_that_serves_on_while_the_plan_leaves_it_out_is_named_too() -> None:
+    known = Capability("m", [DEVICE], [], "host", True, 0.0)
+    stage = StageAdvert(0, 6, [Member(ONE, 0, 2, 1)], 0.002, 512, 1)
+    status = SwarmStatus("s", "m", {ONE: known}, (stage,), TWO, 3)
+    live = replace(plan_over(f"{TWO}/0"), document={"left_out": {ONE: "far slower"}})
+    why = "it is left out of the plan for a while: far slower"
+    assert why_idle(status, live) == {f"{ONE}/0": why}
+
+
 def test_the_places_of_a_plan_are_those_of_whoever_leads_a_stage() -> None:
     one, two, three = (Shard(f"{peer}/0", 1, 1) for peer in ("one", "two", "three"))
     holders = ((two,), (three,))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.control.eligible_peers import OUT_SECONDS
+from node.worker.messages import Computed
 from tests.node.control.test_plan_changes import HALF, LAYERS
 from tests.node.virtual_swarm import (
     NEVER,
@@ -78,6 +79,49 @@ def test_the_part_of_a_device_that_fails_goes_to_the_spare(
         await swarm.watch(5.0)
         assert swarm.served() == LAYERS
         assert len(swarm.since(began, "plan")) == 1
+
+    run(story)
+
+
+async def serve_slowly(swarm: VirtualSwarm, made: VirtualNode, seconds: float) -> None:
+    """Let a device serve for so long, whose steps take far longer than when it was loaded."""
+    for step in range(int(seconds)):
+        made.worker.say(Computed("a session", step, 1, True, compute_us=1_000_000))
+        await swarm.watch(1.0)
+
+
+def test_a_device_that_becomes_slow_gives_its_part_to_the_spare_and_serves_on_till_then(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        swarm = VirtualSwarm(tmp_path)
+        await swarm.begin("abc", HALF)
+        failing = holder_of(swarm)
+        spare = next(made for made in swarm.nodes.values() if made.device.shard is None)
+        part = failing.device.words.removeprefix("serves ")
+        began = time.monotonic()
+        while spare.device.shard is None:
+            await serve_slowly(swarm, failing, 1.0)
+            assert failing.device.shard is not None
+            assert time.monotonic() - began <= WITHIN_SECONDS
+        assert spare.device.words == f"serves {part}"
+        assert cause_told_of(failing, swarm) == f"{part} are far slower than its figures say"
+        await swarm.watch(60.0)
+        assert len(swarm.since(began, "plan")) == 1
+        assert len(swarm.since(began, "load")) == 1
+
+    run(story)
+
+
+def test_a_device_that_becomes_slow_serves_on_where_there_is_no_other(tmp_path: Path) -> None:
+    async def story() -> None:
+        swarm = VirtualSwarm(tmp_path)
+        await swarm.begin("ab", HALF)
+        failing = holder_of(swarm)
+        began = time.monotonic()
+        await serve_slowly(swarm, failing, 300.0)
+        assert swarm.served() == LAYERS
+        assert swarm.since(began, "load") == swarm.since(began, "unload") == []
 
     run(story)
 
