@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ KINDS = ("kill", "restart", "restart without disk", "pause", "part", "join", "le
 BACK_SECONDS = 300.0  # until a killed peer is started again
 PAUSE_SECONDS, PART_SECONDS = 40.0, 45.0
 PART_SHARE = 0.2
+TELL_SECONDS = 600  # virtual ones, between words on how far it is
 COVERED_GATE = 99.9  # percent of the time
 WALL_GATE = 1800.0
 Search = Callable[..., tuple[Plan, str]]
@@ -128,6 +130,16 @@ class Swarm:
                 self.peers.remove(victim)
                 await victim.leave()
 
+    def told_so_far(self, hours: float) -> str:
+        """How far it is: a run takes half an hour."""
+        watch, broken = self.watch, len(self.setting.findings.broken)
+        uncovered = watch.seconds - watch.short_seconds - watch.covered
+        return (
+            f"{watch.seconds / 3600:.2f} of {hours:g} h in {time.process_time():.0f} s of a core:"
+            f" {sum(watch.faults.values())} faults, {len(self.setting.findings.plans)} plans,"
+            f" {uncovered} s not all layers served, {broken} invariants broken"
+        )
+
     def look(self) -> None:
         """See what is true now."""
         watch, network = self.watch, self.setting.network
@@ -169,6 +181,8 @@ async def live(swarm: Swarm, peers: int, hours: float) -> None:
             next_fault += FAULT_SECONDS
             faults.add(asyncio.ensure_future(swarm.fail(kinds.choice(KINDS))))
         swarm.look()
+        if swarm.watch.seconds % TELL_SECONDS == 0:
+            print(swarm.told_so_far(hours), file=sys.stderr, flush=True)
         await asyncio.sleep(1.0)
     await asyncio.gather(*faults)
     await asyncio.gather(*(peer.kill() for peer in swarm.up))

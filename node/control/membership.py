@@ -379,9 +379,17 @@ class Membership:
 
     def note_own(self, capability: Capability) -> None:
         """Our own capability, known before the board has it."""
-        self._record_changes += self._capabilities.get(self.me) != capability
-        self._capabilities[self.me] = capability
         self._seen_at[self.me] = _now()
+        if self._capabilities.get(self.me) == capability:
+            return
+        order = self._order
+        self._capabilities[self.me] = capability
+        self._record_changes += 1
+        if order and order[0][0] == self._record_changes - 1 and not capability.leaving:
+            key, ranked = (self._record_changes, order[0][1]), order[1]
+            if self.me in ranked.places:  # all stay in their places
+                staying = ranked.staying | {self.me: capability}
+                self._order = key, replace(ranked, staying=staying)
 
     def due(self, *, everybody: bool = False) -> list[str]:
         """Whom to ask now whether they are there.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from planner.best_plan import best_plan
 from planner.cost.cost_model import CostModel
@@ -31,6 +31,22 @@ PIPELINES_CAP = 4096
 SHARDS_CAP = 8192  # devices in one plan
 
 
+class Demand(NamedTuple):
+    """What a plan wants of one device: read from it once, and checked by everybody."""
+
+    device: str
+    peer: str
+    number: int  # of the device at its peer
+    heads: int  # KV heads, in all layers together
+    blocks: int  # MLP blocks
+
+    @classmethod
+    def of(cls, stage: Stage, shard: Shard) -> "Demand":
+        """What the stage's part in the plan makes a device hold."""
+        kv, mlp = stage.layers * shard.kv, stage.layers * shard.mlp
+        return cls(shard.device, shard.peer, shard.index, kv, mlp)
+
+
 @dataclass(frozen=True, slots=True)
 class PlanDocument:
     """A plan with its circumstances: what a plan reference points to."""
@@ -42,6 +58,7 @@ class PlanDocument:
     objective: str = "latency"
     reason: str = ""  # why there is no pipeline, if there is none
     left_out: Mapping[str, str] = field(default_factory=dict)  # peers that failed, and how
+    demands: tuple["Demand", ...] = field(init=False, repr=False, compare=False)
 
     _NAMES: ClassVar = ("term", "planner", "model", "objective", "reason", "left_out")
 
@@ -59,10 +76,12 @@ class PlanDocument:
         if len(self.left_out) > LEFT_OUT_CAP:
             raise ValueError(f"a plan names at most {LEFT_OUT_CAP} peers that are left out")
         _require_bounded(self.plan)
-        for _, shard in self.plan.shards():
-            _require_readable(shard.device, WORD_CAP)
-            if not shard.peer or shard.index < 0:
+        demands = tuple(Demand.of(stage, shard) for stage, shard in self.plan.shards())
+        for demand in demands:
+            _require_readable(demand.device, WORD_CAP)
+            if not demand.peer or demand.number < 0:
                 raise ValueError("a plan names every device as <peer>/<index>")
+        object.__setattr__(self, "demands", demands)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -250,17 +269,16 @@ def problem_with(
     heads, blocks = spec.kv_heads, spec.mlp_blocks
     if not all(_is_full(stage, heads, blocks) for stage in stages):
         return "its stages do not hold every head and block once"
-    devices = {f"{p}/{d.index}": d for p, c in capabilities.items() for d in c.devices}
     a_head = spec.attention_parameters / spec.kv_heads
     a_block = spec.mlp_parameters / spec.mlp_blocks
-    for stage, shard in plan.shards():
-        device = devices.get(shard.device)
+    for name, peer, number, heads, blocks in document.demands:
+        known = capabilities[peer].devices if peer in capabilities else ()
+        device = next((each for each in known if each.index == number), None)
         if device is None:
-            return f"nobody knows its device {shard.device}"
+            return f"nobody knows its device {name}"
         # Weights of the layers that it holds, without ends and KV.
-        parameters = (stage.end - stage.start) * (shard.kv * a_head + shard.mlp * a_block)
-        if parameters * device.weight_bytes > device.memory_bytes:
-            return f"its device {shard.device} has too little memory"
+        if (heads * a_head + blocks * a_block) * device.weight_bytes > device.memory_bytes:
+            return f"its device {name} has too little memory"
     return ""
 
 
