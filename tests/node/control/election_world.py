@@ -24,17 +24,16 @@ from swarm.plan import Pipeline, Plan, Shard, Stage
 from swarm.records import Advert, Capability, Lease, Member, PlanRef, Record, StageAdvert
 from swarm.testing.memory_network import peer_named
 from swarm.testing.questions_only import QuestionsOnly
+from tests.node.control.simulated_device import Broken, SimulatedDevice
 from tests.node.memberships import MEMBERS
 
 SWARM = "simulated"
-SPEC = ModelSpec("m", "digest", "llama", 1, 8, 2, 2, 4, 16, 64, 64, 10, 10)
+LAYERS = 2
+SPEC = ModelSpec("m", "digest", "llama", LAYERS, 8, 2, 2, 4, 16, 64, 64, 10, 10)
 LOOK_SECONDS = 1.0
+DRIFT, PACE = 1e-4, 0.01  # wall clocks are steered, monotonic clocks of machines that rest are not
 EPOCH = 1_000_000.0  # wall clock at the start of the world
 R = TypeVar("R", bound=Record)
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
 
 
 @dataclass
@@ -54,14 +53,19 @@ class World:
     offered: dict[tuple[int, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     deaf: set[tuple[str, str]] = field(default_factory=set)  # sender and receiver, one way only
     told: list[tuple[Record, str, float]] = field(default_factory=list)  # all that was published
+    shuffles: bool = False  # whether plans are pipelines of one or two, drawn anew every time
 
     def time(self) -> float:
         """The wall clock of the node whose step it is."""
-        return EPOCH + self.now + self.nodes[self.running].skew
+        return self.wall_of(self.nodes[self.running])
+
+    def wall_of(self, node: "Node") -> float:
+        """The wall clock of a node, which is wrong, and ever more or less so."""
+        return EPOCH + self.now * (1.0 + node.drift) + node.skew
 
     def monotonic(self) -> float:
-        """Its monotonic clock."""
-        return self.now
+        """The monotonic clock of the node whose step it is."""
+        return self.nodes[self.running].monotonic()
 
     def reaches(self, one: str, other: str) -> bool:
         """Whether two live nodes can talk: ask and be answered."""
@@ -105,8 +109,16 @@ class World:
         """Stands for the search: one stage over everybody; may take long."""
         self.now += self.slow_plan
         self.slow_plan = 0.0
+        if self.shuffles:
+            return self._shuffled(sorted(capabilities)), ""
         shards = tuple(Shard(f"{peer}/0", 1, 1) for peer in sorted(capabilities))
-        return Plan((Pipeline((Stage(0, 1, shards),)),) if shards else ()), ""
+        return Plan((Pipeline((Stage(0, LAYERS, shards),)),) if shards else ()), ""
+
+    def _shuffled(self, peers: list[str]) -> Plan:
+        """Pipelines of two peers, and of one that is left: nobody keeps a part by intent."""
+        self.draw.shuffle(peers)
+        pairs = [peers[at : at + 2] for at in range(0, len(peers), 2)]
+        return Plan(tuple(_pipeline_of(pair) for pair in pairs))
 
     async def let(self, name: str) -> None:
         """Let one node take a step, if it is up and not paused."""
@@ -125,6 +137,16 @@ class World:
         if accepted is None or planner is None or planner.plan_store.accepted == accepted:
             return None
         return planner
+
+
+def _pipeline_of(peers: Sequence[str]) -> Pipeline:
+    each = LAYERS // len(peers)
+    return Pipeline(
+        tuple(
+            Stage(at * each, (at + 1) * each, (Shard(f"{peer}/0", SPEC.kv_heads, 1),))
+            for at, peer in enumerate(peers)
+        )
+    )
 
 
 class Replica:
@@ -197,6 +219,8 @@ class Node:
     def __init__(self, world: World, name: str, skew: float) -> None:
         self.name, self.peer = name, peer_named(name)
         self.skew = skew
+        self.drift = world.draw.uniform(-DRIFT, DRIFT)  # of its wall clock
+        self.pace = 1.0 + world.draw.uniform(-PACE, PACE)  # of its monotonic clock
         self.is_up = True
         self.paused_until = 0.0
         self.orders: list[PlanOrder] = []
@@ -220,12 +244,20 @@ class Node:
         self.planner_loop = PlannerLoop(
             SPEC, self.board, self.membership, self.election, self.plan_store
         )
+        self.device = SimulatedDevice(
+            f"{self.peer}/0", self.membership, self.plan_store, self.monotonic
+        )
         self.acts = False
         self._since = world.time()
         self._spoken_at = -HEARTBEAT_SECONDS
         self._confirmed_at: float | None = None  # our own account of the last lease
+        self._until = 0.0  # when it is over, by the wall clocks of all
         self._held = False
         self._had_plan = False
+
+    def monotonic(self) -> float:
+        """Its monotonic clock."""
+        return self._world.now * self.pace
 
     async def step(self) -> None:
         """One look at the board, as a node does it."""
@@ -237,7 +269,7 @@ class Node:
         self.acts, self._held = False, self.election.holds
         membership.verified_term = self.plan_store.term
         membership.own = Standing(self.plan_store.term)
-        membership.reads_adverts = self.election.holds
+        membership.reads_adverts = self.election.holds or self.device.wants_adverts
         await membership.refresh()
         membership.note_own(capability)
         await membership.ask_whether_alive(membership.due(everybody=self.election.holds))
@@ -256,7 +288,12 @@ class Node:
         await self._advertise()
 
     async def _advertise(self) -> None:
-        """Serve at once what the plan gives us to lead."""
+        """Serve what the plan gives us to lead: at once, or when the device has loaded it."""
+        if self._world.shuffles:
+            self.device.tend()
+            stages, term = self.device.adverts(), self.plan_store.term
+            await self.board.publish(Advert(SPEC.digest, stages, term))
+            return
         accepted = self.plan_store.accepted
         plan = accepted.plan if accepted else Plan(())
         stages = [
@@ -307,13 +344,16 @@ class Node:
         elif isinstance(record, Lease):
             if self._held:
                 self._check_lease("renews its lease")
-            self._confirmed_at = self._world.now
+            self._confirmed_at, self._until = self.monotonic(), record.until
             self._held = True
 
     def _check_lease(self, what: str) -> None:
-        since = self._confirmed_at
-        if since is None or self._world.now - since >= LEASE_SECONDS - SKEW_SECONDS:
-            raise Broken(f"S6: {self.name} {what} at {self._world.now}, confirmed at {since}")
+        since, now = self._confirmed_at, self.monotonic()
+        if since is None or now - since >= LEASE_SECONDS - SKEW_SECONDS:
+            raise Broken(f"S6: {self.name} {what} at {now}, confirmed at {since}")
+        over = [n for n in self._world.nodes.values() if self._world.wall_of(n) >= self._until]
+        if over:
+            raise Broken(f"S6: {self.name} {what}, and the lease is over for {over[0].name}")
 
     def _capability(self) -> Capability:
         return capability_since(self._since, self.plan_store.term)
