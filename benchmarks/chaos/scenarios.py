@@ -252,9 +252,8 @@ async def _comes_back(scene: Scene) -> None:
 
 
 async def _founder_gone(scene: Scene) -> None:
-    """Planner and founder are killed in turn, the founder for good; later it comes back, too."""
+    """The founder, then the planner are killed, the founder for good; later it comes back, too."""
     cluster, report = scene.cluster, scene.report
-    await _kill_planner(scene)
     scene.hurt("founder killed for good")
     await scene.lose(HOST, signal.SIGKILL)
     await asyncio.sleep(SETTLE_SECONDS)
@@ -359,7 +358,7 @@ SCENARIOS = {
         "a node is killed and started again", lambda: _wholes(3), _comes_back, clients=1
     ),
     "founder-gone": Scenario(
-        "planner and founder are killed in turn, the founder for good",
+        "founder and planner are killed in turn, the founder for good",
         lambda: _wholes(3),
         _founder_gone,
     ),
