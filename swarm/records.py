@@ -108,6 +108,7 @@ class Trouble:
     end: int
     failures: int  # in a row; 0 if its load has come to a halt
     cause: str  # in a few words
+    blamed: str = ""  # the peer whose rank of the stage was missing, by this peer's word
 
 
 @dataclass(frozen=True, slots=True)

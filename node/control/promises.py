@@ -5,7 +5,7 @@ serves far slower than its figures say. No dwell time protects it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.formatting import printable
 from swarm.model_spec import BYTES_PER_VALUE, ModelSpec
@@ -38,6 +38,7 @@ class Promises:
         self._spec = spec
         self._missing_since: dict[Promise, float] = {}
         self._told: dict[Promise, object] = {}  # what broke it, so that it counts once
+        self._tellers: set[str] = set()  # peers that have named others, and not served since
         self.keepers: frozenset[str] = frozenset()  # peers of stages that are served as planned
 
     def broken(
@@ -60,6 +61,7 @@ class Promises:
         self._told = {p: why for p, why in self._told.items() if p in missing or p in slow}
         good = (promises[promise] for promise in promises.keys() & served.keys() - slow)
         self.keepers = frozenset(shard.peer for stage in good for shard in stage.shards)
+        self._tellers = (self._tellers - self.keepers) & capabilities.keys()
         found = [*self._failing(promises, adverts, now), *self._late(promises, now)]
         return [*found, *self._slow(slow, promises)]
 
@@ -71,10 +73,23 @@ class Promises:
             told = _troubles_with(promises[promise], adverts)
             is_soon = now - since < FAILING_SECONDS
             grave = {p: t for p, t in told.items() if not is_soon or _is_grave(t)}
-            if grave and grave != self._told.get(promise):
-                self._told[promise] = grave
+            news = {p: replace(t, failures=0) if t.blamed else t for p, t in grave.items()}
+            if grave and news != self._told.get(promise):
+                self._told[promise] = news
                 cause = printable(next(iter(grave.values())).cause, CAUSE_CAP)
-                yield BrokenPromise(frozenset(grave), cause or "it cannot be loaded")
+                guilty = self._guilty(promises[promise], grave)
+                yield BrokenPromise(guilty, cause or "it cannot be loaded")
+
+    def _guilty(self, stage: Stage, grave: Mapping[str, Trouble]) -> frozenset[str]:
+        """Who of a stage failed: whom a peer names, in its place; both where it names others again.
+
+        Its word cannot be checked, so that it never costs another more than twice what it costs it.
+        """
+        ranks = {shard.peer for shard in stage.shards}
+        named = {p: t.blamed for p, t in grave.items() if t.blamed in ranks - {p}}
+        excused = named.keys() - self._tellers - {*named.values()}
+        self._tellers |= named.keys()
+        return frozenset((grave.keys() | {*named.values()}) - excused)
 
     def _late(self, promises: Mapping[Promise, Stage], now: float) -> Iterator[BrokenPromise]:
         for promise, since in self._missing_since.items():

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from itertools import accumulate
 
@@ -23,7 +23,7 @@ from node.serving.stage_server import DRAIN_SECONDS, LedStage, StageServer
 from node.worker.messages import Broken, Following, Load, Loaded, Need, Progress, Rank, Unload
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.weight_store import WeightStore
-from swarm.errors import PeerRefused, SwarmError
+from swarm.errors import PeerError, PeerRefused, SwarmError
 from swarm.formatting import bytes_text
 from swarm.p2p.channel import Channel
 from swarm.plan import Assignment, Pipeline, Shard
@@ -109,6 +109,7 @@ class LocalDevice:
         self._failures = self._alike = 0
         self._was_steady = False  # the shard that was lost last
         self._cause = ""  # of the last failure
+        self._blamed = ""  # the peer for want of whom our group did not form
         self._failed: Assignment | None = None  # the part that failed
         self._failed_loads = 0  # in a row: an accident to what was ready is none
         self._grip = Grip(lambda line: context.is_serving(line), lambda at: context.others(at))
@@ -268,6 +269,7 @@ class LocalDevice:
         except SwarmError as error:
             logger.info("group of [%d,%d): %s", assignment.stage.start, assignment.stage.end, error)
             self._lose(f"its group was not formed: {error}")
+            self._blamed = error.peer if isinstance(error, PeerError) else ""
             return
         self._load(group, ranks)
 
@@ -392,7 +394,7 @@ class LocalDevice:
             self._failed = self.shard_state.assignment
             self._failed_loads += 1
         self._was_steady = self.shard_state is not None and self.shard_state.is_steady
-        self._cause, self._alike = cause, alike
+        self._cause, self._alike, self._blamed = cause, alike, ""
         self._context.server.retire(self.index, FailCode.STAGE_LOST)
         self._forget()
 
@@ -422,7 +424,8 @@ class LocalDevice:
             return self._trouble_with(state.assignment, 0, STALLED_WORDS)
         if self._failed is None or not self._failed_loads:
             return None
-        return self._trouble_with(self._failed, self._failed_loads, self._cause)
+        told = self._trouble_with(self._failed, self._failed_loads, self._cause)
+        return replace(told, blamed=self._blamed)
 
     def _has_stalled(self, state: ShardState) -> bool:
         is_late = time.monotonic() - state.since > STALLED_SECONDS

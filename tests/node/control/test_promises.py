@@ -80,6 +80,39 @@ def test_only_the_rank_that_fails_is_blamed_for_a_group() -> None:
     assert broken(promises, adverts, 0.0) == [({"carl"}, "out of memory")]
 
 
+NOT_FORMED = Trouble(0, 4, 8, 2, "its group was not formed", blamed="carl")
+
+
+def test_a_leader_whose_group_lacks_a_rank_names_it_and_is_spared() -> None:
+    promises = Promises(SPEC)
+    assert broken(promises, in_trouble(NOT_FORMED, "bert"), 0.0) == [({"carl"}, NOT_FORMED.cause)]
+    again = replace(NOT_FORMED, failures=3)
+    assert not broken(promises, in_trouble(again, "bert"), 1.0), "that is known"
+
+
+def test_a_leader_that_names_others_again_is_held_to_it_too() -> None:
+    promises = Promises(SPEC)
+    broken(promises, in_trouble(NOT_FORMED, "bert"), 0.0)
+    told = replace(NOT_FORMED, cause="another one")
+    assert broken(promises, in_trouble(told, "bert"), 1.0) == [({"bert", "carl"}, "another one")]
+    promises = Promises(SPEC)
+    broken(promises, in_trouble(NOT_FORMED, "bert"), 0.0)
+    broken(promises, SERVED, 1.0)  # it has kept its word since
+    assert broken(promises, in_trouble(NOT_FORMED, "bert"), 2.0) == [({"carl"}, NOT_FORMED.cause)]
+
+
+def test_two_that_name_each_other_are_both_held_to_it() -> None:
+    adverts = in_trouble(NOT_FORMED, "bert")
+    adverts["carl"] = Advert(SPEC.digest, [], 1, troubles=[replace(NOT_FORMED, blamed="bert")])
+    assert broken(Promises(SPEC), adverts, 0.0) == [({"bert", "carl"}, NOT_FORMED.cause)]
+
+
+@pytest.mark.parametrize("blamed", ["anna", "bert", "", "nobody"])
+def test_only_a_rank_of_the_same_stage_can_be_named(blamed: str) -> None:
+    told = in_trouble(replace(NOT_FORMED, blamed=blamed), "bert")
+    assert broken(Promises(SPEC), told, 0.0) == [({"bert"}, NOT_FORMED.cause)]
+
+
 def test_who_says_nothing_has_his_time_and_all_ranks_are_blamed() -> None:
     promises = Promises(SPEC)
     adverts = {"anna": SERVED["anna"]}

@@ -1,12 +1,16 @@
 """What a device tells others of the part that it fails to take up."""
 
+import asyncio
 import math
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
 from node.device.local_device import STALLED_SECONDS, TROUBLE_CAP, LocalDevice
 from node.worker.messages import Broken, Loaded, Progress
+from swarm.errors import Deadline, EngineError, PeerLost, SwarmError
+from swarm.plan import Assignment
 from swarm.records import Trouble
 from tests.node.device.test_told_ends import device_that_leads
 
@@ -52,6 +56,36 @@ def test_an_accident_to_a_shard_that_was_ready_is_no_failure_to_take_it_up() -> 
     device.on_answer(Loaded("g", 1, 1, 1, 0.1))
     device.on_answer(Broken("", "the worker process ended"))
     assert device.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        (PeerLost("Peer carl was lost.", peer="carl"), "carl"),
+        (Deadline("The worker did not answer within 30 s."), ""),
+        (EngineError("no port is free"), ""),
+    ],
+)
+def test_a_leader_names_the_rank_for_want_of_which_its_group_did_not_form(
+    error: SwarmError, blamed: str
+) -> None:
+    async def story() -> None:
+        device = device_that_leads(2)
+
+        async def fail_to_gather(_assignment: Assignment, _group: str) -> NoReturn:
+            raise error
+
+        device._rendezvous.lead = fail_to_gather  # type: ignore[method-assign]
+        assignment = device._context.plan_store.assignment_of(device.id)
+        assert assignment is not None
+        await device._lead(assignment)
+        assert device.trouble
+        assert (device.trouble.blamed, device.trouble.failures) == (blamed, 1)
+        begin(device)
+        device.on_answer(Broken("g", CAUSE))  # it formed then, and the load failed here
+        assert device.trouble.blamed == ""
+
+    asyncio.run(story())
 
 
 def test_what_others_are_told_is_short() -> None:
