@@ -331,9 +331,14 @@ class Worker:
             self._run(self._shard, batch, came)
 
     def _run(self, shard: "LoadedShard", batch: list[Message], came: dict[str, float]) -> None:
+        """Run a batch; who opens a session hears so before the rows are computed."""
+        rows: list[Message] = [order for order in batch if isinstance(order, Compute)]
+        opening = [order for order in batch if not isinstance(order, Compute)]
         start = self._step_since = time.perf_counter()
         try:
-            answers = shard.apply(batch)
+            for part in (opening, rows):
+                answers = shard.apply(part) if part else []
+                self._answer(*(with_queue(answer, start, came) for answer in answers))
         except Exception as error:  # an island: one step costs its group, never the process
             logger.warning("a step of group %s broke", self._group, exc_info=error)
             self._break(self._group, error)
@@ -342,7 +347,6 @@ class Worker:
         finally:
             self._step_since = 0.0
         self._note(batch, time.perf_counter() - start)
-        self._answer(*(with_queue(answer, start, came) for answer in answers))
 
     def _note(self, batch: Sequence[Message], seconds: float) -> None:
         for order in batch:

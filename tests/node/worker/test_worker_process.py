@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from node.worker.compute_loop import Worker
 from node.worker.messages import (
     Broken,
+    Compute,
     Computed,
     Failed,
     Given,
@@ -29,6 +30,7 @@ from node.worker.messages import (
     Reserved,
     Unload,
 )
+from node.worker.scheduler import Arrived
 from node.worker.spawned_worker import WorkerPlace
 from node.worker.worker_handle import WorkerProcess
 from swarm.checkpoint.folder import read_spec
@@ -172,6 +174,28 @@ def test_a_dropped_shard_is_freed_before_the_next_one_is_loaded() -> None:
         model = weakref.ref(worker._runner._stage.model)
         worker._control(Unload())
         assert model() is None
+
+
+def test_who_opens_a_session_hears_so_before_the_rows_of_others_are_computed() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs, device="cpu", slowdown=1.0)
+        worker._shard = shard = lone_shard(0, 8)
+        for order in (reserve("old", PROMPT, 64), rows_of("old", 0, PROMPT)):
+            shard.apply([order])
+        seen: list[type[Message]] = []  # orders as they run, answers as they leave
+        apply = shard.apply
+
+        def noted(orders: Sequence[Message]) -> list[Message]:
+            seen.extend(map(type, orders))
+            return apply(orders)
+
+        shard.apply = noted  # type: ignore[method-assign]
+        worker._answer = lambda *answers: seen.extend(map(type, answers))  # type: ignore[method-assign]
+        for order in (rows_of("old", len(PROMPT), [1]), reserve("new", PROMPT, 64)):
+            worker._handle(Arrived(order, 0.0))
+        worker._step()
+        assert seen == [Reserve, Reserved, Compute, Computed]
 
 
 def test_a_shard_that_does_not_fit_is_reported_and_the_worker_lives(
