@@ -1,12 +1,11 @@
 """Session: one generation as an async iterator; opens routes, feeds the prompt, mends breaks."""
 
 import asyncio
-import hmac
 import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 from client.generation import StageTimes
 from client.request import Request
@@ -14,8 +13,8 @@ from client.routing.peer_scores import Cooldowns
 from client.routing.route import Need, Route, place_of
 from client.routing.route_finder import RouteFinder
 from client.session.deadlines import Deadlines, Timeouts
+from client.session.epoch import Epoch
 from client.session.goodbyes import Goodbyes
-from client.session.inbox import Inbox
 from client.session.refusals import refusal_of
 from client.session.reply_checks import FrameChecks
 from client.session.successor import Successor
@@ -30,31 +29,28 @@ from swarm.errors import (
     SwarmError,
     Unreachable,
 )
-from swarm.formatting import printable, short_id
+from swarm.formatting import short_id
 from swarm.p2p.channel import Channel
 from swarm.task_set import TaskSet
 from swarm.wire.messages import (
     CHUNK_CAP,
-    KEY_BYTES,
     Busy,
-    Cancel,
-    Close,
     Fail,
     Message,
     Moved,
     Open,
     Opened,
-    SessionMessage,
     Step,
     Token,
 )
 from swarm.wire.rules import Role, Side, State, is_legal
-from swarm.wire.sampling_params import Sampling
+from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
 from swarm.wire.token_ids import ids_to_bytes
 
 TIMEOUTS = Timeouts()
 LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
 WarmUp = Callable[[Request, Route], Awaitable[None]]  # on this very route; raises SwarmError
+Listen = Callable[["Session", str], None]  # to what has this name, too
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +65,11 @@ class Session:
         request: Request,
         timeouts: Timeouts = TIMEOUTS,
         warm_up: WarmUp | None = None,
+        listen: Listen | None = None,
     ) -> None:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
         self.transcript = Transcript(request.ids, sampling.max_tokens, sampling.stop_ids)
-        self._key = b""  # of the epoch
         self.stage_times = StageTimes()
         self.last_route: Route | None = None
         self._channel, self._route_finder = channel, route_finder
@@ -81,17 +77,14 @@ class Session:
         self._clock = asyncio.get_running_loop().time
         chunks = -(-len(request.ids) // CHUNK_CAP)
         self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
-        self._inbox = Inbox()
-        self._warm_up = warm_up
+        self._warm_up, self._listen = warm_up, listen
         self._goodbyes = Goodbyes(channel, timeouts.leave_seconds)
-        self._successor = Successor(self._find_beside, self._warm, timeouts)
+        self._successor = Successor(self._find_beside, self._ready, timeouts)
         self._checks = FrameChecks(route_finder.spec, request)
-        self._route: Route | None = None
-        self._epoch = 0
-        self._unopened: set[int] = set()  # hops whose OPENED is still to come
-        self._held = 0  # leading ids whose rows every stage has
-        self._lost: set[str] = set()  # peers of the route that are gone
-        self._leaving: set[str] = set()  # and those that have said that they go
+        self._epoch: Epoch | None = None
+        self._beside: Epoch | None = None  # that is to follow, opened while this one serves
+        self._epochs = 0
+        self.names = [self.id]  # what stages call it
         self._cooldowns = Cooldowns(  # who failed us, or was busy
             self._clock, timeouts.pause_seconds, LONGEST_COOLDOWN_SECONDS, free=1
         )
@@ -109,32 +102,31 @@ class Session:
     @property
     def waits_for(self) -> str:
         """What comes next, in words for a person who waits."""
-        if self._route is not None:
-            return "the stages of the route" if self._unopened else "the next token"
-        return f"{'another' if self._epoch else 'a'} route: {self._trouble.cause}"
+        if self._epoch is not None:
+            return "the stages of the route" if self._epoch.unopened else "the next token"
+        return f"{'another' if self._epochs else 'a'} route: {self._trouble.cause}"
 
     def receive(self, peer: str, message: Message) -> None:
         """Take a message that names this session, from the channel."""
-        if not self._is_mine(peer, message):
-            return
-        assert self._route is not None
-        if fault := self._checks.fault_of(message, len(self._route.stages)):
-            cause = f"Peer {short_id(peer)} sent {fault}."
-            self._inbox.put(peer, PeerMisbehaved(cause, peer=peer))
-        else:
-            self._inbox.put(peer, message)
+        for epoch in self._open_epochs():
+            if epoch.is_of(peer, message):
+                fault = self._checks.fault_of(message, len(epoch.route.stages))
+                cause = f"Peer {short_id(peer)} sent {fault}."
+                epoch.inbox.put(peer, PeerMisbehaved(cause, peer=peer) if fault else message)
 
     def lose(self, peer: str, reason: str) -> None:
         """Learn from the channel that a peer's stream ended."""
-        if self._route is not None and peer in self._route.leaders:
-            self._lost.add(peer)
-            cause = f"Peer {short_id(peer)} was lost: {printable(reason)}"
-            self._inbox.put(peer, PeerLost(cause, peer=peer))
+        for epoch in self._open_epochs():
+            epoch.lose(peer, reason)
 
     def carries(self, step: Step) -> bool:
         """Whether a step is to go on to another peer than this one, whose node may lead stages."""
-        leaders = self._route.leaders if self._route else ()
+        named = (each for each in self._open_epochs() if each.session == step.session)
+        leaders = next((epoch.route.leaders for epoch in named), ())
         return leaders[step.stage : step.stage + 1] not in ((), (self._channel.peer,))
+
+    def _open_epochs(self) -> Iterator[Epoch]:
+        return filter(None, (self._epoch, self._beside))
 
     async def tokens(self) -> AsyncGenerator[int, None]:
         """The new ids in order, over as many routes as it takes; raises SwarmError.
@@ -153,6 +145,7 @@ class Session:
         finally:
             await self._successor.close()
             self._leave()
+            self._leave_beside(self._beside)
             await self._goodbyes.close()
 
     def prefer(self, route: Route) -> None:
@@ -165,19 +158,22 @@ class Session:
 
     async def _advance(self) -> None:
         """Do what comes next: take a route and feed it the prompt, or handle what a peer said."""
-        if self._route is None:
-            await self._follow(await self._find_route())
+        if self._epoch is not None:
+            await self._handle_next(self._epoch)
+            return
+        route = self._successor.take()
+        if self._beside is not None and self._beside.serves:
+            epoch, self._beside = self._beside, None
+            self._enter(epoch)
         else:
-            await self._handle_next()
+            await self._follow(route or await self._find_route())
 
     async def _find_route(self) -> Route:
         """Wait for a route, and for those of its peers that asked to be left alone a while.
 
         Only the session's own deadline ends the wait: a peer that joins meanwhile saves it.
         """
-        if (prepared := self._successor.take()) is not None:
-            return prepared
-        fresh, pause = self._epoch > 0, self._timeouts.pause_seconds
+        fresh, pause = self._epochs > 0, self._timeouts.pause_seconds
         while True:
             rest = pause
             try:
@@ -206,76 +202,82 @@ class Session:
         return Need(spec.digest, spec.layers, self._request.capacity, avoid, ends)
 
     async def _follow(self, route: Route) -> None:
-        self._epoch += 1
-        self._key = secrets.token_bytes(KEY_BYTES)  # those of earlier routes know the one before
-        self._route = self.last_route = route
-        self._route_finder.enter(route)
-        self._lost.clear()
-        self._leaving.clear()
-        self._inbox.clear()  # what the old route still says does not count
+        self._epochs += 1
+        epoch = Epoch(self.id, self._epochs, route, self._most_held())
+        self._enter(epoch)
+        ids = self.transcript.ids
+        await self._open(epoch)
+        self._deadlines.expect(-(-(len(ids) - epoch.held) // CHUNK_CAP))
+        for step in epoch.steps(ids):
+            while not epoch.inbox.is_empty:  # rows to relay, or a refusal: not only at the end
+                await self._handle_next(epoch)
+            await self._send(route.leaders[0], step)
+
+    def _enter(self, epoch: Epoch) -> None:
+        """Go on with this one; what another route has said of later ids does not count."""
+        self._epoch, self.last_route = epoch, epoch.route
+        self._route_finder.enter(epoch.route)
         self.transcript.begin_epoch()
-        logger.info("session %s epoch %d over %s", self.id[:8], self._epoch, route.to_wire())
-        await self._open(route)
-        await self._prefill(route)
-
-    async def _open(self, route: Route) -> None:
         self._deadlines.expect()
-        self._unopened = set(range(len(route.stages)))
-        ends = self._route_finder.trusted_ends  # stages between them cannot know what they hold
-        self._held = 0 if ends else len(self.transcript.ids) - 1
-        async with TaskSet() as sends:
-            for hop, leader in enumerate(route.leaders):
-                sends.create("opening a stage", self._post(leader, self._open_for(route, hop)))
-            await self._await_opened()
-        if self._epoch == 1:
-            self.cached_tokens = self._held
-        ids = len(self.transcript.ids)
-        logger.debug("session %s: %d of %d ids are held", self.id[:8], self._held, ids)
+        logger.info(
+            "session %s: %s epoch %d over %s",
+            *(self.id[:8], epoch.session[:8], epoch.number, epoch.route.to_wire()),
+        )
 
-    async def _post(self, peer: str, message: Message) -> None:
+    def _most_held(self) -> int:
+        """How many ids stages may hold; stages between trusted ends cannot know what they do."""
+        return 0 if self._route_finder.trusted_ends else len(self.transcript.ids) - 1
+
+    async def _open(self, epoch: Epoch) -> None:
+        async with TaskSet() as sends:
+            for hop, leader in enumerate(epoch.route.leaders):
+                sends.create("opening", self._post(epoch, leader, self._open_for(epoch, hop)))
+            await self._await_opened(epoch)
+        if self._epochs == 1:
+            self.cached_tokens = epoch.held
+        ids = len(self.transcript.ids)
+        logger.debug("session %s: %d of %d ids are held", self.id[:8], epoch.held, ids)
+
+    async def _post(self, epoch: Epoch, peer: str, message: Message) -> None:
         """Send beside other work; a failure comes in as if the peer had told it."""
         try:
             await self._send(peer, message)
         except PeerError as error:
-            self._inbox.put(peer, error)
+            epoch.inbox.put(peer, error)
 
-    async def _await_opened(self) -> None:
+    async def _await_opened(self, epoch: Epoch) -> None:
         """Wait for every OPENED; a peer that keeps silent is left early if there is another."""
         since, may_leave = self._clock(), True
-        while self._unopened:
-            await self._handle_next(until=since + self._open_seconds() if may_leave else math.inf)
-            if may_leave and self._unopened and self._clock() >= since + self._open_seconds():
-                if await self._has_other_way():
-                    raise self._too_late()
+        while epoch.unopened:
+            until = since + self._open_seconds(epoch) if may_leave else math.inf
+            await self._handle_next(epoch, until=until)
+            if may_leave and epoch.unopened and self._clock() >= since + self._open_seconds(epoch):
+                if await self._has_other_way(epoch):
+                    raise self._too_late(epoch)
                 may_leave = False
 
-    def _open_seconds(self) -> float:
+    def _open_seconds(self, epoch: Epoch) -> float:
         """How patient to be: what a way takes is known once something has passed over it."""
-        ways = map(self._channel.round_trip_seconds, self._silent())
+        ways = map(self._channel.round_trip_seconds, epoch.silent)
         return self._deadlines.open_seconds(max((way or 0.0 for way in ways), default=0.0))
 
-    async def _has_other_way(self) -> bool:
+    async def _has_other_way(self, epoch: Epoch) -> bool:
         """Whether some route avoids the peers that have not answered our OPEN."""
-        silent = frozenset(self._silent())
+        silent = frozenset(epoch.silent)
         try:
             route = await self._route_finder.find(self._need(avoid=silent), fresh=False)
         except (NoRoute, Unreachable):
             return False
         return route.members.isdisjoint(silent) and self._cooldowns.seconds_left(route.leaders) <= 0
 
-    def _silent(self) -> list[str]:
-        """The peers whose OPENED is still to come; once all are here, those that leave."""
-        leaders = self._route.leaders if self._route else ()
-        return [leaders[hop] for hop in sorted(self._unopened)] or sorted(self._leaving)
-
-    def _open_for(self, route: Route, hop: int) -> Open:
-        is_last = hop == len(route.stages) - 1
+    def _open_for(self, epoch: Epoch, hop: int) -> Open:
+        is_last = hop == len(epoch.route.stages) - 1
         return Open(
-            self.id,
-            self._epoch,
-            self._key,
+            epoch.session,
+            epoch.number,
+            epoch.key,
             stage=hop,
-            route=route.to_wire(),
+            route=epoch.route.to_wire(),
             model=self._route_finder.spec.digest,
             capacity=self._request.capacity,
             generated=len(self.transcript.generated),
@@ -293,83 +295,100 @@ class Session:
             return ids
         return [secrets.randbelow(self._route_finder.spec.vocab) for _ in ids]
 
-    async def _prefill(self, route: Route) -> None:
-        ids = self.transcript.ids
-        self._deadlines.expect(-(-(len(ids) - self._held) // CHUNK_CAP))
-        for position in range(self._held, len(ids), CHUNK_CAP):
-            while not self._inbox.is_empty:  # rows to relay, or a refusal: not only at the end
-                await self._handle_next()
-            chunk = ids[position : position + CHUNK_CAP]
-            step = Step(
-                self.id,
-                self._epoch,
-                self._key,
-                stage=0,
-                position=position,
-                tokens=len(chunk),
-                sample=position + len(chunk) == len(ids),
-                dtype="i32",
-                body=ids_to_bytes(chunk),
-            )
-            await self._send(route.leaders[0], step)
-
-    async def _handle_next(self, until: float = math.inf) -> None:
+    async def _handle_next(self, epoch: Epoch, until: float = math.inf) -> None:
         """Handle what comes next; return without anything once it is `until`."""
         wait = min(self._deadlines.wait_seconds(), until - self._clock())
         try:
             async with asyncio.timeout(max(wait, 0)):
-                peer, message = await self._inbox.get()
+                peer, message = await epoch.inbox.get()
         except TimeoutError as error:
             if self._deadlines.wait_seconds() > 0:
                 return
-            raise self._too_late() from error
-        if isinstance(message, PeerError):
-            raise message
-        await self._handle(peer, message)
+            raise self._too_late(epoch) from error
+        await self._handle(epoch, peer, _checked(epoch, peer, message))
 
-    async def _handle(self, peer: str, message: Message) -> None:
-        assert self._route is not None
-        roles = _roles_of(peer, message, self._route)
-        if not is_legal(type(message), roles, Side.CLIENT, State.OPEN):
-            logger.warning("%s of %s makes no sense here", type(message).__name__, short_id(peer))
-            return
+    async def _handle(self, epoch: Epoch, peer: str, message: Message | None) -> None:
+        """Do what a message asks for; raises PeerError."""
         match message:
             case Opened():
-                self._unopened.discard(message.stage)
-                self._held = min(self._held, message.held)
+                epoch.note(message)
             case Step():
-                await self._relay(self._route, message)
+                await self._relay(epoch.route, message)
             case Token():
-                self._take(self._route, message)
-            case Moved() if self._can_stay():
-                self._prepare_to_move(self._route, peer)
+                self._take(epoch, message)
+            case Moved() if self._can_stay(epoch):
+                self._prepare_to_move(epoch, peer)
             case Busy() | Fail() | Moved():
-                raise refusal_of(peer, message, self._route.members)
+                raise refusal_of(peer, message, epoch.route.members)
 
-    def _can_stay(self) -> bool:
+    def _can_stay(self, epoch: Epoch) -> bool:
         """Whether it pays to go on for a while where a stage is leaving: tokens come from there."""
-        return not self._unopened and self._deadlines.knows_pace
+        return not epoch.unopened and self._deadlines.knows_pace
 
-    def _prepare_to_move(self, route: Route, peer: str) -> None:
+    def _prepare_to_move(self, epoch: Epoch, peer: str) -> None:
         """Make another route ready beside this one, which may end at any time."""
         self._deadlines.hurry()
-        self._leaving.add(peer)
-        leaving = frozenset(place for place in map(place_of, route.stages) if place[0] == peer)
+        epoch.leaving.add(peer)
+        leaving = frozenset(
+            place for place in map(place_of, epoch.route.stages) if place[0] == peer
+        )
         gone = PeerLost(f"Peer {short_id(peer)} is leaving.", peer=peer)
-        self._successor.prepare(leaving, lambda: self._inbox.put(peer, gone))
+        self._successor.prepare(leaving, lambda: epoch.inbox.put(peer, gone))
 
-    async def _warm(self, route: Route) -> None:
-        """Let the stages of a route compute the ids so far, if they may share their rows later."""
-        if self._warm_up and not self._route_finder.trusted_ends:
-            sampling = Sampling(max_tokens=1)
-            seconds = self._request.timeout_seconds
-            await self._warm_up(Request(tuple(self.transcript.ids), sampling, seconds), route)
+    async def _ready(self, route: Route) -> None:
+        """Warm a route up, and open it so far that its next ids come; raises SwarmError."""
+        if self._warm_up is None or self._route_finder.trusted_ends:
+            return  # between trusted ends nobody may learn ids from what is sent to catch up
+        sampling, seconds = Sampling(max_tokens=1), self._request.timeout_seconds
+        await self._warm_up(Request(tuple(self.transcript.ids), sampling, seconds), route)
+        if self._listen is not None:
+            await self._open_beside(route, self._listen)
+
+    async def _open_beside(self, route: Route, listen: Listen) -> None:
+        """Open a route while another serves on, up to the first ids that come from there.
+
+        It has an id of its own: stages that are on both routes hold both. What the other route
+        gives meanwhile goes along as known, so that this one does not lag behind it.
+        """
+        epoch = self._beside = Epoch(secrets.token_hex(16), 1, route, self._most_held())
+        self.names.append(epoch.session)
+        listen(self, epoch.session)
+        ids = self.transcript.ids
+        try:
+            async with asyncio.timeout(self._timeouts.step_seconds):
+                for hop, leader in enumerate(route.leaders):
+                    await self._send(leader, self._open_for(epoch, hop))
+                while epoch.unopened:
+                    await self._hear_beside(epoch)
+                for step in epoch.steps(ids, self.transcript.ids[len(ids) :][:MOST_SPECULATED]):
+                    await self._send(route.leaders[0], step)
+                while not await self._hear_beside(epoch):
+                    pass
+        finally:
+            if not epoch.serves:
+                self._leave_beside(epoch)
+
+    async def _hear_beside(self, epoch: Epoch) -> bool:
+        """Handle what comes next; whether it is a token, which is left for later."""
+        peer, heard = await epoch.inbox.get()
+        message = _checked(epoch, peer, heard)
+        if isinstance(message, Token):
+            epoch.inbox.put(peer, message)
+            epoch.serves = True
+        elif isinstance(message, Moved):
+            raise refusal_of(peer, message, epoch.route.members)
+        else:
+            await self._handle(epoch, peer, message)
+        return epoch.serves
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""
         await self._send(route.leaders[step.stage], step)
 
-    def _take(self, route: Route, message: Token) -> None:
+    def _take(self, epoch: Epoch, message: Token) -> None:
+        route = epoch.route
+        if self.transcript.contradicts(message.position, message.ids):
+            raise PeerMisbehaved("Two routes do not agree.", peer=route.leaders[-1])
         logprobs = self._checks.logprobs_of(message)
         fresh = self.transcript.add(message.position, message.ids, message.finish, logprobs)
         if not fresh:
@@ -378,8 +397,9 @@ class Session:
         if took is not None:
             self._route_finder.took(route, message.hops, took)
         self._faults.clear()
-        self.drafted += message.drafted
-        self.accepted += min(message.drafted, len(message.ids) - 1)
+        drafted, accepted = epoch.guesses_in(message)
+        self.drafted += drafted
+        self.accepted += accepted
         self.stage_times.add(route, message.hops)
 
     async def _recover(self, error: PeerError) -> None:
@@ -404,7 +424,8 @@ class Session:
     def _suspects_of(self, error: PeerError) -> list[str]:
         """Who may be to blame; a peer that blames others twice is one of them."""
         if not error.peer:
-            return self._silent() or list(self._route.leaders if self._route else ())
+            epoch = self._epoch
+            return epoch.silent or list(epoch.route.leaders) if epoch else []
         if error.told_by in self._tellers:
             return [error.peer, error.told_by]
         self._tellers |= {error.told_by} - {""}
@@ -412,39 +433,41 @@ class Session:
 
     def _leave(self) -> None:
         """Tell every stage of the route that it may free the session; waits for none of them."""
-        route, self._route = self._route, None
-        if route is None:
+        epoch, self._epoch = self._epoch, None
+        if epoch is None:
             return
-        self._route_finder.leave(route)
+        self._route_finder.leave(epoch.route)
         if self.transcript.finish:
-            self._route_finder.did_well(route)
-        kind = Close if self.transcript.finish else Cancel
-        goodbye = kind(self.id, self._epoch, self._key)
-        self._goodbyes.say(set(route.leaders) - self._lost, goodbye)
+            self._route_finder.did_well(epoch.route)
+        self._goodbyes.say(*epoch.goodbye(is_finished=bool(self.transcript.finish)))
+
+    def _leave_beside(self, epoch: Epoch | None) -> None:
+        if epoch is not None and epoch is self._beside:
+            self._beside = None
+            self._goodbyes.say(*epoch.goodbye(is_finished=False))
 
     async def _send(self, peer: str, message: Message) -> None:
         seconds = max(self._deadlines.wait_seconds(), 0.0)
         await self._channel.send(peer, message, timeout_seconds=seconds)
 
-    def _is_mine(self, peer: str, message: Message) -> bool:
-        if self._route is None or peer not in self._route.leaders:
-            return False
-        if not isinstance(message, SessionMessage | Fail | Moved):
-            return False
-        if (message.session, message.epoch) != (self.id, self._epoch):
-            return False
-        if isinstance(message, Fail | Moved):
-            return True
-        return hmac.compare_digest(message.key, self._key)
-
-    def _too_late(self) -> Deadline:
-        silent = self._silent()
+    def _too_late(self, epoch: Epoch) -> Deadline:
+        silent = epoch.silent
         who = f"Peer {short_id(silent[0])}" if len(silent) == 1 else "The swarm"
         return Deadline(
             f"{who} did not answer in time.",
             "See `swarm status`; allow more time if the peers are slow.",
             peer=silent[0] if len(silent) == 1 else "",
         )
+
+
+def _checked(epoch: Epoch, peer: str, heard: Message | PeerError) -> Message | None:
+    """What a peer said, if it may say that; raises the PeerError that took its place."""
+    if isinstance(heard, PeerError):
+        raise heard
+    if is_legal(type(heard), _roles_of(peer, heard, epoch.route), Side.CLIENT, State.OPEN):
+        return heard
+    logger.warning("%s of %s makes no sense here", type(heard).__name__, short_id(peer))
+    return None
 
 
 def _roles_of(peer: str, message: Message, route: Route) -> frozenset[Role]:
