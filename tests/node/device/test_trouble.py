@@ -3,12 +3,11 @@
 import asyncio
 import math
 from types import SimpleNamespace
-from typing import NoReturn
 
 import pytest
 
 from node.device.local_device import STALLED_SECONDS, TROUBLE_CAP, LocalDevice
-from node.worker.messages import Broken, Loaded, Progress
+from node.worker.messages import Broken, Loaded, Progress, Rank
 from swarm.errors import Deadline, EngineError, PeerLost, SwarmError
 from swarm.plan import Assignment
 from swarm.records import Trouble
@@ -72,7 +71,7 @@ def test_a_leader_names_the_rank_for_want_of_which_its_group_did_not_form(
     async def story() -> None:
         device = device_that_leads(2)
 
-        async def fail_to_gather(_assignment: Assignment, _group: str) -> NoReturn:
+        async def fail_to_gather(assignment: Assignment, group: str) -> list[Rank]:
             raise error
 
         device._rendezvous.lead = fail_to_gather  # type: ignore[method-assign]
