@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
 from swarm.errors import EngineError
@@ -22,6 +22,8 @@ from swarm.wire.sampling_params import Sampling
 
 TOKENIZER = "tokenizer.json"
 SECONDS_EACH, SECONDS_AT_ONCE = 0.01, 1.0  # of masks: everybody's step waits for them
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+MASKED = np.where(_BITS, np.float32(0), np.float32(-np.inf))  # [256, 8]: by a byte of a mask
 MOST_COMPILED = 64  # kept; the least recently used goes first
 
 logger = logging.getLogger(__name__)
@@ -49,19 +51,20 @@ class GrammarState:
         """Whether nothing may follow but the end."""
         return self._matcher.is_stopped()
 
-    def apply(self, scores: torch.Tensor) -> None:
+    def apply(self, scores: npt.NDArray[np.float32]) -> None:
         """Leave of the scores [vocab] only those of ids that may follow; raises EngineError.
 
         An id that ends the session may follow where the grammar accepts what is there.
         """
         bits = np.frombuffer(self._bits(), np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little", count=len(scores)).view(np.bool_)
         self._check()
-        allowed[self._other_ends[self._other_ends < len(scores)]] = False
-        allowed[self._stop_ids[self._stop_ids < len(scores)]] |= self._matcher.is_accepting()
-        if not allowed.any():
+        of_ends = scores[self._stop_ids]
+        scores += np.take(MASKED, bits, axis=0).reshape(-1)[: len(scores)]
+        scores[self._other_ends] = -np.inf
+        if self._matcher.is_accepting():
+            scores[self._stop_ids] = of_ends
+        if scores.max() == -np.inf:
             raise EngineError("Nothing that the model can say fits the grammar here.")
-        scores.masked_fill_(torch.from_numpy(~allowed), float("-inf"))
 
     def _bits(self) -> bytes:
         """A bit for each id that may follow; raises EngineError from those who take too long."""
@@ -133,7 +136,11 @@ class GrammarCompiler:
         if not sampling.grammar:
             return None
         matcher = self.compile(sampling.grammar).deep_copy()
-        return GrammarState(matcher, self._read_tokenizer().eos_tokens, sampling.stop_ids)
+        ends = self._known(self._read_tokenizer().eos_tokens)
+        return GrammarState(matcher, ends, self._known(sampling.stop_ids))
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token < self._vocab]
 
     def _compiled_now(self, grammar: Grammar) -> LLMatcher | EngineError:
         try:

@@ -96,11 +96,12 @@ class Sampler:
         top = self._sampling.top_of(logits.shape[-1])
         if top is None:
             return b""
-        found = logits[: len(ids)].float().log_softmax(-1).clamp(min=LEAST_LOGPROB)
-        own = found.gather(-1, torch.tensor(ids, device=found.device)[:, None])
-        values, likeliest = found.topk(top)
-        told = torch.cat([own, values], -1).cpu().numpy()
-        return logprobs_to_bytes(told, likeliest.cpu().numpy())
+        rows = logits[: len(ids)].float()
+        own = rows.gather(-1, torch.tensor(ids, device=rows.device)[:, None])
+        values, likeliest = rows.topk(top)
+        told = torch.cat([own, values], -1) - rows.logsumexp(-1, keepdim=True)
+        told = told.clamp(min=LEAST_LOGPROB, max=0.0)
+        return logprobs_to_bytes(told.cpu().numpy(), likeliest.cpu().numpy())
 
     def propose_drafts(self, position: int, room: int) -> list[int]:
         """Return drafts of the ids from `position` on, at most `room`, if that is where we are."""
@@ -135,7 +136,7 @@ class Sampler:
     def _draw(self, logits: torch.Tensor) -> int:
         scores = logits.to(device="cpu", dtype=torch.float32, copy=True).unsqueeze(0)  # [1, vocab]
         if self._grammar:
-            self._grammar.apply(scores[0])
+            self._grammar.apply(scores[0].numpy())
         if self._changes:
             self._check_ids(scores.shape[-1])
             self._changes.apply(scores[0].numpy())

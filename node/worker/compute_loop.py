@@ -316,6 +316,7 @@ class Worker:
             self._link.close()
         if self._listener:
             self._listener.close()
+        self._grammars.clear()
         self._shard = self._runner = self._link = self._listener = self._kept = None
         self._group = ""
         gc.collect()  # a model is full of cycles: the next shard needs its memory now
