@@ -66,6 +66,11 @@ class Cooldowns:
         return frozenset(self._cooldown_until)
 
     @property
+    def strikes(self) -> Mapping[str, int]:
+        """How many each of them has."""
+        return dict(self._strikes)
+
+    @property
     def cooling_down(self) -> frozenset[str]:
         """Those that are to be left alone now."""
         now = self._clock()

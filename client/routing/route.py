@@ -17,6 +17,7 @@ LEAVING_SECONDS = 1e3  # penalties: far above any step, so they only decide when
 UNPLANNED_SECONDS = 1e2
 NO_ROOM_SECONDS = 1e4
 AVOIDED_SECONDS = 1e6
+MOST_STRIKES = 100  # that make a peer worse
 NOWHERE = Links({}, {})
 DIALLED = "dialled"  # what peers have in common that anybody can dial
 
@@ -29,6 +30,7 @@ class Need:
     layers: int
     capacity: int
     avoid: frozenset[str] = frozenset()  # peers blamed lately: taken only if there is no other
+    strikes: Mapping[str, int] = field(default_factory=dict)  # how often they failed this request
     ends: frozenset[str] = frozenset()  # who may serve first and last layers; empty: anybody
 
 
@@ -270,8 +272,12 @@ def _seconds_of(stage: StageAdvert, need: Need, known: Known) -> float:
     seconds = min(known.step_seconds(stage) * load_factor(sessions), LONGEST_STEP_SECONDS)
     seconds += UNPLANNED_SECONDS if known.planned and place_of(stage) not in known.planned else 0.0
     seconds += NO_ROOM_SECONDS if stage.free_tokens < need.capacity else 0.0
-    is_blamed = any(member.peer in need.avoid for member in stage.members)
-    return seconds + (AVOIDED_SECONDS if is_blamed else 0.0)
+    return seconds + AVOIDED_SECONDS * max(_blame_of(m.peer, need) for m in stage.members)
+
+
+def _blame_of(peer: str, need: Need) -> int:
+    """0 for a peer that may be asked; of others, one that has failed less often comes first."""
+    return 1 + min(need.strikes.get(peer, 0), MOST_STRIKES) if peer in need.avoid else 0
 
 
 def _walk_back(last: _Arrival) -> Iterator[StageAdvert]:

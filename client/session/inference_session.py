@@ -199,7 +199,8 @@ class Session:
     def _need(self, avoid: frozenset[str] = frozenset()) -> Need:
         spec, ends = self._route_finder.spec, self._route_finder.trusted_ends
         avoid |= self._cooldowns.all
-        return Need(spec.digest, spec.layers, self._request.capacity, avoid, ends)
+        strikes, capacity = self._cooldowns.strikes, self._request.capacity
+        return Need(spec.digest, spec.layers, capacity, avoid, strikes, ends)
 
     async def _follow(self, route: Route) -> None:
         self._epochs += 1

@@ -265,6 +265,12 @@ BLAME_LOST = Lies(  # most claims are absurd, so is what a layer usually takes: 
     at_open=[((Step, STEP), "right"), ((Opened, {"stage": 0, "held": 0}), "right")],
     records=[Advert(SPEC.digest, [ABSURD, ABSURD], 1)] * 2,
 )
+NOBODY = StageAdvert(0, LAYERS, [Member("stranger", 0, 2, 1)], 0.0, 10_000, 0)
+ALL_BLAMED = Lies(  # a silent liar beside an honest peer, who is blamed with it, and a stranger
+    "first",
+    at_open=[((Opened, {"stage": 0, "held": 0}), "right")],
+    records=[Advert(SPEC.digest, [NOBODY], 1)],
+)
 
 
 @given(lies_of)
@@ -272,6 +278,7 @@ BLAME_LOST = Lies(  # most claims are absurd, so is what a layer usually takes: 
 @example(Lies("whole", at_open=[((Opened, {"stage": 0, "held": 1}), "right")], works=True))
 @example(Lies("last", at_step=[((Busy, {"stage": 1, "retry_after_seconds": 1e11}), "right")]))
 @example(BLAME_LOST)
+@example(ALL_BLAMED)
 @settings(max_examples=400, deadline=None)
 def test_a_liar_costs_a_session_time_but_neither_its_life_nor_a_token(lies: Lies) -> None:
     run_skipping(ask_among_liars(lies))

@@ -86,6 +86,14 @@ def test_blamed_peers_are_avoided_while_there_is_another_way() -> None:
     assert choose_route(adverts[:1], blamed).leaders == ("a",)
 
 
+def test_of_blamed_peers_those_come_first_that_have_failed_less_often() -> None:
+    both = Need("m", LAYERS, 100, frozenset({"a", "b"}), {"a": 2, "b": 1})
+    adverts = [advert(stage("a", 0, 6)), advert(stage("b", 0, 6, 3.0))]
+    assert choose_route(adverts, both).leaders == ("b",)
+    beside = [advert(stage("a", 0, 6)), advert(stage("c", 0, 2), stage("b", 2, 6))]
+    assert choose_route(beside, both).leaders[-1] == "b"
+
+
 def test_own_sessions_spread_over_equal_pipelines() -> None:
     adverts = [advert(stage("a", 0, 6)), advert(stage("b", 0, 6, 0.0101))]
     own: Counter[str] = Counter()
