@@ -87,6 +87,7 @@ class Scenario:
     clients: int = 3
     timeout_seconds: float = TIMEOUT_SECONDS
     finished: float = 1.0
+    before: Callable[[Cluster], Awaitable[None]] | None = None  # before anybody asks
 
 
 async def play(scenario: Scenario, report: Report, on_line: Callable[[str, str], None]) -> None:
@@ -96,6 +97,8 @@ async def play(scenario: Scenario, report: Report, on_line: Callable[[str, str],
         async with open_links(invite, cluster.state) as links:
             scene = Scene(cluster, client, report, links.board)
             expected = await expected_answers(client)
+            if scenario.before:
+                await scenario.before(cluster)
             streams = Streams(client, expected, scene.faults, scenario.timeout_seconds)
             before, over = len(cluster.terms()), asyncio.Event()
             asking = (streams.run(number, over) for number in range(scenario.clients))
@@ -139,16 +142,18 @@ async def _leave_for_a_spare(scene: Scene) -> None:
 
 
 async def _lone_worker(scene: Scene) -> None:
-    """The worker of a node that alone holds a half is killed, when another one stands by."""
-    names = list(scene.cluster.there)
-    await asyncio.gather(*(_until_standby(scene.cluster, name) for name in names))
-    for name in (*names, names[0]):
-        await _until_standby(scene.cluster, name)
+    """The worker of each node is killed, while another one stands by."""
+    for name in scene.cluster.there:
         if worker := scene.cluster.worker(name):
             scene.hurt("worker killed, no replica")
             worker.kill()
         await asyncio.sleep(SETTLE_SECONDS)
         await scene.cluster.until_ready()
+
+
+async def _until_standbys(cluster: Cluster) -> None:
+    """Wait until every node has a worker that stands by, which imports when nothing else runs."""
+    await asyncio.gather(*(_until_standby(cluster, name) for name in cluster.there))
 
 
 async def _until_standby(cluster: Cluster, name: str) -> None:
@@ -337,6 +342,7 @@ SCENARIOS = {
         lambda: _halves(2),
         _lone_worker,
         {"worker killed, no replica": (4.0, None)},
+        before=_until_standbys,
     ),
     "no-holder": Scenario(
         "nobody holds a half any more, 20 s later a new node joins",

@@ -1,6 +1,7 @@
-"""Peers whose network was cut find each other again, whoever of them founded the swarm."""
+"""Peers whose network was cut, or hangs, find each other again, whoever founded the swarm."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.network.laboratory import Laboratory
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.network
 START_SECONDS = 90.0
 JOIN_SECONDS = 60.0  # after the network is whole
 PART_SECONDS = 60.0  # until records of the other half have ended
+HUNG_SECONDS = 60.0  # for a peer to end a p2pd of its own that answers nothing
 
 
 @dataclass
@@ -46,6 +49,11 @@ class BoardPeer:
             self.address = str(what)
         else:
             self.lines.append(str(what))
+
+    def daemon(self) -> psutil.Process:
+        """Its p2pd."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return next(each for each in family if each.name() == "p2pd")
 
     def waits(self, *names: str, seconds: float) -> None:
         """Wait until it sees just these."""
@@ -132,3 +140,21 @@ def test_who_starts_while_its_only_peer_is_cut_off_joins_when_it_is_back(
     wire.heal()
     early.waits("founder", "early", seconds=JOIN_SECONDS)
     assert "joined: 1 other peer is there" in early.lines
+
+
+def test_a_peer_whose_p2pd_hangs_starts_another_one_and_is_found_where_it_was(
+    peers: Peers,
+) -> None:
+    founder = peers.start("founder")
+    wait_until(lambda: founder.address, START_SECONDS)
+    oak = peers.start("oak", founder.address)
+    for each in (founder, oak):
+        each.waits("founder", "oak", seconds=START_SECONDS)
+    hung = founder.daemon()
+    hung.send_signal(signal.SIGSTOP)
+    oak.waits("oak", seconds=PART_SECONDS)
+    wait_until(lambda: not hung.is_running(), HUNG_SECONDS)
+    for each in (founder, oak):
+        each.waits("founder", "oak", seconds=JOIN_SECONDS)
+    late = peers.start("late", founder.address)  # where it listened before
+    late.waits("founder", "oak", "late", seconds=START_SECONDS)
