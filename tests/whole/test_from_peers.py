@@ -24,6 +24,7 @@ pytestmark = pytest.mark.nodes
 HALF = shard_bytes(SPEC, 4, *WHOLE, ends=1)  # ranks of one stage would each need both ends
 HOST = Part("host", HALF)
 NEWCOMER = Part("newcomer", HALF, slowdown=1.5)
+RESTART_SECONDS = 30.0  # 10 on an idle machine, where imports are most of it
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,17 @@ def test_a_client_gets_the_metadata_from_peers_and_the_tokens_are_right(
     (path,) = (folder / "asking").rglob("model.safetensors")
     first = min(header.start for header in read_headers(TINY))
     assert size_of(present(path)) < first + (1 << 14)
+
+
+def test_a_node_that_is_started_again_serves_its_part_from_its_own_disk(
+    invite: tuple[Nodes, str], folder: Path
+) -> None:
+    nodes, elsewhere = invite
+    before = nodes.started[1]
+    before.kill()
+    again = nodes.start(NEWCOMER, "--join", elsewhere, HF_HOME=str(folder / "cache"))
+    ready = again.line("ready:")
+    assert "fetched" not in ready
+    assert ready.split(",")[0] == before.line("ready:").split(",")[0]  # its layers
+    assert again.peer_tail == before.peer_tail
+    assert again.seconds_to("ready:") < RESTART_SECONDS
