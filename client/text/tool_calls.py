@@ -30,6 +30,11 @@ class CallFormat(Enum):
         is_json = "[TOOL_CALLS]" in template or '"parameters"' in template
         return cls.JSON if is_json else cls.HERMES
 
+    @property
+    def enforced(self) -> "CallFormat":
+        """The format in which a grammar makes a model call: arguments need JSON."""
+        return CallFormat.HERMES if self is CallFormat.XML else self
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -8,11 +8,22 @@ from client.gateway.answering.answer_response import Desk
 from client.gateway.http.api_error import ApiError, bad_request
 from client.request import Options, Question, Request
 from client.text.tokenizer import Messages
+from client.text.tool_calls import CallFormat
+from client.text.tool_grammar import call_grammar
 from client.text.tool_prompt import Tools
 from swarm.errors import PromptTooLong
 
 MOST_CHOICES = 8
 SEEDS = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Which calls of tools an answer may have."""
+
+    must: bool = False  # one at least, and nothing else
+    name: str = ""  # of this tool alone, if it is named
+    are_parallel: bool = True  # else the first one counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class Wish:
     max_tokens: int | None  # None: as many as there is room for, up to the gateway's own bound
     count: int = 1
     tools: Tools = ()
+    calls: Calls = Calls()
 
 
 async def served_names(desk: Desk) -> tuple[str, ...]:
@@ -58,6 +70,8 @@ async def requests_for(desk: Desk, wish: Wish) -> list[Request]:
     if wish.max_tokens is not None and wish.max_tokens < 1:
         raise bad_request(f"max_tokens is {wish.max_tokens}; it must be at least 1.", "max_tokens")
     least = Options(**{**wish.options, "max_tokens": 1})
+    if wish.calls.must:
+        least["structured_outputs"] = {"grammar": await _call_grammar(desk, wish)}
     seconds = desk.settings.timeout_seconds
     question = Question(wish.prompt, wish.messages, seconds, least, wish.tools)
     request = await desk.client.request(question)
@@ -70,6 +84,17 @@ async def requests_for(desk: Desk, wish: Wish) -> list[Request]:
         )
     tokens = min(wish.max_tokens or desk.settings.default_max_tokens, room)
     return [_choice(request, tokens, index) for index in range(wish.count)]
+
+
+async def _call_grammar(desk: Desk, wish: Wish) -> str:
+    """What lets through calls alone; raises ApiError if there is no such tool."""
+    named = [tool for tool in wish.tools if wish.calls.name in ("", tool["function"]["name"])]
+    if not named:
+        told = f"named {wish.calls.name!r:.80}" if wish.calls.name else "to be called"
+        raise bad_request(f"There is no tool {told}.", "tool_choice")
+    format_ = CallFormat.of((await desk.client.model()).tokenizer.template()).enforced
+    are_parallel = wish.calls.are_parallel and not wish.calls.name
+    return call_grammar(named, format_, are_parallel=are_parallel)
 
 
 def _choice(request: Request, tokens: int, index: int) -> Request:

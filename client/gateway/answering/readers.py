@@ -49,20 +49,21 @@ class PartReader:
         return parts
 
 
-async def reader_for(
-    desk: Desk, wish: Wish, request: Request, *, most_calls: int = -1
-) -> Callable[[], Reader]:
-    """What makes a reader for each answer to a chat; -1 is any number of calls."""
+async def reader_for(desk: Desk, wish: Wish, request: Request) -> Callable[[], Reader]:
+    """What makes a reader for each answer to a chat."""
     tokenizer = (await desk.client.model()).tokenizer
     template = tokenizer.template() if wish.messages is not None else ""
     thinks = BEGIN in template
     if not (thinks or wish.tools):
         return PlainReader
     end = tokenizer.text_of(request.ids[-END_OF_PROMPT:])
+    taught = CallFormat.of(template)
+    format_ = taught.enforced if wish.calls.must else taught
     names = [str(tool["function"]["name"]) for tool in wish.tools]
 
     def make() -> Reader:
-        calls = ToolCallReader(CallFormat.of(template), names) if wish.tools else None
+        calls = ToolCallReader(format_, names) if wish.tools else None
+        most_calls = -1 if wish.calls.are_parallel else 1
         return PartReader(ReasoningReader.behind(end) if thinks else None, calls, most_calls)
 
     return make

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
-from pydantic import Field
 from starlette.responses import Response
 
 from client.gateway.answering.answer_response import AnswerResponse, Desk
@@ -16,7 +15,7 @@ from client.gateway.answering.preparing import Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.answering.writer import DONE, EVENTS, comment, data
 from client.gateway.api.chat_messages import ChatMessages
-from client.gateway.api.checked_body import CheckedBody, SamplingBody, refuse_all
+from client.gateway.api.checked_body import CheckedBody, SamplingBody
 from client.gateway.api.logprobs import chat_logprobs
 from client.gateway.api.tools import ToolBody
 from client.gateway.http.api_error import ApiError, openai_body
@@ -48,17 +47,15 @@ class ChatRequest(SamplingBody, ChatMessages, ToolBody):
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
-    response_format: dict[str, Any] = Field(default_factory=lambda: {"type": "text"})
 
     def wish(self) -> Wish:
         """The same as a wish; raises ApiError on what is not supported yet."""
-        refuse_all(self, response_format={"type": "text"})
         turns: Messages = self.turns()
         options = self.options()
         if self.logprobs or self.top_logprobs:
             options |= {"logprobs": self.logprobs, "top_logprobs": self.top_logprobs}
         most = self.max_completion_tokens or self.max_tokens
-        return Wish(None, turns, options, most, self.n, self.told_tools())
+        return Wish(None, turns, options, most, self.n, self.told_tools(), self.calls())
 
 
 class ChatWriter:
@@ -178,7 +175,7 @@ def chat_routes(desk: Desk) -> APIRouter:
         model = await model_named(desk, body.model)
         wish = body.wish()
         requests = await requests_for(desk, wish)
-        reader = await reader_for(desk, wish, requests[0], most_calls=body.most_calls)
+        reader = await reader_for(desk, wish, requests[0])
         tokenizer = (await desk.client.model()).tokenizer
         tells_usage = body.stream_options.include_usage
         writer = ChatWriter(model, body.n, tokenizer, tells_usage=tells_usage)

@@ -37,6 +37,8 @@ class SamplingBody(CheckedBody):
     logit_bias: dict[str, float] = {}
     seed: int | None = None
     stop: str | list[str] = []
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None  # vLLM's words
 
     def options(self) -> Options:
         """The same for `Client.generate`."""
@@ -51,6 +53,8 @@ class SamplingBody(CheckedBody):
             logit_bias=self.logit_bias,
             seed=None if self.seed is None else self.seed & SEEDS,
             stop=self.stop,
+            response_format=self.response_format,
+            structured_outputs=self.structured_outputs,
         )
 
 

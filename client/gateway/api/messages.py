@@ -9,10 +9,10 @@ from pydantic import Field
 from starlette.responses import Response
 
 from client.gateway.answering.answer_response import AnswerResponse, Desk
-from client.gateway.answering.preparing import Wish, model_named, requests_for
+from client.gateway.answering.preparing import Calls, Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.api.chat_messages import call_turn, system_turn
-from client.gateway.api.checked_body import CheckedBody, unsupported
+from client.gateway.api.checked_body import CheckedBody
 from client.gateway.api.messages_writer import MessagesWriter
 from client.gateway.http.api_error import bad_request
 from client.request import Options
@@ -97,6 +97,11 @@ class ToolChoice(CheckedBody):
     name: str = ""
     disable_parallel_tool_use: bool = False
 
+    def calls(self) -> Calls:
+        """Which calls an answer may have."""
+        must = self.type in ("any", "tool")
+        return Calls(must, self.name, not self.disable_parallel_tool_use)
+
 
 class Thinking(CheckedBody):
     """Whether thoughts are told."""
@@ -109,6 +114,7 @@ class OutputConfig(CheckedBody):
     """How an answer is to be; any effort is the same here."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset({"effort"})
+    format: dict[str, Any] | None = None
 
 
 class CountRequest(CheckedBody):
@@ -117,7 +123,7 @@ class CountRequest(CheckedBody):
     IGNORED: ClassVar[frozenset[str]] = frozenset(
         {
             *("betas", "cache_control", "context_management", "inference_geo", "metadata"),
-            *("service_tier", "speed"),
+            *("diagnostics", "service_tier", "speed", "user_profile_id", "workspace_id"),
         }
     )
     model: str | None = None
@@ -134,10 +140,8 @@ class CountRequest(CheckedBody):
         return [*first, *(turn for message in self.messages for turn in message.turns())]
 
     def told_tools(self) -> Tools:
-        """The tools that the model hears of; raises ApiError."""
-        if self.tool_choice.type in ("any", "tool"):
-            raise unsupported("tool_choice")
-        is_told = self.tool_choice.type == "auto"
+        """The tools that the model hears of."""
+        is_told = self.tool_choice.type != "none"
         return [tool.as_template() for tool in self.tools] if is_told else []
 
 
@@ -159,12 +163,10 @@ class MessagesRequest(CountRequest):
             top_k=self.top_k,
             stop=self.stop_sequences,
         )
-        return Wish(None, self.turns(), options, self.max_tokens, tools=self.told_tools())
-
-    @property
-    def most_calls(self) -> int:
-        """How many calls an answer may have; -1 is any number."""
-        return 1 if self.tool_choice.disable_parallel_tool_use else -1
+        if self.output_config.format is not None:
+            options["response_format"] = self.output_config.format
+        tools, calls = self.told_tools(), self.tool_choice.calls()
+        return Wish(None, self.turns(), options, self.max_tokens, tools=tools, calls=calls)
 
 
 def plain_text(content: str | list[Block]) -> str:
@@ -180,7 +182,7 @@ def message_routes(desk: Desk) -> APIRouter:
     async def create(body: MessagesRequest) -> Response:
         model, wish = await model_named(desk, body.model), body.wish()
         requests = await requests_for(desk, wish)
-        reader = await reader_for(desk, wish, requests[0], most_calls=body.most_calls)
+        reader = await reader_for(desk, wish, requests[0])
         tokenizer = (await desk.client.model()).tokenizer
         thinks = body.thinking.type != "disabled"
         writer = MessagesWriter(model, requests[0], tokenizer, thinks=thinks)

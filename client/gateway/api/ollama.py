@@ -23,7 +23,7 @@ from client.gateway.answering.readers import reader_for
 from client.gateway.api.chat_messages import SYSTEM, call_turn, system_turn
 from client.gateway.api.checked_body import SEEDS, CheckedBody, refuse_all
 from client.gateway.api.tools import ToolBody
-from client.gateway.http.api_error import ApiError, ollama_body
+from client.gateway.http.api_error import ApiError, bad_request, ollama_body
 from client.gateway.http.json_response import JsonResponse, dump
 from client.request import Options
 
@@ -90,6 +90,17 @@ class OllamaBody(CheckedBody):
         """The model's name, without the tag that Ollama's clients add."""
         return self.model.removesuffix(LATEST)
 
+    def formatted(self) -> Options:
+        """What the answer must look like: JSON, or a schema; raises ApiError."""
+        if self.format == "":
+            return Options()
+        if isinstance(self.format, str) and self.format != "json":
+            raise bad_request(f"format is {self.format!r:.40}; it must be json or a schema.")
+        wanted = {"type": "json_object"}
+        is_schema = isinstance(self.format, dict)
+        schema = {"type": "json_schema", "schema": self.format} if is_schema else wanted
+        return Options(response_format=schema)
+
 
 class OllamaCall(CheckedBody):
     """A function that was called."""
@@ -134,11 +145,11 @@ class OllamaChat(OllamaBody, ToolBody):
 
     def wish(self) -> Wish:
         """The same as a wish; raises ApiError."""
-        refuse_all(self, format="")
         first = [m.content for m in self.messages[:1] if m.role in SYSTEM]
         rest = [message.turn() for message in self.messages[len(first) :]]
         turns, options = [*system_turn(first), *rest], self.options
-        return Wish(None, turns, options.sampling(), options.most(), tools=self.told_tools())
+        sampling = options.sampling() | self.formatted()
+        return Wish(None, turns, sampling, options.most(), tools=self.told_tools())
 
 
 class OllamaGenerate(OllamaBody):
@@ -154,8 +165,8 @@ class OllamaGenerate(OllamaBody):
 
     def wish(self, *, is_chat: bool) -> Wish:
         """The same as a wish; raises ApiError."""
-        refuse_all(self, format="", suffix="", template="", context=[], images=[])
-        options, most = self.options.sampling(), self.options.most()
+        refuse_all(self, suffix="", template="", context=[], images=[])
+        options, most = self.options.sampling() | self.formatted(), self.options.most()
         if self.raw or not is_chat:
             return Wish(self.system + self.prompt, None, options, most)
         asked = {"role": "user", "content": self.prompt}

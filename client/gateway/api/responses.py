@@ -11,8 +11,9 @@ from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.preparing import Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.api.chat_messages import SYSTEM, ContentPart, call_turn, system_turn
-from client.gateway.api.checked_body import CheckedBody, refuse_all, unsupported
+from client.gateway.api.checked_body import CheckedBody, refuse_all
 from client.gateway.api.responses_writer import ResponsesWriter
+from client.gateway.api.tools import calls_of
 from client.gateway.http.api_error import bad_request
 from client.request import Options
 from client.text.tool_prompt import Tools
@@ -118,18 +119,18 @@ class ResponseRequest(CheckedBody):
 
     def told_tools(self) -> Tools:
         """The tools that the model hears of; raises ApiError."""
-        if self.tool_choice not in ("auto", "none"):
-            raise unsupported("tool_choice")
         told = [tool.as_template() for tool in self.tools if tool.type not in SKIPPED_TOOLS]
-        return told if self.tool_choice == "auto" else []
+        return [] if self.tool_choice == "none" else told
 
     def wish(self) -> Wish:
         """The same as a wish; raises ApiError."""
         refuse_all(self, truncation="disabled", background=False)
-        refuse_all(self.text, format={"type": "text"})
-        options = Options(temperature=self.temperature, top_p=self.top_p)
-        most = self.max_output_tokens
-        return Wish(None, self.turns(), options, most, tools=self.told_tools())
+        options = Options(
+            temperature=self.temperature, top_p=self.top_p, response_format=self.text.format
+        )
+        tools, most = self.told_tools(), self.max_output_tokens
+        calls = calls_of(self.tool_choice, are_parallel=self.parallel_tool_calls)
+        return Wish(None, self.turns(), options, most, tools=tools, calls=calls)
 
 
 def _joined(turns: list[Turn]) -> Iterator[Turn]:
@@ -158,8 +159,7 @@ def response_routes(desk: Desk) -> APIRouter:
     async def create(body: ResponseRequest) -> Response:
         model, wish = await model_named(desk, body.model), body.wish()
         requests = await requests_for(desk, wish)
-        most_calls = -1 if body.parallel_tool_calls else 1
-        reader = await reader_for(desk, wish, requests[0], most_calls=most_calls)
+        reader = await reader_for(desk, wish, requests[0])
         writer = ResponsesWriter(model, _echoed(body))
         return AnswerResponse(desk, requests, writer, is_streamed=body.stream, make_reader=reader)
 

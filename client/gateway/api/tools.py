@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from client.gateway.answering.preparing import Calls
 from client.gateway.api.checked_body import CheckedBody, unsupported
 from client.text.tool_prompt import Tools
 
@@ -37,14 +38,25 @@ class ToolBody(CheckedBody):
     parallel_tool_calls: bool = True
 
     def told_tools(self) -> Tools:
-        """The tools that the model hears of; raises ApiError."""
-        if self.tool_choice not in ("auto", "none"):
-            raise unsupported("tool_choice")
+        """The tools that the model hears of."""
         if self.tool_choice == "none":
             return ()
         return [tool.function.as_template() for tool in self.tools]
 
-    @property
-    def most_calls(self) -> int:
-        """How many calls an answer may have; -1 is any number."""
-        return -1 if self.parallel_tool_calls else 1
+    def calls(self) -> Calls:
+        """Which calls an answer may have; raises ApiError."""
+        return calls_of(self.tool_choice, are_parallel=self.parallel_tool_calls)
+
+
+def calls_of(choice: str | dict[str, Any], *, are_parallel: bool) -> Calls:
+    """What a `tool_choice` of either of OpenAI's APIs means; raises ApiError."""
+    match choice:
+        case "auto" | "none":
+            return Calls(are_parallel=are_parallel)
+        case "required":
+            return Calls(must=True, are_parallel=are_parallel)
+        case {"type": "function", "function": {"name": str() as name}}:
+            return Calls(must=True, name=name)
+        case {"type": "function", "name": str() as name}:
+            return Calls(must=True, name=name)
+    raise unsupported("tool_choice")

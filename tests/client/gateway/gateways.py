@@ -26,11 +26,22 @@ DEADLINE_SECONDS = 10
 STOP_ID = 257
 
 
-class ChatBytes(ByteTokenizer):
-    """Bytes, with a chat template as plain as can be."""
+class ChatBytes:
+    """A model's tokenizer whose ids are bytes, with a chat template as plain as can be."""
+
+    end_of_turn: tuple[int, ...] = ()
 
     def __init__(self, shown: str = "") -> None:
         self._shown = shown  # what the template seems to be
+        self._bytes = ByteTokenizer()
+
+    def ids_of_text(self, text: str) -> list[int]:
+        """The bytes of a prompt."""
+        return self._bytes.ids_of_text(text)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of those ids that are bytes."""
+        return self._bytes.text_of(ids)
 
     def template(self) -> str:
         """What formats are recognised by."""

@@ -173,11 +173,11 @@ def test_the_stop_sequence_that_ended_an_answer_is_named() -> None:
         ({"model": "claude-x"}, 404, "not_found_error", "no model 'claude-x'"),
         ({"max_tokens": None}, 400, "invalid_request_error", "'max_tokens' is missing"),
         (
-            {"output_config": {"format": {"type": "json_schema"}}},
-            *(400, "invalid_request_error", "output_config.format"),
+            {"output_config": {"format": {"type": "yaml"}}},
+            *(400, "invalid_request_error", "response_format"),
         ),
         ({"anything": 1}, 400, "invalid_request_error", "'anything' is not supported"),
-        ({"tool_choice": {"type": "any"}}, 400, "invalid_request_error", "'tool_choice'"),
+        ({"tool_choice": {"type": "any"}}, 400, "invalid_request_error", "no tool to be called"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             *(400, "invalid_request_error", "'image'"),

@@ -82,7 +82,7 @@ def test_a_model_is_listed_shown_and_loaded_already() -> None:
     ("more", "status", "says"),
     [
         ({"model": "other"}, 404, "no model 'other'"),
-        ({"format": "json"}, 400, "'format'"),
+        ({"format": "yaml"}, 400, "format is 'yaml'"),
         ({"options": {"mirostat": 1}}, 400, "'mirostat'"),
         ({"options": {"anything": 1}}, 400, "options.anything"),
         ({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, 400, "'images'"),

@@ -176,9 +176,9 @@ def test_a_response_that_fails_says_so_to_codex_and_to_openais_client() -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
-        ({"text": {"format": {"type": "json_object"}}}, "format"),
+        ({"text": {"format": {"type": "yaml"}}}, "response_format"),
         ({"tools": [{"type": "mcp", "server_url": "https://x.example"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "nothing"}}, "tool_choice"),
         ({"input": [{"type": "computer_call", "call_id": "c"}]}, "input"),
     ],
 )

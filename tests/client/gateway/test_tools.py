@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from tests.client.gateway.gateways import Gateway, answer_to, chat_text, with_gateway
 
@@ -105,8 +106,13 @@ def test_the_template_reads_tools_calls_and_results() -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "look"}}}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "hear"}}}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        (
+            {"tool_choice": "required", "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -119,6 +125,39 @@ def test_tools_that_cannot_be_are_refused_by_name(more: dict[str, Any], param: s
         assert answer.json()["error"]["param"] == param
 
     with_gateway(story)
+
+
+@pytest.mark.parametrize(
+    ("shown", "choice", "matches", "fails"),
+    [
+        ("", "required", f"{CALL}\n{CALL}", "Hello"),
+        ("", {"type": "function", "function": {"name": "look"}}, CALL, f"{CALL}\n{CALL}"),
+        ("<tool_call><function=", "required", CALL, "<tool_call><function=look>"),
+        ("[TOOL_CALLS]", "required", '{"name": "look", "parameters": {}}', CALL),
+    ],
+    ids=["any", "named", "xml", "json"],
+)
+def test_where_a_tool_must_be_called_a_grammar_sees_to_it(
+    shown: str, choice: object, matches: str, fails: str
+) -> None:
+    async def story(gateway: Gateway) -> None:
+        body = (await gateway.post(PATH, {**ASKED, "tool_choice": choice})).json()
+        assert body["choices"][0]["finish_reason"] == "tool_calls"
+        (sampling,) = gateway.stages[1].samplings
+        kind, text = sampling["grammar"]
+        assert kind == "lark"
+        assert follows(text, matches)
+        assert not follows(text, fails)
+
+    with_gateway(story, says=matches, shown=shown)
+
+
+def follows(grammar: str, text: str) -> bool:
+    """Whether a text is one of a grammar, byte by byte."""
+    tokenizer = LLTokenizer("byte")
+    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
+    ids = tokenizer.tokenize_str(text)
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
 def test_thoughts_are_told_apart_from_the_answer() -> None:
