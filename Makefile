@@ -11,13 +11,13 @@ LONG := --timeout 2400
 # a file starts up to five nodes, each as many processes: more files than cores make their starts late
 NODES_SPREAD := $(SPREAD) -n 2
 
-.PHONY: demo test test-nodes chaos test-slow test-network test-network-slow test-versions test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-nodes chaos test-slow test-network test-network-slow test-versions test-clients test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
 
 test: $(READY)  ## the ordinary suite
-	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not nodes and not network"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not nodes and not network and not clients"
 
 test-nodes: $(READY)  ## swarms of whole nodes as processes of their own, the demo among them
 	$(BIN)/python -m pytest $(NODES_SPREAD) -m "nodes and not slow"
@@ -36,6 +36,12 @@ test-network-slow: $(READY) tools  ## the long ones of them: partitions, repeate
 
 test-versions: $(READY)  ## nodes and clients of the version before beside those of today
 	$(BIN)/python -m pytest --durations 3 tests/whole/test_neighbouring_version.py
+
+test-clients: $(READY) .clients/now .clients/old  ## other makers' clients against a gateway and three nodes
+	$(BIN)/python -m pytest -m clients tests/whole/test_gateway_clients.py
+
+.clients/%: tests/whole/clients/%.txt $(READY)
+	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@ --requirement $<
 
 test-lesser-cpu: $(READY)  ## the engine's tests as on a CPU without AVX-512, or without AVX2
 	$(BIN)/python scripts/lesser_cpu.py $(BIN)/python -m pytest $(SPREAD) -m "not slow" tests/node/engine
@@ -63,7 +69,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .clients .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

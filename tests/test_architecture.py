@@ -28,7 +28,7 @@ def test_every_kind_of_test_but_the_slow_ones_is_run_for_a_change() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     kinds = {marker.partition(":")[0] for marker in options["markers"]} - {"slow"}
     run = (ROOT / ".ci/run").read_text().splitlines()
-    assert kinds == {"nodes", "network"}
+    assert kinds == {"nodes", "network", "clients"}
     assert {f"make test-{kind}" for kind in kinds} | {"make test"} <= set(run)
 
 
@@ -41,6 +41,6 @@ def test_whole_nodes_are_started_only_by_tests_that_say_so() -> None:
         if starts.search(path.read_text())
     ]
     assert len(starting) > 5
-    told = re.compile(r"pytest\.mark\.(nodes|network|slow)")
+    told = re.compile(r"pytest\.mark\.(nodes|network|slow|clients)")
     untold = [name for name in starting if not told.search((ROOT / name).read_text())]
     assert untold == ["tests/test_examples.py"]

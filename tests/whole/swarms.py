@@ -167,6 +167,12 @@ class Nodes:
         words = ("relay", *how, "--name", name, "--state", str(self._folder / name))
         return self._run(Part(name, 0), (*prefix, sys.executable, "-m", "swarm", *words), {})
 
+    def start_gateway(self, *how: str) -> NodeProcess:
+        """Start `swarm serve` on loopback."""
+        words = ("serve", *how, "--state", str(self._folder / "gateway"))
+        part = Part("gateway", 0)
+        return self._run(part, (sys.executable, "-m", "swarm", *words), {})
+
     def start_from(self, source: Path, part: Part, *how: str) -> NodeProcess:
         """Start a node of the packages in `source`, not of those of this process."""
         prefix = ("env", f"--chdir={source}", f"PYTHONPATH={source}")
