@@ -8,10 +8,12 @@ from starlette.types import ASGIApp
 
 from client.async_client import Client
 from client.gateway.answering.answer_response import Desk
+from client.gateway.answering.metrics import Metrics
 from client.gateway.api.chat_completions import chat_routes
 from client.gateway.api.completions import completion_routes
 from client.gateway.api.health import health_routes
 from client.gateway.api.messages import message_routes
+from client.gateway.api.metrics import metric_routes
 from client.gateway.api.models import model_routes
 from client.gateway.api.ollama import ollama_routes
 from client.gateway.api.responses import response_routes
@@ -35,13 +37,15 @@ ROUTES = (
     ollama_routes,
     token_routes,
     health_routes,
+    metric_routes,
 )
 
 
 def make_app(client: Client, settings: GatewaySettings | None = None) -> ASGIApp:
     """An application that asks through this client, which is connected while it serves."""
     settings = settings or GatewaySettings()
-    desk = Desk(client, settings, Admission(settings))
+    admission = Admission(settings)
+    desk = Desk(client, settings, admission, Metrics(admission))
     api = FastAPI(
         title="Swarm",
         version=__version__,

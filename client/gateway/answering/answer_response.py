@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 from starlette.responses import Response
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from client.async_client import Client
 from client.gateway.answering.choices import Choices, Event
 from client.gateway.answering.figures import answer_headers, log_line, route_headers
+from client.gateway.answering.metrics import CANCELLED, ERROR, OK, Metrics
 from client.gateway.answering.parts import Finished, Part, PlainReader, Reader, Scores
 from client.gateway.answering.writer import Writer
 from client.gateway.http.admission import Admission
@@ -37,6 +39,7 @@ class Desk:
     client: Client
     settings: GatewaySettings
     admission: Admission
+    metrics: Metrics
 
 
 class AnswerResponse(Response):
@@ -58,12 +61,19 @@ class AnswerResponse(Response):
         self._parts: list[list[Part]] = [[] for _ in requests]
         self._finished: dict[int, Finished] = {}
         self._is_begun = False
+        self._outcome = CANCELLED  # until it has another one
+        self._heard_at: dict[int, float] = {}  # of each choice, when its last piece came
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; ends quietly when the client hangs up."""
-        await while_connected(receive, self._answer(scope, receive, send))
-        if self._finished:
-            scope["state"].setdefault(FACTS, []).append(log_line(self._choices()))
+        began = perf_counter()
+        try:
+            await while_connected(receive, self._answer(scope, receive, send))
+        finally:
+            choices = self._choices()
+            self._desk.metrics.ended(scope["path"], self._outcome, choices, began)
+            if choices:
+                scope["state"].setdefault(FACTS, []).append(log_line(choices))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -77,6 +87,8 @@ class AnswerResponse(Response):
             problem = ApiError(500, "The gateway failed; its log says more.", kind=SERVER_ERROR)
         else:
             return
+        self._outcome = ERROR
+        self._desk.metrics.rejected(problem)
         if self._is_begun:
             await self._send(send, self._writer.fail(problem), is_last=True)
         else:
@@ -88,11 +100,13 @@ class AnswerResponse(Response):
         async with desk.admission.places(count), Choices(desk.client, self._requests) as choices:
             if self._is_streamed:
                 await self._stream(choices, send)
-                return
             while not choices.is_complete:
                 for event in await choices.next():
                     self._take(event)
-        if not self._is_streamed:
+        self._outcome = OK  # after the last byte, servers say that the client has gone
+        if self._is_streamed:
+            await self._send(send, self._writer.close(self._choices()), is_last=True)
+        else:
             await self._send_whole(send)
 
     async def _send_whole(self, send: Send) -> None:
@@ -113,7 +127,6 @@ class AnswerResponse(Response):
             said = b"".join(map(self._take, events))
             silence = b"" if events else writer.comment(f"waiting for {choices.waits_for}")
             await self._send(send, said + silence)
-        await self._send(send, writer.close(self._choices()), is_last=True)
 
     async def _begin(self, send: Send, headers: dict[str, str]) -> None:
         head = Response(media_type=self._writer.media_type, headers=headers)
@@ -128,6 +141,7 @@ class AnswerResponse(Response):
     def _take(self, event: Event) -> bytes:
         """Keep what came, and return how the writer says it."""
         index, what = event
+        self._hear(index)
         parts = self._parts_of(index, what)
         self._parts[index] += parts
         write = partial(self._writer.part, index)
@@ -136,6 +150,12 @@ class AnswerResponse(Response):
             return said
         finished = self._finished[index] = Finished(tuple(self._parts[index]), what)
         return said + self._writer.end(index, finished) if self._is_streamed else b""
+
+    def _hear(self, index: int) -> None:
+        now, before = perf_counter(), self._heard_at.get(index)
+        self._heard_at[index] = now
+        if before is not None:
+            self._desk.metrics.between(now - before)
 
     def _parts_of(self, index: int, what: Piece | Generation) -> list[Part]:
         reader = self._readers[index]
