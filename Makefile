@@ -11,7 +11,7 @@ LONG := --timeout 2400
 # a file starts up to five nodes, each as many processes: more files than cores make their starts late
 NODES_SPREAD := $(SPREAD) -n 2
 
-.PHONY: demo test test-nodes chaos test-slow test-network test-network-slow test-versions test-clients test-lesser-cpu tools check format bench clean
+.PHONY: demo test test-nodes chaos test-slow test-network test-network-slow test-versions test-clients test-clients-slow test-lesser-cpu tools check format bench clean
 
 demo: $(READY)  ## four unlike nodes on this machine plan, serve and answer, checked token by token
 	$(BIN)/swarm demo
@@ -26,7 +26,7 @@ chaos: $(READY)  ## a minute of faults on whole nodes: every answer is checked, 
 	$(BIN)/python -m benchmarks.chaos --seconds 60 --every 7 --nodes 4 --clients 4
 
 test-slow: $(READY)  ## the long tests: every architecture, larger swarms
-	$(BIN)/python -m pytest $(SPREAD) $(LONG) -m "slow and not network"
+	$(BIN)/python -m pytest $(SPREAD) $(LONG) -m "slow and not network and not clients"
 
 test-network: $(READY) tools  ## nodes on hosts of their own, as network namespaces; skipped without root
 	$(BIN)/python -m pytest -rs -m "network and not slow" tests/network
@@ -38,7 +38,10 @@ test-versions: $(READY)  ## nodes and clients of the version before beside those
 	$(BIN)/python -m pytest --durations 3 tests/whole/test_neighbouring_version.py
 
 test-clients: $(READY) .clients/now .clients/old  ## other makers' clients against a gateway and three nodes
-	$(BIN)/python -m pytest -m clients tests/whole/test_gateway_clients.py
+	$(BIN)/python -m pytest -m "clients and not slow" tests/whole/test_gateway_clients.py
+
+test-clients-slow: $(READY) .clients/many  ## LangChain, LiteLLM and llm: 300 MB to install
+	$(BIN)/python -m pytest -m "clients and slow" tests/whole/test_gateway_clients.py
 
 .clients/%: tests/whole/clients/%.txt $(READY)
 	@rm -rf $@ && $(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@ --requirement $<

@@ -11,6 +11,11 @@ TAGGED = """start: call{more}
 call: "<tool_call>\\n" body "\\n</tool_call>"
 body: %json {schema}
 """
+SEPARATED = {  # as models are taught; a weak one would go on writing blanks where any will do
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 MORE = ' ("\\n" call)*'
 
 
@@ -23,7 +28,8 @@ def call_grammar(tools: Tools, format_: CallFormat, *, are_parallel: bool) -> st
 
 
 def _schema_of(tools: Tools, word: str) -> str:
-    return json.dumps({"anyOf": [_call_schema(tool["function"], word) for tool in tools]})
+    called = [_call_schema(tool["function"], word) for tool in tools]
+    return json.dumps({"x-guidance": SEPARATED, "anyOf": called})
 
 
 def _call_schema(function: Mapping[str, Any], word: str) -> Mapping[str, Any]:

@@ -60,10 +60,14 @@ def is_ready(url: str) -> bool:
         ("old", "ask_with_openai.py"),
         ("now", "ask_with_anthropic.py"),
         ("now", "ask_with_ollama.py"),
+        pytest.param("many", "ask_with_langchain.py", marks=pytest.mark.slow),
+        pytest.param("many", "ask_with_litellm.py", marks=pytest.mark.slow),
+        pytest.param("many", "ask_with_llm.py", marks=pytest.mark.slow),
     ],
 )
 def test_a_client_reads_all_that_it_asks_for(url: str, environment: str, script: str) -> None:
     variables = {**os.environ, "PYTHONPATH": str(INSTALLED / environment)}
+    variables["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it looks for prices on the internet
     told = subprocess.run(
         [sys.executable, str(HERE / "clients" / script), url, "swarm-tiny"],
         capture_output=True,

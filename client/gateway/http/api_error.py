@@ -8,6 +8,7 @@ from typing import Any
 from client.gateway.http.json_response import JsonResponse
 from swarm.errors import (
     BadInput,
+    BadInvite,
     BadModel,
     Deadline,
     NoRoute,
@@ -141,6 +142,7 @@ def _bad_input(error: SwarmError) -> ApiError:
 FAILURES: tuple[tuple[type[SwarmError], Callable[[SwarmError], ApiError]], ...] = (
     (NoRoute, _unserved),
     (BadModel, _unserved),
+    (BadInvite, _unserved),
     (BadInput, _bad_input),
     (PeerRefused, _refused),
     (Deadline, _late),

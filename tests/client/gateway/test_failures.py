@@ -9,7 +9,7 @@ import pytest
 
 from client.gateway.http.api_error import failure_of
 from client.gateway.http.settings import GatewaySettings
-from swarm.errors import Deadline, PeerLost, PeerRefused, Unreachable
+from swarm.errors import BadInvite, BadModel, Deadline, PeerLost, PeerRefused, Unreachable
 from swarm.wire.messages import Message, Open, Step
 from tests.client.gateway.gateways import SETTINGS, Gateway, with_gateway
 from tests.client.scripted import ScriptedStage
@@ -111,6 +111,13 @@ def test_what_may_pass_says_when_to_come_again(
     problem = failure_of(error)
     assert problem.status == status
     assert problem.headers() == {"x-should-retry": "true", "retry-after": retry_after}
+
+
+@pytest.mark.parametrize("error", [BadInvite("The swarm is over."), BadModel("Other files.")])
+def test_what_ails_the_gateway_itself_is_no_fault_of_the_client(error: BadInvite) -> None:
+    problem = failure_of(error)
+    assert problem.status == 503
+    assert problem.headers() == {"x-should-retry": "false"}
 
 
 @pytest.mark.parametrize(

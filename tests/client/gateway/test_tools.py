@@ -148,6 +148,7 @@ def test_where_a_tool_must_be_called_a_grammar_sees_to_it(
         assert kind == "lark"
         assert follows(text, matches)
         assert not follows(text, fails)
+        assert not follows(text, matches.replace(": ", ":\n"))
 
     with_gateway(story, says=matches, shown=shown)
 

@@ -82,7 +82,8 @@ def tools_and_schemas() -> None:
     assert final.message.tool_calls[0].function.arguments == call.function.arguments
     (free,) = client.chat.completions.create(**{**asked, "max_tokens": 4}, tools=[TOOL]).choices
     assert free.message.tool_calls is None
-    schema = {"name": "output", "schema": TOOL["function"]["parameters"]}
+    shape = {**TOOL["function"]["parameters"], "x-guidance": {"whitespace_flexible": False}}
+    schema = {"name": "output", "schema": shape}
     form = {"type": "json_schema", "json_schema": schema}
     (formed,) = client.chat.completions.create(**asked, response_format=form).choices
     assert json.loads(formed.message.content)["at"] in ("cat", "dog")
