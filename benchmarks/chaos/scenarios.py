@@ -121,24 +121,29 @@ async def _played(scenario: Scenario, scene: Scene, over: asyncio.Event) -> None
 
 
 async def _lost_for_a_spare(scene: Scene, kind: str, how: signal.Signals) -> None:
-    """One of two that hold a half each ends, a third takes its part; it comes back and waits."""
+    """One of two that hold a half each ends, a third takes its part; it comes back and waits.
+
+    By turns the one that does not plan, if there is one, and the one that does.
+    """
     cluster = scene.cluster
-    for _ in range(TIMES):
+    for number in range(TIMES):
         await cluster.until(lambda: bool(cluster.spares()), "spare")
         await asyncio.sleep(SETTLE_SECONDS)
-        lost = scene.chance.choice(cluster.ready())
-        scene.hurt(kind)
+        planner = cluster.planner()
+        by_plans = sorted(cluster.ready(), key=lambda name: name == planner)
+        lost = by_plans[-(number % 2)]
+        scene.hurt(f"{kind}, its planner" if lost == planner else kind)
         await scene.lose(lost, how)
         await cluster.until_ready(2)
         await cluster.start(lost)
 
 
 async def _kill_for_a_spare(scene: Scene) -> None:
-    await _lost_for_a_spare(scene, "kill, a spare loads", signal.SIGKILL)
+    await _lost_for_a_spare(scene, "kill of a half", signal.SIGKILL)
 
 
 async def _leave_for_a_spare(scene: Scene) -> None:
-    await _lost_for_a_spare(scene, "leave, a spare loads", signal.SIGTERM)
+    await _lost_for_a_spare(scene, "leave of a half", signal.SIGTERM)
 
 
 async def _lone_worker(scene: Scene) -> None:
