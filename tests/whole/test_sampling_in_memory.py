@@ -198,3 +198,19 @@ def test_n_answers_are_those_of_their_seeds_and_the_prompt_is_computed_once() ->
         assert cached == [0, *3 * [found.prompt_tokens - 1]]
 
     run(story)
+
+
+def test_a_stage_that_leaves_in_mid_answer_changes_neither_ids_nor_log_probabilities() -> None:
+    async def story(swarm: MemorySwarm, asking: Client) -> None:
+        options = TELLING | FORMATS["regex"] | {"max_tokens": 60}
+        whole = await asking.generate(PROMPT, **options)
+        async with asking.stream(PROMPT, **options) as pieces:
+            await anext(pieces)
+            await swarm.stages["a last"].server.drain(0)
+            moved = await pieces.finish()
+        assert moved.token_ids == whole.token_ids
+        assert moved.route != whole.route
+        told = [each.logprob for each in moved.logprobs]
+        assert told == pytest.approx([each.logprob for each in whole.logprobs], abs=1e-3)
+
+    run(story)

@@ -48,6 +48,13 @@ def test_rollback_rewinds_the_random_stream_even_without_a_seed() -> None:
     assert sampler.ids == [1, 2]
 
 
+def test_rollback_takes_back_what_penalties_counted() -> None:
+    sampler = Sampler(Sampling(max_tokens=9, presence_penalty=2.0), [1, 2], 0)
+    tokens = [sampler.next(2 + n, torch.zeros(9))[0] for n in range(5)]
+    sampler.rollback(4)
+    assert [sampler.next(4 + n, torch.zeros(9))[0] for n in range(3)] == tokens[2:]
+
+
 def test_end_by_length_counts_replayed_tokens() -> None:
     sampler = Sampler(SAMPLED, [1, 2, 3, 4], 2)
     assert [sampler.next(4 + n, logits_for(n))[1] for n in range(3)] == ["", "", "length"]
