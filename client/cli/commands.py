@@ -126,6 +126,12 @@ def _add_server(made: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="what clients must show, one or several; else $SWARM_API_KEY",
     )
+    made.add_argument(
+        *("--requests-per-minute",),
+        type=int,
+        metavar="N",
+        help="what each key may ask; without keys, all together",
+    )
     made.add_argument("--no-api-key", action="store_true", help="let everybody ask, from anywhere")
     made.add_argument(
         *("--served-model-name",),

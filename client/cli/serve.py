@@ -47,6 +47,7 @@ async def _serve(
     settings = GatewaySettings(
         names=tuple(given.served_model_name),
         api_keys=api_keys_of(given),
+        requests_per_minute=given.requests_per_minute,
         allowed_hosts=allowed_hosts_of(given),
         allowed_origins=frozenset(given.allowed_origins),
         max_model_len=given.max_model_len,

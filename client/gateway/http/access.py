@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from client.gateway.http.api_error import ApiError, error_response
+from client.gateway.http.quota import Quota
 from client.gateway.http.settings import GatewaySettings
 
 OPEN_PATHS = frozenset({"/health", "/health/ready"})
@@ -23,6 +24,7 @@ class Access:
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
         self._app, self._settings = app, settings
         self._keys = tuple(key.encode() for key in settings.api_keys)
+        self._quota = Quota(settings.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer in place of the application where somebody may not ask."""
@@ -35,37 +37,39 @@ class Access:
         shared = shared if self._is_allowed(origin) else {}
         if shared and scope["method"] == "OPTIONS":
             await _preflight(shared)(scope, receive, send)
-        elif (problem := self._problem(scope["path"], headers)) is not None:
+        elif (problem := self._problem(scope, headers)) is not None:
             await error_response(scope["path"], problem, shared)(scope, receive, send)
         else:
             await self._app(scope, receive, _adding(shared, send) if shared else send)
 
-    def _problem(self, path: str, headers: Headers) -> ApiError | None:
+    def _problem(self, scope: Scope, headers: Headers) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin", "")
         allowed = self._settings.allowed_hosts
         if allowed and host.rpartition(":")[0 if ":" in host else 2].strip("[]") not in allowed:
             return _forbidden(f"This server is not called {host!r:.100}.")
         if origin and not self._is_allowed(origin) and urlsplit(origin).netloc != host:
             return _forbidden(f"Web pages of {origin!r:.100} may not ask here.")
-        if self._keys and path not in OPEN_PATHS and not self._has_key(headers):
+        key = self._key_of(headers)
+        if key is None and scope["path"] not in OPEN_PATHS:
             return ApiError(
                 401,
                 "The API key is missing or wrong. Send it as `Authorization: Bearer KEY`.",
                 kind="authentication_error",
                 code="invalid_api_key",
             )
-        return None
+        return self._quota.take(key or b"") if scope["method"] == "POST" else None
 
     def _is_allowed(self, origin: str) -> bool:
         allowed = self._settings.allowed_origins
         return bool(origin) and (origin in allowed or "*" in allowed)
 
-    def _has_key(self, headers: Headers) -> bool:
-        """Compare with every key in full: the time taken says nothing."""
-        pairs = [
-            hmac.compare_digest(said, key) for said in _keys_said(headers) for key in self._keys
-        ]
-        return any(pairs)
+    def _key_of(self, headers: Headers) -> bytes | None:
+        """Which key was shown, "" if none is needed; all are compared in full, as long as ever."""
+        if not self._keys:
+            return b""
+        said = list(_keys_said(headers))
+        pairs = [(key, hmac.compare_digest(each, key)) for each in said for key in self._keys]
+        return next((key for key, is_same in pairs if is_same), None)
 
 
 def _keys_said(headers: Headers) -> Iterator[bytes]:

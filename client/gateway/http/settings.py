@@ -14,6 +14,7 @@ class GatewaySettings:
 
     names: tuple[str, ...] = ()  # what clients call the model; none: its own name
     api_keys: tuple[str, ...] = ()  # any of them opens; none: everybody may ask
+    requests_per_minute: int | None = None  # of each key; without keys, of all together
     allowed_hosts: frozenset[str] = frozenset()  # names of this server; none: any
     allowed_origins: frozenset[str] = frozenset()  # web pages of others that may ask
     max_model_len: int | None = None  # tokens of prompt and answer; none: the model's context
@@ -33,6 +34,12 @@ class GatewaySettings:
                 f"max_model_len is {self.max_model_len};",
                 f"it must be at least {LEAST_CONTEXT}.",
                 option="max_model_len",
+            )
+        if self.requests_per_minute is not None and self.requests_per_minute < 1:
+            raise BadInput(
+                f"requests_per_minute is {self.requests_per_minute};",
+                "it must be at least 1.",
+                option="requests_per_minute",
             )
         if not all(self.api_keys):
             raise BadInput("An API key is empty.", "Give one, or leave --api-key out.")

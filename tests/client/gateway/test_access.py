@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from client.gateway.http.quota import Quota
 from client.gateway.http.settings import GatewaySettings
 from swarm.errors import BadInput
 from tests.client.gateway.gateways import SETTINGS, Gateway, with_gateway
@@ -95,8 +96,39 @@ def test_a_name_that_is_not_ours_is_refused(host: str, status: int) -> None:
     with_gateway(story, ours)
 
 
+def test_each_key_has_a_quota_of_its_own_that_fills_as_time_goes_on() -> None:
+    clock = [0.0]
+    quota = Quota(2, lambda: clock[0])
+    assert [quota.take(b"one") for _ in range(2)] == [None, None]
+    refused = quota.take(b"one")
+    assert refused is not None
+    assert refused.headers() == {"x-should-retry": "true", "retry-after": "30"}
+    assert quota.take(b"two") is None
+    clock[0] = 29.0
+    assert quota.take(b"one") is not None
+    clock[0] = 31.0
+    assert quota.take(b"one") is None
+    assert quota.take(b"one") is not None
+
+
+def test_who_has_asked_too_often_is_refused_and_may_still_look_around() -> None:
+    few = replace(LOCKED, requests_per_minute=1)
+
+    async def story(gateway: Gateway) -> None:
+        asked = {"prompt": "hello", "max_tokens": 1}
+        one, two = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
+        for headers, status in ((one, 200), (one, 429), (two, 200), ({}, 401)):
+            answer = await gateway.post("/v1/completions", asked, headers=headers)
+            assert answer.status_code == status
+        assert (await gateway.http.get("/v1/models", headers=one)).status_code == 200
+
+    with_gateway(story, few)
+
+
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(BadInput, match="API key is empty"):
         GatewaySettings(api_keys=("",))
+    with pytest.raises(BadInput, match="requests_per_minute is 0"):
+        GatewaySettings(requests_per_minute=0)
     with pytest.raises(BadInput, match="max_model_len is 1"):
         GatewaySettings(max_model_len=1)
