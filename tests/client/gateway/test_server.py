@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from client.gateway.server import FULL, FULL_HEAD, listen
 from swarm.errors import BadInput
 from swarm.wire.messages import Cancel, Message, Step
-from tests.client.gateway.gateways import SETTINGS, gateway, run, served
+from tests.client.gateway.gateways import SETTINGS, answer_to, gateway, run, served
 from tests.client.scripted import ScriptedStage, until
 
 PATH = "/v1/chat/completions"
@@ -85,6 +85,26 @@ def keep(held: list[tuple[str, Message]], peer: str, message: Message) -> bool:
     if is_third:
         held.append((peer, message))
     return is_third
+
+
+def test_many_streams_at_once_do_not_mix_and_leave_nothing_behind() -> None:
+    async def asked(http: httpx2.AsyncClient, url: str, number: int) -> str:
+        body = {"prompt": f"prompt {number}", "max_tokens": 4, "stream": True}
+        answer = await http.post(url, json=body)
+        lines = [line for line in answer.text.split("\n\n") if line.startswith("data: {")]
+        return "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines)
+
+    async def story() -> None:
+        async with gateway(replace(SETTINGS, most_running=8, timeout_seconds=60.0)) as made:
+            async with served(made.app) as port, httpx2.AsyncClient(timeout=60) as http:
+                url = f"http://127.0.0.1:{port}/v1/completions"
+                texts = await asyncio.gather(*(asked(http, url, number) for number in range(64)))
+                assert texts == [answer_to(f"prompt {number}", 4) for number in range(64)]
+                health = (await http.get(f"http://127.0.0.1:{port}/health")).json()
+                assert health["generations"] == {"running": 0, "waiting": 0}
+            await until(lambda: not any(stage.opened for stage in made.stages))
+
+    run(story)
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nhost: localh"])
