@@ -15,8 +15,6 @@ from swarm.wire.sampling_params import Sampling
 
 logger = logging.getLogger(__name__)
 
-PREPARE = ""  # in place of a session: read the tokenizer
-
 
 class GrammarWaits:
     """Compiles in a thread of its own; `give` gets each order when its grammar is compiled.
@@ -33,9 +31,8 @@ class GrammarWaits:
         self._thread: threading.Thread | None = None
 
     def serve(self, compiler: GrammarCompiler) -> None:
-        """Compile for this model from now on, and get ready for that."""
+        """Compile for this model from now on."""
         self._compiler = compiler
-        self._put(PREPARE)
 
     def holds(self, arrived: Arrived) -> bool:
         """Whether an order is kept here: one that must wait, or the release of one that does."""
@@ -78,10 +75,6 @@ class GrammarWaits:
         with self._lock:
             arrived = self._waiting.get(session)
         compiler = self._compiler
-        if compiler is None or (session != PREPARE and arrived is None):
-            return
-        with suppress(SwarmError):  # it is said to whoever asks
-            if arrived is None:
-                compiler.prepare()
-            elif isinstance(arrived.order, Reserve):
+        if compiler and arrived and isinstance(arrived.order, Reserve):
+            with suppress(SwarmError):  # it is said to whoever asks
                 compiler.compile(Sampling.from_map(arrived.order.sampling).grammar)

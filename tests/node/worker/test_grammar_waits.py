@@ -35,9 +35,6 @@ class SlowCompiler:
         self.seen: list[str] = []
         self.failure: Exception | None = None
 
-    def prepare(self) -> None:
-        self.seen.append("prepare")
-
     def compile(self, grammar: Grammar) -> None:
         self.has_begun.set()
         assert self.may_end.wait(SECONDS)
@@ -73,7 +70,7 @@ def test_a_session_is_given_on_when_its_grammar_is_compiled(stand: Stand) -> Non
     assert stand.given.empty()
     stand.compiler.may_end.set()
     assert stand.given.get(timeout=SECONDS) is arrived
-    assert stand.compiler.seen == ["prepare", "abc"]
+    assert stand.compiler.seen == ["abc"]
 
 
 def test_others_are_not_held(stand: Stand) -> None:
