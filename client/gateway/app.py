@@ -20,13 +20,19 @@ from client.gateway.api.responses import response_routes
 from client.gateway.api.tokens import token_routes
 from client.gateway.http.access import Access
 from client.gateway.http.admission import Admission
-from client.gateway.http.api_error import SERVER_ERROR, ApiError, error_response, failure_of
+from client.gateway.http.api_error import (
+    SERVER_ERROR,
+    ApiError,
+    error_response,
+    failure_of,
+    refusal_of,
+)
 from client.gateway.http.body_limit import BodyLimit
 from client.gateway.http.request_log import RequestLog
 from client.gateway.http.settings import GatewaySettings
 from client.gateway.http.validation import problem_of
 from swarm import __version__
-from swarm.errors import SwarmError
+from swarm.errors import BadInput, SwarmError
 
 ROUTES = (
     model_routes,
@@ -68,6 +74,8 @@ def _speak_the_clients_errors(api: FastAPI) -> None:
 
     @api.exception_handler(SwarmError)
     async def failed(request: Request, error: SwarmError) -> Response:
+        if isinstance(error, BadInput):  # of who asks: no peer has heard of it yet
+            return error_response(request.url.path, refusal_of(error))
         return error_response(request.url.path, failure_of(error))
 
     @api.exception_handler(RequestValidationError)

@@ -9,6 +9,7 @@ import pytest
 
 from client.gateway.http.api_error import failure_of
 from client.gateway.http.settings import GatewaySettings
+from client.text.tokenizer import NoTokenizer
 from swarm.errors import BadInvite, BadModel, Deadline, PeerLost, PeerRefused, Unreachable
 from swarm.wire.messages import Message, Open, Step
 from tests.client.gateway.gateways import SETTINGS, Gateway, with_gateway
@@ -157,6 +158,19 @@ def test_a_body_that_is_none_is_refused_in_words(body: bytes, says: str) -> None
         answer = await gateway.http.post(PATH, content=body)
         assert answer.status_code == 400
         assert says in answer.json()["error"]["message"]
+
+    with_gateway(story)
+
+
+def test_text_for_a_model_without_a_tokenizer_is_refused_and_ids_are_not() -> None:
+    async def story(gateway: Gateway) -> None:
+        local = await gateway.client.model()
+        gateway.client._local = replace(local, tokenizer=NoTokenizer("It has no tokenizer."))
+        refused = await gateway.post("/v1/completions", {"prompt": "hello", "max_tokens": 2})
+        assert refused.status_code == 400
+        assert "Give ids in place of text" in refused.json()["error"]["message"]
+        answered = await gateway.post("/v1/completions", {"prompt": [104, 105], "max_tokens": 2})
+        assert answered.status_code == 200
 
     with_gateway(story)
 
