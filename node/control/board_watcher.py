@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -114,11 +115,9 @@ class BoardWatcher:
         adopted = await control.plan_store.adopt_latest(membership)
         self._follow_local_rule()
         self._onlooker.note_look(adopted=adopted)
-        is_other_plan = plan != control.plan_store.plan  # a later term alone calls for nothing
-        changed = is_other_plan or before != membership.capabilities.keys()
-        self._note_haste(changed=changed)
+        self._note_haste(before, plan)
 
-    def _note_haste(self, *, changed: bool) -> None:
+    def _note_haste(self, before: AbstractSet[str], plan: Plan | None) -> None:
         """See whether to look again soon.
 
         What changes among the others matters to who plans, and to all while nobody does. Whoever
@@ -126,10 +125,15 @@ class BoardWatcher:
         """
         control = self._control
         is_led = control.membership.planner is not None and not control.election.holds
-        if not self._onlooker.is_settled or (changed and not is_led):
+        if not self._onlooker.is_settled or (not is_led and self._has_changed(before, plan)):
             self._look_quickly(CHANGING_SECONDS)
         elif control.membership.has_misses:
             self._look_quickly(MISSED_SECONDS)
+
+    def _has_changed(self, before: AbstractSet[str], plan: Plan | None) -> bool:
+        """Whether who is there changed, or the plan, of which a later term alone is none."""
+        is_other_plan = plan != self._control.plan_store.plan
+        return is_other_plan or before != self._control.membership.capabilities.keys()
 
     def _look_quickly(self, seconds: float) -> None:
         self._changing_until = max(self._changing_until, time.monotonic() + seconds)

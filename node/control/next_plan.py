@@ -272,9 +272,10 @@ def problem_with(
     a_head = spec.attention_parameters / spec.kv_heads
     a_block = spec.mlp_parameters / spec.mlp_blocks
     for name, peer, number, heads, blocks in document.demands:
-        known = capabilities[peer].devices if peer in capabilities else ()
-        device = next((each for each in known if each.index == number), None)
-        if device is None:
+        for device in capabilities[peer].devices if peer in capabilities else ():
+            if device.index == number:
+                break
+        else:
             return f"nobody knows its device {name}"
         # Weights of the layers that it holds, without ends and KV.
         if (heads * a_head + blocks * a_block) * device.weight_bytes > device.memory_bytes:

@@ -59,12 +59,15 @@ def looks_quickly(
     changed: bool = True,
 ) -> bool:
     """Whether a node that has looked for a while looks again soon after what it saw."""
-    membership = SimpleNamespace(planner=planner, has_misses=has_misses)
-    control: Any = SimpleNamespace(membership=membership, election=SimpleNamespace(holds=holds))
+    control: Any = SimpleNamespace(
+        membership=SimpleNamespace(planner=planner, has_misses=has_misses, capabilities={"me": 0}),
+        election=SimpleNamespace(holds=holds),
+        plan_store=SimpleNamespace(plan=None),
+    )
     onlooker: Any = SimpleNamespace(is_settled=is_settled)
     watcher = BoardWatcher(control, MemoryWorld().channel("me"), onlooker)
     watcher._changing_until = 0.0
-    watcher._note_haste(changed=changed)
+    watcher._note_haste({"me", "anna"} if changed else {"me"}, None)
     return watcher._changing_until > 0.0
 
 
