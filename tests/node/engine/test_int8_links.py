@@ -38,6 +38,9 @@ class Witness:
         self.logits = logits
         return [0], "stop"
 
+    def logprobs_of(self, _logits: torch.Tensor, _ids: Sequence[int]) -> bytes:
+        return b""
+
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[StageRunner]:
