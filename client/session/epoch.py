@@ -19,7 +19,6 @@ from swarm.wire.messages import (
     Opened,
     SessionMessage,
     Step,
-    Token,
 )
 from swarm.wire.token_ids import ids_to_bytes
 
@@ -35,8 +34,6 @@ class Epoch:
         self.held = held  # leading ids whose rows every stage has
         self.leaving: set[str] = set()  # peers that have said that they go
         self._lost: set[str] = set()  # and those that are gone
-        self.known = 0  # ids that went along to be compared, which no stage had guessed
-        self.serves = False  # its first ids came while another one still served
 
     def is_of(self, peer: str, message: Message) -> bool:
         """Whether a peer of the route may have sent this message, and means this epoch."""
@@ -62,50 +59,27 @@ class Epoch:
         self.unopened.discard(opened.stage)
         self.held = min(self.held, opened.held)
 
-    def guesses_in(self, token: Token) -> tuple[int, int]:
-        """How many ids the last stage had guessed for this answer, and how many of them are right.
-
-        What went along to be compared was no guess; only the first answer is of it.
-        """
-        known, self.known = self.known, 0
-        right = min(token.drafted, len(token.ids) - 1)
-        return max(token.drafted - known, 0), max(right - known, 0)
-
     @property
     def silent(self) -> list[str]:
         """The peers whose OPENED is still to come; once all are here, those that leave."""
         leaders = self.route.leaders
         return [leaders[hop] for hop in sorted(self.unopened)] or sorted(self.leaving)
 
-    def steps(self, ids: list[int], known: list[int] | None = None) -> Iterator[Step]:
-        """The steps that let the stages compute what follows `ids`, from what they hold on.
-
-        With `known`, at most MOST_SPECULATED ids that are known to follow, the last stage compares
-        them with its own and goes on behind them.
-        """
-        end = len(ids) - 1 if known else len(ids)
-        for position in range(self.held, end, CHUNK_CAP):
-            chunk = ids[position : min(position + CHUNK_CAP, end)]
-            yield self._step(position, chunk, sample=position + len(chunk) == len(ids))
-        if known:
-            self.known = len(known)
-            yield self._step(end, [ids[-1], *known], sample=True, drafts=known)
-
-    def _step(
-        self, position: int, ids: list[int], *, sample: bool, drafts: list[int] | None = None
-    ) -> Step:
-        return Step(
-            self.session,
-            self.number,
-            self.key,
-            stage=0,
-            position=position,
-            tokens=len(ids),
-            sample=sample,
-            dtype="i32",
-            drafts=drafts or [],
-            body=ids_to_bytes(ids),
-        )
+    def steps(self, ids: list[int]) -> Iterator[Step]:
+        """The steps that let the stages compute what follows `ids`, from what they hold on."""
+        for position in range(self.held, len(ids), CHUNK_CAP):
+            chunk = ids[position : position + CHUNK_CAP]
+            yield Step(
+                self.session,
+                self.number,
+                self.key,
+                stage=0,
+                position=position,
+                tokens=len(chunk),
+                sample=position + len(chunk) == len(ids),
+                dtype="i32",
+                body=ids_to_bytes(chunk),
+            )
 
     def goodbye(self, *, is_finished: bool) -> tuple[set[str], Close | Cancel]:
         """What tells the stages that they may free it, and whom to tell."""

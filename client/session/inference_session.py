@@ -5,7 +5,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from client.generation import StageTimes
 from client.request import Request
@@ -44,13 +44,12 @@ from swarm.wire.messages import (
     Token,
 )
 from swarm.wire.rules import Role, Side, State, is_legal
-from swarm.wire.sampling_params import MOST_SPECULATED, Sampling
+from swarm.wire.sampling_params import Sampling
 from swarm.wire.token_ids import ids_to_bytes
 
 TIMEOUTS = Timeouts()
 LONGEST_COOLDOWN_SECONDS = 5.0  # of a peer that failed a session, if there is no other to ask
 WarmUp = Callable[[Request, Route], Awaitable[None]]  # on this very route; raises SwarmError
-Listen = Callable[["Session", str], None]  # to what has this name, too
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,6 @@ class Session:
         request: Request,
         timeouts: Timeouts = TIMEOUTS,
         warm_up: WarmUp | None = None,
-        listen: Listen | None = None,
     ) -> None:
         self.id = secrets.token_hex(16)
         sampling = request.sampling
@@ -77,14 +75,12 @@ class Session:
         self._clock = asyncio.get_running_loop().time
         chunks = -(-len(request.ids) // CHUNK_CAP)
         self._deadlines = Deadlines(timeouts, request.timeout_seconds, self._clock, chunks)
-        self._warm_up, self._listen = warm_up, listen
+        self._warm_up = warm_up
         self._goodbyes = Goodbyes(channel, timeouts.leave_seconds)
-        self._successor = Successor(self._find_beside, self._ready, timeouts)
+        self._successor = Successor(self._find_beside, self._warm, timeouts)
         self._checks = FrameChecks(route_finder.spec, request)
         self._epoch: Epoch | None = None
-        self._beside: Epoch | None = None  # that is to follow, opened while this one serves
         self._epochs = 0
-        self.names = [self.id]  # what stages call it
         self._cooldowns = Cooldowns(  # who failed us, or was busy
             self._clock, timeouts.pause_seconds, LONGEST_COOLDOWN_SECONDS, free=1
         )
@@ -108,25 +104,21 @@ class Session:
 
     def receive(self, peer: str, message: Message) -> None:
         """Take a message that names this session, from the channel."""
-        for epoch in self._open_epochs():
-            if epoch.is_of(peer, message):
-                fault = self._checks.fault_of(message, len(epoch.route.stages))
-                cause = f"Peer {short_id(peer)} sent {fault}."
-                epoch.inbox.put(peer, PeerMisbehaved(cause, peer=peer) if fault else message)
+        epoch = self._epoch
+        if epoch is not None and epoch.is_of(peer, message):
+            fault = self._checks.fault_of(message, len(epoch.route.stages))
+            cause = f"Peer {short_id(peer)} sent {fault}."
+            epoch.inbox.put(peer, PeerMisbehaved(cause, peer=peer) if fault else message)
 
     def lose(self, peer: str, reason: str) -> None:
         """Learn from the channel that a peer's stream ended."""
-        for epoch in self._open_epochs():
-            epoch.lose(peer, reason)
+        if self._epoch is not None:
+            self._epoch.lose(peer, reason)
 
     def carries(self, step: Step) -> bool:
         """Whether a step is to go on to another peer than this one, whose node may lead stages."""
-        named = (each for each in self._open_epochs() if each.session == step.session)
-        leaders = next((epoch.route.leaders for epoch in named), ())
+        leaders = self._epoch.route.leaders if self._epoch else ()
         return leaders[step.stage : step.stage + 1] not in ((), (self._channel.peer,))
-
-    def _open_epochs(self) -> Iterator[Epoch]:
-        return filter(None, (self._epoch, self._beside))
 
     async def tokens(self) -> AsyncGenerator[int, None]:
         """The new ids in order, over as many routes as it takes; raises SwarmError.
@@ -145,7 +137,6 @@ class Session:
         finally:
             await self._successor.close()
             self._leave()
-            self._leave_beside(self._beside)
             await self._goodbyes.close()
 
     def prefer(self, route: Route) -> None:
@@ -162,11 +153,7 @@ class Session:
             await self._handle_next(self._epoch)
             return
         route = self._successor.take()
-        if self._beside is not None and self._beside.serves:
-            epoch, self._beside = self._beside, None
-            self._enter(epoch)
-        else:
-            await self._follow(route or await self._find_route())
+        await self._follow(route or await self._find_route())
 
     async def _find_route(self) -> Route:
         """Wait for a route, and for those of its peers that asked to be left alone a while.
@@ -220,10 +207,7 @@ class Session:
         self._route_finder.enter(epoch.route)
         self.transcript.begin_epoch()
         self._deadlines.expect()
-        logger.info(
-            "session %s: %s epoch %d over %s",
-            *(self.id[:8], epoch.session[:8], epoch.number, epoch.route.to_wire()),
-        )
+        logger.info("session %s epoch %d over %s", self.id[:8], epoch.number, epoch.route.to_wire())
 
     def _most_held(self) -> int:
         """How many ids stages may hold; stages between trusted ends cannot know what they do."""
@@ -336,51 +320,11 @@ class Session:
         gone = PeerLost(f"Peer {short_id(peer)} is leaving.", peer=peer)
         self._successor.prepare(leaving, lambda: epoch.inbox.put(peer, gone))
 
-    async def _ready(self, route: Route) -> None:
-        """Warm a route up, and open it so far that its next ids come; raises SwarmError."""
-        if self._warm_up is None or self._route_finder.trusted_ends:
-            return  # between trusted ends nobody may learn ids from what is sent to catch up
-        sampling, seconds = Sampling(max_tokens=1), self._request.timeout_seconds
-        await self._warm_up(Request(tuple(self.transcript.ids), sampling, seconds), route)
-        if self._listen is not None:
-            await self._open_beside(route, self._listen)
-
-    async def _open_beside(self, route: Route, listen: Listen) -> None:
-        """Open a route while another serves on, up to the first ids that come from there.
-
-        It has an id of its own: stages that are on both routes hold both. What the other route
-        gives meanwhile goes along as known, so that this one does not lag behind it.
-        """
-        epoch = self._beside = Epoch(secrets.token_hex(16), 1, route, self._most_held())
-        self.names.append(epoch.session)
-        listen(self, epoch.session)
-        ids = self.transcript.ids
-        try:
-            async with asyncio.timeout(self._timeouts.step_seconds):
-                for hop, leader in enumerate(route.leaders):
-                    await self._send(leader, self._open_for(epoch, hop))
-                while epoch.unopened:
-                    await self._hear_beside(epoch)
-                for step in epoch.steps(ids, self.transcript.ids[len(ids) :][:MOST_SPECULATED]):
-                    await self._send(route.leaders[0], step)
-                while not await self._hear_beside(epoch):
-                    pass
-        finally:
-            if not epoch.serves:
-                self._leave_beside(epoch)
-
-    async def _hear_beside(self, epoch: Epoch) -> bool:
-        """Handle what comes next; whether it is a token, which is left for later."""
-        peer, heard = await epoch.inbox.get()
-        message = _checked(epoch, peer, heard)
-        if isinstance(message, Token):
-            epoch.inbox.put(peer, message)
-            epoch.serves = True
-        elif isinstance(message, Moved):
-            raise refusal_of(peer, message, epoch.route.members)
-        else:
-            await self._handle(epoch, peer, message)
-        return epoch.serves
+    async def _warm(self, route: Route) -> None:
+        """Let the stages of a route compute the ids so far, if they may share their rows later."""
+        if self._warm_up and not self._route_finder.trusted_ends:
+            sampling, seconds = Sampling(max_tokens=1), self._request.timeout_seconds
+            await self._warm_up(Request(tuple(self.transcript.ids), sampling, seconds), route)
 
     async def _relay(self, route: Route, step: Step) -> None:
         """Two stages cannot reach each other: carry the step to the one it is for."""
@@ -388,8 +332,6 @@ class Session:
 
     def _take(self, epoch: Epoch, message: Token) -> None:
         route = epoch.route
-        if self.transcript.contradicts(message.position, message.ids):
-            raise PeerMisbehaved("Two routes do not agree.", peer=route.leaders[-1])
         logprobs = self._checks.logprobs_of(message)
         fresh = self.transcript.add(message.position, message.ids, message.finish, logprobs)
         if not fresh:
@@ -398,9 +340,8 @@ class Session:
         if took is not None:
             self._route_finder.took(route, message.hops, took)
         self._faults.clear()
-        drafted, accepted = epoch.guesses_in(message)
-        self.drafted += drafted
-        self.accepted += accepted
+        self.drafted += message.drafted
+        self.accepted += min(message.drafted, len(message.ids) - 1)
         self.stage_times.add(route, message.hops)
 
     async def _recover(self, error: PeerError) -> None:
@@ -441,11 +382,6 @@ class Session:
         if self.transcript.finish:
             self._route_finder.did_well(epoch.route)
         self._goodbyes.say(*epoch.goodbye(is_finished=bool(self.transcript.finish)))
-
-    def _leave_beside(self, epoch: Epoch | None) -> None:
-        if epoch is not None and epoch is self._beside:
-            self._beside = None
-            self._goodbyes.say(*epoch.goodbye(is_finished=False))
 
     async def _send(self, peer: str, message: Message) -> None:
         seconds = max(self._deadlines.wait_seconds(), 0.0)

@@ -37,14 +37,13 @@ class SessionRouter:
         self._stages = stages
         channel.listen(self._receive, self._lose)
 
-    def add(self, session: Session, name: str = "") -> None:
-        """Deliver to this session from now on what names its id, or this one."""
-        self._sessions[name or session.id] = session
+    def add(self, session: Session) -> None:
+        """Deliver to this session from now on."""
+        self._sessions[session.id] = session
 
     def remove(self, session: Session) -> None:
         """Deliver no more to it."""
-        for name in session.names:
-            self._sessions.pop(name, None)
+        self._sessions.pop(session.id, None)
 
     def _receive(self, peer: str, message: Message) -> None:
         session = self._session_for(message)
@@ -65,7 +64,7 @@ class SessionRouter:
         logger.info("lost %s: %s", peer, reason)
         if self._stages is not None:
             self._stages.on_lost(peer, reason)
-        for session in set(self._sessions.values()):
+        for session in self._sessions.values():
             session.lose(peer, reason)
 
 
@@ -81,13 +80,7 @@ class Sessions:
 
     def begin(self, request: Request) -> Session:
         """A session for a request."""
-        session = Session(
-            self._channel,
-            self._route_finder,
-            request,
-            warm_up=self._warm_up,
-            listen=self._router.add,
-        )
+        session = Session(self._channel, self._route_finder, request, warm_up=self._warm_up)
         self._router.add(session)
         return session
 

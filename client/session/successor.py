@@ -1,7 +1,7 @@
 """Successor: the next route of a session whose stage leaves, made ready while it still serves.
 
-The old route goes on meanwhile: the session changes over once the new one has computed the ids so
-far and gives the next.
+The old route goes on meanwhile. What the new one computes of the ids so far is kept by its stages,
+so that the session changes over for the price of the few ids that came since.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from swarm.errors import NoRoute, SwarmError, Unreachable
 from swarm.task_set import TaskSet
 
 Find = Callable[[frozenset[str]], Awaitable[Route]]  # if it can be without these; SwarmError
-MakeReady = Callable[[Route], Awaitable[None]]  # its stages compute the ids so far; SwarmError
+WarmUp = Callable[[Route], Awaitable[None]]  # its stages compute the ids so far; SwarmError
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Successor:
     """At most one route that is made ready, for one session."""
 
-    def __init__(self, find: Find, make_ready: MakeReady, timeouts: Timeouts) -> None:
-        self._find, self._make_ready, self._timeouts = find, make_ready, timeouts
+    def __init__(self, find: Find, warm_up: WarmUp, timeouts: Timeouts) -> None:
+        self._find, self._warm_up, self._timeouts = find, warm_up, timeouts
         self._route: Route | None = None
         self._tasks = TaskSet()
         self._task: asyncio.Task[None] | None = None
@@ -33,7 +33,7 @@ class Successor:
         self._route = route
 
     def prepare(self, leaving: frozenset[Place], when_ready: Callable[[], None]) -> None:
-        """Find a route without these stages and make it ready, then say so, unless that is on."""
+        """Find a route without these stages and warm it up, then say so, unless that is on."""
         if self._task is None:
             work = self._prepared(leaving, when_ready)
             self._task = self._tasks.create("making another route ready", work)
@@ -53,11 +53,11 @@ class Successor:
     async def _prepared(self, leaving: frozenset[Place], when_ready: Callable[[], None]) -> None:
         route = self._route = await self._route_without(leaving)
         try:
-            await self._make_ready(route)
-        except (SwarmError, TimeoutError) as error:
-            logger.info("the next route was not made ready: %s", error or "it took too long")
+            await self._warm_up(route)
+        except SwarmError as error:
+            logger.info("the next route was not warmed up: %s", error)
         else:
-            logger.debug("the next route is ready")
+            logger.debug("the next route is warm")
         when_ready()
 
     async def _route_without(self, leaving: frozenset[Place]) -> Route:

@@ -49,12 +49,6 @@ class Transcript:
             self.finish = finish
         return fresh
 
-    def contradicts(self, position: int, ids: Sequence[int]) -> bool:
-        """Whether these ids, from `position` on, are others than those that are known there."""
-        first = position - len(self.prompt)
-        known = self.generated[max(first, 0) : first + len(ids)] if first + len(ids) > 0 else []
-        return first >= 0 and known != list(ids[: len(known)])
-
     def unread(self) -> Iterator[int]:
         """The new ids that nobody has read yet, each once."""
         while self._read < len(self.generated):

@@ -184,7 +184,7 @@ def stream_while(swarm: Swarm, act_at: int, act: Callable[[], None], max_tokens:
 
 def peers_in_use(swarm: Swarm) -> Sequence[str]:
     """Who leads the stages of the one answer that is under way: the next may go elsewhere."""
-    (session,) = set(swarm.client._sessions._router._sessions.values())
+    (session,) = swarm.client._sessions._router._sessions.values()
     assert session.last_route is not None
     return session.last_route.leaders
 
