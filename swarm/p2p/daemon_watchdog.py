@@ -16,14 +16,16 @@ async def watch_answers(daemon: P2PDaemon) -> None:
     Time that we slept ourselves counts for one beat, as does a question over a daemon that has
     just been replaced.
     """
-    missed, computed = 0, daemon.cpu_seconds
+    missed, computed = 0, 0.0
     while not daemon.given_up.is_set():
         await asyncio.sleep(BEAT_SECONDS)
         p2p = daemon.p2p
         if daemon.ended.is_set() or await _answers(daemon) or daemon.p2p is not p2p:
-            missed, computed = 0, daemon.cpu_seconds
+            missed = 0
             continue
         missed += 1
+        if missed == 1:
+            computed = daemon.cpu_seconds  # what it did before it fell silent is no sign of life
         computes = daemon.cpu_seconds - computed > COMPUTING_SHARE * missed * BEAT_SECONDS
         if missed >= (STUCK_BEATS if computes else HUNG_BEATS):
             daemon.kill(f"it has answered nothing for {missed} beats")
