@@ -290,17 +290,22 @@ class Session:
             if self._deadlines.wait_seconds() > 0:
                 return
             raise self._too_late(epoch) from error
-        await self._handle(epoch, peer, _checked(epoch, peer, message))
+        if isinstance(message, PeerError):
+            raise message
+        await self._handle(epoch, peer, message)
 
-    async def _handle(self, epoch: Epoch, peer: str, message: Message | None) -> None:
-        """Do what a message asks for; raises PeerError."""
+    async def _handle(self, epoch: Epoch, peer: str, message: Message) -> None:
+        roles = _roles_of(peer, message, epoch.route)
+        if not is_legal(type(message), roles, Side.CLIENT, State.OPEN):
+            logger.warning("%s of %s makes no sense here", type(message).__name__, short_id(peer))
+            return
         match message:
             case Opened():
                 epoch.note(message)
             case Step():
                 await self._relay(epoch.route, message)
             case Token():
-                self._take(epoch, message)
+                self._take(epoch.route, message)
             case Moved() if self._can_stay(epoch):
                 self._prepare_to_move(epoch, peer)
             case Busy() | Fail() | Moved():
@@ -330,8 +335,7 @@ class Session:
         """Two stages cannot reach each other: carry the step to the one it is for."""
         await self._send(route.leaders[step.stage], step)
 
-    def _take(self, epoch: Epoch, message: Token) -> None:
-        route = epoch.route
+    def _take(self, route: Route, message: Token) -> None:
         logprobs = self._checks.logprobs_of(message)
         fresh = self.transcript.add(message.position, message.ids, message.finish, logprobs)
         if not fresh:
@@ -395,16 +399,6 @@ class Session:
             "See `swarm status`; allow more time if the peers are slow.",
             peer=silent[0] if len(silent) == 1 else "",
         )
-
-
-def _checked(epoch: Epoch, peer: str, heard: Message | PeerError) -> Message | None:
-    """What a peer said, if it may say that; raises the PeerError that took its place."""
-    if isinstance(heard, PeerError):
-        raise heard
-    if is_legal(type(heard), _roles_of(peer, heard, epoch.route), Side.CLIENT, State.OPEN):
-        return heard
-    logger.warning("%s of %s makes no sense here", type(heard).__name__, short_id(peer))
-    return None
 
 
 def _roles_of(peer: str, message: Message, route: Route) -> frozenset[Role]:

@@ -123,8 +123,6 @@ class ScriptedStage:
             self._sample(opened, step, ids)
 
     def _sample(self, opened: Open, step: Step, ids: list[int]) -> None:
-        first = len(ids) - len(step.drafts)
-        assert step.drafts == continuation(ids[:first], len(step.drafts)), "guessed right"
         sampling = Sampling.from_map(opened.sampling)
         prompt = len(ids_of_bytes(opened.body)) - opened.generated
         token = self.written[len(ids) - prompt] if self.written else next_id(ids)
@@ -132,9 +130,8 @@ class ScriptedStage:
         finish = "stop" if token in sampling.stop_ids else finish
         common = (step.session, step.epoch, step.key)
         hops = [[1000, 2000, 3000] for _ in opened.route]
-        run = [*step.drafts, token]
-        body = b"".join(scores_of(each, sampling.top_logprobs) for each in run)
-        told = Token(*common, first, run, finish, hops, len(step.drafts), body=body)
+        body = scores_of(token, sampling.top_logprobs)
+        told = Token(*common, len(ids), [token], finish, hops, body=body)
         self.spawn(self.channel.send(self.clients[step.session], told))
         if not finish:
             ring = Step(*common, 0, len(ids), 1, True, "i32", body=ids_to_bytes([token]))
@@ -143,8 +140,7 @@ class ScriptedStage:
     def pass_on(self, opened: Open, step: Step, stage: int) -> None:
         """Send a step to the leader of a hop, or to the client where that is out of reach."""
         common = (step.session, step.epoch, step.key, stage, step.position, step.tokens)
-        drafts, body = list(step.drafts), bytes(step.body)
-        moved = Step(*common, step.sample, step.dtype, drafts=drafts, body=body)
+        moved = Step(*common, step.sample, step.dtype, body=bytes(step.body))
         receiver = opened.route[stage][0]
         if receiver == self.peer:
             self.on_message(self.peer, moved)

@@ -11,23 +11,20 @@ from swarm.p2p.daemon_watchdog import HUNG_BEATS, STUCK_BEATS, watch_answers
 class FakeDaemon:
     """Answers as it is told, beat by beat, and notes when it is killed."""
 
-    def __init__(self, answers: list[bool], computing: float, working: float) -> None:
-        self.answers = answers
-        self.computing, self.working = computing, working  # CPU seconds a beat, silent and not
+    def __init__(self, answers: list[bool], computing: list[float]) -> None:
+        self.answers, self.computing = answers, computing  # CPU seconds, beat by beat
         self.p2p = object()
         self.ended, self.given_up = asyncio.Event(), asyncio.Event()
-        self.asked, self.computed = 0, 0.0
+        self.asked = 0
         self.killed_after: list[int] = []
 
     @property
     def cpu_seconds(self) -> float:
-        return self.computed
+        return sum(self.computing[: self.asked])
 
     async def is_answering(self) -> bool:
         is_answering = self.answers[self.asked]
         self.asked += 1
-        before = is_answering or self.answers[self.asked - 2 : self.asked - 1] == [True]
-        self.computed += self.working if before else self.computing
         if self.asked == len(self.answers):
             self.given_up.set()
         return is_answering
@@ -37,16 +34,13 @@ class FakeDaemon:
 
 
 def killed_after(
-    monkeypatch: pytest.MonkeyPatch,
-    answers: list[bool],
-    computing: float = 0.0,
-    working: float = 0.0,
+    monkeypatch: pytest.MonkeyPatch, answers: list[bool], computing: list[float] | None = None
 ) -> list[int]:
     """The beats at which such a daemon is killed."""
     monkeypatch.setattr(daemon_watchdog, "BEAT_SECONDS", 0.001)
 
     async def story() -> list[int]:
-        daemon = FakeDaemon(answers, computing, working)
+        daemon = FakeDaemon(answers, computing or [])
         await watch_answers(daemon)  # type: ignore[arg-type]
         return daemon.killed_after
 
@@ -63,11 +57,12 @@ def test_it_is_killed_after_a_row_of_beats_without_an_answer(
 
 def test_one_that_computes_meanwhile_has_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = [False] * (STUCK_BEATS + 1)
-    assert killed_after(monkeypatch, silent, computing=1.0) == [STUCK_BEATS]
+    assert killed_after(monkeypatch, silent, [1.0] * len(silent)) == [STUCK_BEATS]
 
 
 def test_what_it_computed_while_it_still_answered_gives_it_no_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     beats = [True, True, *[False] * HUNG_BEATS, True]
-    assert killed_after(monkeypatch, beats, working=5.0) == [2 + HUNG_BEATS]
+    until_it_fell_silent = [5.0, 5.0, 5.0]
+    assert killed_after(monkeypatch, beats, until_it_fell_silent) == [2 + HUNG_BEATS]
