@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from client.gateway.api.checked_body import CheckedBody
+from client.gateway.api.checked_body import CheckedBody, plain_text
 from client.gateway.http.api_error import bad_request
 
 SYSTEM = ("system", "developer")
@@ -71,9 +71,7 @@ class ChatMessage(CheckedBody):
 
     def plain(self) -> str:
         """The text of all parts."""
-        if isinstance(self.content, str):
-            return self.content or self.refusal
-        return "\n".join(part.plain() for part in self.content)
+        return self.refusal if self.content == "" else plain_text(self.content)
 
 
 class ChatMessages(CheckedBody):

@@ -1,6 +1,7 @@
 """CheckedBody: bodies of requests, checked field by field; only what is listed is ignored."""
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -22,6 +23,18 @@ class CheckedBody(BaseModel):
         if not isinstance(values, dict):
             return values
         return {n: v for n, v in values.items() if v is not None and n not in cls.IGNORED}
+
+
+class Part(Protocol):
+    """One of the parts that a content may consist of."""
+
+    def plain(self) -> str:
+        """Its text; raises ApiError if it has none."""
+
+
+def plain_text(content: str | Sequence[Part]) -> str:
+    """The text of a string or of parts; raises ApiError if one is no text."""
+    return content if isinstance(content, str) else "\n".join(part.plain() for part in content)
 
 
 class SamplingBody(CheckedBody):

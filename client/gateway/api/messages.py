@@ -12,7 +12,7 @@ from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.preparing import Calls, Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.api.chat_messages import call_turn, system_turn
-from client.gateway.api.checked_body import CheckedBody
+from client.gateway.api.checked_body import CheckedBody, plain_text
 from client.gateway.api.messages_writer import MessagesWriter
 from client.gateway.http.api_error import bad_request
 from client.request import Options
@@ -167,11 +167,6 @@ class MessagesRequest(CountRequest):
             options["response_format"] = self.output_config.format
         tools, calls = self.told_tools(), self.tool_choice.calls()
         return Wish(None, self.turns(), options, self.max_tokens, tools=tools, calls=calls)
-
-
-def plain_text(content: str | list[Block]) -> str:
-    """The text of a string or of blocks; raises ApiError if one is no text."""
-    return content if isinstance(content, str) else "\n".join(block.plain() for block in content)
 
 
 def message_routes(desk: Desk) -> APIRouter:

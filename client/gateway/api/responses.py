@@ -11,7 +11,7 @@ from client.gateway.answering.answer_response import AnswerResponse, Desk
 from client.gateway.answering.preparing import Wish, model_named, requests_for
 from client.gateway.answering.readers import reader_for
 from client.gateway.api.chat_messages import SYSTEM, ContentPart, call_turn, system_turn
-from client.gateway.api.checked_body import CheckedBody, refuse_all
+from client.gateway.api.checked_body import CheckedBody, plain_text, refuse_all
 from client.gateway.api.responses_writer import ResponsesWriter
 from client.gateway.api.tools import calls_of
 from client.gateway.http.api_error import bad_request
@@ -49,12 +49,12 @@ class Item(CheckedBody):
         match self.type:
             case "message":
                 role = "system" if self.role in SYSTEM else self.role
-                return {"role": role, "content": _plain(self.content)}
+                return {"role": role, "content": plain_text(self.content)}
             case "function_call":
                 call = call_turn(self.call_id, self.name, self.arguments)
                 return {"role": "assistant", "content": "", "tool_calls": [call]}
             case "function_call_output":
-                output = {"content": _plain(self.output), "tool_call_id": self.call_id}
+                output = {"content": plain_text(self.output), "tool_call_id": self.call_id}
                 return {"role": "tool", **output}
         raise bad_request(f"An item of type {self.type!r:.40} is not read here.", "input")
 
@@ -145,10 +145,6 @@ def _joined(turns: list[Turn]) -> Iterator[Turn]:
         last = turn
     if last is not None:
         yield last
-
-
-def _plain(content: str | list[ContentPart]) -> str:
-    return content if isinstance(content, str) else "\n".join(part.plain() for part in content)
 
 
 def response_routes(desk: Desk) -> APIRouter:
